@@ -1,0 +1,50 @@
+# segsweep: `make` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PYTHON ?= python3
+STAMP  := $(VENV)/.installed
+EXTRAS ?= dev,stardist,aws
+
+.PHONY: help setup demo test test-slow lint bench cluster-up cluster-down clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# uv installs in parallel and links instead of copying; pip alone takes minutes for the same result.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "segsweep needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Say make PYTHON=python3.11 ..."; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing segsweep and its pinned dependencies into $(VENV) ..."
+	@$(PY) -m pip install -q --disable-pip-version-check "uv>=0.5"
+	@$(VENV)/bin/uv pip install -q --python $(PY) -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+setup: $(STAMP)  ## create .venv with the pinned dependencies
+
+demo: $(STAMP)  ## generate data, sweep all architectures on it, print the ranking
+	@$(PY) -m sweep.run demo
+
+lint: $(STAMP)  ## ruff check, ruff format --check, mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+test: lint  ## lint and every test that is neither slow nor gpu
+	@$(PY) -m pytest -q -m "not slow and not gpu"
+
+test-slow: $(STAMP)  ## the tests marked slow or gpu
+	@$(PY) -m pytest -q -m "slow or gpu"
+
+bench: $(STAMP)  ## the benchmarks (ratios, not times)
+	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
+
+cluster-up: $(STAMP)  ## start the cluster of cluster.yaml
+	$(VENV)/bin/ray up cluster.yaml -y
+
+cluster-down: $(STAMP)  ## stop it again
+	$(VENV)/bin/ray down cluster.yaml -y
+
+clean:  ## remove .venv and caches (never runs/ or data/)
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,163 @@
+"""Checkpoints: a folder with weights and JSON, nothing that could execute when read.
+
+``checkpoint.json`` is written last and whole; a folder without it is not a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from trainables.config import TrialConfig
+from trainables.files import write_json, write_with
+from trainables.predict import Predictor, Scaling
+
+FORMAT = 1
+WEIGHTS = "weights.pt"
+MANIFEST = "checkpoint.json"
+
+_LIBRARIES = ("segsweep", "torch", "lightning", "segmentation-models-pytorch", "timm", "numpy")
+
+
+class CheckpointError(ValueError):
+    """A folder that is no checkpoint, or a damaged one."""
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that determine a trial's result."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return versions
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def save(
+    folder: Path,
+    state: dict[str, torch.Tensor],
+    config: TrialConfig,
+    scaling: Scaling,
+    *,
+    data: dict[str, Any],
+    metrics: dict[str, Any],
+) -> None:
+    """Write a checkpoint.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when absent.
+    state : dict
+        The network's state dict.
+    config : TrialConfig
+    scaling : Scaling
+    data : dict
+        What the network was trained on: at least the fingerprint.
+    metrics : dict
+        What it reached, for a reader's information.
+    """
+    write_with(folder / WEIGHTS, lambda path: torch.save(state, path))
+    manifest = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "input": {"mean": scaling.mean, "std": scaling.std},
+        "data": data,
+        "metrics": metrics,
+        "versions": library_versions(),
+        "weights": {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)},
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check ``checkpoint.json``.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none, or it is not of a format that this version reads.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {manifest['format']}, this version reads {FORMAT}; "
+                f"it was written by segsweep {manifest.get('versions', {}).get('segsweep')}"
+            )
+        manifest["weights"]["sha256"], manifest["input"]["mean"], manifest["config"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return manifest
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read tensors, and nothing but tensors, from a file.
+
+    Raises
+    ------
+    CheckpointError
+        When the file holds anything else, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises whatever the file makes it raise
+        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def load(path: Path | str) -> Predictor:
+    """Load a checkpoint; never executes what it reads.
+
+    Parameters
+    ----------
+    path : path
+        A folder ``checkpoints/<trial_id>``, or its ``checkpoint.json``.
+
+    Returns
+    -------
+    Predictor
+        On the CPU; ``predictor.to("cuda")`` moves it.
+
+    Raises
+    ------
+    CheckpointError
+        When it is not a checkpoint, is damaged, or of another format.
+    """
+    from trainables.architectures import build_model
+
+    folder = Path(path)
+    folder = folder.parent if folder.name == MANIFEST else folder
+    manifest = read_manifest(folder)
+    weights = folder / str(manifest["weights"]["file"])
+    if weights.parent != folder or not weights.is_file():
+        raise CheckpointError(f"{folder}: weights file {weights.name} is missing")
+    if _sha256(weights) != manifest["weights"]["sha256"]:
+        raise CheckpointError(f"{weights} is damaged: its SHA-256 is not the recorded one")
+    try:
+        config = TrialConfig.model_validate(manifest["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{folder / MANIFEST}: config.{where}: {first['msg']}") from error
+    network = build_model(config.architecture, config.encoder, in_channels=1, classes=1)
+    try:
+        network.load_state_dict(load_weights(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{weights} does not fit {config.candidate}: {error}") from error
+    scaling = Scaling(float(manifest["input"]["mean"]), float(manifest["input"]["std"]))
+    return Predictor(config, network.to(memory_format=torch.channels_last), scaling, manifest)

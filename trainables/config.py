@@ -1,0 +1,223 @@
+"""What defines one trial, as validated, immutable values. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Task = Literal["semantic2", "semantic3", "stardist"]
+Loss = Literal["dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy", "dice_cross_entropy"]
+Augmentation = Literal["none", "light", "medium", "strong"]
+
+ARCHITECTURES: tuple[str, ...] = (
+    "Unet",
+    "UnetPlusPlus",
+    "MAnet",
+    "Linknet",
+    "FPN",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "PAN",
+)
+"""The paper's eight architectures, in the order of its Table 1."""
+
+PAPER_ENCODERS: tuple[str, ...] = (
+    "inceptionresnetv2",
+    "resnest269",
+    "resnet152",
+    "resnext101_32x32d",
+    "vgg19",
+)
+"""The paper's five encoders."""
+
+STARDIST = "StarDist"
+"""Architecture name of stardist's own model, which has no encoder to choose."""
+
+_ALIASES = {
+    re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)
+}
+
+
+def architecture_name(name: str) -> str:
+    """Return the canonical spelling of an architecture.
+
+    Parameters
+    ----------
+    name : str
+        Any spelling: case and punctuation do not matter, ``+`` reads as "Plus".
+
+    Returns
+    -------
+    str
+        One of `ARCHITECTURES` or `STARDIST`.
+
+    Raises
+    ------
+    ValueError
+        When the name is not known.
+
+    Examples
+    --------
+    >>> architecture_name("U-Net++")
+    'UnetPlusPlus'
+    """
+    key = re.sub(r"[^a-z0-9]", "", str(name).lower().replace("+", "plus"))
+    if key not in _ALIASES:
+        known = ", ".join((*ARCHITECTURES, STARDIST))
+        raise ValueError(f"unknown architecture {name!r}; known: {known}")
+    return _ALIASES[key]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Normalization(_Frozen):
+    """Per-image intensity scaling, the same in training and in prediction.
+
+    ``x = clip((image - p_low) / (p_high - p_low), -0.5, 1.5)`` with the image's own intensity
+    percentiles, so that exposure and camera offset cancel while a few hot pixels do not set
+    the scale; the network then sees ``(x - mean) / std``.
+    """
+
+    low: Annotated[float, Field(ge=0, lt=50)] = 1.0
+    """Percentile that becomes 0."""
+    high: Annotated[float, Field(gt=50, le=100)] = 99.8
+    """Percentile that becomes 1."""
+    mean: float | None = None
+    """None: that of the encoder weights (grey average), or 0.5 without weights."""
+    std: Annotated[float, Field(gt=0)] | None = None
+    """None: that of the encoder weights (grey average), or 0.25 without weights."""
+
+
+class TrialConfig(_Frozen):
+    """Everything that determines the outcome of one trial, given its data set.
+
+    Two trials with equal configurations on equal data are the same trial; how fast or where
+    it runs (`RunOptions`) is not part of it.
+    """
+
+    task: Task = "semantic2"
+    """Which labels are learnt: foreground, three classes, or star-convex polygons."""
+    architecture: str = "Unet"
+    """One of `ARCHITECTURES` (case and punctuation ignored), or `STARDIST`."""
+    encoder: str = "resnet18"
+    """Any encoder name of segmentation-models-pytorch, or one of `PAPER_ENCODERS`."""
+    encoder_weights: str = "none"
+    """``none``, ``pretrained``, or the absolute path of a weights file or folder."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds initial weights, order of crops, augmentation and dropout."""
+    crop_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 224
+    """Side of the square training crops, in pixels."""
+    epochs: Annotated[int, Field(ge=1)] = 100
+    """Passes over the training crops."""
+    batch_size: Annotated[int, Field(ge=2)] = 8
+    """Crops per optimiser step; at least 2, as some networks normalise 1x1 maps."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    """Weight decay of AdamW."""
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    """``cosine`` decays to 1 % of the peak over the trial, after a warm-up of 5 % of it."""
+    loss: Loss = "dice"
+    """Training loss; Dice is the paper's."""
+    augmentation: Augmentation = "light"
+    """Named strength of the training transforms (`trainables.augmentation`)."""
+    validate_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs between validations; the last epoch is always validated."""
+    early_stopping: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many validations without a better val_dataset_iou; None: never."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """``auto`` is bfloat16 autocast where the hardware computes in it, else float32."""
+    normalization: Normalization = Normalization()
+    """Intensity scaling, applied identically in training and prediction."""
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _canonical_architecture(cls, value: str) -> str:
+        return architecture_name(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrialConfig:
+        if self.architecture == STARDIST and self.task != "stardist":
+            raise ValueError(f"architecture {STARDIST} needs task 'stardist', not {self.task!r}")
+        return self
+
+    @property
+    def candidate(self) -> str:
+        """Name of the candidate: task, architecture and encoder, whatever the seed."""
+        return f"{self.task}/{self.architecture}/{self.encoder}"
+
+    def trial_id(self, fingerprint: str) -> str:
+        """Name of this trial on data with the given fingerprint.
+
+        Parameters
+        ----------
+        fingerprint : str
+            `trainables.data.DataSet.fingerprint`.
+
+        Returns
+        -------
+        str
+            Readable prefix and a 10-digit hash of configuration and data; a valid file name
+            and W&B run id that stays the same over retries and resumes.
+        """
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True) + fingerprint
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        encoder = re.sub(r"[^A-Za-z0-9_]+", "_", self.encoder)
+        return f"{self.task}-{self.architecture}-{encoder}-s{self.seed}-{digest}"
+
+
+class RunOptions(_Frozen):
+    """How a trial runs, without influence on its result (beyond rounding)."""
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Threads for computing, pinned: one per core that the trial was given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes the GPU that is visible, else the CPU."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Least time between two resumable checkpoints; they are written at ends of epochs."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave; `val_*` are None where the epoch was not validated."""
+
+    epoch: int
+    """Counted from 1."""
+    train_loss: float
+    val_loss: float | None
+    val_dataset_iou: float | None
+    val_image_iou: float | None
+    seconds: float
+    """Training and validation of this epoch, wall clock."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a completed trial gave, from its best checkpoint."""
+
+    best_epoch: int
+    epochs: int
+    val_dataset_iou: float
+    val_image_iou: float
+    test_dataset_iou: float
+    test_image_iou: float
+    parameters_m: float
+    """Parameters in millions."""
+    train_seconds: float
+    """Sum of the epochs' seconds, over all attempts."""
+    peak_memory_mb: float
+    """Largest GPU memory, or on CPUs resident memory of the process."""
+    checkpoint: str
+    """Folder that `trainables.checkpoint.load` reads."""
+    history: tuple[EpochRecord, ...]

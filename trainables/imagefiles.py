@@ -1,0 +1,113 @@
+"""Reading microscopy images and label images from TIFF and PNG files."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+
+class ImageFileError(ValueError):
+    """A file that is not what it should be; the message says what it is and what to do."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A label image as read."""
+
+    labels: NDArray[np.int32]
+    was_binary: bool
+    """True when the file held a mask of which the connected components were taken."""
+
+
+def _read(path: Path) -> NDArray[Any]:
+    try:
+        if path.suffix.lower() == ".png":
+            return np.asarray(imagecodecs.png_decode(path.read_bytes()))
+        return np.asarray(tifffile.imread(path))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise ImageFileError(f"cannot be read ({reason[:120]}); is the file damaged?") from e
+
+
+def _plane(array: NDArray[Any], what: str) -> NDArray[Any]:
+    """Drop axes of length one; refuse colours and stacks."""
+    if array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[0] > 4:
+        raise ImageFileError(f"colour {what} {array.shape}; save it as grey, one channel")
+    if array.ndim == 3 and array.shape[0] in (3, 4) and 1 not in array.shape:
+        raise ImageFileError(
+            f"{what} with {array.shape[0]} channels or pages {array.shape}; save one grey plane"
+        )
+    squeezed = array.squeeze() if array.ndim > 2 else array
+    if squeezed.ndim != 2:
+        raise ImageFileError(f"{what} of shape {array.shape}; save one file per plane and frame")
+    if 0 in squeezed.shape:
+        raise ImageFileError(f"{what} of shape {array.shape} holds no pixel")
+    return squeezed
+
+
+def read_image(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Read a grey image of 8 or 16 bit.
+
+    Parameters
+    ----------
+    path : Path
+        TIFF or PNG file.
+
+    Returns
+    -------
+    (H, W) uint8 or uint16 array
+
+    Raises
+    ------
+    ImageFileError
+        Colour, a stack, another number type, or not readable.
+    """
+    image = _plane(_read(path), "image")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ImageFileError(f"image of type {image.dtype}; save it as 8 or 16 bit unsigned")
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
+def read_labels(path: Path) -> Labels:
+    """Read a label image; a binary mask is taken as its connected components.
+
+    Parameters
+    ----------
+    path : Path
+        TIFF or PNG file of integers, 0 = background, one number per cell.
+
+    Returns
+    -------
+    Labels
+        (H, W) int32 array.
+
+    Raises
+    ------
+    ImageFileError
+        Colour, a stack, floats, negative numbers, or not readable.
+    """
+    from skimage.measure import label
+
+    mask = _plane(_read(path), "mask")
+    if mask.dtype == bool:
+        mask = mask.astype(np.uint8)
+    if mask.dtype.kind not in "ui":
+        raise ImageFileError(f"mask of type {mask.dtype}; label images must be integers")
+    if mask.dtype.kind == "i" and mask.size and mask.min() < 0:
+        raise ImageFileError("mask holds negative labels; background is 0, cells are 1, 2, ...")
+    if mask.max() > np.iinfo(np.int32).max:
+        raise ImageFileError("mask holds labels above 2147483647; number the cells anew")
+    labels = mask.astype(np.int32)
+    value = int(labels.max())
+    if value and not ((labels != 0) & (labels != value)).any():
+        parts, count = label(labels > 0, connectivity=2, return_num=True)
+        if count > 1:
+            return Labels(parts.astype(np.int32), True)
+    return Labels(labels, False)

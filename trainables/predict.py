@@ -1,0 +1,203 @@
+"""From an image to foreground probability, on whole images."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from trainables.config import TrialConfig
+from trainables.data import normalize
+
+STRIDE = 32
+"""Networks take sides that are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the network was trained to see: ``(x - mean) / std`` of normalised images."""
+
+    mean: float
+    std: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Standardise a batch."""
+        return (x - self.mean) / self.std
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the hardware computes in bfloat16, rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` means here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return Lightning's name of the precision that a configuration means on a device."""
+    if precision == "bf16" or (precision == "auto" and computes_bf16(device)):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which a network runs in `resolve_precision`'s precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
+def pad_to_stride(image: torch.Tensor, stride: int = STRIDE) -> tuple[torch.Tensor, slice, slice]:
+    """Mirror an image's borders so that both sides become multiples of `stride`.
+
+    Parameters
+    ----------
+    image : (N, C, H, W) tensor
+    stride : int
+
+    Returns
+    -------
+    padded : (N, C, H', W') tensor
+    rows, columns : slice
+        Where the image lies in it.
+    """
+    height, width = image.shape[-2:]
+    extra_y, extra_x = (-height) % stride, (-width) % stride
+    top, left = extra_y // 2, extra_x // 2
+    padding = (left, extra_x - left, top, extra_y - top)
+    # mirroring needs a side longer than the padding; tiny images repeat their border instead
+    mode = "reflect" if max(extra_y, extra_x) < min(height, width) else "replicate"
+    padded = nn.functional.pad(image, padding, mode=mode)
+    return padded, slice(top, top + height), slice(left, left + width)
+
+
+@torch.inference_mode()
+def predict_logits(
+    network: nn.Module, image: NDArray[np.float32], scaling: Scaling, precision: str
+) -> torch.Tensor:
+    """Run a network in evaluation mode on one whole normalised image.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Put in evaluation mode by the caller.
+    image : (H, W) float32 array
+        As `trainables.data.normalize` gives it.
+    scaling : Scaling
+    precision : str
+        As `resolve_precision` gives it.
+
+    Returns
+    -------
+    (classes, H, W) float32 tensor on the network's device
+    """
+    device = next(network.parameters()).device
+    x = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(device)
+    padded, rows, columns = pad_to_stride(scaling(x))
+    with autocast(precision, device):
+        logits = network(padded.contiguous(memory_format=torch.channels_last))
+    return logits[0, :, rows, columns].float()
+
+
+class Predictor:
+    """A trained network with everything needed to predict from raw images.
+
+    Attributes
+    ----------
+    config : TrialConfig
+    network : torch.nn.Module
+        In evaluation mode.
+    info : dict
+        What `checkpoint.json` says beside the configuration: data fingerprint, versions.
+    """
+
+    def __init__(
+        self, config: TrialConfig, network: nn.Module, scaling: Scaling, info: dict[str, Any]
+    ) -> None:
+        self.config, self.network, self.scaling, self.info = config, network.eval(), scaling, info
+
+    def to(self, device: str | torch.device) -> Predictor:
+        """Move the network to a device."""
+        self.network.to(device)
+        return self
+
+    def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Predict the probability of foreground (any cell) of each pixel.
+
+        Parameters
+        ----------
+        image : (H, W) array
+            Raw intensities, of any integer or float type; normalised here as in training.
+
+        Returns
+        -------
+        (H, W) float32 array in [0, 1]
+        """
+        device = next(self.network.parameters()).device
+        precision = resolve_precision(self.config.precision, device)
+        normalized = normalize(image, self.config.normalization)
+        logits = predict_logits(self.network, normalized, self.scaling, precision)
+        return foreground_probability(logits).cpu().numpy()
+
+    def foreground(self, image: NDArray[Any]) -> NDArray[np.bool_]:
+        """Predict which pixels belong to a cell: probability of at least one half."""
+        return self.probability(image) >= 0.5
+
+
+def foreground_probability(logits: torch.Tensor) -> torch.Tensor:
+    """Probability of any cell: the one channel of a 2-class network, or all but background.
+
+    Parameters
+    ----------
+    logits : (1, H, W) or (classes, H, W) tensor
+        Class 0 of several is background.
+
+    Returns
+    -------
+    (H, W) tensor
+    """
+    if logits.shape[0] == 1:
+        return torch.sigmoid(logits[0])
+    return 1 - torch.softmax(logits, 0)[0]
+
+
+def overlay(
+    image: NDArray[np.float32], pred: NDArray[np.bool_], true: NDArray[np.bool_], most: int = 512
+) -> NDArray[np.uint8]:
+    """Draw predicted and true outlines into an image.
+
+    Parameters
+    ----------
+    image : (H, W) float32 array
+        Normalised.
+    pred, true : (H, W) bool arrays
+    most : int
+        Largest side of the picture, in pixels; larger images are cut at the centre.
+
+    Returns
+    -------
+    (h, w, 3) uint8 array
+        Grey image, truth in blue, prediction in orange, both where they agree in white.
+    """
+    from skimage.segmentation import find_boundaries
+
+    top, left = (max(0, (n - most) // 2) for n in image.shape)
+    window = (slice(top, top + most), slice(left, left + most))
+    grey = np.clip(image[window], 0, 1) * 200
+    rgb = np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
+    p = find_boundaries(pred[window], mode="inner")
+    t = find_boundaries(true[window], mode="inner")
+    rgb[t] = (0, 114, 178)
+    rgb[p] = (230, 159, 0)
+    rgb[p & t] = 255
+    return rgb

@@ -1,0 +1,316 @@
+"""One trial, from a configuration and a data set to a checkpoint and its figures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from trainables import checkpoint, memory
+from trainables.architectures import build_model
+from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
+from trainables.crops import CropDataset, EpochBatches, derived_seed
+from trainables.data import DataSet
+from trainables.files import write_json, write_with
+from trainables.labels import foreground, semantic2_target
+from trainables.module import Images, SegmentationModule
+from trainables.predict import (
+    Scaling,
+    foreground_probability,
+    overlay,
+    predict_logits,
+    resolve_device,
+    resolve_precision,
+)
+
+RESUME = "resume.json"
+RESULT = "result.json"
+
+OnEpoch = Callable[[EpochRecord], None]
+OnOverlays = Callable[[Sequence[tuple[str, NDArray[np.uint8]]]], None]
+
+
+class TrainingError(RuntimeError):
+    """A trial that cannot succeed however often it is repeated; the message says why."""
+
+
+class _EpochEnd(pl.Callback):
+    """Evaluates, keeps the best weights, reports, and writes resumable checkpoints.
+
+    A resumable state is three files: Lightning's state and the best weights so far, both under
+    names of their epoch, and then `RESUME`, which names them. Whenever the process dies, the
+    last `RESUME` names files that are whole.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        folder: Path,
+        images: Images,
+        precision: str,
+        options: RunOptions,
+        on_epoch: OnEpoch | None,
+    ) -> None:
+        self.config, self.folder, self.images = config, folder, images
+        self.precision, self.options, self.on_epoch = precision, options, on_epoch
+        self.history: list[EpochRecord] = []
+        self.best: EpochRecord | None = None
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self.best_file: str | None = None
+        self.last_saved = time.monotonic()
+        self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": [record.to_dict() for record in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for row in state_dict["history"]:
+            self._append(EpochRecord(**row))
+
+    def _append(self, record: EpochRecord) -> bool:
+        """Add an epoch to the history; True when it is the best so far."""
+        self.history.append(record)
+        iou = record.val_dataset_iou
+        better = iou is not None and (
+            self.best is None or iou > (self.best.val_dataset_iou or 0.0)
+        )
+        if better:
+            self.best = record
+        return better
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        epoch = trainer.current_epoch + 1
+        loss = pl_module.mean_train_loss()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"training loss became {loss} in epoch {epoch}; try a smaller learning_rate or "
+                "precision=32"
+            )
+        scores = None
+        if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
+            scores = pl_module.evaluate(self.images, semantic2_target, self.precision)
+        record = EpochRecord(
+            epoch=epoch,
+            train_loss=loss,
+            val_loss=scores.loss if scores else None,
+            val_dataset_iou=scores.dataset_iou if scores else None,
+            val_image_iou=scores.image_iou if scores else None,
+            seconds=time.monotonic() - self.started,
+        )
+        if self._append(record):
+            state = pl_module.network.state_dict()
+            self.best_state = {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
+        if self._patience_is_over():
+            trainer.should_stop = True
+        last = epoch == self.config.epochs or trainer.should_stop
+        if not last and time.monotonic() - self.last_saved >= self.options.checkpoint_seconds:
+            self._save(trainer, epoch)
+        if self.on_epoch is not None:
+            self.on_epoch(record)
+
+    def _patience_is_over(self) -> bool:
+        if self.config.early_stopping is None or self.best is None:
+            return False
+        best = self.best.epoch
+        since = [r for r in self.history if r.epoch > best and r.val_dataset_iou is not None]
+        return len(since) >= self.config.early_stopping
+
+    def _save(self, trainer: pl.Trainer, epoch: int) -> None:
+        old = {path for pattern in ("resume-*", "best-*") for path in self.folder.glob(pattern)}
+        if self.best_state is not None and self.best is not None:
+            self.best_file = f"best-{self.best.epoch:05d}.pt"
+            state = self.best_state
+            write_with(self.folder / self.best_file, lambda path: torch.save(state, path))
+            self.best_state = None  # on disk now; read back only if nothing better comes
+        resume = f"resume-{epoch:05d}.ckpt"
+        write_with(self.folder / resume, lambda path: trainer.save_checkpoint(path))
+        write_json(self.folder / RESUME, {"state": resume, "best": self.best_file, "epoch": epoch})
+        for path in old - {self.folder / resume, self.folder / (self.best_file or "")}:
+            path.unlink(missing_ok=True)
+        self.last_saved = time.monotonic()
+
+    def best_weights(self) -> dict[str, torch.Tensor]:
+        """Return the weights of the best validated epoch."""
+        if self.best_state is not None:
+            return self.best_state
+        assert self.best_file is not None
+        return checkpoint.load_weights(self.folder / self.best_file)
+
+
+def _resume_state(folder: Path) -> dict[str, Any] | None:
+    """Return what `RESUME` names, if the files are there."""
+    try:
+        state: dict[str, Any] = json.loads((folder / RESUME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    names = [state["state"], state["best"]]
+    return state if all(n is None or (folder / n).is_file() for n in names) else None
+
+
+def _finished(folder: Path) -> TrialResult | None:
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    history = tuple(EpochRecord(**row) for row in content.pop("history"))
+    return TrialResult(**{**content, "checkpoint": str(folder)}, history=history)
+
+
+def _scaling(config: TrialConfig) -> Scaling:
+    mean, std = config.normalization.mean, config.normalization.std
+    return Scaling(0.5 if mean is None else mean, 0.25 if std is None else std)
+
+
+def _trainer(config: TrialConfig, device: torch.device, precision: str, folder: Path,
+             callback: pl.Callback) -> pl.Trainer:  # fmt: skip
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return pl.Trainer(
+        max_epochs=config.epochs,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        plugins=[LightningEnvironment()],  # a trial is one process, even inside a Slurm job
+        default_root_dir=folder,
+    )
+
+
+def train(
+    config: TrialConfig,
+    dataset: DataSet,
+    folder: Path,
+    *,
+    options: RunOptions = RunOptions(),
+    on_epoch: OnEpoch | None = None,
+    on_overlays: OnOverlays | None = None,
+) -> TrialResult:
+    """Train one trial, or go on where an earlier attempt stopped, or return its result.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    dataset : DataSet
+    folder : Path
+        The trial's own folder. It receives resumable states while training, and at the end the
+        checkpoint and `RESULT`.
+    options : RunOptions
+    on_epoch : callable, optional
+        Called with the `EpochRecord` of every epoch trained in this call.
+    on_overlays : callable, optional
+        Called at the end with (caption, (h, w, 3) uint8 picture) pairs of validation images.
+
+    Returns
+    -------
+    TrialResult
+        Figures of the best checkpoint by val_dataset_iou; test figures are computed here, once.
+
+    Raises
+    ------
+    TrainingError
+        When the trial cannot succeed however often it is repeated.
+    """
+    done = _finished(folder)
+    if done is not None:
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    device = resolve_device(options.device)
+    precision = resolve_precision(config.precision, device)
+    memory.reset_peak(device)
+
+    def images(split: str) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        return [dataset.load(item, config.normalization) for item in dataset.subset(split)]
+
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    network = build_model(config.architecture, config.encoder, in_channels=1, classes=1)
+    network = network.to(memory_format=torch.channels_last)
+    crops = CropDataset(
+        images("train"), config.crop_size, semantic2_target, config.augmentation, config.seed
+    )
+    batches = EpochBatches(crops, config.batch_size, config.seed)
+    module = SegmentationModule(config, network, _scaling(config), config.epochs * len(batches))
+    validation = images("val")
+    epoch_end = _EpochEnd(config, folder, validation, precision, options, on_epoch)
+    resume = _resume_state(folder)
+    if resume is not None:
+        epoch_end.best_file = resume["best"]
+    trainer = _trainer(config, device, precision, folder, epoch_end)
+    with warnings.catch_warnings():
+        # Lightning advises worker processes for loading; the crops are in memory already.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*number of training batches.*")
+        trainer.fit(
+            module,
+            DataLoader(crops, batch_sampler=batches),
+            ckpt_path=folder / resume["state"] if resume else None,
+            weights_only=True,
+        )
+    best = epoch_end.best
+    assert best is not None
+    network.load_state_dict(epoch_end.best_weights())
+    network.to(device).eval()
+    test = module.evaluate(images("test"), semantic2_target, precision)
+    if on_overlays is not None:
+        on_overlays(_overlays(module, validation, precision))
+    metrics = {
+        "best_epoch": best.epoch,
+        "epochs": epoch_end.history[-1].epoch,
+        "val_dataset_iou": best.val_dataset_iou,
+        "val_image_iou": best.val_image_iou,
+        "test_dataset_iou": test.dataset_iou,
+        "test_image_iou": test.image_iou,
+        "parameters_m": sum(p.numel() for p in network.parameters()) / 1e6,
+        "train_seconds": sum(record.seconds for record in epoch_end.history),
+        "peak_memory_mb": memory.peak_mb(device),
+    }
+    checkpoint.save(
+        folder,
+        {k: v.cpu() for k, v in network.state_dict().items()},
+        config,
+        module.scaling,
+        data={"fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um},
+        metrics=metrics,
+    )
+    history = [record.to_dict() for record in epoch_end.history]
+    write_json(folder / RESULT, {**metrics, "history": history})
+    for pattern in (RESUME, "resume-*", "best-*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    result = _finished(folder)
+    assert result is not None
+    return result
+
+
+def _overlays(
+    module: SegmentationModule, images: Images, precision: str, most: int = 4
+) -> list[tuple[str, NDArray[np.uint8]]]:
+    pictures = []
+    for number, (image, labels) in zip(range(1, most + 1), images):
+        logits = predict_logits(module.network, image, module.scaling, precision)
+        pred = (foreground_probability(logits) >= 0.5).cpu().numpy()
+        caption = f"validation image {number}: truth blue, prediction orange, both white"
+        pictures.append((caption, overlay(image, pred, foreground(labels))))
+    return pictures
