@@ -42,7 +42,7 @@ def main() -> None:
     axes[1].legend(loc="upper right", fontsize=11, framealpha=0.85)
     length = 20 / PIXEL_SIZE_UM
     for ax in axes:
-        x, y = LEFT + 14, TOP + SIDE - 16
+        x, y = LEFT + SIDE - 14 - length, TOP + SIDE - 16
         ax.plot([x, x + length], [y, y], color="white", lw=5, solid_capstyle="butt")
         ax.text(x + length / 2, y - 7, "20 µm", color="white", ha="center", fontsize=12)
     axes[0].set_title("synthetic brightfield image", fontsize=13)

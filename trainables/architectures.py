@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
 import segmentation_models_pytorch as smp
+import timm
 from torch import nn
 
-from trainables.config import architecture_name
+from trainables.config import STARDIST, architecture_name
+from trainables.encoder_names import TIMM_NAMES, check_encoder
+from trainables.encoders import DILATED
+from trainables.weights import load_into
+
+NETWORKS: dict[str, type[Any]] = {
+    "Unet": smp.Unet,
+    "UnetPlusPlus": smp.UnetPlusPlus,
+    "MAnet": smp.MAnet,
+    "Linknet": smp.Linknet,
+    "FPN": smp.FPN,
+    "DeepLabV3": smp.DeepLabV3,
+    "DeepLabV3Plus": smp.DeepLabV3Plus,
+    "PAN": smp.PAN,
+}
+"""Architecture name to class."""
+
+ENCODERS: dict[str, str] = {
+    **DILATED,
+    **TIMM_NAMES,
+}
+"""Encoder name to smp's name, where they differ."""
+
+# smp and timm refuse combinations in many ways: KeyError and NotImplementedError are among them.
+_BUILD_ERRORS = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def build_model(
@@ -14,9 +43,102 @@ def build_model(
     *,
     in_channels: int = 1,
     classes: int = 1,
-    encoder_weights: str | None = None,
+    encoder_weights: str | Path | None = None,
 ) -> nn.Module:
-    """Build a network (first form)."""
-    return getattr(smp, architecture_name(architecture))(
-        encoder_name=encoder, encoder_weights=None, in_channels=in_channels, classes=classes
-    )
+    """Build a network that gives one logit per pixel and class.
+
+    The network takes images (N, in_channels, H, W), float, and gives logits
+    (N, classes, H, W), float; H and W are multiples of `input_divisor`. Its decoder is
+    initialised at random, from torch's generator.
+
+    Parameters
+    ----------
+    architecture : str
+        One of `trainables.config.ARCHITECTURES`; case and punctuation do not matter.
+    encoder : str
+        One of `trainables.config.PAPER_ENCODERS`, any encoder of segmentation-models-pytorch,
+        or ``tu-<name>`` for timm's.
+    in_channels : int
+        Channels of the images.
+    classes : int
+        Channels of the output: any number, for a star-convex head as well.
+    encoder_weights : str or path, optional
+        None or ``none`` initialises the encoder at random; otherwise a weights file
+        (`trainables.weights.fetch` gives one).
+
+    Returns
+    -------
+    Module
+        In training mode, on the CPU (or torch's default device), float32.
+
+    Raises
+    ------
+    ValueError
+        For names that are not known, encoders that the architecture cannot use, and weights
+        that do not fit.
+    """
+    architecture = architecture_name(architecture)
+    if architecture == STARDIST:
+        raise ValueError(f"{STARDIST} is stardist's own model; it is not built from an encoder")
+    check_encoder(encoder)
+    name = ENCODERS.get(encoder, encoder)
+    if name.startswith("tu-"):
+        _check_timm(name)
+    try:
+        model: nn.Module = NETWORKS[architecture](
+            encoder_name=name, encoder_weights=None, in_channels=in_channels, classes=classes
+        )
+    except _BUILD_ERRORS as error:
+        raise _unusable(architecture, encoder, error) from error
+    if encoder_weights is not None and str(encoder_weights).lower() != "none":
+        load_into(model.get_submodule("encoder"), encoder_weights)
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of parameters, trained or frozen."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+SMALLEST_INPUT: dict[str, int] = {
+    # Its attention module halves a map of 1/16 of the input three times.
+    "PAN": 128,
+}
+"""Smallest height and width of the input in pixels, where it is not `input_divisor`."""
+
+
+def input_divisor(model: nn.Module) -> int:
+    """Return what the height and width of a network's input must be multiples of.
+
+    Parameters
+    ----------
+    model : Module
+        Made by `build_model`.
+
+    Returns
+    -------
+    int
+        8 for DeepLabV3, 16 for DeepLabV3+ and PAN, 32 for the other architectures.
+    """
+    encoder: Any = model.encoder
+    return int(encoder.output_stride)
+
+
+def _check_timm(name: str) -> None:
+    """Check that timm has the model ``tu-<model>[.<tag>]``, and the weights' tag if given."""
+    model, _, tag = name.removeprefix("tu-").partition(".")
+    if not timm.is_model(model):
+        close = get_close_matches(model, timm.list_models())
+        hint = f"; close: {', '.join(f'tu-{match}' for match in close)}" if close else ""
+        raise ValueError(
+            f"unknown encoder {name!r}: timm {timm.__version__} has no {model!r}{hint}"
+        )
+    if tag:
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(model)]
+        if tag not in tags:
+            raise ValueError(f"unknown encoder {name!r}: timm's tags of it are {', '.join(tags)}")
+
+
+def _unusable(architecture: str, encoder: str, error: Exception) -> ValueError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ValueError(f"{architecture} cannot use encoder {encoder!r}: {lines[0]}")

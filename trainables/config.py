@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Task = Literal["semantic2", "semantic3", "stardist"]
-Loss = Literal["dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy", "dice_cross_entropy"]
+Loss = Literal[
+    "dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy", "dice_cross_entropy"
+]
 Augmentation = Literal["none", "light", "medium", "strong"]
 
 ARCHITECTURES: tuple[str, ...] = (
@@ -38,9 +40,7 @@ PAPER_ENCODERS: tuple[str, ...] = (
 STARDIST = "StarDist"
 """Architecture name of stardist's own model, which has no encoder to choose."""
 
-_ALIASES = {
-    re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)
-}
+_ALIASES = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)}
 
 
 def architecture_name(name: str) -> str:

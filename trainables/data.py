@@ -245,7 +245,7 @@ def _split(
                 "split into train, val and test needs at least 3 groups, since images of one "
                 f"group are not independent; {_TIME_BLOCKS_HINT}"
             )
-            return {name: () for name in SPLITS}
+            return dict.fromkeys(SPLITS, ())
         by_group = _draw_split(list(members), options)
     else:
         by_group = {name: meta.split.get(name, []) for name in SPLITS}  # type: ignore[call-overload]
@@ -417,7 +417,7 @@ def _index(root: Path, options: DataOptions, problems: list[str]) -> DataSet:
             problems.append(f"masks/{masks[stem].name}: orphan, no image images/{stem}.*")
     stems = sorted(set(images) & set(masks), key=natural_key)
     before = len(problems)
-    split = _split(stems, meta, options, problems) if stems else {name: () for name in SPLITS}
+    split = _split(stems, meta, options, problems) if stems else dict.fromkeys(SPLITS, ())
     if stems and len(problems) == before:
         problems += [
             f"split {name} is empty: none of its groups has an image"
@@ -445,8 +445,7 @@ def _raise(root: Path, problems: list[str]) -> None:
         raise DataError(f"data set {root}: {problems[0]}")
     if problems:
         raise DataError(
-            f"data set {root} cannot be used, {len(problems)} problems:\n  "
-            + "\n  ".join(problems)
+            f"data set {root} cannot be used, {len(problems)} problems:\n  " + "\n  ".join(problems)
         )
 
 

@@ -19,8 +19,9 @@ The folder holds
 ``synthetic.json``
     The arguments, and the version of the generator.
 
-Equal arguments give equal bytes. Sequences and frames do not depend on how many are asked for:
-more of either repeats the smaller data set and adds to it.
+Equal arguments give equal bytes, as long as processor and libraries round alike. Sequences and
+frames do not depend on how many are asked for: more of either repeats the smaller data set and
+adds to it. Centres of cells stay in the frame: no track starts late, ends early or has a gap.
 """
 
 from __future__ import annotations

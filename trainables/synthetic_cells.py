@@ -111,7 +111,7 @@ class _Colony:
 
     def pairs(self) -> tuple[NDArray[np.int64], FloatArray, FloatArray, FloatArray, FloatArray]:
         """Pairs that may touch: indices (P, 2), unit vectors, distances, both facing radii."""
-        far = 2 * 1.35 * float(self.radius.max(initial=0)) + _REACH
+        far = 2 * 1.6 * float(self.radius.max(initial=0)) + _REACH
         found = cKDTree(self.xy).query_pairs(far, output_type="ndarray")
         pairs = found[np.lexsort((found[:, 1], found[:, 0]))].astype(np.int64).reshape(-1, 2)
         gap = self.xy[pairs[:, 1]] - self.xy[pairs[:, 0]]

@@ -83,9 +83,7 @@ class _EpochEnd(pl.Callback):
         """Add an epoch to the history; True when it is the best so far."""
         self.history.append(record)
         iou = record.val_dataset_iou
-        better = iou is not None and (
-            self.best is None or iou > (self.best.val_dataset_iou or 0.0)
-        )
+        better = iou is not None and (self.best is None or iou > (self.best.val_dataset_iou or 0.0))
         if better:
             self.best = record
         return better

@@ -1,0 +1,108 @@
+"""What to try: one space per file, in plain Python. Imports no torch.
+
+A space file defines ``SPACE``, a `SearchSpace`. One's own file works like the built-in ones:
+``python -m sweep.run path/to/my_space.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from trainables.config import TrialConfig
+
+
+class BuiltinData(BaseModel):
+    """Which data `trainables.synthetic` generates for a space that brings its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequences: int
+    frames: int
+    seed: int = 0
+
+
+class SearchSpace(BaseModel):
+    """Trials to run, and how.
+
+    Attributes
+    ----------
+    trials : tuple of TrialConfig
+        The grid, written out; ``--seeds`` multiplies it.
+    builtin_data : BuiltinData or None
+        What to generate when no ``--data`` is given; None: ``--data`` is required.
+    settings : dict
+        Defaults of the sweep's settings (`sweep.plan.Settings`), such as ``scheduler``.
+    dimensions : dict
+        What ``search=optuna`` draws from: a list is a choice, ``("loguniform", low, high)``
+        and ``("uniform", low, high)`` are ranges.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trials: tuple[TrialConfig, ...]
+    builtin_data: BuiltinData | None = None
+    settings: dict[str, Any] = {}
+    dimensions: dict[str, Any] = {
+        "learning_rate": ("loguniform", 1e-4, 1e-2),
+        "loss": ["dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy"],
+        "augmentation": ["none", "light", "medium", "strong"],
+        "batch_size": [4, 8, 16],
+    }
+
+
+def grid(axes: Mapping[str, Sequence[Any]] | None = None, **fixed: Any) -> tuple[TrialConfig, ...]:
+    """Write out every combination of some settings.
+
+    Parameters
+    ----------
+    axes : mapping
+        Field of `TrialConfig` to the values to try, the first axis varying slowest.
+    **fixed
+        Fields that all trials share.
+
+    Returns
+    -------
+    tuple of TrialConfig
+
+    Examples
+    --------
+    >>> [t.architecture for t in grid({"architecture": ["Unet", "FPN"]}, encoder="resnet18")]
+    ['Unet', 'FPN']
+    """
+    axes = axes or {}
+    return tuple(
+        TrialConfig(**{**fixed, **dict(zip(axes, values))})
+        for values in itertools.product(*axes.values())
+    )
+
+
+def override(
+    trials: Iterable[TrialConfig], changes: Mapping[str, Sequence[Any]]
+) -> tuple[TrialConfig, ...]:
+    """Replace fields in all trials, each given value in turn, and drop what is then double.
+
+    Parameters
+    ----------
+    trials : iterable of TrialConfig
+    changes : mapping
+        Field to one or several values.
+
+    Returns
+    -------
+    tuple of TrialConfig
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For a value that the field does not take.
+    """
+    changed = {
+        TrialConfig.model_validate({**trial.model_dump(), **dict(zip(changes, values))}): None
+        for trial in trials
+        for values in itertools.product(*changes.values())
+    }
+    return tuple(changed)

@@ -1,0 +1,1 @@
+"""Many trials: plan, resources, Ray Tune, tracking, leaderboard."""

@@ -1,0 +1,182 @@
+"""Tables of a run: one row per trial, per candidate, per epoch; best first."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.ledger import Ledger
+from sweep.view import duration
+from trainables.files import write_text
+
+COLUMNS = (
+    "trial_id", "task", "architecture", "encoder", "seed", "learning_rate", "loss", "augmentation",
+    "batch_size", "status", "parameters_m", "val_dataset_iou", "val_image_iou",
+    "test_dataset_iou", "test_image_iou", "best_epoch", "epochs", "train_seconds",
+    "peak_memory_mb", "error", "checkpoint", "wandb_id",
+)  # fmt: skip
+CONFIG_COLUMNS = COLUMNS[1:9]
+IOUS = ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou")
+HISTORY_COLUMNS = (
+    "trial_id", "epoch", "train_loss", "val_loss", "val_dataset_iou", "val_image_iou", "seconds",
+)  # fmt: skip
+
+PAPER_TABLE1 = {
+    "Unet": 87.21, "UnetPlusPlus": 88.88, "MAnet": 87.37, "Linknet": 86.76,
+    "FPN": 84.01, "DeepLabV3": 75.57, "DeepLabV3Plus": 83.50, "PAN": 80.35,
+}  # fmt: skip
+"""Test data-set IoU in percent with ResNet-152, Table 1 of Vasinkova et al. 2024."""
+
+
+def trial_row(
+    trial_id: str, config: Mapping[str, Any], record: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return one trial's row; what is not known yet is None."""
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row.update(trial_id=trial_id, status="waiting", error="")
+    row.update({name: config[name] for name in CONFIG_COLUMNS})
+    if record:
+        row.update({k: v for k, v in record.get("metrics", {}).items() if k in row})
+        row.update(status=record["status"], error=record.get("error", ""))
+        row["wandb_id"] = record.get("wandb_id") or None
+        if record["status"] == "done":
+            row["checkpoint"] = f"checkpoints/{trial_id}"
+    return row
+
+
+_STATUS_ORDER = {"done": 0, "stopped": 1, "running": 2, "waiting": 3, "failed": 4}
+
+
+def _rank_key(row: Mapping[str, Any]) -> tuple[int, float, str]:
+    iou = row["val_dataset_iou"]
+    return (_STATUS_ORDER[row["status"]], -(iou if iou is not None else -1.0), row["trial_id"])
+
+
+def rank(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort rows best first, by validation data-set IoU only; unfinished and failed last."""
+    return sorted(rows, key=_rank_key)
+
+
+def candidates(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean, sample SD and number of seeds of each IoU for each candidate, best first.
+
+    A candidate is one task, architecture and encoder with one set of settings, over seeds.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    keys = tuple(name for name in CONFIG_COLUMNS if name != "seed")
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+    table = []
+    for key, members in groups.items():
+        done = [row for row in members if row["status"] == "done"]
+        line: dict[str, Any] = {**dict(zip(keys, key)), "seeds": len(done)}
+        for name in IOUS:
+            values = [float(row[name]) for row in done]
+            line[f"{name}_mean"] = statistics.fmean(values) if values else None
+            line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        table.append(line)
+    first = "val_dataset_iou_mean"
+    return sorted(table, key=lambda r: -(r[first] if r[first] is not None else -1.0))
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def planned(plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return configurations by trial_id: the plan's, and those that a search drew."""
+    configs = {trial["trial_id"]: trial["config"] for trial in plan["trials"]}
+    if not plan["trials"]:
+        configs.update({trial_id: record["config"] for trial_id, record in records.items()})
+    return configs
+
+
+def write_tables(
+    out: Path, plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Write leaderboard.csv and candidates.csv from the plan and the trials' records.
+
+    Returns
+    -------
+    list of dict
+        The leaderboard's rows, ranked.
+    """
+    configs = planned(plan, records)
+    rows = rank(trial_row(i, config, records.get(i)) for i, config in configs.items())
+    write_text(out / "leaderboard.csv", _csv(COLUMNS, rows))
+    table = candidates(rows)
+    names = list(table[0]) if table else []
+    write_text(out / "candidates.csv", _csv(names, table))
+    return rows
+
+
+def write_history(out: Path, ledger: Ledger, trial_ids: Iterable[str]) -> None:
+    """Write history.csv: one row per trial and epoch, in the given order of trials."""
+    rows = ({"trial_id": i, **row} for i in trial_ids for row in ledger.read_history(i))
+    write_text(out / "history.csv", _csv(HISTORY_COLUMNS, rows))
+
+
+def paper_correlation(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Spearman's rank correlation of the architectures' test IoU with the paper's Table 1.
+
+    None unless all eight architectures finished as 2-class segmentation; several encoders or
+    seeds of an architecture are averaged.
+    """
+    values: dict[str, list[float]] = {name: [] for name in PAPER_TABLE1}
+    for row in rows:
+        if row["status"] == "done" and row["task"] == "semantic2":
+            values[row["architecture"]].append(row["test_dataset_iou"])
+    if not all(values.values()):
+        return None
+    from scipy.stats import spearmanr
+
+    ours = [statistics.fmean(values[name]) for name in PAPER_TABLE1]
+    return float(spearmanr(ours, list(PAPER_TABLE1.values())).statistic)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def print_leaderboard(console: Console, rows: Sequence[Mapping[str, Any]], most: int = 60) -> None:
+    """Print ranked rows as a table that fits 80 columns, then the failures with reasons."""
+    shown = [row for row in rows if row["status"] != "failed"]
+    several = {k for k in ("task", "encoder", "seed") if len({row[k] for row in rows}) > 1}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", justify="right")
+    names = ["architecture", *(k for k in ("encoder", "task", "seed") if k in several)]
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in ("val IoU", "test IoU", "epochs", "time", "M params"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(shown[:most], 1):
+        state = row["status"]
+        seconds = row["train_seconds"]
+        table.add_row(
+            str(number) if state == "done" else "",
+            *(str(row[name]) for name in names),
+            _number(row["val_dataset_iou"], ".4f") or state,
+            _number(row["test_dataset_iou"], ".4f") or (state if state == "stopped" else ""),
+            _number(row["epochs"], "d"),
+            duration(seconds) if seconds is not None else "",
+            _number(row["parameters_m"], ".1f"),
+        )
+    if shown:
+        console.print(table)
+    if len(shown) > most:
+        console.print(f"... and {len(shown) - most} more in leaderboard.csv")
+    for row in rows:
+        if row["status"] == "failed":
+            text = f"failed: {row['trial_id']}: {row['error']}"
+            console.print(text, markup=False, style="red" if console.is_terminal else "")

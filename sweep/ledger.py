@@ -1,0 +1,80 @@
+"""The ledger: one small file per trial, the only truth about what has been done.
+
+A trial's file is written whole or not at all: ``running`` by the driver when it starts,
+``done`` by the worker that trained it (so that nothing is lost when the driver dies at that
+moment), ``failed`` and ``stopped`` by whoever finds out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables.config import TrialConfig, TrialResult
+from trainables.files import write_json
+
+Status = Literal["running", "done", "failed", "stopped"]
+FINAL = ("done", "failed", "stopped")
+
+
+class Ledger:
+    """The trials' records in ``OUT/ledger``.
+
+    Parameters
+    ----------
+    out : Path
+        The run folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out / "ledger"
+
+    def write(self, trial_id: str, config: TrialConfig, status: Status, **fields: Any) -> None:
+        """Record a trial's state, in place of what was recorded before."""
+        record = {
+            "trial_id": trial_id,
+            "status": status,
+            "config": config.model_dump(mode="json"),
+            **fields,
+        }
+        write_json(self.folder / f"{trial_id}.json", record)
+
+    def write_done(self, config: TrialConfig, trial_id: str, result: TrialResult, **f: Any) -> None:
+        """Record a finished trial with its figures and history."""
+        metrics = {k: v for k, v in vars(result).items() if k not in ("history", "checkpoint")}
+        history = [record.to_dict() for record in result.history]
+        write_json(self.folder / "history" / f"{trial_id}.json", history)
+        self.write(trial_id, config, "done", metrics=metrics, **f)
+
+    def write_history(self, trial_id: str, history: list[dict[str, Any]]) -> None:
+        """Record the epochs of a trial that did not finish."""
+        write_json(self.folder / "history" / f"{trial_id}.json", history)
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return all records by trial_id."""
+        records = (self.read_one(path.stem) for path in sorted(self.folder.glob("*.json")))
+        return {record["trial_id"]: record for record in records if record is not None}
+
+    def read_one(self, trial_id: str) -> dict[str, Any] | None:
+        """Return one trial's record, or None."""
+        return _read(self.folder / f"{trial_id}.json")
+
+    def read_history(self, trial_id: str) -> list[dict[str, Any]]:
+        """Return one row per epoch of a trial, as far as recorded."""
+        return _read(self.folder / "history" / f"{trial_id}.json") or []
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def unfinished(
+    trial_ids: Mapping[str, Any] | list[str], records: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return the trials that have no final record yet, in the given order."""
+    return [i for i in trial_ids if records.get(i, {}).get("status") not in FINAL]

@@ -1,0 +1,352 @@
+"""What a sweep will do: trials, data and settings, decided and checked before it starts."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import search_spaces
+from search_spaces import SearchSpace, override
+from trainables.config import TrialConfig
+from trainables.data import DataOptions, DataSet
+from trainables.files import write_json
+
+FORMAT = 1
+
+
+class RequestError(ValueError):
+    """A request that cannot be met; the message is the one line that the user sees."""
+
+
+class Settings(BaseModel):
+    """How a sweep runs, beside its trials; every field can be given by ``--set``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheduler: Literal["fifo", "asha"] = "fifo"
+    """``asha`` stops trials early that fall behind."""
+    search: Literal["grid", "optuna"] = "grid"
+    """``optuna`` draws trials from the space's dimensions."""
+    samples: Annotated[int, Field(ge=1)] = 20
+    """Trials that ``search=optuna`` draws."""
+    grace_epochs: Annotated[int, Field(ge=1)] = 5
+    """Epochs that ``scheduler=asha`` gives every trial."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Most trials at once; None: as many as the resources allow."""
+    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
+    """A fraction lets trials share a GPU; None: a whole one where there are GPUs."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Attempts after the first for a trial that lost its worker or node."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Least time between two resumable checkpoints of a trial."""
+    tensorboard: bool = False
+    """Write TensorBoard logs to OUT/tensorboard."""
+    artifacts: bool = False
+    """Upload each best checkpoint to W&B."""
+    project: str = "segsweep"
+    """W&B project."""
+    entity: str | None = None
+    """W&B entity (user or team)."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One planned trial."""
+
+    trial_id: str
+    config: TrialConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for, before data and folder are looked at."""
+
+    space_name: str
+    space: SearchSpace
+    configs: tuple[TrialConfig, ...]
+    settings: Settings
+    data_options: DataOptions
+
+
+def load_space(name: str) -> tuple[str, SearchSpace]:
+    """Find a search space by the name of its file in ``search_spaces/``, or by path.
+
+    Parameters
+    ----------
+    name : str
+        ``demo``, ``paper``, ... or a path that ends in ``.py``.
+
+    Returns
+    -------
+    (name, space)
+        The file's stem and its ``SPACE``.
+
+    Raises
+    ------
+    RequestError
+        When there is no such file, or it does not define a `SearchSpace`.
+    """
+    folder = Path(search_spaces.__file__).parent
+    builtin = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        hint = f"; built-in: {', '.join(builtin)}, or the path of a .py file of your own"
+        raise RequestError(f"no search space {name!r}{hint}")
+    spec = importlib.util.spec_from_file_location(f"segsweep_space_{path.stem}", path.absolute())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise RequestError(f"search space {path}: {_first(error)}") from error
+    except Exception as error:  # the file is the user's own code
+        raise RequestError(f"search space {path}: {type(error).__name__}: {error}") from error
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        raise RequestError(f"search space {path} must define SPACE = SearchSpace(...)")
+    if not space.trials:
+        raise RequestError(f"search space {path} holds no trial")
+    return path.stem, space
+
+
+def _first(error: ValidationError) -> str:
+    one = error.errors()[0]
+    where = ".".join(str(part) for part in one["loc"])
+    message = one["msg"].removeprefix("Value error, ")
+    got = "" if one["type"] == "missing" else f", not {one['input']!r}"
+    return f"{where}: {message}{got}" if where else message
+
+
+def _split_key(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not value.strip():
+        raise RequestError(f"--set {text!r}: write key=value, such as epochs=20")
+    return key.strip(), value.strip()
+
+
+def _value(text: str) -> Any:
+    """Read none as None and leave the rest to pydantic, which reads numbers from strings."""
+    return None if text.lower() == "null" else text
+
+
+def make_request(
+    space_name: str, space: SearchSpace, changes: Sequence[str], seeds: int | None
+) -> Request:
+    """Apply ``--set`` and ``--seeds`` to a space.
+
+    Parameters
+    ----------
+    space_name, space
+        As `load_space` gives them.
+    changes : sequence of str
+        ``key=value``: a field of `TrialConfig` (several values, with commas between, span a
+        grid), of `Settings` or of `DataOptions`.
+    seeds : int or None
+        Repeat the grid with seeds 0, 1, ... .
+
+    Returns
+    -------
+    Request
+
+    Raises
+    ------
+    RequestError
+        For an unknown key or a value that does not fit, naming both.
+    """
+    trial_changes: dict[str, list[Any]] = {}
+    settings = dict(space.settings)
+    data_options: dict[str, Any] = {}
+    for text in changes:
+        key, value = _split_key(text)
+        if key in TrialConfig.model_fields:
+            if key == "normalization":
+                raise RequestError("--set normalization: give it in a search space file")
+            trial_changes[key] = [_value(v.strip()) for v in value.split(",")]
+        elif key in Settings.model_fields:
+            settings[key] = _value(value)
+        elif key in DataOptions.model_fields:
+            data_options[key] = _value(value)
+        else:
+            known = [*TrialConfig.model_fields, *Settings.model_fields, *DataOptions.model_fields]
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+            raise RequestError(f"--set {key}: no such setting{hint}")
+    if seeds is not None:
+        if seeds < 1:
+            raise RequestError(f"--seeds {seeds}: at least 1")
+        trial_changes["seed"] = list(range(seeds))
+    try:
+        configs = override(space.trials, trial_changes)
+        return Request(
+            space_name,
+            space,
+            configs,
+            Settings.model_validate(settings),
+            DataOptions.model_validate(data_options),
+        )
+    except ValidationError as error:
+        raise RequestError(f"--set {_first(error)}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request on given data: what ``plan.json`` records."""
+
+    request: Request
+    data: str
+    fingerprint: str
+    trials: tuple[Trial, ...]
+    """Empty where a search draws them."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether trials are drawn while the sweep runs, rather than listed before."""
+        return self.request.settings.search != "grid"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What an existing run must have in common with this plan."""
+        key: dict[str, Any] = {"fingerprint": self.fingerprint}
+        if self.drawn:
+            key["search"] = self.request.settings.search
+            key["base"] = [c.model_dump(mode="json") for c in self.request.configs]
+            key["dimensions"] = json.loads(json.dumps(self.request.space.dimensions))
+        return key
+
+
+def make_plan(request: Request, dataset: DataSet) -> Plan:
+    """Name the trials of a request on a data set."""
+    trials = tuple(
+        Trial(config.trial_id(dataset.fingerprint), config) for config in request.configs
+    )
+    if request.settings.search != "grid":
+        trials = ()
+    return Plan(request, str(dataset.root), dataset.fingerprint, trials)
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    names = ("ray", "torch", "lightning", "segmentation-models-pytorch", "albumentations", "numpy")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+
+
+def read_plan(out: Path) -> dict[str, Any] | None:
+    """Read ``plan.json`` of a run folder.
+
+    Returns
+    -------
+    dict or None
+        None where there is no run yet.
+
+    Raises
+    ------
+    RequestError
+        When `out` holds something that is not a run.
+    """
+    path = out / "plan.json"
+    if path.is_file():
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise RequestError(f"{path} is of format {content['format']}, not {FORMAT}")
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RequestError(f"{path} is damaged: {error}") from error
+        return content
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"--out {out}: is a file")
+    strange = [p.name for p in out.iterdir() if p.name not in OWN_FILES] if out.is_dir() else []
+    if strange:
+        raise RequestError(
+            f"--out {out}: this folder is not a run (it holds {strange[0]} and no plan.json); "
+            "name another folder"
+        )
+    return None
+
+
+OWN_FILES = ("data", ".lock", "sweep.log")
+"""What may lie in a run folder before there is a plan."""
+
+
+def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
+    """Say why a recorded run cannot be continued by a plan; None when it can.
+
+    It can when the data are the same and one's trials contain the other's: an extended grid
+    runs what is missing, a part of a grid asks for nothing new.
+    """
+    if recorded["key"]["fingerprint"] != plan.fingerprint:
+        return f"its data are other data ({recorded['data']['path']}), or they have changed"
+    if recorded["key"] != plan.key:
+        return "it searches another space"
+    old = {trial["trial_id"]: trial["config"] for trial in recorded["trials"]}
+    new = {trial.trial_id: trial.config.model_dump(mode="json") for trial in plan.trials}
+    if plan.drawn or old.keys() <= new.keys() or new.keys() <= old.keys():
+        return None
+    missing = [trial_id for trial_id in old if trial_id not in new]
+    one = next(iter(new.values()))
+    changed = min(
+        ({k: (v, one[k]) for k, v in old[i].items() if one[k] != v} for i in missing), key=len
+    )
+    listed = ", ".join(f"{k} {was} -> {now}" for k, (was, now) in changed.items())
+    return f"its trials are others ({listed})"
+
+
+def write_plan(
+    out: Path, plan: Plan, dataset: DataSet, command: str, recorded: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Record a plan in ``plan.json``; an extended run keeps the trials and commands it had.
+
+    Returns
+    -------
+    dict
+        What was written.
+    """
+    trials = {t["trial_id"]: t for t in (recorded["trials"] if recorded else [])}
+    for trial in plan.trials:
+        config = trial.config.model_dump(mode="json")
+        trials.setdefault(trial.trial_id, {"trial_id": trial.trial_id, "config": config})
+    content = {
+        "format": FORMAT,
+        "space": plan.request.space_name,
+        "key": plan.key,
+        "commands": [*(recorded["commands"] if recorded else []), command],
+        "created": recorded["created"] if recorded else datetime.now(UTC).isoformat("T", "seconds"),
+        "git_commit": _git_commit(),
+        "versions": _versions(),
+        "settings": plan.request.settings.model_dump(mode="json"),
+        "data": {
+            "path": plan.data,
+            "fingerprint": dataset.fingerprint,
+            "options": dataset.options.model_dump(mode="json"),
+            "split": {name: list(stems) for name, stems in dataset.split.items()},
+            "groups": {item.stem: item.group for item in dataset.items},
+            "pixel_size_um": dataset.pixel_size_um,
+            "notes": list(dataset.notes),
+        },
+        "trials": list(trials.values()),
+    }
+    write_json(out / "plan.json", content)
+    return content

@@ -1,0 +1,324 @@
+"""Start, watch and resume a sweep: ``python -m sweep.run [SPACE] [--data PATH] ...``."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import re
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep import cluster
+from sweep.leaderboard import (
+    paper_correlation,
+    planned,
+    print_leaderboard,
+    write_history,
+    write_tables,
+)
+from sweep.ledger import FINAL, Ledger
+from sweep.plan import (
+    Plan,
+    Request,
+    RequestError,
+    conflict,
+    load_space,
+    make_plan,
+    make_request,
+    read_plan,
+    write_plan,
+)
+from sweep.tracking import TrackingOptions, wandb_mode
+from sweep.view import View, duration
+from trainables.data import DataError, DataSet, index_dataset, open_dataset
+from trainables.encoder_names import check_encoder
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Say what is wrong in one line, without the usage."""
+        self.exit(REFUSED, f"error: {message} (see python -m sweep.run --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m sweep.run", description=__doc__)
+    add = parser.add_argument
+    add("space", nargs="?", default="demo", metavar="SPACE",
+        help="a file in search_spaces/ (demo, paper, ...) or the path of your own (default: demo)")
+    add("--data", metavar="PATH", help="data set: a folder with images/ and masks/")
+    add("--out", metavar="DIR", help="run folder (default: runs/SPACE)")
+    add("--address", metavar="ADDR",
+        help="Ray cluster to use (default: RAY_ADDRESS, else a private Ray on this machine)")
+    add("--seeds", type=int, metavar="N", help="repeat every trial with N seeds")
+    add("--gpus", metavar="SPEC", help="GPUs, such as 2 or 4xV100-32 (default: those there are)")
+    add("--wandb", choices=["online", "offline", "off"],
+        help="default: online when an API key is configured, else offline")
+    add("--set", action="append", default=[], metavar="key=value", dest="changes",
+        help="change a setting of the trials or the sweep; may be given many times")
+    add("--plan", action="store_true", help="print the trials, check everything, start nothing")
+    add("--resume", action="store_true", help="go on with an unfinished run; retry failed trials")
+    return parser  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What ``--gpus`` says."""
+
+    count: int
+    name: str = ""
+    memory_gb: float | None = None
+
+
+def parse_gpus(text: str) -> Gpus:
+    """Read ``2``, ``4xV100`` or ``4xV100-32``.
+
+    Raises
+    ------
+    RequestError
+        For anything else.
+    """
+    match = re.fullmatch(r"(\d+)(?:x([A-Za-z][A-Za-z0-9]*)(?:-(\d+(?:\.\d+)?))?)?", text)
+    if not match:
+        raise RequestError(f"--gpus {text}: write a number or COUNTxNAME-GB, such as 4xV100-32")
+    count, name, memory = match.groups()
+    return Gpus(int(count), name or "", float(memory) if memory else None)
+
+
+@contextmanager
+def _dataset_root(request: Request, data: str | None, out: Path, keep: bool) -> Iterator[Path]:
+    """Give the folder of the data; generate the built-in ones where a space brings them."""
+    if data is not None:
+        yield Path(data).absolute()
+        return
+    builtin = request.space.builtin_data
+    if builtin is None:
+        raise RequestError(
+            f"search space {request.space_name} needs your images: --data FOLDER (with images/ "
+            "and masks/; see the README)"
+        )
+    from trainables.synthetic import generate
+
+    options = builtin.model_dump()
+    if keep or (out / "data").exists():
+        yield generate(out / "data", **options) if not (out / "data").exists() else out / "data"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield generate(Path(folder) / "data", **options)
+
+
+def _check_names(plan: Plan) -> None:
+    for name in dict.fromkeys(config.encoder for config in plan.request.configs):
+        try:
+            check_encoder(name)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+
+def _print_plan(console: Console, plan: Plan, request: Request, gpus: Gpus | None) -> None:
+    settings = request.settings
+    gpu = settings.gpus_per_trial
+    if gpu is None:
+        gpu = 1.0 if gpus and gpus.count else 0.0
+    share = f"{settings.cpus_per_trial:g} CPU" + (f", {gpu:g} GPU" if gpu else "")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("trial_id", "loss", "batch", "crop", "epochs", "resources"):
+        table.add_column(name, no_wrap=True)
+    for trial in plan.trials:
+        c = trial.config
+        table.add_row(
+            trial.trial_id, c.loss, str(c.batch_size), str(c.crop_size), str(c.epochs), share
+        )
+    if plan.drawn:
+        drawn = ", ".join(request.space.dimensions)
+        console.print(f"{settings.samples} trials, drawn by {settings.search} over {drawn}; {share}")
+    else:
+        console.print(table)
+        console.print(f"{len(plan.trials)} trials")
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """Hold the run folder for this process; released by the system when it dies."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            who = handle.read().strip() or "another process"
+            raise RequestError(f"--out {out}: a sweep is running there ({who})") from error
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        handle.flush()
+        yield
+
+
+def _say_result(console: Console, out: Path, rows: Sequence[dict[str, Any]]) -> int:
+    """Print ranking and whereabouts; return the exit code."""
+    print_leaderboard(console, rows)
+    rho = paper_correlation(rows)
+    if rho is not None:
+        console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
+    console.print(f"everything lies in {out}", soft_wrap=True)
+    console.print("  leaderboard.csv  candidates.csv  history.csv  checkpoints/  sweep.log")
+    failed = sum(row["status"] == "failed" for row in rows)
+    if failed:
+        console.print(f"{failed} of {len(rows)} trials failed; --resume tries them again")
+    return FAILED if failed else DONE
+
+
+def _todo(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple[list[str], int]:
+    """Return the trials to run, and how many a search may still draw."""
+    records = Ledger(out).read()
+    final = {i for i, r in records.items() if r["status"] in FINAL}
+    if retry:
+        final -= {i for i, r in records.items() if r["status"] == "failed"}
+    todo = [i for i in planned(recorded, records) if i not in final]
+    if not plan.drawn:
+        return todo, 0
+    return todo, max(0, plan.request.settings.samples - len(records))
+
+
+def sweep(arguments: argparse.Namespace, command: str) -> int:
+    """Do what the command line asks for.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    RequestError, trainables.data.DataError
+        When the request is wrong.
+    """
+    console = Console(highlight=False)
+    gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
+    name, space = load_space(arguments.space)
+    request = make_request(name, space, arguments.changes, arguments.seeds)
+    if "://" in (arguments.out or ""):
+        raise RequestError(f"--out {arguments.out}: name a folder; addresses are not supported yet")
+    out = Path(arguments.out or Path("runs") / name).absolute()
+    recorded = read_plan(out)
+    if recorded is None and arguments.resume and not arguments.plan:
+        raise RequestError(f"--resume: there is no run in {out}")
+    with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
+        dataset = index_dataset(root, request.data_options)
+        plan = make_plan(request, dataset)
+        if recorded is not None:
+            reason = conflict(plan, recorded)
+            if reason:
+                raise RequestError(
+                    f"{out} holds another run: {reason}; name another folder with --out"
+                )
+            started, _ = _todo(plan, recorded, out, retry=False)
+            wanted = {trial.trial_id for trial in plan.trials}
+            new = wanted - {trial["trial_id"] for trial in recorded["trials"]}
+            todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
+            if not arguments.plan and not new and not todo and not samples:
+                rows = write_tables(out, recorded, Ledger(out).read())
+                console.print("nothing to do: all trials of this run have ended")
+                return _say_result(console, out, rows)
+            if not arguments.plan and started and not arguments.resume:
+                raise RequestError(
+                    f"{out} holds an unfinished run ({len(started)} of {len(recorded['trials'])} "
+                    "trials have not ended); add --resume to go on, or name another --out"
+                )
+        _check_names(plan)
+        dataset = open_dataset(root, request.data_options)
+        for note in dataset.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+        if arguments.plan:
+            _print_plan(console, plan, request, gpus)
+            return DONE
+        with _lock(out):
+            return _start(arguments, command, console, plan, dataset, out, gpus)
+
+
+def _start(
+    arguments: argparse.Namespace,
+    command: str,
+    console: Console,
+    plan: Plan,
+    dataset: DataSet,
+    out: Path,
+    gpus: Gpus | None,
+) -> int:
+    from sweep.screen import quiet_screen
+
+    began = time.monotonic()
+    tracking = TrackingOptions(
+        mode=wandb_mode(arguments.wandb),
+        group=out.name,
+        folder=str(out),
+        project=plan.request.settings.project,
+        entity=plan.request.settings.entity,
+        artifacts=plan.request.settings.artifacts,
+        tensorboard=plan.request.settings.tensorboard,
+    )
+    address = cluster.where(arguments.address)
+    with quiet_screen(out / "sweep.log") as screen:
+        place = f"the cluster at {address}" if address else "a private Ray on this machine"
+        screen.print(f"starting {place} ...")
+        with cluster.ray_session(address, gpus.count if gpus else None) as resources:
+            from sweep import tuner
+
+            at_once = tuner.slots(plan.request.settings, resources)
+            recorded = write_plan(out, plan, dataset, command, read_plan(out))
+            todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
+            title = (
+                f"{out.name}: {len(todo) + samples} trials, {at_once} at a time, "
+                f"W&B {tracking.mode}"
+            )
+            with View(screen, title, at_once) as view:
+                rows = tuner.run(
+                    out, plan, recorded, todo, samples, resources, tracking, view
+                )
+        screen.print()
+    interrupted = any(row["status"] in ("running", "waiting") for row in rows)
+    records = Ledger(out).read()
+    rows = write_tables(out, recorded, records)
+    write_history(out, Ledger(out), [row["trial_id"] for row in rows])
+    code = _say_result(console, out, rows)
+    console.print(f"this took {duration(time.monotonic() - began)}")
+    if interrupted:
+        console.print("interrupted; the same command with --resume goes on")
+        return INTERRUPTED
+    return code
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return sweep(arguments, shlex.join(["python", "-m", "sweep.run", *words]))
+    except (RequestError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume goes on", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
