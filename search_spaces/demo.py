@@ -13,7 +13,7 @@ SPACE = SearchSpace(
         {"architecture": ARCHITECTURES},
         encoder="resnet18",
         crop_size=128,
-        epochs=5,
+        epochs=3,
         batch_size=16,
         learning_rate=2e-3,
         augmentation="light",

@@ -1,13 +1,14 @@
 """The ledger: one small file per trial, the only truth about what has been done.
 
-A trial's file is written whole or not at all: ``running`` by the driver when it starts,
-``done`` by the worker that trained it (so that nothing is lost when the driver dies at that
-moment), ``failed`` and ``stopped`` by whoever finds out.
+A trial's file is written whole or not at all: ``running`` and ``done`` by the worker that
+trains it (so that nothing is lost when the driver dies at that moment), ``failed`` and
+``stopped`` by whoever finds out. ``attempts`` lists when and on which node each attempt began.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -41,12 +42,25 @@ class Ledger:
         }
         write_json(self.folder / f"{trial_id}.json", record)
 
+    def write_start(self, trial_id: str, config: TrialConfig, node: str, **fields: Any) -> None:
+        """Record that an attempt at a trial begins."""
+        before = self.read_one(trial_id) or {}
+        attempts = [*before.get("attempts", []), {"node": node, "started": time.time()}]
+        self.write(trial_id, config, "running", attempts=attempts, **fields)
+
+    def attempts(self, trial_id: str) -> list[dict[str, Any]]:
+        """Return the attempts at a trial so far."""
+        return list((self.read_one(trial_id) or {}).get("attempts", []))
+
     def write_done(self, config: TrialConfig, trial_id: str, result: TrialResult, **f: Any) -> None:
         """Record a finished trial with its figures and history."""
         metrics = {k: v for k, v in vars(result).items() if k not in ("history", "checkpoint")}
         history = [record.to_dict() for record in result.history]
         write_json(self.folder / "history" / f"{trial_id}.json", history)
-        self.write(trial_id, config, "done", metrics=metrics, **f)
+        attempts = self.attempts(trial_id)
+        if attempts:
+            attempts[-1]["ended"] = time.time()
+        self.write(trial_id, config, "done", metrics=metrics, attempts=attempts, **f)
 
     def write_history(self, trial_id: str, history: list[dict[str, Any]]) -> None:
         """Record the epochs of a trial that did not finish."""

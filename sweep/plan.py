@@ -126,7 +126,7 @@ def _first(error: ValidationError) -> str:
     one = error.errors()[0]
     where = ".".join(str(part) for part in one["loc"])
     message = one["msg"].removeprefix("Value error, ")
-    got = "" if one["type"] == "missing" else f", not {one['input']!r}"
+    got = "" if one["type"] in ("missing", "value_error") else f", not {one['input']!r}"
     return f"{where}: {message}{got}" if where else message
 
 

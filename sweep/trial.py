@@ -40,14 +40,19 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     Errors of the trial's own making end it as failed and leave the worker alive for the next
     trial; errors of the machine are raised, so that Tune tries again.
     """
+    import ray
     from ray import tune
 
     config = config_of(tune_config, runtime)
     trial_id = config.trial_id(runtime["fingerprint"])
     out = Path(runtime["out"])
     ledger = Ledger(out)
+    if (ledger.read_one(trial_id) or {}).get("status") == "done":
+        return  # an attempt that was lost after it had recorded its result
     tracking = TrackingOptions(**runtime["tracking"])
     tracker = Tracker(tracking, trial_id, {**config.model_dump(mode="json"), "trial_id": trial_id})
+    node = ray.get_runtime_context().get_node_id()
+    ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id)
     best = 0.0
 
     def on_epoch(record: EpochRecord) -> None:
@@ -85,6 +90,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
             trial_id, config, "failed",
             error=reason_of(error),
             traceback=traceback.format_exc(),
+            attempts=ledger.attempts(trial_id),
             wandb_id=tracker.wandb_id,
         )  # fmt: skip
     finally:

@@ -85,16 +85,11 @@ class Recorder(Callback):
         self.records[state.trial_id] = record
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Mark a trial as running, with the attempt it is at."""
-        config, state = self._of(trial)
-        recorded = self.ledger.read_one(state.trial_id)
-        if recorded is not None and recorded["status"] == "done":
-            return  # the result was already there and its worker was lost
-        attempts = int((recorded or {}).get("attempts", 0)) + 1
+        """Mark a trial as running; its worker records that in the ledger."""
+        _, state = self._of(trial)
         rows = self.ledger.read_history(state.trial_id)
         self.history.setdefault(state.trial_id, {row["epoch"]: row for row in rows})
         state.status = "running"
-        self._record(state, config, "running", attempts=attempts, wandb_id=self._wandb(state))
 
     def _wandb(self, state: TrialState) -> str:
         return "" if self.runtime["tracking"]["mode"] == "off" else state.trial_id
@@ -120,7 +115,12 @@ class Recorder(Callback):
         if record is None or record["status"] == "running":
             self._keep_history(state.trial_id)
             metrics = self._so_far(state.trial_id)
-            self._record(state, config, "stopped", metrics=metrics, wandb_id=self._wandb(state))
+            self._record(
+                state, config, "stopped",
+                metrics=metrics,
+                attempts=self.ledger.attempts(state.trial_id),
+                wandb_id=self._wandb(state),
+            )  # fmt: skip
         else:
             self.records[state.trial_id] = record
         self._settle(state)
@@ -130,10 +130,10 @@ class Recorder(Callback):
         config, state = self._of(trial)
         error = _root_cause(trial)
         self._keep_history(state.trial_id)
-        attempts = self.records.get(state.trial_id, {}).get("attempts", 1)
+        attempts = self.ledger.attempts(state.trial_id)
         self._record(
             state, config, "failed",
-            error=f"{error} (after {attempts} attempts)",
+            error=f"{error} (after {len(attempts)} attempts)",
             metrics=self._so_far(state.trial_id),
             attempts=attempts,
             wandb_id=self._wandb(state),
@@ -158,6 +158,9 @@ class Recorder(Callback):
         for trial_id, state in self.states.items():
             if state.status == "running":
                 self._keep_history(trial_id)
+                record = self.ledger.read_one(trial_id)
+                if record is not None:
+                    self.records[trial_id] = record
         rows = write_tables(self.out, self.plan, self.records)
         write_history(self.out, self.ledger, [row["trial_id"] for row in rows])
         return rows

@@ -1,1 +1,1 @@
-"""One trial: data, labels, networks, training, checkpoints. Imports no torch, no ray and no wandb."""
+"""One trial: data, labels, networks, training, checkpoints. Imports no torch, ray or wandb."""

@@ -10,7 +10,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from trainables.config import STARDIST, architecture_name
+from trainables.config import SMALLEST_CROP, STARDIST, architecture_name
 from trainables.encoder_names import TIMM_NAMES, check_encoder
 from trainables.encoders import DILATED
 from trainables.weights import load_into
@@ -100,10 +100,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-SMALLEST_INPUT: dict[str, int] = {
-    # Its attention module halves a map of 1/16 of the input three times.
-    "PAN": 128,
-}
+SMALLEST_INPUT = SMALLEST_CROP
 """Smallest height and width of the input in pixels, where it is not `input_divisor`."""
 
 

@@ -37,6 +37,9 @@ PAPER_ENCODERS: tuple[str, ...] = (
 )
 """The paper's five encoders."""
 
+SMALLEST_CROP = {"PAN": 128}
+"""Sides, in pixels, below which an architecture cannot work (PAN pools its 1/16 maps thrice)."""
+
 STARDIST = "StarDist"
 """Architecture name of stardist's own model, which has no encoder to choose."""
 
@@ -146,6 +149,11 @@ class TrialConfig(_Frozen):
     def _consistent(self) -> TrialConfig:
         if self.architecture == STARDIST and self.task != "stardist":
             raise ValueError(f"architecture {STARDIST} needs task 'stardist', not {self.task!r}")
+        smallest = SMALLEST_CROP.get(self.architecture, 0)
+        if self.crop_size < smallest:
+            raise ValueError(
+                f"{self.architecture} needs a crop_size of at least {smallest}, not {self.crop_size}"
+            )
         return self
 
     @property

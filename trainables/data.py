@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -353,7 +354,7 @@ def _sequence_note(pixels: Mapping[str, _Pixels]) -> list[str]:
     ordered = list(pixels.values())
     correlations = [
         float(np.mean(a.thumbnail * b.thumbnail))
-        for a, b in zip(ordered, ordered[1:])
+        for a, b in itertools.pairwise(ordered)
         if a.thumbnail.shape == b.thumbnail.shape
     ]
     if len(correlations) < 2 or np.median(correlations) <= 0.8:

@@ -16,6 +16,8 @@ from trainables.data import normalize
 
 STRIDE = 32
 """Networks take sides that are multiples of this."""
+SMALLEST = 128
+"""Smaller images are padded to this side, which every network can take."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 def pad_to_stride(image: torch.Tensor, stride: int = STRIDE) -> tuple[torch.Tensor, slice, slice]:
-    """Mirror an image's borders so that both sides become multiples of `stride`.
+    """Mirror an image's borders so that both sides become multiples of `stride`, and no side
+    is shorter than `SMALLEST`.
 
     Parameters
     ----------
@@ -72,7 +75,8 @@ def pad_to_stride(image: torch.Tensor, stride: int = STRIDE) -> tuple[torch.Tens
         Where the image lies in it.
     """
     height, width = image.shape[-2:]
-    extra_y, extra_x = (-height) % stride, (-width) % stride
+    extra_y = max((-height) % stride, SMALLEST - height)
+    extra_x = max((-width) % stride, SMALLEST - width)
     top, left = extra_y // 2, extra_x // 2
     padding = (left, extra_x - left, top, extra_y - top)
     # mirroring needs a side longer than the padding; tiny images repeat their border instead

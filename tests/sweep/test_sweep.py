@@ -1,0 +1,332 @@
+"""The real command line on small data: run, repeat, extend, kill, resume, share, spread."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from skimage.draw import disk
+
+QUICK = ("--set", "crop_size=64", "--set", "batch_size=4", "--set", "encoder=mobilenet_v2")
+TINY_TUNE = ("--wandb", "off")
+
+
+def make_data(root: Path, images: int = 5, size: int = 96) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(images):
+        labels = np.zeros((size, size), np.uint16)
+        for label, center in enumerate([(20, 20), (20, 60), (60, 30), (65, 70)], 1):
+            labels[disk(np.add(center, rng.integers(-5, 6, 2)), 10, shape=labels.shape)] = label
+        image = rng.normal(1000, 30, labels.shape) + 300 * (labels > 0)
+        tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
+        tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "discs")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    drop = ("RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE")
+    return {**{k: v for k, v in os.environ.items() if k not in drop}, **extra}
+
+
+def start(*words: object, cwd: Path, **extra: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweep.run", *map(str, words)],
+        cwd=cwd, env=environment(**extra), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(*words: object, cwd: Path, **extra: str) -> tuple[int, str, str]:
+    process = start(*words, cwd=cwd, **extra)
+    out, err = process.communicate(timeout=500)
+    return process.returncode, out, err
+
+
+def rows(out: Path, name: str = "leaderboard.csv") -> list[dict[str, str]]:
+    with open(out / name, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((out / "ledger").glob("*.json"))]
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, str]:
+    """One run with a trial that fails: an encoder that does not exist."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    code, text, err = run(
+        "demo", "--data", data, "--out", out, "--set", "architecture=Unet,FPN",
+        "--set", "crop_size=64", "--set", "batch_size=4", "--set", "epochs=2",
+        "--set", "encoder=mobilenet_v2,tu-no_such_network", "--wandb", "offline",
+        "--set", "tensorboard=true",
+        cwd=out.parent,
+    )  # fmt: skip
+    return out, code, text, err
+
+
+def test_failed_trials_do_not_end_the_sweep(finished) -> None:
+    out, code, text, err = finished
+    assert code == 1, text + err
+    table = rows(out)
+    assert [row["status"] for row in table] == ["done", "done", "failed", "failed"]
+    for row in table[2:]:
+        assert "no_such_network" in row["error"]
+        assert row["trial_id"] in text
+    assert err == ""
+
+
+def test_tables_of_a_run(finished) -> None:
+    out, *_ = finished
+    done = [row for row in rows(out) if row["status"] == "done"]
+    ious = [float(row["val_dataset_iou"]) for row in done]
+    assert ious == sorted(ious, reverse=True)
+    for row in done:
+        assert 0 <= float(row["test_dataset_iou"]) <= 1
+        assert (out / row["checkpoint"] / "checkpoint.json").is_file()
+        assert row["epochs"] == "2"
+        assert row["wandb_id"] == row["trial_id"]
+    history = rows(out, "history.csv")
+    assert {(r["trial_id"], r["epoch"]) for r in history} == {
+        (row["trial_id"], epoch) for row in done for epoch in "12"
+    }
+    assert len(rows(out, "candidates.csv")) == 4
+    plan = json.loads((out / "plan.json").read_text())
+    assert len(plan["trials"]) == 4
+    assert set(plan["data"]["split"]) == {"train", "val", "test"}
+
+
+def test_screen_is_quiet(finished) -> None:
+    _, _, text, _ = finished
+    for noise in ("WARNING", "Traceback", "ray::", "wandb:", "GPU available"):
+        assert noise not in text
+
+
+def test_wandb_offline_log_holds_the_numbers(finished) -> None:
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    out, *_ = finished
+    row = next(row for row in rows(out) if row["status"] == "done")
+    (path,) = out.glob(f"wandb/offline-run-*-{row['trial_id']}/*.wandb")
+    store, seen, run_record = DataStore(), [], None
+    store.open_for_scan(str(path))
+    while (content := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        if record.WhichOneof("record_type") == "run":
+            run_record = record.run
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            seen.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    assert run_record is not None
+    assert run_record.run_id == row["trial_id"]
+    assert run_record.run_group == "first"
+    epochs = {line["epoch"]: line for line in seen if "train_loss" in line}
+    for line in rows(out, "history.csv"):
+        if line["trial_id"] == row["trial_id"]:
+            logged = epochs[int(line["epoch"])]
+            for name in ("train_loss", "val_loss", "val_dataset_iou", "val_image_iou"):
+                assert logged[name] == pytest.approx(float(line[name]), rel=1e-6)
+    assert any("overlays" in key for line in seen for key in line)
+    assert list(path.parent.glob("files/media/images/*.png"))
+
+
+def test_tensorboard_log_holds_the_numbers(finished) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, *_ = finished
+    row = next(row for row in rows(out) if row["status"] == "done")
+    events = EventAccumulator(str(out / "tensorboard" / row["trial_id"])).Reload()
+    values = {event.step: event.value for event in events.Scalars("train_loss")}
+    for line in rows(out, "history.csv"):
+        if line["trial_id"] == row["trial_id"]:
+            assert values[int(line["epoch"])] == pytest.approx(float(line["train_loss"]), rel=1e-5)
+
+
+def test_finished_run_answers_at_once_without_torch(finished, data: Path) -> None:
+    out, *_ = finished
+    before = (out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes()
+    words = [
+        "demo", "--data", str(data), "--out", str(out), "--set", "architecture=Unet,FPN",
+        "--set", "crop_size=64", "--set", "batch_size=4", "--set", "epochs=2",
+        "--set", "encoder=mobilenet_v2,tu-no_such_network",
+    ]  # fmt: skip
+    code = (
+        "import sys; from sweep.run import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'ray', 'lightning', 'tensorflow'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=out.parent,
+        env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "nothing to do" in done.stdout
+    assert time.monotonic() - began < 10
+    assert before == ((out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes())
+
+
+def test_other_plans_are_refused(finished, data: Path) -> None:
+    out, *_ = finished
+    code, _, err = run(
+        "demo", "--data", data, "--out", out, "--set", "architecture=Unet", *QUICK,
+        "--set", "epochs=3", cwd=out.parent,
+    )  # fmt: skip
+    assert code == 2
+    assert "another run" in err
+    assert "epochs 2 -> 3" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_extended_grid_runs_only_new_trials(finished, data: Path) -> None:
+    out, *_ = finished
+    before = {r["trial_id"]: r for r in records(out) if r["status"] == "done"}
+    code, text, err = run(
+        "demo", "--data", data, "--out", out, "--set", "architecture=Unet,FPN,Linknet",
+        "--set", "crop_size=64", "--set", "batch_size=4", "--set", "epochs=2",
+        "--set", "encoder=mobilenet_v2,tu-no_such_network", "--wandb", "off",
+        cwd=out.parent,
+    )  # fmt: skip
+    assert code == 1, text + err
+    assert "2 trials" in text
+    after = {r["trial_id"]: r for r in records(out) if r["status"] == "done"}
+    assert len(after) == 3
+    assert all(after[trial_id] == record for trial_id, record in before.items())
+
+
+def wait_for(condition, process: subprocess.Popen[str], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def descendants_of(pid: int) -> set[int]:
+    found, parents = set(), {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+        except (OSError, IndexError):
+            continue
+    queue = [pid]
+    while queue:
+        for child in parents.get(queue.pop(), []):
+            found.add(child)
+            queue.append(child)
+    return found
+
+
+def test_shared_gpu_and_resume_after_sigint_and_kill(data: Path, tmp_path: Path) -> None:
+    request = (
+        "demo", "--data", data, "--set", "architecture=Unet,FPN,Linknet", *QUICK,
+        "--set", "epochs=6", "--set", "checkpoint_seconds=0", "--gpus", "1",
+        "--set", "gpus_per_trial=0.5", "--set", "cpus_per_trial=0.5", "--wandb", "off",
+    )  # fmt: skip
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    code, text, err = run(*request, "--out", calm, cwd=tmp_path)
+    assert code == 0, text + err
+    spans = sorted(
+        (r["attempts"][-1]["started"], r["attempts"][-1]["ended"]) for r in records(calm)
+    )
+    assert len(spans) == 3
+    assert spans[1][0] < spans[0][1], "two trials with half a GPU each must overlap"
+    assert spans[2][0] >= min(spans[0][1], spans[1][1]) - 0.1, "the third must wait"
+
+    def checkpoints() -> int:
+        return len(list(rough.glob("checkpoints/*/resume.json")))
+
+    process = start(*request, "--out", rough, cwd=tmp_path)
+    wait_for(checkpoints, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert "--resume" in out + err
+    assert {row["status"] for row in rows(rough)} & {"running", "waiting"}
+
+    code, _, err = run(*request, "--out", rough, cwd=tmp_path)
+    assert code == 2
+    assert "--resume" in err
+
+    done_before = sum(r["status"] == "done" for r in records(rough))
+    process = start(*request, "--out", rough, "--resume", cwd=tmp_path)
+    wait_for(lambda: sum(r["status"] == "done" for r in records(rough)) > done_before, process)
+    family = descendants_of(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in family) and time.monotonic() < end:
+        time.sleep(0.2)
+
+    code, text, err = run(*request, "--out", rough, "--resume", cwd=tmp_path)
+    assert code == 0, text + err
+    names = (
+        "trial_id", "status", "val_dataset_iou", "val_image_iou", "test_dataset_iou",
+        "test_image_iou", "best_epoch", "epochs",
+    )  # fmt: skip
+    assert [{n: r[n] for n in names} for r in rows(rough)] == [
+        {n: r[n] for n in names} for r in rows(calm)
+    ]
+    losses = [
+        {(r["trial_id"], r["epoch"]): r["train_loss"] for r in rows(o, "history.csv")}
+        for o in (calm, rough)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 18
+
+
+def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1, num_gpus=1)
+        out = tmp_path / "spread"
+        process = start(
+            "demo", "--data", data, "--out", out, "--address", cluster.address,
+            "--set", "architecture=Unet,FPN,Linknet,UnetPlusPlus", *QUICK, "--set", "epochs=8",
+            "--set", "checkpoint_seconds=0", "--wandb", "off",
+            cwd=tmp_path, RAY_AUTH_MODE="disabled",
+        )  # fmt: skip
+
+        def nodes() -> set[str]:
+            return {a["node"] for r in records(out) for a in r["attempts"]}
+
+        def second_has_checkpoint() -> bool:
+            ids = [r["trial_id"] for r in records(out) if r["status"] == "running"
+                   and r["attempts"][-1]["node"] == second.node_id]  # fmt: skip
+            return any((out / "checkpoints" / i / "resume.json").exists() for i in ids)
+
+        wait_for(lambda: len(nodes()) == 2 and second_has_checkpoint(), process)
+        cluster.remove_node(second, allow_graceful=False)
+        text, err = process.communicate(timeout=400)
+        assert process.returncode == 0, text + err
+        assert [row["status"] for row in rows(out)] == ["done"] * 4
+        assert any(len(r["attempts"]) > 1 for r in records(out)), "a trial was moved"
+        moved = [r for r in records(out) if len(r["attempts"]) > 1]
+        assert all(r["attempts"][-1]["node"] != second.node_id for r in moved)
+        assert len(rows(out, "history.csv")) == 4 * 8
+    finally:
+        cluster.shutdown()

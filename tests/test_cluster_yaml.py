@@ -1,0 +1,68 @@
+"""cluster.yaml passes Ray's own checks, without asking the network."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def prepared(config: dict[str, Any]) -> dict[str, Any]:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    result = prepare_config(copy.deepcopy(config))
+    validate_config(result)
+    return result
+
+
+def test_ray_refuses_what_its_schema_does_not_know(config: dict[str, Any]) -> None:
+    import jsonschema
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(prepare_config({**copy.deepcopy(config), "instances": 3}))
+
+
+def test_workers_grow_from_none_and_have_a_gpu(prepared: dict[str, Any]) -> None:
+    worker = prepared["available_node_types"]["gpu_worker"]
+    assert prepared["max_workers"] >= worker["max_workers"] > worker["min_workers"] == 0
+    assert worker["node_config"]["InstanceType"].startswith(("g", "p"))
+    assert prepared["available_node_types"]["head"]["resources"] == {"CPU": 0}
+
+
+def test_every_node_gets_the_pinned_environment(prepared: dict[str, Any]) -> None:
+    assert any("make setup" in command for command in prepared["setup_commands"])
+    makefile = (ROOT / "Makefile").read_text()
+    assert "-c constraints.txt" in makefile
+    assert prepared["file_mounts"] == {"~/segsweep": "."}
+    assert {".venv", "runs", "data"} <= set(prepared["rsync_exclude"])
+
+
+def test_plain_command_uses_the_cluster(prepared: dict[str, Any]) -> None:
+    (line,) = [c for c in prepared["head_setup_commands"] if "RAY_ADDRESS" in c]
+    assert "export RAY_ADDRESS=127.0.0.1:6379" in line
+    (head,) = [c for c in prepared["head_start_ray_commands"] if "ray start" in c]
+    assert "--head --port=6379" in head
+
+
+def test_nothing_but_ssh_is_open(prepared: dict[str, Any], config: dict[str, Any]) -> None:
+    assert "security_group" not in config["provider"], "Ray's own opens SSH only"
+    for kind in prepared["available_node_types"].values():
+        assert not {"SecurityGroupIds", "NetworkInterfaces"} & set(kind["node_config"])
+    for command in prepared["head_start_ray_commands"]:
+        assert "0.0.0.0" not in command
+
+
+def test_shared_storage_is_mounted_on_every_node(config: dict[str, Any]) -> None:
+    assert any("mount -t nfs4" in c and "/shared" in c for c in config["initialization_commands"])
