@@ -57,18 +57,35 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m sweep.run", description=__doc__)
     add = parser.add_argument
-    add("space", nargs="?", default="demo", metavar="SPACE",
-        help="a file in search_spaces/ (demo, paper, ...) or the path of your own (default: demo)")
+    add(
+        "space",
+        nargs="?",
+        default="demo",
+        metavar="SPACE",
+        help="a file in search_spaces/ (demo, paper, ...) or the path of your own (default: demo)",
+    )
     add("--data", metavar="PATH", help="data set: a folder with images/ and masks/")
     add("--out", metavar="DIR", help="run folder (default: runs/SPACE)")
-    add("--address", metavar="ADDR",
-        help="Ray cluster to use (default: RAY_ADDRESS, else a private Ray on this machine)")
+    add(
+        "--address",
+        metavar="ADDR",
+        help="Ray cluster to use (default: RAY_ADDRESS, else a private Ray on this machine)",
+    )
     add("--seeds", type=int, metavar="N", help="repeat every trial with N seeds")
     add("--gpus", metavar="SPEC", help="GPUs, such as 2 or 4xV100-32 (default: those there are)")
-    add("--wandb", choices=["online", "offline", "off"],
-        help="default: online when an API key is configured, else offline")
-    add("--set", action="append", default=[], metavar="key=value", dest="changes",
-        help="change a setting of the trials or the sweep; may be given many times")
+    add(
+        "--wandb",
+        choices=["online", "offline", "off"],
+        help="default: online when an API key is configured, else offline",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        dest="changes",
+        help="change a setting of the trials or the sweep; may be given many times",
+    )
     add("--plan", action="store_true", help="print the trials, check everything, start nothing")
     add("--resume", action="store_true", help="go on with an unfinished run; retry failed trials")
     return parser  # fmt: skip
@@ -120,6 +137,14 @@ def _dataset_root(request: Request, data: str | None, out: Path, keep: bool) -> 
         yield generate(Path(folder) / "data", **options)
 
 
+def _index(root: Path, request: Request) -> DataSet:
+    """List a data set; when that shows it to be wrong, say all that is wrong with it."""
+    try:
+        return index_dataset(root, request.data_options)
+    except DataError:
+        return open_dataset(root, request.data_options)
+
+
 def _check_names(plan: Plan) -> None:
     for name in dict.fromkeys(config.encoder for config in plan.request.configs):
         try:
@@ -144,7 +169,9 @@ def _print_plan(console: Console, plan: Plan, request: Request, gpus: Gpus | Non
         )
     if plan.drawn:
         drawn = ", ".join(request.space.dimensions)
-        console.print(f"{settings.samples} trials, drawn by {settings.search} over {drawn}; {share}")
+        console.print(
+            f"{settings.samples} trials, drawn by {settings.search} over {drawn}; {share}"
+        )
     else:
         console.print(table)
         console.print(f"{len(plan.trials)} trials")
@@ -217,7 +244,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(f"--resume: there is no run in {out}")
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
-        dataset = index_dataset(root, request.data_options)
+        dataset = _index(root, request)
         plan = make_plan(request, dataset)
         if recorded is not None:
             reason = conflict(plan, recorded)
@@ -285,9 +312,7 @@ def _start(
                 f"W&B {tracking.mode}"
             )
             with View(screen, title, at_once) as view:
-                rows = tuner.run(
-                    out, plan, recorded, todo, samples, resources, tracking, view
-                )
+                rows = tuner.run(out, plan, recorded, todo, samples, resources, tracking, view)
         screen.print()
     interrupted = any(row["status"] in ("running", "waiting") for row in rows)
     records = Ledger(out).read()

@@ -101,7 +101,7 @@ class Recorder(Callback):
         if "epoch" not in result:
             return
         _, state = self._of(trial)
-        row = {name: result.get(name) for name in _EPOCH_FIELDS}
+        row: dict[str, Any] = {name: result.get(name) for name in _EPOCH_FIELDS}
         self.history.setdefault(state.trial_id, {})[row["epoch"]] = row
         state.epoch = row["epoch"]
         state.epochs_here += 1
@@ -342,7 +342,9 @@ def run(
             time_attr="epoch",
             metric="score",
             mode="max",
-            max_t=max(c["epochs"] for c in configs.values()) if configs else runtime["base"]["epochs"],  # type: ignore[index]
+            max_t=max(c["epochs"] for c in configs.values())
+            if configs
+            else runtime["base"]["epochs"],  # type: ignore[index]
             grace_period=settings.grace_epochs,
         )
     bundle = {"CPU": settings.cpus_per_trial, **({"GPU": gpu} if gpu else {})}

@@ -152,7 +152,7 @@ class TrialConfig(_Frozen):
         smallest = SMALLEST_CROP.get(self.architecture, 0)
         if self.crop_size < smallest:
             raise ValueError(
-                f"{self.architecture} needs a crop_size of at least {smallest}, not {self.crop_size}"
+                f"{self.architecture} needs crop_size of at least {smallest}, not {self.crop_size}"
             )
         return self
 

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from trainables.config import ARCHITECTURES, RunOptions, TrialConfig, architecture_name
+
+
+def test_unknown_keys_and_changes_are_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        TrialConfig(learningrate=1)  # type: ignore[call-arg]
+    config = TrialConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        RunOptions(threads=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("U-Net++", "UnetPlusPlus"), ("unet", "Unet"), ("MA-Net", "MAnet"),
+     ("deeplabv3+", "DeepLabV3Plus"), ("LinkNet", "Linknet"), ("pan", "PAN"),
+     ("stardist", "StarDist")],
+)  # fmt: skip
+def test_architecture_names(name: str, expected: str) -> None:
+    assert architecture_name(name) == expected
+
+
+def test_unknown_architecture() -> None:
+    with pytest.raises(ValidationError, match="unknown architecture 'SegNet'; known: Unet"):
+        TrialConfig(architecture="SegNet")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"crop_size": 100}, {"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0}, {"loss": "l2"},
+     {"architecture": "PAN", "crop_size": 96}, {"architecture": "StarDist"}, {"seed": -1}],
+)  # fmt: skip
+def test_values_that_cannot_work(bad: dict) -> None:
+    with pytest.raises(ValidationError):
+        TrialConfig(**bad)
+
+
+CHANGES = {
+    "task": "semantic3", "architecture": "FPN", "encoder": "vgg19", "encoder_weights": "pretrained",
+    "seed": 1, "crop_size": 256, "epochs": 7, "batch_size": 4, "learning_rate": 0.5,
+    "weight_decay": 0.5, "lr_schedule": "constant", "loss": "focal", "augmentation": "strong",
+    "validate_every": 2, "early_stopping": 3, "precision": "32", "normalization": {"low": 2},
+}  # fmt: skip
+
+
+def test_every_field_is_part_of_the_trial_id() -> None:
+    assert set(CHANGES) == set(TrialConfig.model_fields)
+    ids = {TrialConfig(**{k: v}).trial_id("f") for k, v in CHANGES.items()}
+    ids |= {TrialConfig().trial_id("f"), TrialConfig().trial_id("g")}
+    assert len(ids) == len(CHANGES) + 2
+
+
+@given(st.sampled_from(ARCHITECTURES), st.floats(1e-6, 1), st.integers(0, 2**31 - 1))
+def test_trial_id_survives_json(architecture: str, rate: float, seed: int) -> None:
+    config = TrialConfig(architecture=architecture, learning_rate=rate, seed=seed)
+    back = TrialConfig.model_validate_json(config.model_dump_json())
+    assert back == config
+    assert back.trial_id("f") == config.trial_id("f")
+    assert len(config.trial_id("f")) < 128

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainables.config import Normalization
+from trainables.data import (
+    DataError,
+    DataOptions,
+    index_dataset,
+    natural_key,
+    normalize,
+    open_dataset,
+)
+from trainables.imagefiles import read_image, read_labels
+
+
+def two_cells(size: int = 40) -> np.ndarray:
+    labels = np.zeros((size, size), np.uint16)
+    labels[5:15, 5:15] = 1
+    labels[20:30, 20:30] = 2
+    return labels
+
+
+def write(root: Path, count: int = 5, *, yaml: str | None = None, prefix: str = "i") -> Path:
+    """Write a data set of independent noise images with two cells each."""
+    rng = np.random.default_rng(7)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        image = rng.integers(100, 4000, (40, 40)).astype(np.uint16)
+        tifffile.imwrite(root / "images" / f"{prefix}{number}.tif", image)
+        tifffile.imwrite(root / "masks" / f"{prefix}{number}.tif", two_cells())
+    if yaml is not None:
+        (root / "dataset.yaml").write_text(yaml)
+    return root
+
+
+def problem(root: Path, **options: object) -> str:
+    with pytest.raises(DataError) as caught:
+        open_dataset(root, DataOptions(**options))  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_a_good_data_set(tmp_path: Path) -> None:
+    dataset = open_dataset(write(tmp_path / "d", yaml="pixel_size_um: 0.5"))
+    assert [len(dataset.split[name]) for name in ("train", "val", "test")] == [3, 1, 1]
+    assert sorted(sum(dataset.split.values(), ())) == [f"i{n}" for n in range(5)]
+    assert dataset.pixel_size_um == 0.5
+    assert dataset.notes == ()
+    image, labels = dataset.load(dataset.items[0], Normalization())
+    assert image.dtype == np.float32
+    assert labels.dtype == np.int32
+    assert set(np.unique(labels)) == {0, 1, 2}
+
+
+def test_split_is_deterministic_and_seeded(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", 12)
+    assert open_dataset(root).split == open_dataset(root).split
+    splits = {tuple(index_dataset(root, DataOptions(split_seed=s)).split["test"]) for s in range(9)}
+    assert len(splits) > 3
+
+
+def test_fingerprint_follows_contents_not_place(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    assert index_dataset(a).fingerprint == index_dataset(b).fingerprint
+    mask = two_cells()
+    mask[0, 0] = 3
+    tifffile.imwrite(b / "masks" / "i0.tif", mask)
+    assert index_dataset(a).fingerprint != index_dataset(b).fingerprint
+    (a / "dataset.yaml").write_text("pixel_size_um: 0.3")
+    assert index_dataset(a).fingerprint != index_dataset(write(tmp_path / "c")).fingerprint
+
+
+def test_orphans(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    (root / "masks" / "i1.tif").unlink()
+    (root / "images" / "i3.tif").unlink()
+    message = problem(root)
+    assert "images/i1.tif: orphan, no mask" in message
+    assert "masks/i3.tif: orphan, no image" in message
+
+
+def test_unequal_shapes(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    tifffile.imwrite(root / "masks" / "i2.tif", two_cells(41))
+    assert "i2: image is 40x40, mask is 41x41" in problem(root)
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_colour(tmp_path: Path, folder: str) -> None:
+    root = write(tmp_path / "d")
+    (root / folder / "i2.tif").unlink()
+    rgb = np.zeros((40, 40, 3), np.uint8)
+    (root / folder / "i2.png").write_bytes(imagecodecs.png_encode(rgb))
+    assert f"{folder}/i2.png: colour" in problem(root)
+
+
+def test_float_and_negative_labels_and_float_images(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    tifffile.imwrite(root / "masks" / "i0.tif", two_cells().astype(np.float32))
+    tifffile.imwrite(root / "masks" / "i1.tif", -two_cells().astype(np.int16))
+    tifffile.imwrite(root / "images" / "i2.tif", two_cells().astype(np.float32))
+    message = problem(root)
+    assert "masks/i0.tif: mask of type float32; label images must be integers" in message
+    assert "masks/i1.tif: mask holds negative labels" in message
+    assert "images/i2.tif: image of type float32; save it as 8 or 16 bit" in message
+
+
+def test_stack_and_damaged_file(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    tifffile.imwrite(root / "images" / "i0.tif", np.zeros((7, 40, 40), np.uint8))
+    (root / "images" / "i1.tif").write_bytes(b"not a picture")
+    content = (root / "masks" / "i2.tif").read_bytes()
+    (root / "masks" / "i2.tif").write_bytes(content[: len(content) // 2])
+    message = problem(root)
+    assert "images/i0.tif: image of shape (7, 40, 40); save one file per plane" in message
+    assert "images/i1.tif: cannot be read" in message
+    assert "masks/i2.tif" in message
+
+
+def test_empty_split(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", yaml="split: {train: [i0, i1, i2, i3], val: [i4], test: []}")
+    assert "split.test is empty" in problem(root)
+
+
+def test_split_without_cells(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", yaml="split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
+    tifffile.imwrite(root / "masks" / "i4.tif", np.zeros((40, 40), np.uint8))
+    assert "split test: no mask holds any cell" in problem(root)
+
+
+def test_group_on_both_sides(tmp_path: Path) -> None:
+    text = "groups: {i0: a, i1: a, i2: b, i3: c}\nsplit: {train: [a], val: [b], test: [a, c]}"
+    message = problem(write(tmp_path / "d", yaml=text))
+    assert "group a is on both sides of the split: train and test" in message
+
+
+def test_duplicates_across_splits(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", yaml="split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
+    (root / "images" / "i4.tif").write_bytes((root / "images" / "i1.tif").read_bytes())
+    assert "same image in more than one split: i1 (train), i4 (test)" in problem(root)
+
+
+def test_duplicates_within_a_split_are_noted(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", yaml="split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
+    (root / "images" / "i2.tif").write_bytes((root / "images" / "i1.tif").read_bytes())
+    assert any("same image more than once" in note for note in open_dataset(root).notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pixelsize: 1", "pixelsize"),
+        ("pixel_size_um: -1", "pixel_size_um"),
+        ("groups: [", "not valid YAML"),
+        ("- a", "must be a mapping"),
+        ("groups: {zz: a}", "names images that are not there: zz"),
+        ("split: {train: [i0], val: [i1], test: [nope]}", "names a group without images: nope"),
+    ],
+)
+def test_bad_metadata(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in problem(write(tmp_path / "d", yaml=text))
+
+
+def test_wrong_suffix_and_stem_twice(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    (root / "images" / "i0.jpg").write_bytes(b"")
+    (root / "images" / "i1.png").write_bytes(imagecodecs.png_encode(two_cells()))
+    message = problem(root)
+    assert "images/i0.jpg: not a TIFF or PNG file" in message
+    assert "same stem as" in message
+
+
+def test_missing_folders(tmp_path: Path) -> None:
+    assert "no such folder" in problem(tmp_path / "nowhere")
+    (tmp_path / "d" / "images").mkdir(parents=True)
+    message = problem(tmp_path / "d")
+    assert "images/: holds no TIFF or PNG file" in message
+    assert "masks/: no such folder" in message
+
+
+def test_single_group_names_the_way_out(tmp_path: Path) -> None:
+    yaml = "groups: {" + ", ".join(f"i{n}: field" for n in range(5)) + "}"
+    root = write(tmp_path / "d", yaml=yaml)
+    message = problem(root)
+    assert "1 group(s) (field)" in message
+    assert "--set split=time_blocks" in message
+    dataset = open_dataset(root, DataOptions(split="time_blocks"))
+    assert dataset.split == {"train": ("i0", "i1", "i2"), "val": ("i3",), "test": ("i4",)}
+
+
+def test_all_problems_in_one_message_without_traceback(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    (root / "masks" / "i1.tif").unlink()
+    tifffile.imwrite(root / "masks" / "i0.tif", two_cells().astype(np.float32))
+    tifffile.imwrite(root / "images" / "i2.tif", np.zeros((41, 40), np.uint8))
+    for command in (["trainables.data", "check", root], ["sweep.run", "demo", "--data", root]):
+        done = subprocess.run(
+            [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        assert "3 problems" in done.stderr
+        for name in ("i0.tif", "i1.tif", "i2"):
+            assert name in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_check_says_what_there_is(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    done = subprocess.run(
+        [sys.executable, "-m", "trainables.data", "check", str(root)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "5 images can be used" in done.stdout
+
+
+def test_binary_masks_become_components(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    mask = ((two_cells() > 0) * 255).astype(np.uint8)
+    tifffile.imwrite(root / "masks" / "i0.tif", mask)
+    labels = read_labels(root / "masks" / "i0.tif")
+    assert labels.was_binary
+    assert set(np.unique(labels.labels)) == {0, 1, 2}
+    assert any("masks are binary" in note and "i0" in note for note in open_dataset(root).notes)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_and_png_read_alike(tmp_path: Path, dtype: type) -> None:
+    image = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (21, 34)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", image, compression="zlib")
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(image))
+    tifffile.imwrite(tmp_path / "b.tif", image, byteorder=">")
+    for name in ("a.tif", "a.png", "b.tif"):
+        back = read_image(tmp_path / name)
+        assert back.dtype == dtype
+        np.testing.assert_array_equal(back, image)
+
+
+def sequence(root: Path, correlated: bool) -> Path:
+    rng = np.random.default_rng(3)
+    write(root, 6)
+    base = rng.normal(0, 1, (40, 40))
+    for number in range(6):
+        own = rng.normal(0, 0.2 if correlated else 1.0, (40, 40))
+        image = 1000 + 100 * (own + (base if correlated else 0))
+        tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
+    return root
+
+
+def test_consecutive_frames_are_warned_of(tmp_path: Path) -> None:
+    notes = open_dataset(sequence(tmp_path / "a", True)).notes
+    assert any("consecutive frames" in n and "--set split=time_blocks" in n for n in notes)
+    assert open_dataset(sequence(tmp_path / "b", False)).notes == ()
+    blocks = open_dataset(tmp_path / "a", DataOptions(split="time_blocks"))
+    assert blocks.notes == ()
+
+
+@pytest.mark.realdata
+def test_real_time_lapse_is_warned_of_and_fields_are_not(real_data: Path) -> None:
+    notes = open_dataset(real_data / "yeastvision_phase").notes
+    assert any("single group" in n and "--set split=time_blocks" in n for n in notes)
+    for name in ("usiigaci_phase", "dsb2018_fluo_nuclei"):
+        assert open_dataset(real_data / name).notes == ()
+
+
+@given(gain=st.integers(1, 12), offset=st.integers(0, 2000), seed=st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_normalization_ignores_gain_and_offset(gain: int, offset: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 4000, (20, 30))
+    changed = (image * gain + offset).astype(np.uint16)
+    ours = normalize(image.astype(np.uint16), Normalization())
+    np.testing.assert_allclose(normalize(changed, Normalization()), ours, atol=2e-5)
+    assert ours.dtype == np.float32
+    assert ours.min() >= -0.5
+    assert ours.max() <= 1.5
+
+
+def test_normalization_of_flat_and_sparse_images() -> None:
+    assert not normalize(np.full((9, 9), 77, np.uint8), Normalization()).any()
+    sparse = np.zeros((100, 100), np.uint8)
+    sparse[0, 0] = 200  # less than both percentiles leave: the range counts
+    assert normalize(sparse, Normalization()).max() == 1
+
+
+def test_natural_order() -> None:
+    assert sorted(["t10", "t2", "t1"], key=natural_key) == ["t1", "t2", "t10"]

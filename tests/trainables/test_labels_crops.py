@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import label
+
+from trainables.augmentation import STRENGTHS, Augmenter
+from trainables.crops import CropDataset, EpochBatches, crop_corners
+from trainables.labels import foreground, semantic2_target, touching_gap
+from trainables.losses import LOSSES, build_loss
+
+
+def test_gap_is_one_pixel_wide() -> None:
+    row = np.array([[0, 1, 1, 2, 2, 0, 3, 3]])
+    np.testing.assert_array_equal(semantic2_target(row), [[0, 1, 0, 1, 1, 0, 1, 1]])
+
+
+def test_gap_separates_diagonal_neighbours() -> None:
+    np.testing.assert_array_equal(
+        touching_gap(np.array([[1, 0], [0, 2]])), [[True, False], [False, False]]
+    )
+
+
+@given(arrays(np.int32, (9, 11), elements=st.integers(0, 3)))
+@settings(max_examples=60, deadline=None)
+def test_after_the_gap_no_two_cells_touch(labels: np.ndarray) -> None:
+    kept = np.where(semantic2_target(labels) > 0, labels, 0)
+    assert not touching_gap(kept).any()
+    assert not (kept.astype(bool) & ~foreground(labels)).any()
+
+
+def test_touching_discs_become_two_components() -> None:
+    y, x = np.mgrid[:40, :60]
+    labels = np.where((y - 20) ** 2 + (x - 18) ** 2 <= 144, 1, 0)
+    labels[((y - 20) ** 2 + (x - 41) ** 2 <= 144) & (labels == 0)] = 2
+    assert label(labels > 0, np.ones((3, 3)))[1] == 1
+    assert label(semantic2_target(labels) > 0, np.ones((3, 3)))[1] == 2
+
+
+@given(st.integers(0, 999), st.integers(40, 90), st.integers(40, 90))
+@settings(max_examples=40, deadline=None)
+def test_every_cell_is_whole_in_some_crop(seed: int, height: int, width: int) -> None:
+    rng, size = np.random.default_rng(seed), 32
+    labels = np.zeros((height, width), np.int32)
+    for number in range(1, 8):
+        y, x = rng.integers(0, height - 10), rng.integers(0, width - 10)
+        labels[y : y + rng.integers(2, 30), x : x + rng.integers(2, 30)] = number
+    covered = np.zeros(labels.shape, bool)
+    whole = set()
+    for y, x in crop_corners(labels, size):
+        assert 0 <= y <= height - size
+        assert 0 <= x <= width - size
+        covered[y : y + size, x : x + size] = True
+        inside = np.zeros(labels.shape, bool)
+        inside[y : y + size, x : x + size] = True
+        whole |= set(np.unique(labels[inside])) - set(np.unique(labels[~inside]))
+    assert covered.all()
+    for number in set(np.unique(labels)) - {0}:
+        rows, columns = np.nonzero(labels == number)
+        if np.ptp(rows) < size and np.ptp(columns) < size:
+            assert number in whole
+
+
+def crops(count: int = 1, strength: str = "light", seed: int = 0) -> CropDataset:
+    rng = np.random.default_rng(0)
+    pairs = [
+        (rng.random((70, 100)).astype(np.float32), rng.integers(0, 5, (70, 100)).astype(np.int32))
+        for _ in range(count)
+    ]
+    return CropDataset(pairs, 32, semantic2_target, strength, seed)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 16])
+def test_an_epoch_uses_every_crop_once_and_no_batch_is_single(batch_size: int) -> None:
+    dataset = crops()
+    batches = list(EpochBatches(dataset, batch_size, 0))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(dataset)))
+    assert min(map(len, batches)) >= 2
+    assert max(map(len, batches)) <= max(3, batch_size)
+
+
+def test_a_single_crop_makes_a_batch_of_two() -> None:
+    rng = np.random.default_rng(0)
+    pair = (rng.random((20, 25)).astype(np.float32), np.ones((20, 25), np.int32))
+    dataset = CropDataset([pair], 32, semantic2_target, "none", 0)
+    assert list(EpochBatches(dataset, 4, 0)) == [[0, 0]]
+    assert dataset[0][0].shape == (1, 32, 32)
+
+
+def epoch(dataset: CropDataset, seed: int, number: int) -> torch.Tensor:
+    batches = EpochBatches(dataset, 4, seed)
+    batches.set_epoch(number)
+    return torch.cat([dataset[i][0] for batch in batches for i in batch])
+
+
+def test_order_and_augmentation_depend_on_seed_and_epoch_only() -> None:
+    first = epoch(crops(strength="strong"), 0, 3)
+    other = crops(strength="strong")
+    epoch(other, 0, 1)
+    assert torch.equal(epoch(other, 0, 3), first)
+    assert not torch.equal(epoch(other, 0, 4), first)
+    assert not torch.equal(epoch(crops(strength="strong", seed=1), 1, 3), first)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_augmentation_keeps_labels_and_range(strength: str) -> None:
+    augment = Augmenter(strength)
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.choice([0, 7, 70_000], (4, 4)), np.ones((8, 8))).astype(np.int32)
+    image = rng.uniform(-0.5, 1.5, (32, 32)).astype(np.float32)
+    augment.reseed(5)
+    moved, cells = augment(image, labels)
+    augment.reseed(5)
+    again, _ = augment(image, labels)
+    np.testing.assert_array_equal(moved, again)
+    assert set(np.unique(cells)) <= {0, 7, 70_000}
+    assert moved.dtype == np.float32
+    assert moved.shape == cells.shape == (32, 32)
+    assert moved.min() >= -0.5 - 1e-6
+    assert moved.max() <= 1.5 + 1e-6
+
+
+def test_flips_and_turns_move_image_and_labels_together() -> None:
+    augment = Augmenter("light")
+    labels = np.arange(64, dtype=np.int32).reshape(8, 8)
+    augment.reseed(0)
+    seen = set()
+    for _ in range(100):
+        image, cells = augment(labels.astype(np.float32) / 64, labels)
+        np.testing.assert_allclose(image * 64, cells, atol=1e-4)
+        seen.add(cells.tobytes())
+    assert len(seen) == 8
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown augmentation 'wild'; known: none"):
+        Augmenter("wild")
+    with pytest.raises(ValueError, match="unknown loss 'l2'; known: dice"):
+        build_loss("l2")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("classes", [1, 3])
+def test_losses_prefer_the_truth(name: str, classes: int) -> None:
+    loss = build_loss(name, classes=classes)
+    if classes == 1:
+        target = torch.tensor([[0.0, 1.0], [1.0, 1.0]])[None, None]
+        logits = 20 * (target - 0.5)
+    else:
+        target = torch.tensor([[0, 1], [2, 1]])[None]
+        logits = 20 * torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2).float() - 10
+    assert float(loss(logits, target)) < 0.05
+    assert float(loss(-logits, target)) > float(loss(logits, target)) + 0.2
+
+
+def test_dice_by_hand() -> None:
+    target = torch.tensor([[1.0, 0.0], [0.0, 0.0]])[None, None]
+    logits = torch.tensor([[0.0, 0.0], [-50.0, -50.0]])[None, None]
+    # probabilities .5 .5 0 0: 1 - 2 * .5 / (1 + 1) = .5
+    assert float(build_loss("dice")(logits, target)) == pytest.approx(0.5, abs=1e-6)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from skimage.draw import disk
+
+from trainables import checkpoint
+from trainables.checkpoint import CheckpointError
+from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
+from trainables.data import DataSet, open_dataset
+from trainables.imagefiles import read_image
+from trainables.metrics import iou_from_counts, overlap_counts
+from trainables.module import learning_rate_factor
+from trainables.predict import pad_to_stride
+from trainables.train import TrainingError, train
+
+OFTEN = RunOptions(checkpoint_seconds=0)
+
+
+def config(**changes: object) -> TrialConfig:
+    fixed = {"encoder": "mobilenet_v2", "crop_size": 64, "batch_size": 4, "epochs": 3}
+    return TrialConfig(**{**fixed, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    root, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    for number in range(5):
+        labels = np.zeros((90, 100), np.uint16)
+        for label, center in enumerate([(20, 20), (20, 60), (60, 30), (65, 70)], 1):
+            labels[disk(np.add(center, rng.integers(-5, 6, 2)), 10, shape=labels.shape)] = label
+        image = rng.normal(1000, 30, labels.shape) + 300 * (labels > 0)
+        tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
+        tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
+    return open_dataset(root)
+
+
+@pytest.fixture(scope="module")
+def calm(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> TrialResult:
+    return train(config(), dataset, tmp_path_factory.mktemp("calm"))
+
+
+def figures(result: TrialResult) -> list[tuple]:
+    epochs = [(r.epoch, r.train_loss, r.val_loss, r.val_dataset_iou) for r in result.history]
+    return [*epochs, (result.best_epoch, result.test_dataset_iou, result.test_image_iou)]
+
+
+def interrupted(cfg: TrialConfig, dataset: DataSet, folder: Path, epoch: int) -> TrialResult:
+    class Cut(Exception):
+        pass
+
+    def cut(record: EpochRecord) -> None:
+        if record.epoch == epoch:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train(cfg, dataset, folder, options=OFTEN, on_epoch=cut)
+    assert (folder / "resume.json").is_file()
+    seen: list[int] = []
+    result = train(cfg, dataset, folder, options=OFTEN, on_epoch=lambda r: seen.append(r.epoch))
+    assert seen == list(range(epoch + 1, cfg.epochs + 1))
+    return result
+
+
+def test_interrupted_equals_undisturbed(calm: TrialResult, dataset: DataSet, tmp_path) -> None:
+    result = interrupted(config(), dataset, tmp_path / "t", 1)
+    assert figures(result) == figures(calm)
+    left = {path.name for path in (tmp_path / "t").iterdir()}
+    assert left == {"weights.pt", "checkpoint.json", "result.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["FPN", "DeepLabV3", "Linknet"])
+def test_networks_with_dropout_resume_exactly(architecture, dataset: DataSet, tmp_path) -> None:
+    cfg = config(architecture=architecture, augmentation="strong")
+    undisturbed = train(cfg, dataset, tmp_path / "calm")
+    assert figures(interrupted(cfg, dataset, tmp_path / "t", 2)) == figures(undisturbed)
+
+
+def test_a_finished_trial_answers_at_once(calm: TrialResult, dataset: DataSet) -> None:
+    def never(record: EpochRecord) -> None:
+        raise AssertionError
+
+    again = train(config(), dataset, Path(calm.checkpoint), on_epoch=never)
+    assert again == calm
+
+
+def test_result_and_pictures(dataset: DataSet, tmp_path: Path) -> None:
+    pictures: list = []
+    result = train(
+        config(epochs=2, validate_every=5), dataset, tmp_path / "t", on_overlays=pictures.extend
+    )
+    assert [r.val_dataset_iou is None for r in result.history] == [True, False]
+    assert result.best_epoch == result.epochs == 2
+    assert 6 < result.parameters_m < 7
+    assert result.peak_memory_mb > 50
+    ((caption, picture),) = pictures
+    assert "truth" in caption
+    assert picture.dtype == np.uint8
+    assert picture.shape == (90, 100, 3)
+
+
+def test_early_stopping(dataset: DataSet, tmp_path: Path) -> None:
+    # with a vanishing learning rate and frozen statistics nothing improves for long
+    cfg = config(epochs=12, early_stopping=1, learning_rate=1e-12)
+    result = train(cfg, dataset, tmp_path / "t")
+    after = [r for r in result.history if r.epoch > result.best_epoch]
+    assert len(result.history) == 12 or len(after) == 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial(dataset: DataSet, tmp_path, monkeypatch) -> None:
+    def broken(self, batch, index):
+        loss = self.network(self.scaling(batch[0])).mean() * float("nan")
+        self._losses.append(loss.detach())
+        return loss
+
+    monkeypatch.setattr("trainables.module.SegmentationModule.training_step", broken)
+    with pytest.raises(TrainingError, match=r"loss became nan in epoch 1; try a smaller"):
+        train(config(), dataset, tmp_path / "t")
+
+
+def test_checkpoint_predicts_what_was_measured(calm: TrialResult, dataset: DataSet) -> None:
+    predictor = checkpoint.load(calm.checkpoint)
+    counts = []
+    for item in dataset.subset("test"):
+        labels = tifffile.imread(item.mask)
+        image = read_image(item.image)
+        counts.append(overlap_counts(predictor.foreground(image), labels > 0))
+        # exposure and offset do not matter
+        brighter = predictor.probability(image.astype(np.uint32) * 7 + 5)
+        np.testing.assert_allclose(brighter, predictor.probability(image), atol=2e-2)
+    assert iou_from_counts(counts)[0] == pytest.approx(calm.test_dataset_iou, abs=1e-9)
+    assert predictor.info["data"]["fingerprint"] == dataset.fingerprint
+    assert torch.__version__.startswith(predictor.info["versions"]["torch"])
+    assert predictor.config == config()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (31, 33), (100, 100), (200, 257)])
+def test_padding_keeps_the_image(shape: tuple[int, int]) -> None:
+    x = torch.rand(1, 1, *shape)
+    padded, rows, columns = pad_to_stride(x)
+    assert all(n % 32 == 0 and n >= 128 for n in padded.shape[-2:])
+    assert torch.equal(padded[..., rows, columns], x)
+
+
+def test_learning_rate_schedules() -> None:
+    cosine = learning_rate_factor("cosine", 100)
+    factors = [cosine(step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.2)
+    assert max(factors) == factors[4] == 1
+    assert factors[99] == pytest.approx(0.01, abs=2e-3)
+    assert learning_rate_factor("constant", 100)(50) == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.fixture
+def copy(calm: TrialResult, tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("weights.pt", "checkpoint.json"):
+        (folder / name).write_bytes((Path(calm.checkpoint) / name).read_bytes())
+    return folder
+
+
+def rehash(folder: Path, **changes: object) -> None:
+    import hashlib
+
+    manifest = json.loads((folder / "checkpoint.json").read_text())
+    content = (folder / "weights.pt").read_bytes()
+    manifest["weights"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "checkpoint.json").write_text(json.dumps({**manifest, **changes}))
+
+
+def test_loading_never_executes_what_it_reads(copy: Path) -> None:
+    (copy / "weights.pt").write_bytes(pickle.dumps({"a": Evil()}))
+    rehash(copy)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(copy)
+    torch.save({"a": Evil()}, copy / "weights.pt")
+    rehash(copy)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(copy)
+    assert not Path("executed").exists()
+
+
+def test_damaged_checkpoints_are_refused_in_one_line(copy: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: it has no checkpoint\.json"):
+        checkpoint.load(copy.parent)
+    (copy / "weights.pt").write_bytes((copy / "weights.pt").read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        checkpoint.load(copy)
+    rehash(copy, format=99)
+    with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
+        checkpoint.load(copy)
+    (copy / "checkpoint.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.load(copy / "checkpoint.json")
+    (copy / "weights.pt").unlink()
