@@ -118,7 +118,9 @@ class Tracker:
         self.wandb_id = self._run.id
 
     def _start_tensorboard(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        # not torch.utils.tensorboard: it imports TensorFlow where that is installed, and the
+        # two cannot share a process
+        from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(Path(self.options.folder, "tensorboard", self.trial_id)))
 

@@ -192,7 +192,7 @@ class Recorder(Callback):
 
 def _root_cause(trial: Any) -> str:
     """Return why a trial's last attempt ended, in one line."""
-    error = trial.get_pickled_error() or trial.get_ray_actor_error()
+    error = trial.get_pickled_error() or trial.get_error()
     if error is None:
         return "its worker was lost"
     cause = getattr(error, "cause", None) or error
