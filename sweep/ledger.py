@@ -63,8 +63,11 @@ class Ledger:
         self.write(trial_id, config, "done", metrics=metrics, attempts=attempts, **f)
 
     def write_history(self, trial_id: str, history: list[dict[str, Any]]) -> None:
-        """Record the epochs of a trial that did not finish."""
-        write_json(self.folder / "history" / f"{trial_id}.json", history)
+        """Record the epochs of a trial that has not finished, as the driver heard of them.
+
+        In a file of its own, since the worker may write the whole history at that moment.
+        """
+        write_json(self.folder / "history" / f"{trial_id}.partial.json", history)
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Return all records by trial_id."""
@@ -77,7 +80,10 @@ class Ledger:
 
     def read_history(self, trial_id: str) -> list[dict[str, Any]]:
         """Return one row per epoch of a trial, as far as recorded."""
-        return _read(self.folder / "history" / f"{trial_id}.json") or []
+        folder = self.folder / "history"
+        return (
+            _read(folder / f"{trial_id}.json") or _read(folder / f"{trial_id}.partial.json") or []
+        )
 
 
 def _read(path: Path) -> Any:

@@ -74,12 +74,15 @@ class SegmentationModule(pl.LightningModule):
         self.loss = build_loss(config.loss)
         self._losses: list[torch.Tensor] = []
 
-    def on_train_epoch_start(self) -> None:
-        """Restart what is random inside the network (dropout), so that a resumed trial
-        draws what an undisturbed one would have drawn.
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """At an epoch's first batch, restart what is random inside the network (dropout), so
+        that a resumed trial draws what an undisturbed one would have drawn.
+
+        Lightning leaves out ``on_train_epoch_start`` for the first epoch after a resume.
         """
-        torch.manual_seed(derived_seed(self.config.seed, "network", self.current_epoch))
-        self._losses = []
+        if batch_idx == 0:
+            torch.manual_seed(derived_seed(self.config.seed, "network", self.current_epoch))
+            self._losses = []
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         """Return the loss of one batch: (N, 1, H, W) images and targets."""

@@ -77,8 +77,10 @@ def test_interrupted_equals_undisturbed(calm: TrialResult, dataset: DataSet, tmp
     assert left == {"weights.pt", "checkpoint.json", "result.json"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["FPN", "DeepLabV3", "Linknet"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["FPN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DeepLabV3", "Linknet"))],
+)
 def test_networks_with_dropout_resume_exactly(architecture, dataset: DataSet, tmp_path) -> None:
     cfg = config(architecture=architecture, augmentation="strong")
     undisturbed = train(cfg, dataset, tmp_path / "calm")
