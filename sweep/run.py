@@ -145,8 +145,8 @@ def _index(root: Path, request: Request) -> DataSet:
         return open_dataset(root, request.data_options)
 
 
-def _check_names(plan: Plan) -> None:
-    for name in dict.fromkeys(config.encoder for config in plan.request.configs):
+def _check_names(request: Request) -> None:
+    for name in dict.fromkeys(config.encoder for config in request.configs):
         try:
             check_encoder(name)
         except ValueError as error:
@@ -237,6 +237,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
     name, space = load_space(arguments.space)
     request = make_request(name, space, arguments.changes, arguments.seeds)
+    _check_names(request)
     if "://" in (arguments.out or ""):
         raise RequestError(f"--out {arguments.out}: name a folder; addresses are not supported yet")
     out = Path(arguments.out or Path("runs") / name).absolute()
@@ -265,7 +266,6 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                     f"{out} holds an unfinished run ({len(started)} of {len(recorded['trials'])} "
                     "trials have not ended); add --resume to go on, or name another --out"
                 )
-        _check_names(plan)
         dataset = open_dataset(root, request.data_options)
         for note in dataset.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search_spaces import SearchSpace, grid, override
+from sweep.cluster import Resources
+from sweep.leaderboard import candidates, paper_correlation, rank, trial_row, write_tables
+from sweep.ledger import Ledger
+from sweep.plan import RequestError, Settings, load_space, make_request
+from sweep.run import parse_gpus
+from sweep.tracking import wandb_mode
+from trainables.config import ARCHITECTURES, TrialConfig
+
+SPACE = SearchSpace(trials=grid({"architecture": ["Unet", "FPN"]}, encoder="resnet18"))
+
+
+def request(*changes: str, seeds: int | None = None):
+    return make_request("mine", SPACE, changes, seeds)
+
+
+def test_builtin_spaces() -> None:
+    _, demo = load_space("demo")
+    assert [t.architecture for t in demo.trials] == list(ARCHITECTURES)
+    _, paper = load_space("paper")
+    assert len(set(paper.trials)) == 40
+    assert {t.epochs for t in paper.trials} == {1000}
+    assert {t.loss for t in paper.trials} == {"dice"}
+    assert {t.early_stopping for t in paper.trials} == {None}
+
+
+def test_own_space_by_path(tmp_path: Path) -> None:
+    path = tmp_path / "my.py"
+    path.write_text(
+        "from search_spaces import SearchSpace, grid\n"
+        "SPACE = SearchSpace(trials=grid({'seed': [1, 2]}))"
+    )
+    name, space = load_space(str(path))
+    assert name == "my"
+    assert [t.seed for t in space.trials] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", "must define SPACE"), ("1/0", "ZeroDivisionError"),
+     ("from search_spaces import grid\ngrid(epoch=1)", "epoch: Extra inputs")],
+)  # fmt: skip
+def test_bad_own_space(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "my.py").write_text(text)
+    with pytest.raises(RequestError, match=expected):
+        load_space(str(tmp_path / "my.py"))
+
+
+def test_set_spans_grids_and_seeds_multiply() -> None:
+    configs = request("encoder=vgg19,resnet34", "epochs=7", seeds=3).configs
+    assert len(configs) == 2 * 2 * 3
+    assert {c.epochs for c in configs} == {7}
+    # replacing an axis does not double what becomes equal
+    assert len(request("architecture=PAN").configs) == 1
+
+
+def test_settings_and_data_options() -> None:
+    made = request("scheduler=asha", "gpus_per_trial=0.5", "split=time_blocks")
+    assert made.settings.scheduler == "asha"
+    assert made.settings.gpus_per_trial == 0.5
+    assert made.data_options.split == "time_blocks"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [("epoch=3", "did you mean epochs"), ("epochs=0", "epochs: .*greater than or equal to 1"),
+     ("epochs", "write key=value"), ("architecture=SegNet", "unknown architecture 'SegNet'"),
+     ("scheduler=sha", "'fifo' or 'asha'"), ("epochs=many", "valid integer"),
+     ("zzzzzz=1", "known: task")],
+)  # fmt: skip
+def test_wrong_changes(change: str, expected: str) -> None:
+    with pytest.raises(RequestError, match=expected) as caught:
+        request(change)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nospace"], ["demo", "--set", "epoch=3"], ["demo", "--set", "encoder=resnet81"],
+     ["demo", "--gpus", "two"], ["demo", "--seeds", "0"], ["paper"], ["demo", "--wandb", "loud"],
+     ["demo", "--data", "nowhere"], ["demo", "--resume"], ["demo", "--out", "s3://bucket/x"],
+     ["demo", "--set", "crop_size=64"]],
+)  # fmt: skip
+def test_wrong_requests_get_one_line_and_exit_code_2(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.run", *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.run", "demo", "--out", str(tmp_path)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "not a run (it holds thesis.txt" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_plan_prints_the_trials_and_starts_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.run", "demo", "--plan", "--seeds", "2"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "16 trials" in done.stdout
+    for name in ARCHITECTURES:
+        assert f"semantic2-{name}-resnet18-s1-" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "memory"), [("2", 2, None), ("4xV100-32", 4, 32.0), ("1xA100", 1, None)]
+)
+def test_gpus(text: str, count: int, memory: float | None) -> None:
+    gpus = parse_gpus(text)
+    assert (gpus.count, gpus.memory_gb) == (count, memory)
+
+
+def test_slots() -> None:
+    from sweep.tuner import slots
+
+    two = Resources(cpus=2, gpus=0)
+    assert slots(Settings(), two) == 2
+    assert slots(Settings(cpus_per_trial=2), two) == 1
+    assert slots(Settings(concurrency=1), two) == 1
+    assert slots(Settings(gpus_per_trial=0.5), Resources(8, 1)) == 2
+    assert slots(Settings(gpus_per_trial=0.4), Resources(8, 2)) == 4
+    assert slots(Settings(), Resources(8, 2)) == 2
+    with pytest.raises(RequestError, match="cpus_per_trial=4 is more than the 2 CPUs"):
+        slots(Settings(cpus_per_trial=4), two)
+    with pytest.raises(RequestError, match="gpus_per_trial=1, but there are 0 GPUs"):
+        slots(Settings(gpus_per_trial=1), two)
+
+
+def row(name: str, iou: float | None, seed: int = 0, status: str = "done", **f: object) -> dict:
+    metrics = {"val_dataset_iou": iou, "val_image_iou": iou, "test_dataset_iou": iou,
+               "test_image_iou": iou}  # fmt: skip
+    config = TrialConfig(architecture=name, seed=seed).model_dump(mode="json")
+    return trial_row(f"{name}{seed}", config, {"status": status, "metrics": metrics, **f})
+
+
+def test_rank_by_validation_only_and_failures_last() -> None:
+    rows = [row("Unet", None, status="failed"), row("FPN", 0.5), row("PAN", 0.9), row("MAnet", 0.7)]
+    rows[1]["test_dataset_iou"] = 0.99
+    assert [r["architecture"] for r in rank(rows)] == ["PAN", "MAnet", "FPN", "Unet"]
+
+
+def test_candidates_by_hand() -> None:
+    table = candidates([row("Unet", 0.8, 0), row("Unet", 0.9, 1), row("FPN", 0.5),
+                        row("Unet", None, 2, "failed")])  # fmt: skip
+    assert [c["architecture"] for c in table] == ["Unet", "FPN"]
+    assert table[0]["seeds"] == 2
+    assert table[0]["val_dataset_iou_mean"] == pytest.approx(0.85)
+    assert table[0]["val_dataset_iou_sd"] == pytest.approx(0.0707107, abs=1e-6)
+    assert table[1]["val_dataset_iou_sd"] is None
+
+
+def test_paper_correlation() -> None:
+    order = ["UnetPlusPlus", "MAnet", "Unet", "Linknet", "FPN", "DeepLabV3Plus", "PAN", "DeepLabV3"]
+    rows = [row(name, 0.9 - 0.01 * number) for number, name in enumerate(order)]
+    assert paper_correlation(rows) == pytest.approx(1)
+    assert paper_correlation(rows[1:]) is None
+
+
+def test_ledger_survives_and_tables_follow(tmp_path: Path) -> None:
+    ledger, config = Ledger(tmp_path), TrialConfig()
+    ledger.write_start("a", config, "node1")
+    ledger.write_start("a", config, "node2")
+    record = ledger.read_one("a")
+    assert record is not None
+    assert [a["node"] for a in record["attempts"]] == ["node1", "node2"]
+    ledger.write_history("a", [{"epoch": 1}])
+    assert ledger.read_history("a") == [{"epoch": 1}]
+    assert set(ledger.read()) == {"a"}
+    plan = {"trials": [{"trial_id": i, "config": config.model_dump(mode="json")} for i in "ab"]}
+    rows = write_tables(tmp_path, plan, ledger.read())
+    assert [(r["trial_id"], r["status"]) for r in rows] == [("a", "running"), ("b", "waiting")]
+
+
+def test_wandb_mode(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert wandb_mode(None) == "offline"
+    assert wandb_mode("off") == "off"
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    assert wandb_mode(None) == "online"
+    assert wandb_mode("offline") == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode(None) == "off"
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password k\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert wandb_mode(None) == "online"
+
+
+def test_tracking_never_harms_a_trial(monkeypatch, tmp_path: Path, caplog) -> None:
+    import wandb
+
+    from sweep.tracking import Tracker, TrackingOptions
+    from trainables.config import EpochRecord
+
+    def broken(**_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    tracker = Tracker(TrackingOptions("offline", "g", str(tmp_path)), "t", {"task": "semantic2"})
+    tracker.epoch(EpochRecord(1, 0.5, None, None, None, 1.0))
+    tracker.overlays([])
+    tracker.finish({"a": 1})
+    assert tracker.wandb_id == ""
+    assert "tracking of t is off, could not start: no space left" in caplog.text
+
+
+def test_override_keeps_order() -> None:
+    trials = override(SPACE.trials, {"loss": ["dice", "focal"]})
+    assert [(t.architecture, t.loss) for t in trials] == [
+        ("Unet", "dice"), ("Unet", "focal"), ("FPN", "dice"), ("FPN", "focal")
+    ]  # fmt: skip
+    assert json.loads(json.dumps(SPACE.dimensions))
