@@ -7,7 +7,7 @@ PYTHON ?= python3
 STAMP  := $(VENV)/.installed
 EXTRAS ?= dev,stardist,aws
 
-.PHONY: help setup demo test test-slow lint cluster-up cluster-down clean
+.PHONY: help setup demo test test-slow lint bench cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: lint  ## lint and every test that is neither slow nor gpu
 
 test-slow: $(STAMP)  ## the tests marked slow or gpu
 	@$(PY) -m pytest -q -m "slow or gpu"
+
+bench: $(STAMP)  ## the benchmarks (ratios, not times)
+	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
 
 cluster-up: $(STAMP)  ## start the cluster of cluster.yaml
 	$(VENV)/bin/ray up cluster.yaml -y
