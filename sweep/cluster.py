@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.plan import RequestError
+from sweep.resources import Resources, usable_cpus
 
 PACKAGES = ("sweep", "trainables", "search_spaces")
 """What workers need of this project; uploaded with the job, so that they run this copy."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a cluster has."""
-
-    cpus: float
-    gpus: float
-
-
-def usable_cpus() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _quiet_environment() -> None:
@@ -104,8 +88,3 @@ def where(argument: str | None) -> str | None:
     """Return the address to use: ``--address``, else ``RAY_ADDRESS``, else None."""
     address = argument or os.environ.get("RAY_ADDRESS") or None
     return None if address == "local" else address
-
-
-def python_version() -> str:
-    """Return this interpreter's version, which workers must share."""
-    return ".".join(map(str, sys.version_info[:3]))

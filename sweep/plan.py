@@ -175,6 +175,11 @@ def make_request(
             if key == "normalization":
                 raise RequestError("--set normalization: give it in a search space file")
             trial_changes[key] = [_value(v.strip()) for v in value.split(",")]
+            if key == "encoder_weights":  # trials do not run in this folder
+                trial_changes[key] = [
+                    v if v in ("none", "pretrained") else str(Path(str(v)).expanduser().absolute())
+                    for v in trial_changes[key]
+                ]
         elif key in Settings.model_fields:
             settings[key] = _value(value)
         elif key in DataOptions.model_fields:

@@ -40,6 +40,7 @@ from sweep.plan import (
     read_plan,
     write_plan,
 )
+from sweep.resources import Resources, gpus_per_trial, local_resources, slots
 from sweep.tracking import TrackingOptions, wandb_mode
 from sweep.view import View, duration
 from trainables.data import DataError, DataSet, index_dataset, open_dataset
@@ -153,11 +154,44 @@ def _check_names(request: Request) -> None:
             raise RequestError(str(error)) from error
 
 
-def _print_plan(console: Console, plan: Plan, request: Request, gpus: Gpus | None) -> None:
+def _weights(request: Request) -> list[Any]:
+    """Return what is known of the encoder weights that the trials start from."""
+    pairs = dict.fromkeys((c.encoder, c.encoder_weights) for c in request.configs)
+    if all(weights == "none" for _, weights in pairs):
+        return []
+    from trainables.weights import WeightsError, resolve
+
+    try:
+        return [info for pair in pairs if (info := resolve(*pair)) is not None]
+    except WeightsError as error:
+        raise RequestError(str(error)) from error
+
+
+def _check_weights(request: Request, out: Path) -> None:
+    for info in _weights(request):
+        from trainables.weights import available
+
+        answer = available(info, out / "weights")
+        if not answer:
+            raise RequestError(answer.message)
+
+
+def _fetch_weights(request: Request, out: Path) -> None:
+    """Fetch all weights once, before any trial starts, into a folder that trials share."""
+    for info in _weights(request):
+        from trainables.weights import WeightsError, fetch
+
+        try:
+            fetch(info, out / "weights")
+        except WeightsError as error:
+            raise RequestError(str(error)) from error
+
+
+def _print_plan(
+    console: Console, plan: Plan, request: Request, resources: Resources | None
+) -> None:
     settings = request.settings
-    gpu = settings.gpus_per_trial
-    if gpu is None:
-        gpu = 1.0 if gpus and gpus.count else 0.0
+    gpu = gpus_per_trial(settings, resources or Resources(0, 0))
     share = f"{settings.cpus_per_trial:g} CPU" + (f", {gpu:g} GPU" if gpu else "")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("trial_id", "loss", "batch", "crop", "epochs", "resources"):
@@ -175,6 +209,11 @@ def _print_plan(console: Console, plan: Plan, request: Request, gpus: Gpus | Non
     else:
         console.print(table)
         console.print(f"{len(plan.trials)} trials")
+    if resources is not None:
+        console.print(
+            f"{slots(settings, resources)} at a time on {resources.cpus:g} CPUs and "
+            f"{resources.gpus:g} GPUs of this machine (or as told by --gpus)"
+        )
 
 
 @contextmanager
@@ -233,17 +272,23 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     RequestError, trainables.data.DataError
         When the request is wrong.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
     name, space = load_space(arguments.space)
     request = make_request(name, space, arguments.changes, arguments.seeds)
     _check_names(request)
+    address = cluster.where(arguments.address)
+    resources = None if address else local_resources(gpus.count if gpus else None)
+    if resources is not None:
+        slots(request.settings, resources)  # refuses what can never start
     if "://" in (arguments.out or ""):
         raise RequestError(f"--out {arguments.out}: name a folder; addresses are not supported yet")
     out = Path(arguments.out or Path("runs") / name).absolute()
     recorded = read_plan(out)
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(f"--resume: there is no run in {out}")
+    if recorded is None:
+        _check_weights(request, out)
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
         dataset = _index(root, request)
         plan = make_plan(request, dataset)
@@ -269,10 +314,13 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         dataset = open_dataset(root, request.data_options)
         for note in dataset.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
+        if recorded is not None:
+            _check_weights(request, out)
         if arguments.plan:
-            _print_plan(console, plan, request, gpus)
+            _print_plan(console, plan, request, resources)
             return DONE
         with _lock(out):
+            _fetch_weights(request, out)
             return _start(arguments, command, console, plan, dataset, out, gpus)
 
 
@@ -304,7 +352,7 @@ def _start(
         with cluster.ray_session(address, gpus.count if gpus else None) as resources:
             from sweep import tuner
 
-            at_once = tuner.slots(plan.request.settings, resources)
+            at_once = slots(plan.request.settings, resources)
             recorded = write_plan(out, plan, dataset, command, read_plan(out))
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
             title = (

@@ -11,10 +11,10 @@ from typing import Any
 from ray import tune
 from ray.tune import Callback
 
-from sweep.cluster import Resources
 from sweep.leaderboard import planned, write_history, write_tables
 from sweep.ledger import Ledger
-from sweep.plan import Plan, RequestError, Settings
+from sweep.plan import Plan
+from sweep.resources import Resources, gpus_per_trial, slots
 from sweep.tracking import TrackingOptions
 from sweep.trial import config_of, reason_of, run_trial
 from sweep.view import TrialState, View
@@ -205,43 +205,6 @@ def _root_cause(trial: Any) -> str:
     return text
 
 
-def gpus_per_trial(settings: Settings, resources: Resources) -> float:
-    """Return the share of a GPU that each trial gets."""
-    if settings.gpus_per_trial is not None:
-        return settings.gpus_per_trial
-    return 1.0 if resources.gpus else 0.0
-
-
-def slots(settings: Settings, resources: Resources) -> int:
-    """Return how many trials run at once.
-
-    Raises
-    ------
-    RequestError
-        When not even one trial fits.
-    """
-    gpu = gpus_per_trial(settings, resources)
-    by_cpu = math.floor(resources.cpus / settings.cpus_per_trial + 1e-9)
-    by_gpu = _share(gpu, resources.gpus) if gpu else by_cpu
-    if by_cpu < 1:
-        raise RequestError(
-            f"cpus_per_trial={settings.cpus_per_trial:g} is more than the {resources.cpus:g} CPUs "
-            "there are; lower it with --set cpus_per_trial=..."
-        )
-    if by_gpu < 1:
-        raise RequestError(
-            f"gpus_per_trial={gpu:g}, but there are {resources.gpus:g} GPUs; set gpus_per_trial=0 "
-            "to train on CPUs, or name a cluster with --address"
-        )
-    return min(by_cpu, by_gpu, settings.concurrency or by_cpu)
-
-
-def _share(gpu: float, gpus: float) -> int:
-    if gpu > 1:
-        return math.floor(gpus / gpu + 1e-9)
-    return math.floor(gpus + 1e-9) * math.floor(1 / gpu + 1e-9)
-
-
 def _search(plan: Plan, finished: Sequence[Mapping[str, Any]], waiting: Sequence[Any]) -> Any:
     """Make the Optuna search, told of what is known and what was interrupted."""
     import optuna
@@ -322,6 +285,7 @@ def run(
         "options": {
             "threads": max(1, math.floor(settings.cpus_per_trial)),
             "checkpoint_seconds": settings.checkpoint_seconds,
+            "weights_cache": str(out / "weights"),
         },
     }
     recorder = Recorder(out, recorded, runtime, view)

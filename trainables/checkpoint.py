@@ -53,6 +53,7 @@ def save(
     *,
     data: dict[str, Any],
     metrics: dict[str, Any],
+    encoder_weights: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -68,6 +69,8 @@ def save(
         What the network was trained on: at least the fingerprint.
     metrics : dict
         What it reached, for a reader's information.
+    encoder_weights : dict, optional
+        Which weights the encoder started from: name, source, revision.
     """
     write_with(folder / WEIGHTS, lambda path: torch.save(state, path))
     manifest = {
@@ -76,6 +79,7 @@ def save(
         "input": {"mean": scaling.mean, "std": scaling.std},
         "data": data,
         "metrics": metrics,
+        "encoder_weights": encoder_weights,
         "versions": library_versions(),
         "weights": {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)},
     }

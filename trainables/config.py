@@ -147,6 +147,8 @@ class TrialConfig(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrialConfig:
+        if self.task != "semantic2":
+            raise ValueError(f"task {self.task!r} is not built yet; use semantic2")
         if self.architecture == STARDIST and self.task != "stardist":
             raise ValueError(f"architecture {STARDIST} needs task 'stardist', not {self.task!r}")
         smallest = SMALLEST_CROP.get(self.architecture, 0)
@@ -188,6 +190,8 @@ class RunOptions(_Frozen):
     """Threads for computing, pinned: one per core that the trial was given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes the GPU that is visible, else the CPU."""
+    weights_cache: str | None = None
+    """Folder of fetched encoder weights; None: segsweep's in the user's cache folder."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Least time between two resumable checkpoints; they are written at ends of epochs."""
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import DataLoader
 
 from trainables import checkpoint, memory
@@ -34,6 +35,7 @@ from trainables.predict import (
     resolve_device,
     resolve_precision,
 )
+from trainables.weights import fetch, resolve
 
 RESUME = "resume.json"
 RESULT = "result.json"
@@ -173,9 +175,21 @@ def _finished(folder: Path) -> TrialResult | None:
     return TrialResult(**{**content, "checkpoint": str(folder)}, history=history)
 
 
-def _scaling(config: TrialConfig) -> Scaling:
-    mean, std = config.normalization.mean, config.normalization.std
-    return Scaling(0.5 if mean is None else mean, 0.25 if std is None else std)
+def _start_network(config: TrialConfig, cache: str | None) -> tuple[nn.Module, Scaling, Any]:
+    """Build the network, with encoder weights where configured, and its input scaling."""
+    info = resolve(config.encoder, config.encoder_weights)
+    path, mean, std = None, 0.5, 0.25
+    if info is not None:
+        path = fetch(info, Path(cache) if cache else Path.home() / ".cache" / "segsweep")
+        mean, std = info.grey_mean, info.grey_std
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    network = build_model(
+        config.architecture, config.encoder, in_channels=1, classes=1, encoder_weights=path
+    ).to(memory_format=torch.channels_last)
+    own = config.normalization
+    scaling = Scaling(own.mean if own.mean is not None else mean, own.std or std)
+    record = None if info is None else {k: str(v) for k, v in vars(info).items()}
+    return network, scaling, record
 
 
 def _trainer(config: TrialConfig, device: torch.device, precision: str, folder: Path,
@@ -245,14 +259,12 @@ def train(
     def images(split: str) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
         return [dataset.load(item, config.normalization) for item in dataset.subset(split)]
 
-    torch.manual_seed(derived_seed(config.seed, "weights"))
-    network = build_model(config.architecture, config.encoder, in_channels=1, classes=1)
-    network = network.to(memory_format=torch.channels_last)
+    network, scaling, weights = _start_network(config, options.weights_cache)
     crops = CropDataset(
         images("train"), config.crop_size, semantic2_target, config.augmentation, config.seed
     )
     batches = EpochBatches(crops, config.batch_size, config.seed)
-    module = SegmentationModule(config, network, _scaling(config), config.epochs * len(batches))
+    module = SegmentationModule(config, network, scaling, config.epochs * len(batches))
     validation = images("val")
     epoch_end = _EpochEnd(config, folder, validation, precision, options, on_epoch)
     resume = _resume_state(folder)
@@ -294,6 +306,7 @@ def train(
         module.scaling,
         data={"fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um},
         metrics=metrics,
+        encoder_weights=weights,
     )
     history = [record.to_dict() for record in epoch_end.history]
     write_json(folder / RESULT, {**metrics, "history": history})

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from search_spaces import SearchSpace, grid, override
-from sweep.cluster import Resources
 from sweep.leaderboard import candidates, paper_correlation, rank, trial_row, write_tables
 from sweep.ledger import Ledger
 from sweep.plan import RequestError, Settings, load_space, make_request
+from sweep.resources import Resources, slots
 from sweep.run import parse_gpus
 from sweep.tracking import wandb_mode
 from trainables.config import ARCHITECTURES, TrialConfig
@@ -88,7 +88,9 @@ def test_wrong_changes(change: str, expected: str) -> None:
     [["nospace"], ["demo", "--set", "epoch=3"], ["demo", "--set", "encoder=resnet81"],
      ["demo", "--gpus", "two"], ["demo", "--seeds", "0"], ["paper"], ["demo", "--wandb", "loud"],
      ["demo", "--data", "nowhere"], ["demo", "--resume"], ["demo", "--out", "s3://bucket/x"],
-     ["demo", "--set", "crop_size=64"]],
+     ["demo", "--set", "crop_size=64"], ["demo", "--set", "cpus_per_trial=4096"],
+     ["demo", "--set", "task=semantic3"], ["demo", "--set", "gpus_per_trial=1", "--gpus", "0"],
+     ["demo", "--set", "encoder_weights=/nowhere/weights.pt"]],
 )  # fmt: skip
 def test_wrong_requests_get_one_line_and_exit_code_2(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
@@ -132,8 +134,6 @@ def test_gpus(text: str, count: int, memory: float | None) -> None:
 
 
 def test_slots() -> None:
-    from sweep.tuner import slots
-
     two = Resources(cpus=2, gpus=0)
     assert slots(Settings(), two) == 2
     assert slots(Settings(cpus_per_trial=2), two) == 1

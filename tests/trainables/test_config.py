@@ -36,7 +36,8 @@ def test_unknown_architecture() -> None:
 @pytest.mark.parametrize(
     "bad",
     [{"crop_size": 100}, {"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0}, {"loss": "l2"},
-     {"architecture": "PAN", "crop_size": 96}, {"architecture": "StarDist"}, {"seed": -1}],
+     {"architecture": "PAN", "crop_size": 96}, {"architecture": "StarDist"}, {"seed": -1},
+     {"task": "semantic3"}],
 )  # fmt: skip
 def test_values_that_cannot_work(bad: dict) -> None:
     with pytest.raises(ValidationError):
@@ -44,7 +45,7 @@ def test_values_that_cannot_work(bad: dict) -> None:
 
 
 CHANGES = {
-    "task": "semantic3", "architecture": "FPN", "encoder": "vgg19", "encoder_weights": "pretrained",
+    "architecture": "FPN", "encoder": "vgg19", "encoder_weights": "pretrained",
     "seed": 1, "crop_size": 256, "epochs": 7, "batch_size": 4, "learning_rate": 0.5,
     "weight_decay": 0.5, "lr_schedule": "constant", "loss": "focal", "augmentation": "strong",
     "validate_every": 2, "early_stopping": 3, "precision": "32", "normalization": {"low": 2},
@@ -52,7 +53,7 @@ CHANGES = {
 
 
 def test_every_field_is_part_of_the_trial_id() -> None:
-    assert set(CHANGES) == set(TrialConfig.model_fields)
+    assert {*CHANGES, "task"} == set(TrialConfig.model_fields)
     ids = {TrialConfig(**{k: v}).trial_id("f") for k, v in CHANGES.items()}
     ids |= {TrialConfig().trial_id("f"), TrialConfig().trial_id("g")}
     assert len(ids) == len(CHANGES) + 2

@@ -145,6 +145,24 @@ def test_checkpoint_predicts_what_was_measured(calm: TrialResult, dataset: DataS
     assert predictor.config == config()
 
 
+def test_encoder_weights_from_a_file(dataset: DataSet, tmp_path: Path) -> None:
+    import segmentation_models_pytorch as smp
+
+    encoder = smp.encoders.get_encoder("mobilenet_v2", in_channels=3, weights=None)
+    for parameter in encoder.parameters():
+        torch.nn.init.constant_(parameter, 0.01)
+    torch.save(encoder.state_dict(), tmp_path / "mobilenet_v2.pth")
+    cfg = config(epochs=1, encoder_weights=str(tmp_path / "mobilenet_v2.pth"), learning_rate=1e-12)
+    options = RunOptions(weights_cache=str(tmp_path / "cache"))
+    result = train(cfg, dataset, tmp_path / "t", options=options)
+    predictor = checkpoint.load(result.checkpoint)
+    first = next(iter(predictor.network.encoder.parameters()))
+    assert first.shape[1] == 1
+    torch.testing.assert_close(first, torch.full_like(first, 0.03))  # summed over colours
+    assert predictor.info["encoder_weights"]["name"]
+    assert predictor.scaling.mean == pytest.approx((0.485 + 0.456 + 0.406) / 3, abs=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (31, 33), (100, 100), (200, 257)])
 def test_padding_keeps_the_image(shape: tuple[int, int]) -> None:
     x = torch.rand(1, 1, *shape)
