@@ -306,7 +306,8 @@ def run(
             time_attr="epoch",
             metric="score",
             mode="max",
-            max_t=max(c["epochs"] for c in configs.values())
+            # one more than the last epoch, at which trials end by themselves and are tested
+            max_t=1 + max(c["epochs"] for c in configs.values())
             if configs
             else runtime["base"]["epochs"],  # type: ignore[index]
             grace_period=settings.grace_epochs,
