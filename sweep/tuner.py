@@ -307,9 +307,7 @@ def run(
             metric="score",
             mode="max",
             # one more than the last epoch, at which trials end by themselves and are tested
-            max_t=1 + max(c["epochs"] for c in configs.values())
-            if configs
-            else runtime["base"]["epochs"],  # type: ignore[index]
+            max_t=1 + max(runtime["base"]["epochs"], *(c["epochs"] for c in configs.values()), 0),
             grace_period=settings.grace_epochs,
         )
     bundle = {"CPU": settings.cpus_per_trial, **({"GPU": gpu} if gpu else {})}
