@@ -275,12 +275,13 @@ def run(
     """
     settings = plan.request.settings
     gpu = gpus_per_trial(settings, resources)
+    base = plan.request.configs[0]
     runtime = {
         "out": str(out),
         "data": plan.data,
         "data_options": plan.request.data_options.model_dump(),
         "fingerprint": plan.fingerprint,
-        "base": plan.request.configs[0].model_dump(mode="json"),
+        "base": base.model_dump(mode="json"),
         "tracking": vars(tracking),
         "options": {
             "threads": max(1, math.floor(settings.cpus_per_trial)),
@@ -307,7 +308,7 @@ def run(
             metric="score",
             mode="max",
             # one more than the last epoch, at which trials end by themselves and are tested
-            max_t=1 + max(runtime["base"]["epochs"], *(c["epochs"] for c in configs.values()), 0),
+            max_t=1 + max([c["epochs"] for c in configs.values()], default=base.epochs),
             grace_period=settings.grace_epochs,
         )
     bundle = {"CPU": settings.cpus_per_trial, **({"GPU": gpu} if gpu else {})}
