@@ -32,6 +32,24 @@ def local_resources(gpus: int | None) -> Resources:
     return Resources(float(usable_cpus()), float(gpus))
 
 
+def growing(present: Resources, settings: Settings, gpus: int | None) -> Resources:
+    """Return what a cluster will have, whose workers may come only when trials wait for them.
+
+    Parameters
+    ----------
+    present : Resources
+        What has joined so far; nothing but a head without cores after a fresh ``ray up``.
+    settings : Settings
+    gpus : int or None
+        GPUs that ``--gpus`` says will come.
+    """
+    coming = float(gpus or 0)
+    share = settings.gpus_per_trial or (1.0 if coming or present.gpus else 0.0)
+    total = Resources(present.cpus, max(present.gpus, coming, math.ceil(share)))
+    trials = _share(share, total.gpus) if share else 1
+    return Resources(max(total.cpus, trials * settings.cpus_per_trial), total.gpus)
+
+
 def gpus_per_trial(settings: Settings, resources: Resources) -> float:
     """Return the share of a GPU that each trial gets."""
     if settings.gpus_per_trial is not None:

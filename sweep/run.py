@@ -40,7 +40,7 @@ from sweep.plan import (
     read_plan,
     write_plan,
 )
-from sweep.resources import Resources, gpus_per_trial, local_resources, slots
+from sweep.resources import Resources, gpus_per_trial, growing, local_resources, slots
 from sweep.tracking import TrackingOptions, wandb_mode
 from sweep.view import View, duration
 from trainables.data import DataError, DataSet, index_dataset, open_dataset
@@ -352,6 +352,9 @@ def _start(
         with cluster.ray_session(address, gpus.count if gpus else None) as resources:
             from sweep import tuner
 
+            if address:
+                told = gpus.count if gpus else None
+                resources = growing(resources, plan.request.settings, told)
             at_once = slots(plan.request.settings, resources)
             recorded = write_plan(out, plan, dataset, command, read_plan(out))
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,39 @@ def test_every_node_gets_the_pinned_environment(prepared: dict[str, Any]) -> Non
     assert any("make setup" in command for command in prepared["setup_commands"])
     makefile = (ROOT / "Makefile").read_text()
     assert "-c constraints.txt" in makefile
-    assert prepared["file_mounts"] == {"~/segsweep": "."}
     assert {".venv", "runs", "data"} <= set(prepared["rsync_exclude"])
+    mounts = prepared["file_mounts"]
+    assert all(remote == f"~/segsweep/{local}" for remote, local in mounts.items())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {p for p in project["tool"]["setuptools"]["packages"] if (ROOT / p).is_dir()}
+    assert packages | {"Makefile", "pyproject.toml", "constraints.txt"} <= set(mounts.values())
+    assert {project["project"]["readme"], *project["project"]["license-files"]} <= set(
+        mounts.values()
+    )
+
+
+def test_mounts_hold_little(prepared: dict[str, Any]) -> None:
+    # ray up reads all of them, and fails where one is missing
+    for local in prepared["file_mounts"].values():
+        files = [ROOT / local] if (ROOT / local).is_file() else list((ROOT / local).rglob("*"))
+        assert files
+        assert sum(f.stat().st_size for f in files if f.is_file()) < 20e6
+
+
+def test_commands_are_valid_shell(prepared: dict[str, Any]) -> None:
+    for name, commands in prepared.items():
+        for command in commands if name.endswith("_commands") else []:
+            subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+def test_ray_takes_the_address_that_is_set(prepared: dict[str, Any]) -> None:
+    from ray._private.services import canonicalize_bootstrap_address
+
+    (line,) = [c for c in prepared["head_setup_commands"] if "RAY_ADDRESS" in c]
+    address = line.split("RAY_ADDRESS=")[1].split("'")[0]
+    resolved = canonicalize_bootstrap_address(address)
+    assert resolved is not None
+    assert resolved.endswith(":6379")
 
 
 def test_plain_command_uses_the_cluster(prepared: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from search_spaces import SearchSpace, grid, override
 from sweep.leaderboard import candidates, paper_correlation, rank, trial_row, write_tables
 from sweep.ledger import Ledger
 from sweep.plan import RequestError, Settings, load_space, make_request
-from sweep.resources import Resources, slots
+from sweep.resources import Resources, growing, slots
 from sweep.run import parse_gpus
 from sweep.tracking import wandb_mode
 from trainables.config import ARCHITECTURES, TrialConfig
@@ -145,6 +145,17 @@ def test_slots() -> None:
         slots(Settings(cpus_per_trial=4), two)
     with pytest.raises(RequestError, match="gpus_per_trial=1, but there are 0 GPUs"):
         slots(Settings(gpus_per_trial=1), two)
+
+
+def test_a_fresh_cluster_will_grow() -> None:
+    nothing = Resources(0, 0)
+    assert growing(nothing, Settings(), 4) == Resources(4, 4)
+    assert slots(Settings(), growing(nothing, Settings(), 4)) == 4
+    half = Settings(gpus_per_trial=0.5, cpus_per_trial=2)
+    assert growing(nothing, half, 1) == Resources(4, 1)
+    assert slots(half, growing(nothing, half, None)) == 2
+    assert slots(Settings(), growing(nothing, Settings(), None)) == 1
+    assert growing(Resources(8, 2), Settings(), None) == Resources(8, 2)
 
 
 def row(name: str, iou: float | None, seed: int = 0, status: str = "done", **f: object) -> dict:
