@@ -9,11 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from sweep.ledger import Ledger
-from sweep.view import duration
 from trainables.files import write_text
 
 COLUMNS = (
@@ -143,40 +139,3 @@ def paper_correlation(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
     ours = [statistics.fmean(values[name]) for name in PAPER_TABLE1]
     return float(spearmanr(ours, list(PAPER_TABLE1.values())).statistic)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def print_leaderboard(console: Console, rows: Sequence[Mapping[str, Any]], most: int = 60) -> None:
-    """Print ranked rows as a table that fits 80 columns, then the failures with reasons."""
-    shown = [row for row in rows if row["status"] != "failed"]
-    several = {k for k in ("task", "encoder", "seed") if len({row[k] for row in rows}) > 1}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", justify="right")
-    names = ["architecture", *(k for k in ("encoder", "task", "seed") if k in several)]
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    for name in ("val IoU", "test IoU", "epochs", "time", "M params"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for number, row in enumerate(shown[:most], 1):
-        state = row["status"]
-        seconds = row["train_seconds"]
-        table.add_row(
-            str(number) if state == "done" else "",
-            *(str(row[name]) for name in names),
-            _number(row["val_dataset_iou"], ".4f") or state,
-            _number(row["test_dataset_iou"], ".4f") or (state if state == "stopped" else ""),
-            _number(row["epochs"], "d"),
-            duration(seconds) if seconds is not None else "",
-            _number(row["parameters_m"], ".1f"),
-        )
-    if shown:
-        console.print(table)
-    if len(shown) > most:
-        console.print(f"... and {len(shown) - most} more in leaderboard.csv")
-    for row in rows:
-        if row["status"] == "failed":
-            text = f"failed: {row['trial_id']}: {row['error']}"
-            console.print(text, markup=False, style="red" if console.is_terminal else "")

@@ -21,13 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep import cluster
-from sweep.leaderboard import (
-    paper_correlation,
-    planned,
-    print_leaderboard,
-    write_history,
-    write_tables,
-)
+from sweep.leaderboard import paper_correlation, planned, write_history, write_tables
 from sweep.ledger import FINAL, Ledger
 from sweep.plan import (
     Plan,
@@ -41,8 +35,8 @@ from sweep.plan import (
     write_plan,
 )
 from sweep.resources import Resources, gpus_per_trial, growing, local_resources, slots
-from sweep.tracking import TrackingOptions, wandb_mode
-from sweep.view import View, duration
+from sweep.tracking import Mode, TrackingOptions, wandb_mode
+from sweep.view import View, duration, print_leaderboard
 from trainables.data import DataError, DataSet, index_dataset, open_dataset
 from trainables.encoder_names import check_encoder
 
@@ -235,7 +229,7 @@ def _lock(out: Path) -> Iterator[None]:
 
 def _say_result(console: Console, out: Path, rows: Sequence[dict[str, Any]]) -> int:
     """Print ranking and whereabouts; return the exit code."""
-    print_leaderboard(console, rows)
+    print_leaderboard(console, rows, top=60)
     rho = paper_correlation(rows)
     if rho is not None:
         console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
@@ -274,6 +268,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     """
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
+    mode = wandb_mode(arguments.wandb)
     name, space = load_space(arguments.space)
     request = make_request(name, space, arguments.changes, arguments.seeds)
     _check_names(request)
@@ -321,7 +316,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
             return DONE
         with _lock(out):
             _fetch_weights(request, out)
-            return _start(arguments, command, console, plan, dataset, out, gpus)
+            return _start(arguments, command, console, plan, dataset, out, gpus, mode)
 
 
 def _start(
@@ -332,12 +327,13 @@ def _start(
     dataset: DataSet,
     out: Path,
     gpus: Gpus | None,
+    mode: Mode,
 ) -> int:
     from sweep.screen import quiet_screen
 
     began = time.monotonic()
     tracking = TrackingOptions(
-        mode=wandb_mode(arguments.wandb),
+        mode=mode,
         group=out.name,
         folder=str(out),
         project=plan.request.settings.project,

@@ -2,17 +2,68 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
+
+
+class Screen(Console):
+    """The terminal (or file) that was standard output, and beside it standard error.
+
+    Parameters
+    ----------
+    out, errors : TextIO
+        Streams of the real terminal.
+
+    Attributes
+    ----------
+    errors : TextIO
+        Plain writer to what was standard error; unbuffered by line.
+    """
+
+    def __init__(self, out: TextIO, errors: TextIO) -> None:
+        super().__init__(file=out, highlight=False, soft_wrap=not out.isatty())
+        self.errors = errors
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and rows of the real terminal, also after it was resized."""
+        # rich would ask descriptors 0 to 2, two of which are the log file now
+        if self.is_terminal and "COLUMNS" not in os.environ:
+            try:
+                columns, lines = os.get_terminal_size(self.file.fileno())
+            except (OSError, ValueError):
+                return super().size
+            if columns and lines:
+                return ConsoleDimensions(columns, lines)
+        return super().size
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+
+def _flush() -> None:
+    """Write out what Python and C still hold for descriptors 1 and 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
+
+
+def _open(descriptor: int) -> TextIO:
+    # a duplicate is not inherited, so that no child keeps the terminal open
+    return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace", buffering=1)
 
 
 @contextmanager
-def quiet_screen(log: Path) -> Iterator[Console]:
+def quiet_screen(log_path: Path) -> Iterator[Screen]:
     """Send file descriptors 1 and 2 to a log file while the block runs.
 
     Redirecting descriptors rather than ``sys.stdout`` also catches what C++ libraries and
@@ -20,31 +71,35 @@ def quiet_screen(log: Path) -> Iterator[Console]:
 
     Parameters
     ----------
-    log : Path
-        Appended to.
+    log_path : Path
+        Appended to; its folder is made.
 
     Yields
     ------
-    rich.console.Console
-        Writes to what was standard output before.
+    Screen
+        A `rich.console.Console` on what was standard output before; ``errors`` is a plain
+        writer to what was standard error.
+
+    Raises
+    ------
+    OSError
+        When the log file cannot be written; the screen is left as it was.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved_out, saved_err = os.dup(1), os.dup(2)
-    log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.set_inheritable(saved_out, False)
-    os.set_inheritable(saved_err, False)
-    os.dup2(log_fd, 1)
-    os.dup2(log_fd, 2)
-    os.close(log_fd)
-    screen = os.fdopen(saved_out, "w", encoding="utf-8", errors="replace", buffering=1)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _flush()
+    out, errors = _open(1), _open(2)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
     try:
-        yield Console(file=screen, highlight=False, soft_wrap=not screen.isatty())
+        yield Screen(out, errors)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        screen.flush()
-        os.dup2(saved_out, 1)
-        os.dup2(saved_err, 2)
-        os.close(saved_err)
-        screen.close()
+        _flush()
+        for stream, descriptor in ((out, 1), (errors, 2)):
+            with suppress(OSError):  # the pipe may have gone; the sweep must still end in order
+                stream.flush()
+            os.dup2(stream.fileno(), descriptor)
+        for stream in (out, errors):
+            with suppress(OSError):
+                stream.close()

@@ -1,19 +1,29 @@
 """Weights & Biases and TensorBoard, from inside a trial's worker.
 
-Tracking never harms a trial: whatever goes wrong is one warning in the log, and the trial goes
-on without it. Offline runs lie under ``OUT/wandb``; ``wandb sync`` uploads them. A resumed
-trial continues the run of the same id; offline it writes a second folder of that id, which
-``wandb sync --append`` adds to the first.
+Tracking never harms a trial: whatever goes wrong is one warning in the log; the trial goes on,
+reported offline where W&B cannot be reached and unreported where nothing can be written.
+
+Offline runs lie under ``OUT/wandb``, one folder per attempt, all with the trial's id. From
+``OUT``, ``wandb sync`` uploads them: folders of one run in order of their start, each resuming
+the one before, as each records ``resume="allow"``. An epoch that a resumed trial repeats is
+logged twice, at the same place of the x-axis ``epoch``.
 """
 
 from __future__ import annotations
 
+import configparser
+import hashlib
 import logging
+import netrc
 import os
-from collections.abc import Sequence
+import re
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +31,20 @@ from numpy.typing import NDArray
 from trainables.config import EpochRecord
 
 Mode = Literal["online", "offline", "off"]
-INIT_TIMEOUT_SECONDS = 60
+
+INIT_TIMEOUT_SECONDS = 30.0
+FINISH_TIMEOUT_SECONDS = 120.0
+"""Longest wait for uploads at a trial's end; what is left then can be synced later."""
+RETRY_ONLINE_SECONDS = 900.0
+"""After W&B could not be reached, a worker's next trials report offline for so long."""
 
 logger = logging.getLogger(__name__)
+
+_MODES: dict[str, Mode] = {
+    "online": "online", "run": "online", "shared": "online",
+    "offline": "offline", "dryrun": "offline", "disabled": "off", "off": "off",
+}  # fmt: skip
+_unreachable_until = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,157 +53,315 @@ class TrackingOptions:
 
     mode: Mode
     group: str
+    """The sweep's name."""
     folder: str
     """The run folder OUT."""
     project: str = "segsweep"
     entity: str | None = None
     artifacts: bool = False
+    """Upload the best checkpoint of every trial."""
     tensorboard: bool = False
 
 
+def _settings() -> dict[str, str]:
+    """Return what W&B's settings files say: the user's, then the current folder's."""
+    user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read([Path(user).expanduser() / "settings", Path("wandb/settings")])
+    except (OSError, configparser.Error):
+        return {}
+    return dict(parser["default"]) if parser.has_section("default") else {}
+
+
+def _key_is_configured(settings: dict[str, str]) -> bool:
+    """Whether W&B would find credentials, without asking anybody."""
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    if settings.get("api_key"):
+        return True
+    address = os.environ.get("WANDB_BASE_URL") or settings.get("base_url", "")
+    host = urlsplit(address).netloc or "api.wandb.ai"
+    try:
+        file = os.environ.get("NETRC")
+        known = netrc.netrc(Path(file).expanduser() if file else None)
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return known.authenticators(host) is not None
+
+
 def wandb_mode(requested: str | None) -> Mode:
-    """Decide how to use W&B.
+    """Decide how to use W&B, without network, prompts or importing it.
 
     Parameters
     ----------
     requested : {"online", "offline", "off"} or None
-        None: what ``WANDB_MODE`` says, else online when an API key is configured, else offline.
-    """
-    asked = requested or {"disabled": "off"}.get(
-        os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE")
-    )
-    if asked in ("online", "offline", "off"):
-        return asked  # type: ignore[return-value]
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    import netrc
+        None: what ``WANDB_MODE`` says, else ``mode`` of W&B's settings files (``wandb offline``),
+        else online when an API key is configured (``WANDB_API_KEY``, netrc, settings), else
+        offline.
 
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
-    return "online" if any("wandb" in host for host in hosts) else "offline"
+    Raises
+    ------
+    sweep.plan.RequestError
+        When the mode is not known.
+    """
+    settings = _settings()
+    asked = requested or os.environ.get("WANDB_MODE") or settings.get("mode")
+    if not asked:
+        return "online" if _key_is_configured(settings) else "offline"
+    if asked not in _MODES:
+        from sweep.plan import RequestError
+
+        source = "--wandb" if requested else "WANDB_MODE"
+        raise RequestError(f"{source}={asked}: choose online, offline or off")
+    return _MODES[asked]
+
+
+def run_id(trial_id: str) -> str:
+    """Return the W&B run id of a trial: its own, unless W&B would not take that."""
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", trial_id):
+        return trial_id
+    digest = hashlib.sha256(trial_id.encode()).hexdigest()[:10]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", trial_id)[:117] + "-" + digest
 
 
 class Tracker:
-    """One trial's run in W&B and TensorBoard.
+    """One attempt at a trial, in W&B and TensorBoard; a context manager.
 
     Parameters
     ----------
     options : TrackingOptions
     trial_id : str
-        Also the id of the W&B run, so that retries and resumes continue it.
     config : dict
-        Shown and filtered by in W&B.
+        Shown and filtered by in W&B: all fields of the TrialConfig, and more as one likes.
+    parameters_m : float, optional
+        Size of the network in millions of parameters.
+    resumed : bool
+        Tags the run as one that went on after an interruption.
+
+    Attributes
+    ----------
+    wandb_id : str
+        Id of the W&B run, the same for all attempts; empty where there is none.
     """
 
-    def __init__(self, options: TrackingOptions, trial_id: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        options: TrackingOptions,
+        trial_id: str,
+        config: dict[str, Any],
+        *,
+        parameters_m: float | None = None,
+        resumed: bool = False,
+    ) -> None:
         self.options, self.trial_id = options, trial_id
         self.wandb_id = ""
         self._run: Any = None
         self._writer: Any = None
+        self._tensorboard = options.tensorboard
+        self._epoch = 0
+        if parameters_m is not None:
+            config = {**config, "parameters_m": parameters_m}
         if options.mode != "off":
-            self._try("start", lambda: self._start_wandb(config))
-        if options.tensorboard:
-            self._try("start TensorBoard", self._start_tensorboard)
+            self._start(config, resumed)
 
-    def _start_wandb(self, config: dict[str, Any]) -> None:
-        import wandb
-
-        Path(self.options.folder).mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            id=self.trial_id,
-            name=self.trial_id.rsplit("-", 1)[0],
-            resume="allow" if self.options.mode == "online" else None,
-            project=self.options.project,
-            entity=self.options.entity,
-            group=self.options.group,
-            job_type=str(config.get("task", "")),
-            tags=[str(config[k]) for k in ("architecture", "encoder") if k in config],
-            config=config,
-            dir=self.options.folder,
-            mode=self.options.mode,  # type: ignore[arg-type]
-            reinit="finish_previous",
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                disable_code=True,
-                save_code=False,
-                init_timeout=INIT_TIMEOUT_SECONDS,
-                x_disable_stats=True,
-            ),
-        )
-        self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="epoch")
-        self.wandb_id = self._run.id
-
-    def _start_tensorboard(self) -> None:
-        # not torch.utils.tensorboard: it imports TensorFlow where that is installed, and the
-        # two cannot share a process
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(Path(self.options.folder, "tensorboard", self.trial_id)))
-
-    def _try(self, what: str, action: Any) -> None:
+    def _start(self, config: dict[str, Any], resumed: bool) -> None:
+        global _unreachable_until
+        online = self.options.mode == "online" and time.monotonic() >= _unreachable_until
+        if online:
+            try:
+                # W&B itself would ask on a terminal, or raise
+                if not _key_is_configured(_settings()):
+                    raise RuntimeError("no API key is configured on this node; run wandb login")
+                self._init("online", config, resumed)
+                return
+            except Exception as error:
+                _unreachable_until = time.monotonic() + RETRY_ONLINE_SECONDS
+                self._warn("W&B is written offline", error)
+                self._drop_service()
         try:
-            action()
+            self._init("offline", config, resumed)
         except Exception as error:  # tracking must not harm training, whatever it raises
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.warning("tracking of %s is off, could not %s: %s", self.trial_id, what, reason)
-            self._run = self._writer = None
+            self._warn("W&B is off", error)
 
-    def epoch(self, record: EpochRecord, **extra: float) -> None:
-        """Log one epoch's figures; those that are None are left out."""
-        row = {k: v for k, v in {**record.to_dict(), **extra}.items() if v is not None}
-        if self._run is not None:
-            self._try("log", lambda: self._run.log(row))
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "epoch":
-                    self._writer.add_scalar(name, value, record.epoch)
-
-    def overlays(self, images: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
-        """Log pictures: (caption, (h, w, 3) uint8 array) pairs."""
-        if self._run is not None:
+    def _drop_service(self) -> None:
+        """Stop W&B's process: it may be broken, and holds the id of the run that failed."""
+        try:
             import wandb
 
-            self._try(
-                "log images",
-                lambda: self._run.log(
-                    {"overlays": [wandb.Image(picture, caption=text) for text, picture in images]}
-                ),
-            )
-        if self._writer is not None:
-            for number, (_, picture) in enumerate(images):
-                self._writer.add_image(f"overlays/{number}", picture, dataformats="HWC")
+            wandb.teardown()
+        except (Exception, SystemExit) as error:  # wandb exits where its process was killed
+            logger.debug("stopping W&B's service: %s", error)
+
+    def _init(
+        self, mode: Literal["online", "offline"], config: dict[str, Any], resumed: bool
+    ) -> None:
+        import wandb
+
+        wandb.setup(wandb.Settings(silent=True))
+        wanted = {
+            "silent": True,
+            "symlink": False,  # "latest-run" means nothing where trials run side by side
+            "console": "off",
+            "disable_git": True,
+            "disable_code": True,
+            "save_code": False,
+            "init_timeout": INIT_TIMEOUT_SECONDS,
+            "finish_timeout": FINISH_TIMEOUT_SECONDS,
+            "finish_timeout_raises": True,
+            # a list of packages and machine data per trial cost ten times the rest; plan.json
+            # has the versions once
+            "x_disable_stats": True,
+            "x_disable_meta": True,
+            "x_disable_machine_info": True,
+            "x_save_requirements": False,
+        }
+        known = wandb.Settings.model_fields
+        Path(self.options.folder).mkdir(parents=True, exist_ok=True)
+        tags = [str(config[k]) for k in ("architecture", "encoder") if config.get(k)]
+        run = wandb.init(
+            id=run_id(self.trial_id),
+            name=self.trial_id.rsplit("-", 1)[0],
+            resume="allow",
+            project=self.options.project,
+            entity=self.options.entity,
+            group=self.options.group[:128],
+            job_type=str(config.get("task", "")),
+            tags=[tag[:64] for tag in tags] + (["resumed"] if resumed else []),
+            config=config,
+            dir=self.options.folder,
+            mode=mode,
+            # a run that a lost trial left in this process must not be waited for
+            reinit="create_new",
+            settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
+        )
+        self._run, self.wandb_id = run, run.id
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+
+    def _warn(self, what: str, error: BaseException) -> None:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        logger.warning("%s for trial %s: %s", what, self.trial_id, reason)
+
+    def _wandb(self, action: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            self._run = None
+            self._warn("W&B is off", error)
+            self._drop_service()
+
+    def _board(self, action: Callable[[Any], None]) -> None:
+        if not self._tensorboard:
+            return
+        try:
+            if self._writer is None:
+                # not torch.utils.tensorboard: it imports TensorFlow where that is installed,
+                # and the two cannot share a process
+                from tensorboardX import SummaryWriter
+
+                folder = Path(self.options.folder, "tensorboard", self.trial_id)
+                # a resumed trial's epochs replace those that the attempt before had logged
+                self._writer = SummaryWriter(
+                    str(folder),
+                    purge_step=self._epoch if self._epoch > 1 else None,
+                    filename_suffix=f".{time.time_ns()}",  # attempts within a second
+                )
+            action(self._writer)
+        except Exception as error:
+            self._tensorboard, self._writer = False, None
+            self._warn("TensorBoard is off", error)
+
+    def epoch(self, record: EpochRecord, **extra: float) -> None:
+        """Log one epoch's figures against ``epoch``; those that are None are left out."""
+        self._epoch = record.epoch
+        row = {k: v for k, v in {**record.to_dict(), **extra}.items() if v is not None}
+        self._wandb(lambda run: run.log(row))
+
+        def write(writer: Any) -> None:
+            for name, value in row.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, record.epoch)
+
+        self._board(write)
+
+    def overlays(self, images: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
+        """Log pictures.
+
+        Parameters
+        ----------
+        images : sequence of (str, ndarray of uint8, shape (H, W, 3))
+            Caption and RGB picture.
+        """
+        if not images:
+            return
+
+        def log(run: Any) -> None:
+            import wandb
+
+            pictures = [
+                wandb.Image(picture, caption=text, file_type="png") for text, picture in images
+            ]
+            run.log({"overlays": pictures, "epoch": self._epoch})
+
+        def write(writer: Any) -> None:
+            for number, (text, picture) in enumerate(images):
+                name = f"overlays/{number} {text}"
+                writer.add_image(name, picture, self._epoch, dataformats="HWC")
+
+        self._wandb(log)
+        self._board(write)
 
     def finish(
         self, summary: dict[str, Any], *, failed: bool = False, checkpoint: str | None = None
     ) -> None:
-        """Close the run with its final figures, uploading the checkpoint when asked to.
+        """Close the run with its final figures; a second call does nothing.
 
         Parameters
         ----------
         summary : dict
+            Final figures; those that are None are left out.
         failed : bool
             Mark the run as failed.
         checkpoint : str, optional
-            Folder to upload as an artifact, when `TrackingOptions.artifacts` is set.
+            Folder to upload as an artifact, where `TrackingOptions.artifacts` asks for it.
         """
-        if self._run is not None:
-            self._try("finish", lambda: self._finish_wandb(summary, failed, checkpoint))
-            self._run = None
+
+        def close(run: Any) -> None:
+            run.summary.update({k: v for k, v in summary.items() if v is not None})
+            if checkpoint and self.options.artifacts:
+                import wandb
+
+                artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model")
+                artifact.add_dir(checkpoint)
+                run.log_artifact(artifact, aliases=["best"])
+            self._finish(run, 1 if failed else 0)
+
+        self._wandb(close)
+        self._run = None
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            self._board(lambda writer: writer.close())
+        self._tensorboard, self._writer = False, None
 
-    def _finish_wandb(self, summary: dict[str, Any], failed: bool, checkpoint: str | None) -> None:
-        import wandb
+    def _finish(self, run: Any, exit_code: int) -> None:
+        global _unreachable_until
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            # the next trials of this worker shall not wait as long again
+            _unreachable_until = time.monotonic() + RETRY_ONLINE_SECONDS
+            raise
 
-        self._run.summary.update({k: v for k, v in summary.items() if v is not None})
-        if checkpoint and self.options.artifacts:
-            artifact = wandb.Artifact(f"checkpoint-{self.trial_id}", type="model")
-            artifact.add_dir(checkpoint)
-            self._run.log_artifact(artifact, aliases=["best"])
-        self._run.finish(exit_code=1 if failed else 0)
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.finish({}, failed=isinstance(error, Exception))

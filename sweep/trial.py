@@ -50,7 +50,12 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     if (ledger.read_one(trial_id) or {}).get("status") == "done":
         return  # an attempt that was lost after it had recorded its result
     tracking = TrackingOptions(**runtime["tracking"])
-    tracker = Tracker(tracking, trial_id, {**config.model_dump(mode="json"), "trial_id": trial_id})
+    tracker = Tracker(
+        tracking,
+        trial_id,
+        {**config.model_dump(mode="json"), "trial_id": trial_id},
+        resumed=bool(ledger.attempts(trial_id)),
+    )
     node = ray.get_runtime_context().get_node_id()
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id)
     best = 0.0

@@ -105,6 +105,7 @@ class Recorder(Callback):
         self.history.setdefault(state.trial_id, {})[row["epoch"]] = row
         state.epoch = row["epoch"]
         state.epochs_here += 1
+        state.train_loss = row["train_loss"]
         state.seconds += row["seconds"]
         state.val_dataset_iou = result["score"] or state.val_dataset_iou
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,11 +28,17 @@ class TrialState:
     epoch: int = 0
     epochs: int = 0
     val_dataset_iou: float | None = None
+    train_loss: float | None = None
     seconds: float = 0.0
     """Spent in this run of the sweep."""
     epochs_here: int = 0
-    """Epochs trained in this run of the sweep."""
+    """Epochs trained in this run of the sweep; 0 where not counted: then all count."""
     error: str = ""
+
+    @property
+    def timed_epochs(self) -> int:
+        """Epochs that `seconds` were spent on."""
+        return self.epochs_here or (self.epoch if self.seconds else 0)
 
 
 def duration(seconds: float) -> str:
@@ -53,13 +60,13 @@ def time_left(states: Sequence[TrialState], slots: int) -> float | None:
     Mean seconds per epoch so far, times the epochs that are left, over the trials that run at
     once; not less than the longest running trial still needs. None before the first epoch.
     """
-    epochs = sum(s.epochs_here for s in states)
+    epochs = sum(s.timed_epochs for s in states)
     if not epochs:
         return None
     mean = sum(s.seconds for s in states) / epochs
 
     def rest(state: TrialState) -> float:
-        own = state.seconds / state.epochs_here if state.epochs_here else mean
+        own = state.seconds / state.timed_epochs if state.timed_epochs else mean
         return own * max(0, state.epochs - state.epoch)
 
     open_states = [s for s in states if s.status in ("waiting", "running")]
@@ -90,7 +97,7 @@ class View:
         if self._live:
             self._live.start()
         else:
-            self.console.print(self.title)
+            self._say(self.title)
         return self
 
     def __exit__(
@@ -100,12 +107,17 @@ class View:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            self._live.update(self._render(self._states), refresh=True)
+            # the table gives way to one line: what comes next on the screen is the ranking
+            self._live.update(Text(f"{self.title}: {self._summary(self._states)}"), refresh=True)
             self._live.stop()
+
+    def _say(self, text: str) -> None:
+        # error messages may hold brackets, which rich would take for markup
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Print a line above the view."""
-        self.console.print(text)
+        self._say(text)
 
     def update(self, states: Sequence[TrialState]) -> None:
         """Take note of the states; redraws at most four times a second."""
@@ -119,21 +131,20 @@ class View:
         for state in states:
             if self._said.get(state.trial_id, "waiting") != state.status:
                 self._said[state.trial_id] = state.status
-                self.console.print(self._line(state))
+                self._say(self._line(state))
                 self._heartbeat = now
         if now - self._heartbeat >= HEARTBEAT_SECONDS:
             self._heartbeat = now
-            self.console.print(self._summary(states))
+            self._say(self._summary(states))
 
     def _line(self, state: TrialState) -> str:
         clock = duration(time.monotonic() - self._start)
         if state.status == "running":
             again = f" from epoch {state.epoch}" if state.epoch else ""
-            return f"[{clock}] start    {state.name}{again}".replace("[", r"\[", 1)
+            return f"[{clock}] start    {state.name}{again}"
         iou = f"  val IoU {state.val_dataset_iou:.4f}" if state.val_dataset_iou is not None else ""
         reason = f"  {state.error}" if state.error else ""
-        text = f"[{clock}] {state.status:<8} {state.name}{iou}  {duration(state.seconds)}{reason}"
-        return text.replace("[", r"\[")
+        return f"[{clock}] {state.status:<8} {state.name}{iou}  {duration(state.seconds)}{reason}"
 
     def _summary(self, states: Sequence[TrialState]) -> str:
         count = Counter(s.status for s in states)
@@ -149,23 +160,96 @@ class View:
 
     def _render(self, states: Sequence[TrialState]) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
-        for name, side in (("trial", "left"), ("", "left"), ("epoch", "right"),
-                           ("val IoU", "right"), ("time", "right")):  # fmt: skip
-            table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
-        room = max(4, self.console.height - 6)
-        order = {"running": 0, "failed": 1, "done": 2, "stopped": 3, "waiting": 4}
+        table.add_column("trial", no_wrap=True, overflow="ellipsis")
+        table.add_column("", no_wrap=True)
+        for name in ("epoch", "loss", "val IoU", "time"):
+            table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
+        order = {"running": 0, "done": 1, "stopped": 2}
+        style = {"running": "cyan", "done": "green", "stopped": "yellow"}
         shown = sorted(
-            (s for s in states if s.status != "waiting"),
+            (s for s in states if s.status in order),
             key=lambda s: (order[s.status], -(s.val_dataset_iou or 0)),
         )
-        style = {"running": "cyan", "failed": "red", "done": "green", "stopped": "yellow"}
+        # reasons are long: a line each below the table, the latest trials' last
+        failed = [s for s in states if s.status == "failed"][-3:]
+        room = max(4, self.console.height - 6 - len(failed))
         for s in shown[:room]:
             table.add_row(
-                s.name,
+                Text(s.name),
                 Text(s.status, style[s.status]),
                 f"{s.epoch}/{s.epochs}",
-                f"{s.val_dataset_iou:.4f}" if s.val_dataset_iou is not None else "",
-                duration(s.seconds) if s.status != "failed" else s.error[:60],
+                _number(s.train_loss, ".4f"),
+                _number(s.val_dataset_iou, ".4f"),
+                duration(s.seconds),
             )
         more = [Text(f"and {len(shown) - room} more", "dim")] if len(shown) > room else []
-        return Group(Text(self.title, "bold"), table, *more, Text(self._summary(states)))
+        reasons = [Text(f"failed: {s.name}: {s.error}", "red") for s in failed]
+        title, summary = Text(self.title, "bold"), Text(self._summary(states))
+        for line in (title, *reasons, summary):
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return Group(title, table, *more, *reasons, summary)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return ranked rows as a table that fits 80 columns; failed trials are left out.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Rows of leaderboard.csv as values, best first; what is not known is None. Encoder, task
+        and seed get a column where there are several.
+    """
+    several = {k for k in ("task", "encoder", "seed") if len({row[k] for row in rows}) > 1}
+    names = ["architecture", *(k for k in ("encoder", "task", "seed") if k in several)]
+    table = Table(box=None, padding=(0, 2 if len(names) < 4 else 1, 0, 0), header_style="bold")
+    table.add_column("", justify="right", no_wrap=True)
+    for name in names:
+        # rich shortens only columns that may wrap: names, never figures
+        table.add_column(name, overflow="ellipsis", no_wrap=name == "seed")
+    for name in ("val IoU", "test IoU", "epochs", "time", "M params"):
+        table.add_column(name, justify="right", no_wrap=True)
+    number = 0
+    for row in rows:
+        state, seconds = row["status"], row["train_seconds"]
+        if state == "failed":
+            continue
+        number += state == "done"
+        table.add_row(
+            str(number) if state == "done" else "",
+            *(Text(str(row[name])) for name in names),
+            _number(row["val_dataset_iou"], ".4f") or state,
+            _number(row["test_dataset_iou"], ".4f") or (state if state == "stopped" else ""),
+            _number(row["epochs"], "d"),
+            duration(seconds) if seconds is not None else "",
+            _number(row["parameters_m"], ".1f"),
+        )
+    return table
+
+
+def print_leaderboard(
+    console: Console, rows: Sequence[Mapping[str, Any]], top: int | None = None
+) -> None:
+    """Print ranked rows as a table, then the failed trials with their reasons.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    rows : sequence of mapping
+        As in `leaderboard_table`.
+    top : int, optional
+        Show so many rows at most; failures are named in any case.
+    """
+    shown = [row for row in rows if row["status"] != "failed"]
+    if shown:
+        console.print(leaderboard_table(shown[:top]), soft_wrap=False)
+    if top is not None and len(shown) > top:
+        console.print(f"... and {len(shown) - top} more in leaderboard.csv")
+    for row in rows:
+        if row["status"] == "failed":
+            text = f"failed: {row['trial_id']}: {row['error']}"
+            style = "red" if console.is_terminal else None
+            console.print(text, markup=False, highlight=False, style=style, soft_wrap=True)

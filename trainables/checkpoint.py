@@ -86,6 +86,10 @@ def save(
     write_json(folder / MANIFEST, manifest)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read and check ``checkpoint.json``.
 
@@ -104,9 +108,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path} has format {manifest['format']}, this version reads {FORMAT}; "
                 f"it was written by segsweep {manifest.get('versions', {}).get('segsweep')}"
             )
-        manifest["weights"]["sha256"], manifest["input"]["mean"], manifest["config"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        manifest["weights"]["sha256"], manifest["weights"]["file"], manifest["config"]
+        float(manifest["input"]["mean"]), float(manifest["input"]["std"])
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged: it has no {error}") from error
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
     return manifest
 
 
@@ -119,9 +128,12 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         When the file holds anything else, or is damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises whatever the file makes it raise
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise CheckpointError(f"{path} cannot be read: it holds something else than named tensors")
+    return state
 
 
 def load(path: Path | str) -> Predictor:
@@ -162,6 +174,7 @@ def load(path: Path | str) -> Predictor:
     try:
         network.load_state_dict(load_weights(weights))
     except RuntimeError as error:
-        raise CheckpointError(f"{weights} does not fit {config.candidate}: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{weights} does not fit {config.candidate}: {reason}") from error
     scaling = Scaling(float(manifest["input"]["mean"]), float(manifest["input"]["std"]))
     return Predictor(config, network.to(memory_format=torch.channels_last), scaling, manifest)

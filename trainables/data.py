@@ -123,6 +123,8 @@ def _listing(folder: Path, problems: list[str]) -> dict[str, Path]:
         name = f"{folder.name}/{path.name}"
         if path.suffix.lower() not in SUFFIXES:
             problems.append(f"{name}: not a TIFF or PNG file; convert it or take it away")
+        elif not path.is_file():
+            problems.append(f"{name}: not a file, or a link to a file that is not there")
         elif path.stem in found:
             problems.append(f"{name}: same stem as {found[path.stem].name}; keep one of them")
         else:
@@ -192,6 +194,11 @@ def _index(root: Path, options: DataOptions, problems: list[str]) -> DataSet:
         ]
     items = tuple(Item(s, images[s], masks[s], meta.groups.get(s, s)) for s in stems)
     unused = [s for s in stems if not any(s in split[name] for name in SPLITS)]
+    try:
+        fingerprint = _fingerprint(root, items, split, meta)
+    except OSError as error:
+        fingerprint = ""
+        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
     notes = []
     if unused and not problems:
         notes.append(f"{len(unused)} images belong to no split and are not used: {some(unused)}")
@@ -200,7 +207,7 @@ def _index(root: Path, options: DataOptions, problems: list[str]) -> DataSet:
         items=items,
         split=split,
         pixel_size_um=meta.pixel_size_um,
-        fingerprint=_fingerprint(root, items, split, meta),
+        fingerprint=fingerprint,
         options=options,
         notes=tuple(notes),
     )

@@ -17,6 +17,13 @@ class ImageFileError(ValueError):
     """A file that is not what it should be; the message says what it is and what to do."""
 
 
+# What the decoders raise on damaged files; sizes and counts in a header may be anything.
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError,
+    struct.error,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Labels:
     """A label image as read."""
@@ -31,7 +38,7 @@ def _read(path: Path) -> NDArray[Any]:
         if path.suffix.lower() == ".png":
             return np.asarray(imagecodecs.png_decode(path.read_bytes()))
         return np.asarray(tifffile.imread(path))
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, struct.error) as e:
+    except _DAMAGED as e:
         reason = " ".join(str(e).split()) or type(e).__name__
         raise ImageFileError(f"cannot be read ({reason[:120]}); is the file damaged?") from e
 

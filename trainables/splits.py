@@ -35,14 +35,14 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    pixel_size_um: Annotated[float, Field(gt=0)] | None = None
+    pixel_size_um: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     groups: dict[str, str] = {}
     split: dict[Literal["train", "val", "test"], list[str]] | None = None
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
     """Sort key under which ``t2`` comes before ``t10``."""
-    return [(0, int(p)) if p.isdigit() else (1, p) for p in re.split(r"(\d+)", text) if p]
+    return [(0, int(p)) if p.isdecimal() else (1, p) for p in re.split(r"(\d+)", text) if p]
 
 
 def read_metadata(root: Path, problems: list[str]) -> Metadata:
@@ -54,6 +54,9 @@ def read_metadata(root: Path, problems: list[str]) -> Metadata:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problems.append(f"dataset.yaml: not valid YAML: {' '.join(str(error).split())}")
+        return Metadata()
+    except OSError as error:
+        problems.append(f"dataset.yaml: cannot be read ({error.strerror})")
         return Metadata()
     if not isinstance(content, dict):
         problems.append("dataset.yaml: must be a mapping with pixel_size_um, groups, split")

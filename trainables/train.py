@@ -108,6 +108,11 @@ class _EpochEnd(pl.Callback):
         scores = None
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
             scores = pl_module.evaluate(self.images, semantic2_target, self.precision)
+            if not math.isfinite(scores.loss):  # the epoch's last step can be the one that failed
+                raise TrainingError(
+                    f"validation loss became {scores.loss} in epoch {epoch}; try a smaller "
+                    "learning_rate or precision=32"
+                )
         record = EpochRecord(
             epoch=epoch,
             train_loss=loss,

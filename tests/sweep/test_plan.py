@@ -221,24 +221,6 @@ def test_wandb_mode(monkeypatch, tmp_path: Path) -> None:
     assert wandb_mode(None) == "online"
 
 
-def test_tracking_never_harms_a_trial(monkeypatch, tmp_path: Path, caplog) -> None:
-    import wandb
-
-    from sweep.tracking import Tracker, TrackingOptions
-    from trainables.config import EpochRecord
-
-    def broken(**_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(wandb, "init", broken)
-    tracker = Tracker(TrackingOptions("offline", "g", str(tmp_path)), "t", {"task": "semantic2"})
-    tracker.epoch(EpochRecord(1, 0.5, None, None, None, 1.0))
-    tracker.overlays([])
-    tracker.finish({"a": 1})
-    assert tracker.wandb_id == ""
-    assert "tracking of t is off, could not start: no space left" in caplog.text
-
-
 def test_override_keeps_order() -> None:
     trials = override(SPACE.trials, {"loss": ["dice", "focal"]})
     assert [(t.architecture, t.loss) for t in trials] == [

@@ -3,12 +3,15 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sweep.view import TrialState, View, duration, time_left
+from sweep import view as view_module
+from sweep.view import TrialState, View, duration, print_leaderboard, time_left
 
 
 @pytest.mark.parametrize(
@@ -89,3 +92,117 @@ except KeyError:
     assert done.stderr == ""
     for noise in ("python noise", "c noise", "c error", "child noise"):
         assert noise in log.read_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_live_view_keeps_figures_beside_failures(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=12, force_terminal=True)
+    states = [
+        TrialState("t", "UnetPlusPlus resnext101_32x32d s0", "running", 12, 1000, 0.75, 0.125, 700)
+    ]
+    states += [state(n, status="failed", error="out of memory [x] " * 9) for n in range(9)]
+    lines = [
+        "".join(part.text for part in line).rstrip()
+        for line in console.render_lines(View(console, "demo " * 50, 2)._render(states))
+    ]
+    assert len(lines) <= 12
+    assert max(map(len, lines)) <= width
+    assert lines[2].split()[-5:] == ["running", "12/1000", "0.1250", "0.7500", "11:40"]
+    assert sum(line.startswith("failed: Unet resnet18 s") for line in lines) == 3
+
+
+def test_epochs_count_where_those_of_this_run_are_not_told() -> None:
+    # 10 s for 5 epochs, 5 left
+    assert time_left([state(0, status="running", epoch=5, seconds=10.0)], 1) == pytest.approx(10)
+
+
+def test_messages_are_not_markup() -> None:
+    screen = io.StringIO()
+    with View(Console(file=screen, width=40), "demo", 1) as view:
+        view.message("[red]as it is[/red] " + "long " * 20)
+    assert screen.getvalue().splitlines()[1].startswith("[red]as it is[/red] long")
+    assert len(screen.getvalue().splitlines()) == 2
+
+
+def test_heartbeat_at_most_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(view_module.time, "monotonic", lambda: now)
+    screen = io.StringIO()
+    states = [state(0, status="running", epoch=2, epochs_here=2, seconds=20.0), state(1)]
+    with View(Console(file=screen, width=100), "demo", 1) as view:
+        for _ in range(200):
+            view.update(states)
+            now += 1.0
+    _, start, *beats = screen.getvalue().splitlines()
+    assert start.startswith("[0:00] start")
+    assert beats == [
+        f"{minute}:00  0 done, 1 running, 1 waiting, about 3:00 left" for minute in (1, 2, 3)
+    ]
+
+
+def test_updates_of_1000_trials_are_cheap() -> None:
+    states = [state(n, status="done", epoch=10, val_dataset_iou=0.5) for n in range(1000)]
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=80, height=24, force_terminal=terminal)
+        with View(console, "many", 2) as view:
+            view.update(states)
+            began = time.monotonic()
+            for _ in range(200):
+                view.update(states)
+            assert (time.monotonic() - began) / 200 < 0.005
+
+
+def test_live_view_ends_in_one_line() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, height=20, force_terminal=True)
+    with View(console, "demo", 2) as view:
+        view.update([state(0, status="done", epoch=10, train_loss=0.125), state(1, error="x[y]")])
+    last = screen.getvalue().rsplit("\x1b[2K", 1)[-1]
+    assert "demo: 0:00  1 done, 1 waiting" in last
+    assert "0.1250" in screen.getvalue()
+
+
+def row(number: int, **fields: Any) -> dict[str, Any]:
+    return {
+        "trial_id": f"trial-{number}", "task": "semantic2", "architecture": "DeepLabV3Plus",
+        "encoder": "resnext101_32x32d", "seed": number, "status": "done",
+        "val_dataset_iou": 0.9 - number / 100, "test_dataset_iou": 0.8, "epochs": 1000,
+        "train_seconds": 40000.0, "parameters_m": 468.5, "error": "", **fields,
+    }  # fmt: skip
+
+
+def printed(rows: list[dict[str, Any]], **options: Any) -> list[str]:
+    screen = io.StringIO()
+    print_leaderboard(Console(file=screen, width=80, soft_wrap=True), rows, **options)
+    return screen.getvalue().splitlines()
+
+
+def test_leaderboard_fits_80_columns_with_whole_figures() -> None:
+    none = dict.fromkeys(("val_dataset_iou", "test_dataset_iou", "epochs", "train_seconds"))
+    lines = printed(
+        [
+            row(0, task="semantic3"),
+            row(1, encoder="resnet18"),
+            row(2, status="waiting", **none),
+            row(3, status="failed", error="[Errno 28] " + "no space left " * 8, **none),
+        ]
+    )
+    header, first, second, waiting, failed = lines
+    assert header.split()[-8:] == ["val", "IoU", "test", "IoU", "epochs", "time", "M", "params"]
+    assert header.split()[1:4] == ["encoder", "task", "seed"]
+    assert all(len(line) <= 80 for line in lines[:-1])
+    for number, line in enumerate((first, second)):
+        assert line.split()[0] == str(number + 1)
+        assert line.split()[-5:] == [f"{0.9 - number / 100:.4f}", "0.8000", "1000", "11:06:40",
+                                     "468.5"]  # fmt: skip
+    assert "waiting" in waiting
+    assert failed.startswith("failed: trial-3: [Errno 28] no space left no space")
+
+
+def test_leaderboard_names_only_what_differs_and_stops_at_the_top() -> None:
+    rows = [row(0, seed=0), row(1, seed=0), row(2, seed=0)]
+    lines = printed(rows, top=2)
+    assert not {"encoder", "task", "seed"} & set(lines[0].split())
+    assert len(lines) == 4
+    assert lines[-1] == "... and 1 more in leaderboard.csv"
+    assert printed([]) == []

@@ -59,6 +59,21 @@ def test_every_field_is_part_of_the_trial_id() -> None:
     assert len(ids) == len(CHANGES) + 2
 
 
+def test_trial_ids_stay_the_same() -> None:
+    # runs of earlier versions are found again by these names
+    assert TrialConfig().trial_id("f") == "semantic2-Unet-resnet18-s0-dc45563ab3"
+    assert TrialConfig(architecture="u-net", learning_rate=1e-3) == TrialConfig()
+    named = TrialConfig(encoder="tu-efficientnet_b0.ra/in1k").trial_id("f")
+    assert named.startswith("semantic2-Unet-tu_efficientnet_b0_ra_in1k-s0-")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["mean", "std", "high"])
+def test_numbers_that_json_does_not_know_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValidationError):
+        TrialConfig(normalization={name: value})  # type: ignore[arg-type]
+
+
 @given(st.sampled_from(ARCHITECTURES), st.floats(1e-6, 1), st.integers(0, 2**31 - 1))
 def test_trial_id_survives_json(architecture: str, rate: float, seed: int) -> None:
     config = TrialConfig(architecture=architecture, learning_rate=rate, seed=seed)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import imagecodecs
@@ -20,7 +22,7 @@ from trainables.data import (
     normalize,
     open_dataset,
 )
-from trainables.imagefiles import read_image, read_labels
+from trainables.imagefiles import ImageFileError, read_image, read_labels
 
 
 def two_cells(size: int = 40) -> np.ndarray:
@@ -78,6 +80,20 @@ def test_fingerprint_follows_contents_not_place(tmp_path: Path) -> None:
     assert index_dataset(a).fingerprint != index_dataset(b).fingerprint
     (a / "dataset.yaml").write_text("pixel_size_um: 0.3")
     assert index_dataset(a).fingerprint != index_dataset(write(tmp_path / "c")).fingerprint
+
+
+@given(y=st.integers(0, 39), x=st.integers(0, 39), folder=st.sampled_from(["images", "masks"]))
+@settings(max_examples=15, deadline=None)
+def test_every_pixel_counts_in_the_fingerprint(
+    tmp_path_factory: pytest.TempPathFactory, y: int, x: int, folder: str
+) -> None:
+    root = write(tmp_path_factory.mktemp("d"), 3)
+    before = index_dataset(root).fingerprint
+    path = root / folder / "i1.tif"
+    pixels = tifffile.imread(path)
+    pixels[y, x] += 1
+    tifffile.imwrite(path, pixels)
+    assert index_dataset(root).fingerprint != before
 
 
 def test_orphans(tmp_path: Path) -> None:
@@ -161,6 +177,8 @@ def test_duplicates_within_a_split_are_noted(tmp_path: Path) -> None:
     [
         ("pixelsize: 1", "pixelsize"),
         ("pixel_size_um: -1", "pixel_size_um"),
+        ("pixel_size_um: .inf", "pixel_size_um"),
+        ("split: {train: [i0], validation: [i1], test: [i2]}", "split.validation"),
         ("groups: [", "not valid YAML"),
         ("- a", "must be a mapping"),
         ("groups: {zz: a}", "names images that are not there: zz"),
@@ -178,6 +196,65 @@ def test_wrong_suffix_and_stem_twice(tmp_path: Path) -> None:
     message = problem(root)
     assert "images/i0.jpg: not a TIFF or PNG file" in message
     assert "same stem as" in message
+
+
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    for name in ("i0.tif", "i1.tif"):
+        (root / "images" / name).unlink()
+    (root / "images" / "i0.tif").mkdir()
+    (root / "images" / "i1.tif").symlink_to(tmp_path / "nowhere")
+    (root / "dataset.yaml").mkdir()
+    message = problem(root)
+    assert "images/i0.tif: not a file" in message
+    assert "images/i1.tif: not a file, or a link to a file that is not there" in message
+    assert "dataset.yaml: cannot be read" in message
+
+
+def test_labels_too_large(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    tifffile.imwrite(root / "masks" / "i0.tif", two_cells().astype(np.uint32) * 2**31)
+    assert "masks/i0.tif: mask holds labels above 2147483647" in problem(root)
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 4), (3, 40, 40), (2, 40, 40)])
+def test_channels_and_pages(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    root = write(tmp_path / "d")
+    for folder in ("images", "masks"):
+        tifffile.imwrite(root / folder / "i2.tif", np.zeros(shape, np.uint8))
+    message = problem(root)
+    assert message.count("save ") == 2
+    assert "images/i2.tif" in message
+    assert "masks/i2.tif" in message
+
+
+def test_time_blocks_are_cut_in_every_group(tmp_path: Path) -> None:
+    groups = ", ".join(f"i{n}: {'a' if n < 5 else 'b'}" for n in range(15))
+    root = write(tmp_path / "d", 15, yaml=f"groups: {{{groups}}}")
+    dataset = open_dataset(root, DataOptions(split="time_blocks"))
+    assert dataset.split["val"] == ("i3", "i11", "i12")
+    assert dataset.split["test"] == ("i4", "i13", "i14")
+    short = problem(write(tmp_path / "e", 2), split="time_blocks")
+    assert "2 frames cannot be cut in three time blocks" in short
+
+
+@given(content=st.data(), compression=st.sampled_from([None, "zlib", "png"]))
+@settings(max_examples=80, deadline=None)
+def test_damaged_files_are_refused_or_read(content: st.DataObject, compression: str | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("a.png" if compression == "png" else "a.tif")
+        if compression == "png":
+            path.write_bytes(imagecodecs.png_encode(two_cells()))
+        else:
+            tifffile.imwrite(path, two_cells(), compression=compression)
+        damaged = bytearray(path.read_bytes())
+        for _ in range(content.draw(st.integers(1, 3))):
+            where = content.draw(st.integers(0, min(len(damaged), 260) - 1))
+            damaged[where] = content.draw(st.integers(0, 255))
+        path.write_bytes(damaged[: content.draw(st.integers(0, len(damaged)))])
+        for read in (read_image, read_labels):
+            with contextlib.suppress(ImageFileError):
+                read(path)
 
 
 def test_missing_folders(tmp_path: Path) -> None:
@@ -295,3 +372,4 @@ def test_normalization_of_flat_and_sparse_images() -> None:
 
 def test_natural_order() -> None:
     assert sorted(["t10", "t2", "t1"], key=natural_key) == ["t1", "t2", "t10"]
+    assert sorted(["10²", "9²", "a"], key=natural_key) == ["9²", "10²", "a"]

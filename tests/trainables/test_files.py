@@ -8,15 +8,16 @@ import pytest
 from trainables.files import write_json, write_text, write_with
 
 
-def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
 
     def break_off(temporary: Path) -> None:
         temporary.write_text("half of the n")
-        raise RuntimeError
+        raise error
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(error):
         write_with(path, break_off)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

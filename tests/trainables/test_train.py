@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from skimage.draw import disk
 
 from trainables import checkpoint
 from trainables.checkpoint import CheckpointError
@@ -16,7 +15,7 @@ from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data import DataSet, open_dataset
 from trainables.imagefiles import read_image
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.module import learning_rate_factor
+from trainables.module import Scores, learning_rate_factor
 from trainables.predict import pad_to_stride
 from trainables.train import TrainingError, train
 
@@ -29,18 +28,8 @@ def config(**changes: object) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    root, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
-    for name in ("images", "masks"):
-        (root / name).mkdir()
-    for number in range(5):
-        labels = np.zeros((90, 100), np.uint16)
-        for label, center in enumerate([(20, 20), (20, 60), (60, 30), (65, 70)], 1):
-            labels[disk(np.add(center, rng.integers(-5, 6, 2)), 10, shape=labels.shape)] = label
-        image = rng.normal(1000, 30, labels.shape) + 300 * (labels > 0)
-        tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
-        tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
-    return open_dataset(root)
+def dataset(tiny_dataset: Path) -> DataSet:
+    return open_dataset(tiny_dataset)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +99,50 @@ def test_result_and_pictures(dataset: DataSet, tmp_path: Path) -> None:
     assert picture.shape == (90, 100, 3)
 
 
-def test_early_stopping(dataset: DataSet, tmp_path: Path) -> None:
-    # with a vanishing learning rate and frozen statistics nothing improves for long
-    cfg = config(epochs=12, early_stopping=1, learning_rate=1e-12)
-    result = train(cfg, dataset, tmp_path / "t")
-    after = [r for r in result.history if r.epoch > result.best_epoch]
-    assert len(result.history) == 12 or len(after) == 1
+def test_two_runs_are_equal(calm: TrialResult, dataset: DataSet, tmp_path: Path) -> None:
+    assert figures(train(config(), dataset, tmp_path / "t")) == figures(calm)
+
+
+def test_interrupted_before_the_first_validation(dataset: DataSet, tmp_path: Path) -> None:
+    cfg = config(validate_every=2)
+    undisturbed = train(cfg, dataset, tmp_path / "calm")
+    assert [r.val_dataset_iou is None for r in undisturbed.history] == [True, False, False]
+    assert figures(interrupted(cfg, dataset, tmp_path / "t", 1)) == figures(undisturbed)
+
+
+@pytest.mark.parametrize("cut", [None, 3])
+def test_early_stopping(dataset: DataSet, tmp_path: Path, monkeypatch, cut: int | None) -> None:
+    ious = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9]  # an equal value is no better one
+
+    def scripted(self, images, target, precision):
+        iou = ious[min(self.current_epoch, 5)]
+        return Scores(0.5, iou, iou)
+
+    monkeypatch.setattr("trainables.module.SegmentationModule.evaluate", scripted)
+    cfg, seen = config(epochs=6, early_stopping=3), []
+
+    def report(record: EpochRecord) -> None:
+        seen.append(record.epoch)
+        if record.epoch == cut and seen.count(cut) == 1:
+            raise KeyError
+
+    if cut:
+        with pytest.raises(KeyError):
+            train(cfg, dataset, tmp_path / "t", options=OFTEN, on_epoch=report)
+    result = train(cfg, dataset, tmp_path / "t", options=OFTEN, on_epoch=report)
+    assert seen == [1, 2, 3, 4, 5]  # the patience counts on over an interruption
+    assert (result.best_epoch, result.epochs) == (2, 5)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_trial(
+    dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "trainables.module.SegmentationModule.evaluate", lambda *_: Scores(float("nan"), 0.0, 0.0)
+    )
+    with pytest.raises(TrainingError, match="validation loss became nan in epoch 1; try a smaller"):
+        train(config(epochs=1), dataset, tmp_path / "t")
+    assert not (tmp_path / "t" / "result.json").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial(dataset: DataSet, tmp_path, monkeypatch) -> None:
