@@ -12,9 +12,9 @@ SPACE = SearchSpace(
     trials=grid(
         {"architecture": ARCHITECTURES},
         encoder="resnet18",
-        crop_size=128,
-        epochs=3,
-        batch_size=16,
+        crop_size=224,
+        epochs=5,
+        batch_size=4,
         learning_rate=2e-3,
         augmentation="light",
     ),

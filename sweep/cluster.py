@@ -77,7 +77,10 @@ def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
                     "ray up cluster.yaml, or leave out --address and RAY_ADDRESS to run here"
                 ) from error
         total = ray.cluster_resources()
-        yield Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))
+        # of the largest node: what one trial can be given
+        nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+        memory = max(nodes, default=0.0) / 2**30 or None
+        yield Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), memory)
     finally:
         ray.shutdown()
         for name in secret:

@@ -16,12 +16,13 @@ COLUMNS = (
     "trial_id", "task", "architecture", "encoder", "seed", "learning_rate", "loss", "augmentation",
     "batch_size", "status", "parameters_m", "val_dataset_iou", "val_image_iou",
     "test_dataset_iou", "test_image_iou", "best_epoch", "epochs", "train_seconds",
-    "peak_memory_mb", "error", "checkpoint", "wandb_id",
+    "peak_memory_mb", "error", "checkpoint", "wandb_id", "micro_batch",
 )  # fmt: skip
 CONFIG_COLUMNS = COLUMNS[1:9]
 IOUS = ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou")
 HISTORY_COLUMNS = (
     "trial_id", "epoch", "train_loss", "val_loss", "val_dataset_iou", "val_image_iou", "seconds",
+    "val_background_iou", "val_cell_iou", "val_boundary_iou",
 )  # fmt: skip
 
 PAPER_TABLE1 = {

@@ -8,6 +8,7 @@ trains it (so that nothing is lost when the driver dies at that moment), ``faile
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,13 +41,29 @@ class Ledger:
             "config": config.model_dump(mode="json"),
             **fields,
         }
+        shortages = (self.read_one(trial_id) or {}).get("out_of_memory")
+        if shortages:  # told beside the result: what did not suffice
+            record.setdefault("out_of_memory", shortages)
         write_json(self.folder / f"{trial_id}.json", record)
 
     def write_start(self, trial_id: str, config: TrialConfig, node: str, **fields: Any) -> None:
         """Record that an attempt at a trial begins."""
         before = self.read_one(trial_id) or {}
-        attempts = [*before.get("attempts", []), {"node": node, "started": time.time()}]
+        attempts = [
+            *before.get("attempts", []),
+            {"node": node, "pid": os.getpid(), "started": time.time()},
+        ]
         self.write(trial_id, config, "running", attempts=attempts, **fields)
+
+    def write_shortage(
+        self, trial_id: str, config: TrialConfig, told: str, retry: dict[str, Any], **f: Any
+    ) -> None:
+        """Record that an attempt ran out of memory, and what the next one shall get."""
+        before = (self.read_one(trial_id) or {}).get("out_of_memory", [])
+        self.write(
+            trial_id, config, "running",
+            attempts=self.attempts(trial_id), retry=retry, out_of_memory=[*before, told], **f,
+        )  # fmt: skip
 
     def attempts(self, trial_id: str) -> list[dict[str, Any]]:
         """Return the attempts at a trial so far."""

@@ -47,6 +47,11 @@ class Settings(BaseModel):
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
     """A fraction lets trials share a GPU; None: a whole one where there are GPUs."""
+    memory_per_trial: Annotated[float, Field(gt=0)] | None = None
+    """GB that a trial on CPUs may take, reserved and enforced; doubled for a trial that runs out
+    of it. None: what it is estimated to need is reserved, and nothing is enforced."""
+    most_memory_per_trial: Annotated[float, Field(gt=0)] | None = None
+    """GB up to which that is doubled; None: what a node has."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Attempts after the first for a trial that lost its worker or node."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
@@ -195,6 +200,8 @@ def make_request(
         trial_changes["seed"] = list(range(seeds))
     try:
         configs = override(space.trials, trial_changes)
+        for key, values in trial_changes.items():
+            _refuse_unused(key, values, configs)
         return Request(
             space_name,
             space,
@@ -204,6 +211,14 @@ def make_request(
         )
     except ValidationError as error:
         raise RequestError(f"--set {_first(error)}") from error
+
+
+def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfig]) -> None:
+    """Refuse a change that no trial took up, such as rays without a StarDist trial."""
+    if key in ("boundary", "rays", "loss", "encoder", "encoder_weights"):
+        taken = {str(getattr(config, key)) for config in configs}
+        if not taken & {str(value) for value in values}:
+            raise RequestError(f"--set {key}: no trial of this space uses it")
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sweep.limits import Limits
+from sweep.packing import cpu_memory_mb, gpu_fraction
 from sweep.plan import RequestError, Settings
+from trainables.footprint import Footprint
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,32 @@ class Resources:
 
     cpus: float
     gpus: float
+    memory_gb: float | None = None
+    """Memory of a node; None: not known."""
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """What ``--gpus`` says."""
+
+    count: int
+    name: str = ""
+    memory_gb: float | None = None
+
+
+def parse_gpus(text: str) -> Gpus:
+    """Read ``2``, ``4xV100`` or ``4xV100-32``.
+
+    Raises
+    ------
+    RequestError
+        For anything else.
+    """
+    match = re.fullmatch(r"(\d+)(?:x([A-Za-z][A-Za-z0-9]*)(?:-(\d+(?:\.\d+)?))?)?", text)
+    if not match:
+        raise RequestError(f"--gpus {text}: write a number or COUNTxNAME-GB, such as 4xV100-32")
+    count, name, memory = match.groups()
+    return Gpus(int(count), name or "", float(memory) if memory else None)
 
 
 def usable_cpus() -> int:
@@ -25,11 +56,16 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def node_memory_gb() -> float:
+    """Memory of this machine, in GiB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
 def local_resources(gpus: int | None) -> Resources:
     """Return what a private Ray on this machine has: its cores, and its or the told GPUs."""
     if gpus is None:
         gpus = len([p for p in Path("/dev").glob("nvidia*") if p.name[6:].isdigit()])
-    return Resources(float(usable_cpus()), float(gpus))
+    return Resources(float(usable_cpus()), float(gpus), node_memory_gb())
 
 
 def growing(present: Resources, settings: Settings, gpus: int | None) -> Resources:
@@ -45,9 +81,9 @@ def growing(present: Resources, settings: Settings, gpus: int | None) -> Resourc
     """
     coming = float(gpus or 0)
     share = settings.gpus_per_trial or (1.0 if coming or present.gpus else 0.0)
-    total = Resources(present.cpus, max(present.gpus, coming, math.ceil(share)))
+    total = replace(present, gpus=max(present.gpus, coming, math.ceil(share)))
     trials = _share(share, total.gpus) if share else 1
-    return Resources(max(total.cpus, trials * settings.cpus_per_trial), total.gpus)
+    return replace(total, cpus=max(total.cpus, trials * settings.cpus_per_trial))
 
 
 def gpus_per_trial(settings: Settings, resources: Resources) -> float:
@@ -85,3 +121,57 @@ def _share(gpu: float, gpus: float) -> int:
     if gpu > 1:
         return math.floor(gpus / gpu + 1e-9)
     return math.floor(gpus + 1e-9) * math.floor(1 / gpu + 1e-9)
+
+
+def first_limits(
+    settings: Settings,
+    resources: Resources,
+    footprints: Mapping[str, Footprint] | None = None,
+    gpu_memory_gb: float | None = None,
+) -> dict[str, Limits]:
+    """Return what trials may take at their first attempt.
+
+    Parameters
+    ----------
+    settings : Settings
+    resources : Resources
+    footprints : mapping, optional
+        trial_id to what the trial needs, where that is known.
+    gpu_memory_gb : float, optional
+        Memory of each GPU; None: not known, then trials get whole ones.
+
+    Returns
+    -------
+    dict
+        trial_id to `Limits`, and under ``""`` what all others may take: of a GPU the largest
+        1/k that holds the trial, on CPUs a reservation of memory.
+    """
+    gpu = gpus_per_trial(settings, resources)
+    memory = None if gpu else settings.memory_per_trial
+    limits = {"": Limits(gpu, memory, enforced=memory is not None)}
+    for trial_id, footprint in (footprints or {}).items():
+        if gpu:
+            if settings.gpus_per_trial is None and gpu_memory_gb is not None:
+                share = gpu_fraction(footprint.peak_mb, gpu_memory_gb * 1024)
+                # what does not fit a whole GPU meets its end there, or smaller batches
+                limits[trial_id] = Limits(share.fraction if share else 1.0)
+        elif memory is None:
+            needed = cpu_memory_mb(footprint.peak_mb) / 1024
+            limits[trial_id] = Limits(0.0, round(min(needed, resources.memory_gb or needed), 3))
+    return limits
+
+
+def at_once(
+    settings: Settings, resources: Resources, limits: Mapping[str, Limits], trials: Sequence[str]
+) -> int:
+    """Return about how many of the given trials run at once, under their own limits."""
+    count = slots(settings, resources)
+    mine = [limits.get(i, limits[""]) for i in trials]
+    if resources.gpus and settings.gpus_per_trial is None and mine:
+        by_gpu = math.floor(resources.gpus * len(mine) / sum(one.gpu for one in mine))
+        by_cpu = math.floor(resources.cpus / settings.cpus_per_trial + 1e-9)
+        count = max(1, min(by_gpu, by_cpu, settings.concurrency or by_cpu))
+    needed = [one.memory_gb for one in mine if one.memory_gb is not None]
+    if needed and resources.memory_gb and not resources.gpus:
+        count = max(1, min(count, math.floor(resources.memory_gb * len(needed) / sum(needed))))
+    return count

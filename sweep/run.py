@@ -5,28 +5,30 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-import re
 import shlex
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from sweep import cluster
 from sweep.leaderboard import paper_correlation, planned, write_history, write_tables
 from sweep.ledger import FINAL, Ledger
+from sweep.limits import Limits
+from sweep.needs import Estimates, as_items, count_crops, probe_on_gpus
+from sweep.packing import CPU, order_large_first
 from sweep.plan import (
     Plan,
     Request,
     RequestError,
+    Trial,
     conflict,
     load_space,
     make_plan,
@@ -34,9 +36,20 @@ from sweep.plan import (
     read_plan,
     write_plan,
 )
-from sweep.resources import Resources, gpus_per_trial, growing, local_resources, slots
+from sweep.preview import print_plan
+from sweep.resources import (
+    Gpus,
+    Resources,
+    at_once,
+    first_limits,
+    growing,
+    local_resources,
+    parse_gpus,
+    slots,
+)
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration, print_leaderboard
+from trainables.config import TrialConfig
 from trainables.data import DataError, DataSet, index_dataset, open_dataset
 from trainables.encoder_names import check_encoder
 
@@ -86,30 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Gpus:
-    """What ``--gpus`` says."""
-
-    count: int
-    name: str = ""
-    memory_gb: float | None = None
-
-
-def parse_gpus(text: str) -> Gpus:
-    """Read ``2``, ``4xV100`` or ``4xV100-32``.
-
-    Raises
-    ------
-    RequestError
-        For anything else.
-    """
-    match = re.fullmatch(r"(\d+)(?:x([A-Za-z][A-Za-z0-9]*)(?:-(\d+(?:\.\d+)?))?)?", text)
-    if not match:
-        raise RequestError(f"--gpus {text}: write a number or COUNTxNAME-GB, such as 4xV100-32")
-    count, name, memory = match.groups()
-    return Gpus(int(count), name or "", float(memory) if memory else None)
-
-
 @contextmanager
 def _dataset_root(request: Request, data: str | None, out: Path, keep: bool) -> Iterator[Path]:
     """Give the folder of the data; generate the built-in ones where a space brings them."""
@@ -143,7 +132,8 @@ def _index(root: Path, request: Request) -> DataSet:
 def _check_names(request: Request) -> None:
     for name in dict.fromkeys(config.encoder for config in request.configs):
         try:
-            check_encoder(name)
+            if name != "none":  # of StarDist's own model
+                check_encoder(name)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
@@ -179,35 +169,6 @@ def _fetch_weights(request: Request, out: Path) -> None:
             fetch(info, out / "weights")
         except WeightsError as error:
             raise RequestError(str(error)) from error
-
-
-def _print_plan(
-    console: Console, plan: Plan, request: Request, resources: Resources | None
-) -> None:
-    settings = request.settings
-    gpu = gpus_per_trial(settings, resources or Resources(0, 0))
-    share = f"{settings.cpus_per_trial:g} CPU" + (f", {gpu:g} GPU" if gpu else "")
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("trial_id", "loss", "batch", "crop", "epochs", "resources"):
-        table.add_column(name, no_wrap=True)
-    for trial in plan.trials:
-        c = trial.config
-        table.add_row(
-            trial.trial_id, c.loss, str(c.batch_size), str(c.crop_size), str(c.epochs), share
-        )
-    if plan.drawn:
-        drawn = ", ".join(request.space.dimensions)
-        console.print(
-            f"{settings.samples} trials, drawn by {settings.search} over {drawn}; {share}"
-        )
-    else:
-        console.print(table)
-        console.print(f"{len(plan.trials)} trials")
-    if resources is not None:
-        console.print(
-            f"{slots(settings, resources)} at a time on {resources.cpus:g} CPUs and "
-            f"{resources.gpus:g} GPUs of this machine (or as told by --gpus)"
-        )
 
 
 @contextmanager
@@ -284,6 +245,11 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         raise RequestError(f"--resume: there is no run in {out}")
     if recorded is None:
         _check_weights(request, out)
+    if arguments.plan and arguments.data is None and request.space.builtin_data is None:
+        trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
+        print_plan(console, Plan(request, "", "", trials), resources, gpus, _paper_crops)
+        console.print("no --data: your images were not checked, and an epoch is the paper's")
+        return DONE
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
         dataset = _index(root, request)
         plan = make_plan(request, dataset)
@@ -312,11 +278,44 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         if recorded is not None:
             _check_weights(request, out)
         if arguments.plan:
-            _print_plan(console, plan, request, resources)
+            print_plan(console, plan, resources, gpus, partial(count_crops, dataset))
             return DONE
         with _lock(out):
             _fetch_weights(request, out)
             return _start(arguments, command, console, plan, dataset, out, gpus, mode)
+
+
+def _paper_crops(crop_size: int) -> int:
+    """Crops of an epoch in the paper, as far as it tells."""
+    return 90
+
+
+def _fit(
+    plan: Plan, recorded: dict[str, Any], todo: list[str], resources: Resources,
+    gpus: Gpus | None, estimates: Estimates, screen: Console, dataset: DataSet,
+) -> tuple[dict[str, Limits], list[str]]:  # fmt: skip
+    """Return what trials may take, and their order: those that take longest first."""
+    settings = plan.request.settings
+    memory = gpus.memory_gb if gpus else None
+    if plan.drawn:
+        return first_limits(settings, resources), todo
+    configs = {
+        t["trial_id"]: TrialConfig.model_validate(t["config"])
+        for t in recorded["trials"]
+        if t["trial_id"] in todo
+    }
+    footprints = {i: f for i, f in estimates.result().items() if i in configs}
+    if resources.gpus and settings.gpus_per_trial is None and configs:
+        screen.print("measuring the networks' memory on a GPU ...")
+        measured, seen, problems = probe_on_gpus(configs)
+        footprints.update(measured)
+        memory = memory or seen
+        for problem in problems:
+            screen.print(f"note: not measured: {problem}", markup=False, soft_wrap=True)
+    limits = first_limits(settings, resources, footprints, memory)
+    # only the order counts: any hardware will do
+    items = as_items(configs, footprints, limits, CPU, partial(count_crops, dataset))
+    return limits, [item.name for item in order_large_first(items)]
 
 
 def _start(
@@ -342,7 +341,9 @@ def _start(
         tensorboard=plan.request.settings.tensorboard,
     )
     address = cluster.where(arguments.address)
-    with quiet_screen(out / "sweep.log") as screen:
+    # while Ray starts
+    estimates = Estimates({trial.trial_id: trial.config for trial in plan.trials})
+    with quiet_screen(out / "sweep.log") as screen, closing(estimates):
         place = f"the cluster at {address}" if address else "a private Ray on this machine"
         screen.print(f"starting {place} ...")
         with cluster.ray_session(address, gpus.count if gpus else None) as resources:
@@ -351,15 +352,17 @@ def _start(
             if address:
                 told = gpus.count if gpus else None
                 resources = growing(resources, plan.request.settings, told)
-            at_once = slots(plan.request.settings, resources)
             recorded = write_plan(out, plan, dataset, command, read_plan(out))
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
+            limits, todo = _fit(plan, recorded, todo, resources, gpus, estimates, screen, dataset)
+            count = at_once(plan.request.settings, resources, limits, todo)
             title = (
-                f"{out.name}: {len(todo) + samples} trials, {at_once} at a time, "
-                f"W&B {tracking.mode}"
+                f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B {tracking.mode}"
             )
-            with View(screen, title, at_once) as view:
-                rows = tuner.run(out, plan, recorded, todo, samples, resources, tracking, view)
+            with View(screen, title, count) as view:
+                rows = tuner.run(
+                    out, plan, recorded, todo, samples, limits, resources, tracking, view
+                )
         screen.print()
     interrupted = any(row["status"] in ("running", "waiting") for row in rows)
     records = Ledger(out).read()

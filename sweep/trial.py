@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sweep.ledger import Ledger
+from sweep.limits import Limits, next_limits
 from sweep.tracking import Tracker, TrackingOptions
-from trainables.config import EpochRecord, RunOptions, TrialConfig
+from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig
 from trainables.data import DataError, DataOptions, cached_index
 
 
@@ -24,14 +25,21 @@ def config_of(tune_config: dict[str, Any], runtime: dict[str, Any]) -> TrialConf
     Parameters
     ----------
     tune_config : dict
-        ``{"trial": {...}}`` of a grid, or what a search drew.
+        ``{"trial": {"config": {...}, "limits": {...}}}`` of a grid, or what a search drew.
     runtime : dict
         Holds ``base``: what a search does not draw.
     """
     if "trial" in tune_config:
-        return TrialConfig.model_validate(tune_config["trial"])
+        return TrialConfig.model_validate(tune_config["trial"]["config"])
     drawn = {k: v for k, v in tune_config.items() if k in TrialConfig.model_fields}
     return TrialConfig.model_validate({**runtime["base"], **drawn})
+
+
+def limits_of(tune_config: dict[str, Any], default: Limits = Limits()) -> Limits:
+    """Return what a Tune configuration says its trial may take."""
+    if "trial" in tune_config:
+        return Limits(**tune_config["trial"]["limits"])
+    return default
 
 
 def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
@@ -50,6 +58,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     if (ledger.read_one(trial_id) or {}).get("status") == "done":
         return  # an attempt that was lost after it had recorded its result
     tracking = TrackingOptions(**runtime["tracking"])
+    limits = limits_of(tune_config, Limits(**runtime["limits"]))
     tracker = Tracker(
         tracking,
         trial_id,
@@ -57,7 +66,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         resumed=bool(ledger.attempts(trial_id)),
     )
     node = ray.get_runtime_context().get_node_id()
-    ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id)
+    ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
     best = 0.0
 
     def on_epoch(record: EpochRecord) -> None:
@@ -68,16 +77,14 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
 
     ended = False
     try:
-        from trainables.train import train
-
         dataset = cached_index(runtime["data"], DataOptions(**runtime["data_options"]))
         if dataset.fingerprint != runtime["fingerprint"]:
             raise DataError(f"data set {runtime['data']} has changed since the sweep started")
-        result = train(
+        result = _trainable(config)(
             config,
             dataset,
             out / "checkpoints" / trial_id,
-            options=RunOptions(**runtime["options"]),
+            options=RunOptions(**{**runtime["options"], **limits.options()}),
             on_epoch=on_epoch,
             on_overlays=tracker.overlays,
         )
@@ -88,6 +95,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     except Exception as error:
         tracker.finish({"error": str(error)}, failed=True)
         ended = True
+        if type(error).__name__ == "OutOfMemory":
+            _note_shortage(ledger, trial_id, config, limits, runtime, str(error), tracker.wandb_id)
+            return
         if _is_transient(error):
             raise TransientError(reason_of(error)) from error
         logging.getLogger(__name__).exception("trial %s failed", trial_id)
@@ -102,6 +112,35 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         if not ended:  # Tune stopped the trial from inside a report
             tracker.finish({})
         _release_memory()
+
+
+def _trainable(config: TrialConfig) -> Any:
+    """Return the function that trains a configuration; imports what it needs only here."""
+    if config.architecture == STARDIST:
+        from trainables.stardist import train_stardist
+
+        return train_stardist
+    from trainables.train import train
+
+    return train
+
+
+def _note_shortage(
+    ledger: Ledger, trial_id: str, config: TrialConfig, limits: Limits,
+    runtime: dict[str, Any], reason: str, wandb_id: str,
+) -> None:  # fmt: skip
+    """Record what a trial gets next after running out of memory, or that nothing is left."""
+    told = f"{reason} with {limits}"
+    step = next_limits(limits, config, runtime.get("most_memory_gb"))
+    if step is not None:
+        ledger.write_shortage(trial_id, config, told, step.to_dict(), wandb_id=wandb_id)
+        return
+    ledger.write(
+        trial_id, config, "failed",
+        error=f"{told}: it does not fit; try a smaller batch_size or crop_size",
+        attempts=ledger.attempts(trial_id),
+        wandb_id=wandb_id,
+    )  # fmt: skip
 
 
 def _is_transient(error: Exception) -> bool:

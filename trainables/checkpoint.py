@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from trainables.config import TrialConfig
 from trainables.files import write_json, write_with
 from trainables.predict import Predictor, Scaling
+from trainables.tasks import build_task
 
 FORMAT = 1
 WEIGHTS = "weights.pt"
@@ -54,6 +55,7 @@ def save(
     data: dict[str, Any],
     metrics: dict[str, Any],
     encoder_weights: dict[str, Any] | None = None,
+    task: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -71,6 +73,8 @@ def save(
         What it reached, for a reader's information.
     encoder_weights : dict, optional
         Which weights the encoder started from: name, source, revision.
+    task : dict, optional
+        What decoding needs, as `trainables.tasks.Task.state` gives it.
     """
     write_with(folder / WEIGHTS, lambda path: torch.save(state, path))
     manifest = {
@@ -80,6 +84,7 @@ def save(
         "data": data,
         "metrics": metrics,
         "encoder_weights": encoder_weights,
+        "task": task or {},
         "versions": library_versions(),
         "weights": {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)},
     }
@@ -170,11 +175,16 @@ def load(path: Path | str) -> Predictor:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{folder / MANIFEST}: config.{where}: {first['msg']}") from error
-    network = build_model(config.architecture, config.encoder, in_channels=1, classes=1)
+    try:
+        task = build_task(config, manifest.get("task"))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: task: {error}") from error
+    network = build_model(config.architecture, config.encoder, in_channels=1, classes=task.channels)
     try:
         network.load_state_dict(load_weights(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{weights} does not fit {config.candidate}: {reason}") from error
     scaling = Scaling(float(manifest["input"]["mean"]), float(manifest["input"]["std"]))
-    return Predictor(config, network.to(memory_format=torch.channels_last), scaling, manifest)
+    network.to(memory_format=torch.channels_last)
+    return Predictor(config, network, scaling, task, manifest)

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Task = Literal["semantic2", "semantic3", "stardist"]
 Loss = Literal[
-    "dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy", "dice_cross_entropy"
-]
+    "dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy", "dice_cross_entropy",
+    "stardist",
+]  # fmt: skip
+Boundary = Literal["outline", "touching"]
 Augmentation = Literal["none", "light", "medium", "strong"]
 
 ARCHITECTURES: tuple[str, ...] = (
@@ -43,7 +45,14 @@ SMALLEST_CROP = {"PAN": 128}
 STARDIST = "StarDist"
 """Architecture name of stardist's own model, which has no encoder to choose."""
 
+_ADDED_LATER = ("boundary", "rays")
+"""Fields that earlier versions did not have: at their defaults they leave trial_ids alone."""
+
 _ALIASES = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)}
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower().replace("+", "plus"))
 
 
 def architecture_name(name: str) -> str:
@@ -69,7 +78,7 @@ def architecture_name(name: str) -> str:
     >>> architecture_name("U-Net++")
     'UnetPlusPlus'
     """
-    key = re.sub(r"[^a-z0-9]", "", str(name).lower().replace("+", "plus"))
+    key = _key(name)
     if key not in _ALIASES:
         known = ", ".join((*ARCHITECTURES, STARDIST))
         raise ValueError(f"unknown architecture {name!r}; known: {known}")
@@ -130,7 +139,11 @@ class TrialConfig(_Frozen):
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` decays to 1 % of the peak over the trial, after a warm-up of 5 % of it."""
     loss: Loss = "dice"
-    """Training loss; Dice is the paper's."""
+    """Training loss; Dice is the paper's. Always ``stardist`` for task ``stardist``."""
+    boundary: Boundary = "outline"
+    """Of task ``semantic3``: every cell outlined, as in the paper, or only where cells touch."""
+    rays: Annotated[int, Field(ge=8, le=256)] = 32
+    """Of task ``stardist``: radial distances per star-convex polygon."""
     augmentation: Augmentation = "light"
     """Named strength of the training transforms (`trainables.augmentation`)."""
     validate_every: Annotated[int, Field(ge=1)] = 1
@@ -147,10 +160,28 @@ class TrialConfig(_Frozen):
     def _canonical_architecture(cls, value: str) -> str:
         return architecture_name(value)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_counts(cls, values: Any) -> Any:
+        """Reset what the task does not use, so that equal trials have equal names."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        task = values.get("task", "semantic2")
+        if task != "semantic3":
+            values.pop("boundary", None)
+        if task == "stardist":
+            values["loss"] = "stardist"
+            if _key(values.get("architecture", "")) == _key(STARDIST):
+                values.update(encoder="none", encoder_weights="none")
+        else:
+            values.pop("rays", None)
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> TrialConfig:
-        if self.task != "semantic2":
-            raise ValueError(f"task {self.task!r} is not built yet; use semantic2")
+        if self.loss == "stardist" and self.task != "stardist":
+            raise ValueError(f"loss 'stardist' needs task 'stardist', not {self.task!r}")
         if self.architecture == STARDIST and self.task != "stardist":
             raise ValueError(f"architecture {STARDIST} needs task 'stardist', not {self.task!r}")
         smallest = SMALLEST_CROP.get(self.architecture, 0)
@@ -179,7 +210,11 @@ class TrialConfig(_Frozen):
             Readable prefix and a 10-digit hash of configuration and data; a valid file name
             and W&B run id that stays the same over retries and resumes.
         """
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True) + fingerprint
+        fields = self.model_dump(mode="json")
+        for name in _ADDED_LATER:
+            if fields[name] == type(self).model_fields[name].default:
+                del fields[name]
+        text = json.dumps(fields, sort_keys=True) + fingerprint
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         encoder = re.sub(r"[^A-Za-z0-9_]+", "_", self.encoder)
         return f"{self.task}-{self.architecture}-{encoder}-s{self.seed}-{digest}"
@@ -194,6 +229,13 @@ class RunOptions(_Frozen):
     """``auto`` takes the GPU that is visible, else the CPU."""
     weights_cache: str | None = None
     """Folder of fetched encoder weights; None: segsweep's in the user's cache folder."""
+    micro_batch: Annotated[int, Field(ge=2)] | None = None
+    """Crops per forward pass, gradients being summed over a batch; None: the whole batch. (It
+    does change results, a little: it is recorded with them.)"""
+    gpu_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the GPU's memory that the trial may take; None: all."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory that the trial's process may take for it on a CPU; None: no limit."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Least time between two resumable checkpoints; they are written at ends of epochs."""
 
@@ -210,6 +252,10 @@ class EpochRecord:
     val_image_iou: float | None
     seconds: float
     """Training and validation of this epoch, wall clock."""
+    val_background_iou: float | None = None
+    """Data-set IoU of each class of task ``semantic3``."""
+    val_cell_iou: float | None = None
+    val_boundary_iou: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dictionary."""
@@ -235,3 +281,8 @@ class TrialResult:
     checkpoint: str
     """Folder that `trainables.checkpoint.load` reads."""
     history: tuple[EpochRecord, ...]
+    class_iou: dict[str, dict[str, float]] | None = None
+    """Of task ``semantic3``: data-set IoU by split and class."""
+    micro_batch: int | None = None
+    """Crops per forward pass, where memory did not suffice for a whole batch: batch
+    normalisation and batch losses saw so many."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from trainables.augmentation import Augmenter
 
-Target = Callable[[NDArray[np.integer]], NDArray[np.float32]]
+Target = Callable[[NDArray[np.integer]], NDArray[Any]]
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -81,7 +82,7 @@ class CropDataset(Dataset):
     size : int
         Side of a crop, in pixels.
     target : callable
-        Makes the training target from a crop's label image.
+        Makes the training target, without batch axis, from a crop's label image.
     strength : str
         Name of the augmentation.
     seed : int
@@ -119,7 +120,7 @@ class CropDataset(Dataset):
         crop, cells = self._augment(image[window], labels[window])
         return (
             torch.from_numpy(np.ascontiguousarray(crop[None], np.float32)),
-            torch.from_numpy(self._target(cells)[None]),
+            torch.from_numpy(np.ascontiguousarray(self._target(cells))),
         )
 
 
@@ -136,18 +137,33 @@ class EpochBatches(Sampler[list[int]]):
         Largest number of crops in a batch (3, where 2 would leave a single crop over).
     seed : int
         The trial's seed.
+    micro_batch : int, optional
+        Cut every batch into equal parts of at most so many crops (but never fewer than 2), one
+        after the other; all batches into equally many.
+
+    Attributes
+    ----------
+    steps : int
+        Batches in an epoch.
+    splits : int
+        Parts of a batch.
     """
 
-    def __init__(self, dataset: CropDataset, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, dataset: CropDataset, batch_size: int, seed: int, micro_batch: int | None = None
+    ) -> None:
         self._dataset, self._seed, self._epoch = dataset, seed, 0
-        self._count = max(1, min(-(-len(dataset) // batch_size), len(dataset) // 2))
+        self.steps = max(1, min(-(-len(dataset) // batch_size), len(dataset) // 2))
+        largest, smallest = -(-len(dataset) // self.steps), len(dataset) // self.steps
+        wanted = -(-largest // micro_batch) if micro_batch else 1
+        self.splits = max(1, min(wanted, smallest // 2))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration is for (called by Lightning)."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._count
+        return self.steps * self.splits
 
     def __iter__(self) -> Iterator[list[int]]:
         self._dataset.start_epoch(self._epoch)
@@ -155,5 +171,6 @@ class EpochBatches(Sampler[list[int]]):
         order = rng.permutation(len(self._dataset))
         if len(order) == 1:
             order = np.repeat(order, 2)
-        for batch in np.array_split(order, self._count):
-            yield [int(i) for i in batch]
+        for batch in np.array_split(order, self.steps):
+            for part in np.array_split(batch, self.splits):
+                yield [int(i) for i in part]

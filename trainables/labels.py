@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+BACKGROUND, CELL, BOUNDARY = 0, 1, 2
+"""Classes of task ``semantic3``."""
+CLASS_NAMES = ("background", "cell", "boundary")
+
 _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
 
@@ -65,3 +69,67 @@ def semantic2_target(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     (H, W) float32 array of 0 and 1
     """
     return (foreground(labels) & ~touching_gap(labels)).astype(np.float32)
+
+
+def outline(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Pixels of cells that have background above, below, left or right of them.
+
+    The line is drawn inside the label, so that no cell grows; beyond the image's edge is no
+    background.
+
+    Parameters
+    ----------
+    labels : (H, W) integer array
+
+    Returns
+    -------
+    (H, W) bool array
+
+    Examples
+    --------
+    >>> outline(np.array([[0, 1, 1, 1, 1]])).astype(int)
+    array([[0, 1, 0, 0, 0]])
+    """
+    cell = foreground(labels)
+    inside = np.pad(cell, 1, constant_values=True)
+    inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    return cell & ~inner
+
+
+def semantic3_target(labels: NDArray[np.integer], boundary: str = "outline") -> NDArray[np.int64]:
+    """Background, cell and boundary, as the paper makes them from label images.
+
+    Parameters
+    ----------
+    labels : (H, W) integer array
+        Label image, 0 = background.
+    boundary : {"outline", "touching"}
+        ``outline``: a line one pixel wide between touching cells, and every cell outlined by
+        the pixels of its own that meet background. ``touching``: only the line between
+        touching cells.
+
+    Returns
+    -------
+    (H, W) int64 array
+        `BACKGROUND`, `CELL` or `BOUNDARY`; cell and boundary together are the foreground.
+
+    Raises
+    ------
+    ValueError
+        When the variant is not known.
+
+    Examples
+    --------
+    >>> semantic3_target(np.array([[0, 1, 1, 1, 2, 2, 2, 0]]))
+    array([[0, 2, 1, 2, 1, 1, 2, 0]])
+    >>> semantic3_target(np.array([[0, 1, 1, 1, 2, 2, 2, 0]]), "touching")
+    array([[0, 1, 1, 2, 1, 1, 1, 0]])
+    """
+    if boundary not in ("outline", "touching"):
+        raise ValueError(f"unknown boundary {boundary!r}; known: outline, touching")
+    target = np.where(foreground(labels), CELL, BACKGROUND).astype(np.int64)
+    line = touching_gap(labels)
+    if boundary == "outline":
+        line |= outline(labels)
+    target[line] = BOUNDARY
+    return target

@@ -1,10 +1,12 @@
-"""Peak memory of a trial."""
+"""Memory of a trial: its peak, its limit, and how running out of it is told."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,3 +34,74 @@ def peak_mb(device: torch.device) -> float:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+class OutOfMemory(RuntimeError):
+    """The trial needs more memory than it may take; another attempt may be given more."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on a GPU or a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text
+        for sign in (
+            "can't allocate memory", "not enough memory", "std::bad_alloc", "out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED", "could not create a memory object",
+        )
+    )  # fmt: skip
+
+
+def _data_bytes() -> int:
+    """Memory of this process that counts towards RLIMIT_DATA."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmData")
+
+
+@contextlib.contextmanager
+def limited(
+    device: torch.device, *, gpu_fraction: float | None = None, memory_gb: float | None = None
+) -> Iterator[None]:
+    """Enforce a trial's share of memory while the block runs.
+
+    Parameters
+    ----------
+    device : torch.device
+    gpu_fraction : float, optional
+        Share of the GPU's memory, for torch's allocator.
+    memory_gb : float, optional
+        On a CPU: what the process may take beyond what it holds now (``RLIMIT_DATA``); Ray
+        counts memory but does not enforce it. Not enforced where the system cannot (macOS).
+
+    Raises
+    ------
+    OutOfMemory
+        In place of the many errors that say so.
+    """
+    before: tuple[int, int] | None = None
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(gpu_fraction or 1.0, device)
+    elif memory_gb is not None:
+        with contextlib.suppress(OSError, ValueError):
+            before = resource.getrlimit(resource.RLIMIT_DATA)
+            wanted = _data_bytes() + int(memory_gb * 2**30)
+            if before[1] != resource.RLIM_INFINITY:
+                wanted = min(wanted, before[1])
+            resource.setrlimit(resource.RLIMIT_DATA, (wanted, before[1]))
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0][:200] if lines else type(error).__name__
+        # the frames hold the tensors that filled the memory
+        traceback.clear_frames(error.__traceback__)
+        raise OutOfMemory(f"out of memory ({reason})") from None
+    finally:
+        if before is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, before)

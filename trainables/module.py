@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,10 +15,10 @@ from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.crops import derived_seed
-from trainables.labels import foreground
-from trainables.losses import build_loss
+from trainables.labels import CLASS_NAMES, foreground
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.predict import Scaling, foreground_probability, predict_logits
+from trainables.predict import Scaling, predict_logits
+from trainables.tasks import Semantic3, Task
 
 Images = Iterable[tuple[NDArray[np.float32], NDArray[np.int32]]]
 
@@ -30,6 +30,8 @@ class Scores:
     loss: float
     dataset_iou: float
     image_iou: float
+    class_iou: dict[str, float] = field(default_factory=dict)
+    """Data-set IoU of each class, of task ``semantic3``."""
 
 
 def learning_rate_factor(schedule: str, steps: int) -> Callable[[int], float]:
@@ -62,16 +64,17 @@ class SegmentationModule(pl.LightningModule):
     network : torch.nn.Module
         Gives logits (N, classes, H, W) for (N, 1, H, W).
     scaling : Scaling
+    task : Task
     steps : int
         Optimiser steps in the whole trial, for the learning-rate schedule.
     """
 
     def __init__(
-        self, config: TrialConfig, network: nn.Module, scaling: Scaling, steps: int
+        self, config: TrialConfig, network: nn.Module, scaling: Scaling, task: Task, steps: int
     ) -> None:
         super().__init__()
         self.config, self.network, self.scaling, self.steps = config, network, scaling, steps
-        self.loss = build_loss(config.loss)
+        self.task, self.loss = task, task.loss()
         self._losses: list[torch.Tensor] = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -112,17 +115,13 @@ class SegmentationModule(pl.LightningModule):
         }
 
     @torch.inference_mode()
-    def evaluate(
-        self, images: Images, target: Callable[[NDArray[np.integer]], NDArray], precision: str
-    ) -> Scores:
+    def evaluate(self, images: Images, precision: str) -> Scores:
         """Compare whole-image predictions with label images.
 
         Parameters
         ----------
         images : iterable of (image, labels)
             Normalised (H, W) images and their label images.
-        target : callable
-            Makes the training target, for the loss; IoU is of any cell (label > 0).
         precision : str
             As `trainables.predict.resolve_precision` gives it.
 
@@ -133,11 +132,24 @@ class SegmentationModule(pl.LightningModule):
         was_training = self.network.training
         self.network.eval()
         losses, counts = [], []
+        class_counts = np.zeros((len(CLASS_NAMES), 2), np.int64)
         for image, labels in images:
             logits = predict_logits(self.network, image, self.scaling, precision)
-            truth = torch.from_numpy(target(labels))[None, None].to(logits.device)
+            target = self.task.target(labels)
+            truth = torch.from_numpy(target)[None].to(logits.device)
             losses.append(float(self.loss(logits[None], truth)))
-            pred = (foreground_probability(logits) >= 0.5).cpu().numpy()
+            # an untrained or diverged network is told by its loss, not by its outlines
+            pred = self.task.foreground(logits)
             counts.append(overlap_counts(pred, foreground(labels)))
+            if isinstance(self.task, Semantic3):
+                classes = self.task.classes(logits)
+                for number in range(len(CLASS_NAMES)):
+                    class_counts[number] += overlap_counts(classes == number, target == number)
         self.network.train(was_training)
-        return Scores(float(np.mean(losses)), *iou_from_counts(counts))
+        class_iou = {}
+        if isinstance(self.task, Semantic3):
+            class_iou = {
+                name: iou_from_counts([(int(i), int(u))])[0]
+                for name, (i, u) in zip(CLASS_NAMES, class_counts)
+            }
+        return Scores(float(np.mean(losses)), *iou_from_counts(counts), class_iou)

@@ -13,6 +13,7 @@ from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.data import normalize
+from trainables.tasks import StarConvex, Task
 
 STRIDE = 32
 """Networks take sides that are multiples of this."""
@@ -121,22 +122,29 @@ class Predictor:
     config : TrialConfig
     network : torch.nn.Module
         In evaluation mode.
+    task : Task
     info : dict
         What `checkpoint.json` says beside the configuration: data fingerprint, versions.
     """
 
     def __init__(
-        self, config: TrialConfig, network: nn.Module, scaling: Scaling, info: dict[str, Any]
+        self,
+        config: TrialConfig,
+        network: nn.Module,
+        scaling: Scaling,
+        task: Task,
+        info: dict[str, Any],
     ) -> None:
         self.config, self.network, self.scaling, self.info = config, network.eval(), scaling, info
+        self.task = task
 
     def to(self, device: str | torch.device) -> Predictor:
         """Move the network to a device."""
         self.network.to(device)
         return self
 
-    def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """Predict the probability of foreground (any cell) of each pixel.
+    def logits(self, image: NDArray[Any]) -> torch.Tensor:
+        """Run the network on a raw image.
 
         Parameters
         ----------
@@ -145,34 +153,44 @@ class Predictor:
 
         Returns
         -------
-        (H, W) float32 array in [0, 1]
+        (channels, H, W) float32 tensor on the network's device
         """
         device = next(self.network.parameters()).device
         precision = resolve_precision(self.config.precision, device)
         normalized = normalize(image, self.config.normalization)
-        logits = predict_logits(self.network, normalized, self.scaling, precision)
-        return foreground_probability(logits).cpu().numpy()
+        return predict_logits(self.network, normalized, self.scaling, precision)
+
+    def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Predict the probability of foreground of each pixel.
+
+        Parameters
+        ----------
+        image : (H, W) array
+            As for `logits`.
+
+        Returns
+        -------
+        (H, W) float32 array in [0, 1]
+            Of any cell; of a star-convex head the object probability, which falls towards the
+            cell's edge.
+        """
+        return self.task.probability(self.logits(image)).cpu().numpy()
 
     def foreground(self, image: NDArray[Any]) -> NDArray[np.bool_]:
-        """Predict which pixels belong to a cell: probability of at least one half."""
-        return self.probability(image) >= 0.5
+        """Predict which pixels belong to a cell, as the ranking counts them: (H, W)."""
+        return self.task.foreground(self.logits(image))
 
+    def labels(self, image: NDArray[Any]) -> NDArray[np.int32]:
+        """Predict the (H, W) label image of a star-convex head.
 
-def foreground_probability(logits: torch.Tensor) -> torch.Tensor:
-    """Probability of any cell: the one channel of a 2-class network, or all but background.
-
-    Parameters
-    ----------
-    logits : (1, H, W) or (classes, H, W) tensor
-        Class 0 of several is background.
-
-    Returns
-    -------
-    (H, W) tensor
-    """
-    if logits.shape[0] == 1:
-        return torch.sigmoid(logits[0])
-    return 1 - torch.softmax(logits, 0)[0]
+        Raises
+        ------
+        ValueError
+            For other tasks, whose instances `analysis.instances` separates.
+        """
+        if not isinstance(self.task, StarConvex):
+            raise ValueError(f"task {self.config.task!r} predicts classes, not instances")
+        return self.task.labels(self.logits(image))
 
 
 def overlay(

@@ -25,16 +25,16 @@ from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.crops import CropDataset, EpochBatches, derived_seed
 from trainables.data import DataSet
 from trainables.files import write_json, write_with
-from trainables.labels import foreground, semantic2_target
-from trainables.module import Images, SegmentationModule
+from trainables.labels import CLASS_NAMES, foreground
+from trainables.module import Images, Scores, SegmentationModule
 from trainables.predict import (
     Scaling,
-    foreground_probability,
     overlay,
     predict_logits,
     resolve_device,
     resolve_precision,
 )
+from trainables.tasks import StarConvex, build_task, typical_radius
 from trainables.weights import fetch, resolve
 
 RESUME = "resume.json"
@@ -107,7 +107,7 @@ class _EpochEnd(pl.Callback):
             )
         scores = None
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
-            scores = pl_module.evaluate(self.images, semantic2_target, self.precision)
+            scores = pl_module.evaluate(self.images, self.precision)
             if not math.isfinite(scores.loss):  # the epoch's last step can be the one that failed
                 raise TrainingError(
                     f"validation loss became {scores.loss} in epoch {epoch}; try a smaller "
@@ -120,6 +120,7 @@ class _EpochEnd(pl.Callback):
             val_dataset_iou=scores.dataset_iou if scores else None,
             val_image_iou=scores.image_iou if scores else None,
             seconds=time.monotonic() - self.started,
+            **{f"val_{k}_iou": v for k, v in (scores.class_iou if scores else {}).items()},
         )
         if self._append(record):
             state = pl_module.network.state_dict()
@@ -180,7 +181,9 @@ def _finished(folder: Path) -> TrialResult | None:
     return TrialResult(**{**content, "checkpoint": str(folder)}, history=history)
 
 
-def _start_network(config: TrialConfig, cache: str | None) -> tuple[nn.Module, Scaling, Any]:
+def _start_network(
+    config: TrialConfig, channels: int, cache: str | None
+) -> tuple[nn.Module, Scaling, Any]:
     """Build the network, with encoder weights where configured, and its input scaling."""
     info = resolve(config.encoder, config.encoder_weights)
     path, mean, std = None, 0.5, 0.25
@@ -189,7 +192,7 @@ def _start_network(config: TrialConfig, cache: str | None) -> tuple[nn.Module, S
         mean, std = info.grey_mean, info.grey_std
     torch.manual_seed(derived_seed(config.seed, "weights"))
     network = build_model(
-        config.architecture, config.encoder, in_channels=1, classes=1, encoder_weights=path
+        config.architecture, config.encoder, in_channels=1, classes=channels, encoder_weights=path
     ).to(memory_format=torch.channels_last)
     own = config.normalization
     scaling = Scaling(own.mean if own.mean is not None else mean, own.std or std)
@@ -198,7 +201,7 @@ def _start_network(config: TrialConfig, cache: str | None) -> tuple[nn.Module, S
 
 
 def _trainer(config: TrialConfig, device: torch.device, precision: str, folder: Path,
-             callback: pl.Callback) -> pl.Trainer:  # fmt: skip
+             callback: pl.Callback, splits: int) -> pl.Trainer:  # fmt: skip
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return pl.Trainer(
@@ -207,6 +210,7 @@ def _trainer(config: TrialConfig, device: torch.device, precision: str, folder: 
         devices=1,
         precision=precision,  # type: ignore[arg-type]
         callbacks=[callback],
+        accumulate_grad_batches=splits,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -251,6 +255,8 @@ def train(
     ------
     TrainingError
         When the trial cannot succeed however often it is repeated.
+    trainables.memory.OutOfMemory
+        When it needs more memory than `options` let it take.
     """
     done = _finished(folder)
     if done is not None:
@@ -258,24 +264,38 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     device = resolve_device(options.device)
+    with memory.limited(device, gpu_fraction=options.gpu_fraction, memory_gb=options.memory_gb):
+        return _train(config, dataset, folder, device, options, on_epoch, on_overlays)
+
+
+def _train(
+    config: TrialConfig,
+    dataset: DataSet,
+    folder: Path,
+    device: torch.device,
+    options: RunOptions,
+    on_epoch: OnEpoch | None,
+    on_overlays: OnOverlays | None,
+) -> TrialResult:
     precision = resolve_precision(config.precision, device)
     memory.reset_peak(device)
 
     def images(split: str) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
         return [dataset.load(item, config.normalization) for item in dataset.subset(split)]
 
-    network, scaling, weights = _start_network(config, options.weights_cache)
-    crops = CropDataset(
-        images("train"), config.crop_size, semantic2_target, config.augmentation, config.seed
-    )
-    batches = EpochBatches(crops, config.batch_size, config.seed)
-    module = SegmentationModule(config, network, scaling, config.epochs * len(batches))
+    training = images("train")
+    scale = typical_radius([labels for _, labels in training])
+    task = build_task(config, {"scale": scale})
+    network, scaling, weights = _start_network(config, task.channels, options.weights_cache)
+    crops = CropDataset(training, config.crop_size, task.target, config.augmentation, config.seed)
+    batches = EpochBatches(crops, config.batch_size, config.seed, options.micro_batch)
+    module = SegmentationModule(config, network, scaling, task, config.epochs * batches.steps)
     validation = images("val")
     epoch_end = _EpochEnd(config, folder, validation, precision, options, on_epoch)
     resume = _resume_state(folder)
     if resume is not None:
         epoch_end.best_file = resume["best"]
-    trainer = _trainer(config, device, precision, folder, epoch_end)
+    trainer = _trainer(config, device, precision, folder, epoch_end, batches.splits)
     with warnings.catch_warnings():
         # Lightning advises worker processes for loading; the crops are in memory already.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -290,19 +310,31 @@ def train(
     assert best is not None
     network.load_state_dict(epoch_end.best_weights())
     network.to(device).eval()
-    test = module.evaluate(images("test"), semantic2_target, precision)
+    val = Scores(
+        best.val_loss or 0.0,
+        best.val_dataset_iou or 0.0,
+        best.val_image_iou or 0.0,
+        {name: getattr(best, f"val_{name}_iou") for name in CLASS_NAMES},
+    )
+    if isinstance(task, StarConvex):
+        # epochs are compared at default thresholds, the trial by those that suit it best
+        task.optimize(lambda x: predict_logits(network, x, scaling, precision), validation)
+        val = module.evaluate(validation, precision)
+    test = module.evaluate(images("test"), precision)
     if on_overlays is not None:
         on_overlays(_overlays(module, validation, precision))
     metrics = {
         "best_epoch": best.epoch,
         "epochs": epoch_end.history[-1].epoch,
-        "val_dataset_iou": best.val_dataset_iou,
-        "val_image_iou": best.val_image_iou,
+        "val_dataset_iou": val.dataset_iou,
+        "val_image_iou": val.image_iou,
         "test_dataset_iou": test.dataset_iou,
         "test_image_iou": test.image_iou,
         "parameters_m": sum(p.numel() for p in network.parameters()) / 1e6,
         "train_seconds": sum(record.seconds for record in epoch_end.history),
         "peak_memory_mb": memory.peak_mb(device),
+        "class_iou": {"val": val.class_iou, "test": test.class_iou} if test.class_iou else None,
+        "micro_batch": -(-config.batch_size // batches.splits) if batches.splits > 1 else None,
     }
     checkpoint.save(
         folder,
@@ -312,6 +344,7 @@ def train(
         data={"fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um},
         metrics=metrics,
         encoder_weights=weights,
+        task=task.state(),
     )
     history = [record.to_dict() for record in epoch_end.history]
     write_json(folder / RESULT, {**metrics, "history": history})
@@ -329,7 +362,7 @@ def _overlays(
     pictures = []
     for number, (image, labels) in zip(range(1, most + 1), images):
         logits = predict_logits(module.network, image, module.scaling, precision)
-        pred = (foreground_probability(logits) >= 0.5).cpu().numpy()
+        pred = module.task.foreground(logits)
         caption = f"validation image {number}: truth blue, prediction orange, both white"
         pictures.append((caption, overlay(image, pred, foreground(labels))))
     return pictures

@@ -89,7 +89,8 @@ def test_wrong_changes(change: str, expected: str) -> None:
      ["demo", "--gpus", "two"], ["demo", "--seeds", "0"], ["paper"], ["demo", "--wandb", "loud"],
      ["demo", "--data", "nowhere"], ["demo", "--resume"], ["demo", "--out", "s3://bucket/x"],
      ["demo", "--set", "crop_size=64"], ["demo", "--set", "cpus_per_trial=4096"],
-     ["demo", "--set", "task=semantic3"], ["demo", "--set", "gpus_per_trial=1", "--gpus", "0"],
+     ["demo", "--set", "task=segment"], ["demo", "--set", "rays=64"],
+     ["demo", "--set", "gpus_per_trial=1", "--gpus", "0"],
      ["demo", "--set", "encoder_weights=/nowhere/weights.pt"]],
 )  # fmt: skip
 def test_wrong_requests_get_one_line_and_exit_code_2(words: list[str], tmp_path: Path) -> None:

@@ -381,3 +381,27 @@ def test_asha_and_optuna(data: Path, tmp_path: Path) -> None:
     again = {row["trial_id"]: row for row in rows(out)}
     assert len(again) == 7
     assert {i: again[i] for i in first} == first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+def test_out_of_memory_is_tried_again_larger_and_then_fails_alone(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "short"
+    code, text, err = run(
+        "demo", "--data", data, "--out", out, *TINY_TUNE, "--set", "architecture=Linknet",
+        "--set", "encoder=mobilenet_v2,vgg19", "--set", "epochs=1", "--set", "crop_size=64",
+        "--set", "batch_size=8", "--set", "memory_per_trial=0.03",
+        "--set", "most_memory_per_trial=0.24", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 1, text + err
+    small, large = rows(out)
+    assert (small["encoder"], small["status"]) == ("mobilenet_v2", "done")
+    assert (large["encoder"], large["status"]) == ("vgg19", "failed")
+    assert "out of memory" in large["error"]
+    assert "micro-batches of 2" in large["error"]
+    told = {
+        r["config"]["encoder"]: r["out_of_memory"] for r in records(out) if "out_of_memory" in r
+    }
+    assert len(told["mobilenet_v2"]) >= 1, "the limit was not felt"
+    assert "will be tried again with" in text

@@ -19,6 +19,7 @@ from trainables.architectures import build_model
 from trainables.checkpoint import CheckpointError
 from trainables.config import TrialConfig
 from trainables.predict import Predictor, Scaling
+from trainables.tasks import build_task
 
 CONFIG = TrialConfig(encoder="mobilenet_v2", precision="32")
 SCALING = Scaling(0.4, 0.3)
@@ -68,7 +69,8 @@ def test_a_loaded_network_predicts_what_the_saved_one_did(
     assert loaded.scaling == SCALING
     assert not loaded.network.training
     image = np.random.default_rng(0).integers(0, 4000, (70, 90)).astype(np.uint16)
-    original = Predictor(CONFIG, network.to(memory_format=torch.channels_last), SCALING, {})
+    network = network.to(memory_format=torch.channels_last)
+    original = Predictor(CONFIG, network, SCALING, build_task(CONFIG), {})
     np.testing.assert_array_equal(loaded.probability(image), original.probability(image))
     by_file = checkpoint.load(folder / "checkpoint.json")
     np.testing.assert_array_equal(by_file.probability(image), loaded.probability(image))

@@ -37,7 +37,8 @@ def test_unknown_architecture() -> None:
     "bad",
     [{"crop_size": 100}, {"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0}, {"loss": "l2"},
      {"architecture": "PAN", "crop_size": 96}, {"architecture": "StarDist"}, {"seed": -1},
-     {"task": "semantic3"}],
+     {"task": "segment"}, {"loss": "stardist"}, {"task": "stardist", "rays": 4},
+     {"task": "semantic3", "boundary": "thick"}],
 )  # fmt: skip
 def test_values_that_cannot_work(bad: dict) -> None:
     with pytest.raises(ValidationError):
@@ -53,10 +54,21 @@ CHANGES = {
 
 
 def test_every_field_is_part_of_the_trial_id() -> None:
-    assert {*CHANGES, "task"} == set(TrialConfig.model_fields)
+    assert {*CHANGES, "task", "boundary", "rays"} == set(TrialConfig.model_fields)
     ids = {TrialConfig(**{k: v}).trial_id("f") for k, v in CHANGES.items()}
     ids |= {TrialConfig().trial_id("f"), TrialConfig().trial_id("g")}
     assert len(ids) == len(CHANGES) + 2
+
+
+def test_what_a_task_does_not_use_makes_no_other_trial() -> None:
+    assert TrialConfig(boundary="touching", rays=64) == TrialConfig()
+    three = TrialConfig(task="semantic3", boundary="touching")
+    assert three.trial_id("f") != TrialConfig(task="semantic3").trial_id("f")
+    star = TrialConfig(task="stardist", architecture="Unet", loss="focal", rays=64)
+    assert (star.loss, star.rays, star.encoder) == ("stardist", 64, "resnet18")
+    official = TrialConfig(task="stardist", architecture="star-dist", encoder="vgg19")
+    assert (official.architecture, official.encoder) == ("StarDist", "none")
+    assert TrialConfig.model_validate(official.model_dump()) == official
 
 
 def test_trial_ids_stay_the_same() -> None:

@@ -10,7 +10,15 @@ from scipy.ndimage import label
 
 from trainables.augmentation import STRENGTHS, Augmenter
 from trainables.crops import CropDataset, EpochBatches, crop_corners
-from trainables.labels import foreground, semantic2_target, touching_gap
+from trainables.labels import (
+    BOUNDARY,
+    CELL,
+    foreground,
+    outline,
+    semantic2_target,
+    semantic3_target,
+    touching_gap,
+)
 from trainables.losses import LOSSES, build_loss
 
 
@@ -39,6 +47,38 @@ def test_touching_discs_become_two_components() -> None:
     labels[((y - 20) ** 2 + (x - 41) ** 2 <= 144) & (labels == 0)] = 2
     assert label(labels > 0, np.ones((3, 3)))[1] == 1
     assert label(semantic2_target(labels) > 0, np.ones((3, 3)))[1] == 2
+
+
+def test_three_classes_of_two_touching_cells() -> None:
+    labels = np.zeros((5, 8), np.int32)
+    labels[1:4, 1:4], labels[1:4, 4:7] = 1, 2
+    np.testing.assert_array_equal(
+        semantic3_target(labels),
+        [[0, 0, 0, 0, 0, 0, 0, 0], [0, 2, 2, 2, 2, 2, 2, 0], [0, 2, 1, 2, 1, 1, 2, 0],
+         [0, 2, 2, 2, 2, 2, 2, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
+    )  # fmt: skip
+    np.testing.assert_array_equal(
+        semantic3_target(labels, "touching"),
+        [[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 2, 1, 1, 1, 0], [0, 1, 1, 2, 1, 1, 1, 0],
+         [0, 1, 1, 2, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="known: outline, touching"):
+        semantic3_target(labels, "thick")
+
+
+@given(
+    arrays(np.int32, (9, 11), elements=st.integers(0, 3)), st.sampled_from(["outline", "touching"])
+)
+@settings(max_examples=60, deadline=None)
+def test_three_classes_keep_the_foreground_and_part_the_cells(
+    labels: np.ndarray, boundary: str
+) -> None:
+    target = semantic3_target(labels, boundary)
+    np.testing.assert_array_equal(target > 0, foreground(labels))
+    inside = np.where(target == CELL, labels, 0)
+    assert not touching_gap(inside).any()
+    if boundary == "outline":  # no pixel of a cell's inside meets background
+        assert not outline(np.where(target == BOUNDARY, 1, inside))[target == CELL].any()
 
 
 @given(st.integers(0, 999), st.integers(40, 90), st.integers(40, 90))
@@ -71,7 +111,7 @@ def crops(count: int = 1, strength: str = "light", seed: int = 0) -> CropDataset
         (rng.random((70, 100)).astype(np.float32), rng.integers(0, 5, (70, 100)).astype(np.int32))
         for _ in range(count)
     ]
-    return CropDataset(pairs, 32, semantic2_target, strength, seed)
+    return CropDataset(pairs, 32, lambda labels: semantic2_target(labels)[None], strength, seed)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 4, 16])
@@ -81,6 +121,21 @@ def test_an_epoch_uses_every_crop_once_and_no_batch_is_single(batch_size: int) -
     assert sorted(i for batch in batches for i in batch) == list(range(len(dataset)))
     assert min(map(len, batches)) >= 2
     assert max(map(len, batches)) <= max(3, batch_size)
+
+
+@pytest.mark.parametrize(("batch_size", "micro"), [(8, 4), (8, 2), (7, 3), (4, 2), (2, 2), (16, 5)])
+def test_micro_batches_are_parts_of_the_same_batches(batch_size: int, micro: int) -> None:
+    dataset = crops()
+    whole, parts = EpochBatches(dataset, batch_size, 0), EpochBatches(dataset, batch_size, 0, micro)
+    assert parts.steps == whole.steps == len(whole)
+    assert len(parts) == parts.steps * parts.splits
+    listed = list(parts)
+    assert len(listed) == len(parts)
+    assert min(map(len, listed)) >= 2
+    starts = range(0, len(listed), parts.splits)
+    joined = [[i for part in listed[s : s + parts.splits] for i in part] for s in starts]
+    assert joined == list(whole)
+    assert max(map(len, listed)) <= max(micro, 3)
 
 
 def test_a_single_crop_makes_a_batch_of_two() -> None:

@@ -1,0 +1,230 @@
+"""What the trials of a sweep need: memory and computing, estimated before any of them starts.
+
+Estimates need torch, which takes seconds to import; they are made in a process of their own
+while Ray starts, and kept in a cache, so that most sweeps do not wait for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweep.limits import Limits
+from sweep.packing import Item, Throughput, estimate_seconds
+from trainables.config import TrialConfig
+from trainables.data import DataSet
+from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key, probe
+from trainables.imagefiles import read_labels
+
+ESTIMATED = "estimated"
+"""Stands for the device's name in the key of an estimate."""
+
+
+WAIT_SECONDS = 900.0
+"""Longest wait for the first GPU of a cluster that grows."""
+
+
+def default_cache() -> FootprintCache:
+    """Return the user's cache of footprints."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return FootprintCache(Path(home).expanduser() / "segsweep" / "footprints.json")
+
+
+class Estimates:
+    """Footprints of trials, being estimated in a process of their own.
+
+    Parameters
+    ----------
+    configs : mapping
+        trial_id to TrialConfig.
+    cache : FootprintCache, optional
+        None: the user's.
+    """
+
+    def __init__(
+        self, configs: Mapping[str, TrialConfig], cache: FootprintCache | None = None
+    ) -> None:
+        self.cache = cache or default_cache()
+        self.keys = {i: footprint_key(c, ESTIMATED) for i, c in configs.items()}
+        self.known = {k: f for k in set(self.keys.values()) if (f := self.cache.get(k))}
+        missing = {self.keys[i]: c for i, c in configs.items() if self.keys[i] not in self.known}
+        self._process: subprocess.Popen[str] | None = None
+        if missing:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "sweep.needs"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                text=True, env={**os.environ, "PYTHONPATH": _python_path()},
+            )  # fmt: skip
+            assert self._process.stdin is not None
+            self._process.stdin.write(
+                json.dumps({k: c.model_dump(mode="json") for k, c in missing.items()})
+            )
+            self._process.stdin.close()
+
+    @property
+    def waiting(self) -> int:
+        """Networks that are being estimated."""
+        return len(set(self.keys.values()) - set(self.known))
+
+    def result(self) -> dict[str, Footprint]:
+        """Wait for the estimates; trials that could not be estimated are missing."""
+        if self._process is not None:
+            assert self._process.stdout is not None
+            for line in self._process.stdout:
+                key, fields = json.loads(line)
+                self.known[key] = Footprint(**fields)
+                self.cache.put(key, self.known[key])
+            self._process.wait()
+            self._process = None
+        return {i: self.known[k] for i, k in self.keys.items() if k in self.known}
+
+    def close(self) -> None:
+        """Stop estimating."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _python_path() -> str:
+    root = str(Path(__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+
+
+def probe_on_gpus(
+    configs: Mapping[str, TrialConfig], cache: FootprintCache | None = None
+) -> tuple[dict[str, Footprint], float | None, list[str]]:
+    """Measure trials on the GPUs of the Ray cluster that is joined, one distinct network at a time
+    and GPU.
+
+    Parameters
+    ----------
+    configs : mapping
+        trial_id to TrialConfig.
+    cache : FootprintCache, optional
+        None: the user's.
+
+    Returns
+    -------
+    footprints : dict
+        trial_id to what was measured; those that could not be measured are missing.
+    gpu_memory_gb : float or None
+        Of the smallest GPU that answered; None where none did.
+    problems : list of str
+        Why some could not be measured.
+    """
+    import ray
+
+    cache = cache or default_cache()
+    device = ray.remote(num_gpus=1, num_cpus=0)(gpu_of_this_machine)
+    try:
+        name, memory = ray.get(device.remote(), timeout=WAIT_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        return {}, None, [f"no GPU came within {WAIT_SECONDS:.0f} s"]
+    if memory is None:
+        return {}, None, [name]
+    keys = {i: footprint_key(c, name) for i, c in configs.items()}
+    found = {k: f for k in set(keys.values()) if (f := cache.get(k))}
+    todo = {keys[i]: c for i, c in configs.items() if keys[i] not in found}
+    remote = ray.remote(num_gpus=1, num_cpus=0)(probe)
+    waiting = {key: remote.remote(config, "cuda", timeout_s=300.0) for key, config in todo.items()}
+    problems = []
+    for key, answer in waiting.items():
+        footprint, reason = ray.get(answer)
+        if footprint is None:
+            problems.append(f"{todo[key].candidate}: {reason}")
+        else:
+            found[key] = footprint
+            cache.put(key, footprint)
+    return {i: found[k] for i, k in keys.items() if k in found}, memory, problems
+
+
+def gpu_of_this_machine() -> tuple[str, float | None]:
+    """Return name and memory in GiB of the first GPU, or why there is none, and None."""
+    # in a process of its own: the worker would hold a CUDA context ever after
+    code = (
+        "import torch; p = torch.cuda.get_device_properties(0); print(p.name); "
+        "print(p.total_memory / 2**30)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    if done.returncode or len(lines) != 2:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"no GPU answers ({reason})", None
+    return lines[0], float(lines[1])
+
+
+def count_crops(dataset: DataSet, crop_size: int) -> int:
+    """Return about how many crops an epoch has: those of the grid that covers the images.
+
+    Cells on the grid's lines get crops of their own, which are not counted.
+    """
+    shapes = (read_labels(item.mask).labels.shape for item in dataset.subset("train"))
+    return sum(math.prod(-(-side // crop_size) for side in shape) for shape in shapes)
+
+
+def as_items(
+    configs: Mapping[str, TrialConfig],
+    footprints: Mapping[str, Footprint],
+    limits: Mapping[str, Limits],
+    hardware: Throughput,
+    crops: Callable[[int], int],
+    cores: float = 1.0,
+) -> list[Item]:
+    """Turn trials into what `sweep.packing` packs.
+
+    Parameters
+    ----------
+    configs : mapping
+        trial_id to TrialConfig.
+    footprints : mapping
+        Of the same trials; those without one are taken for as long as the mean.
+    limits : mapping
+        As `sweep.resources.first_limits` gives it.
+    hardware : Throughput
+    crops : callable
+        Gives the crops of an epoch for a crop size.
+    cores : float
+        Cores of a trial on CPUs.
+    """
+    seconds = {}
+    for i, c in configs.items():
+        if (need := footprints.get(i)) is not None:
+            seconds[i] = estimate_seconds(
+                need.gflops, need.parameters, hardware,
+                crops=crops(c.crop_size), epochs=c.epochs, batch_size=c.batch_size,
+                precision=c.precision, share=1.0, cores=cores,
+            )  # fmt: skip
+    mean = sum(seconds.values()) / len(seconds) if seconds else 0.0
+    items = []
+    for i in configs:
+        share = limits.get(i, limits[""]).gpu
+        memory = footprints[i].peak_mb if i in footprints else 0.0
+        time = seconds.get(i, mean) / (share if 0 < share < 1 else 1.0)
+        items.append(Item(i, time, min(share, 1.0) or 1.0, memory))
+    return items
+
+
+def main(lines: Iterable[str] | None = None) -> None:
+    """Read configurations by key as JSON, write one footprint a line."""
+    import torch
+
+    torch.set_num_threads(1)
+    content: dict[str, Any] = json.loads("".join(lines or sys.stdin))
+    for key, fields in content.items():
+        try:
+            footprint = estimate(TrialConfig.model_validate(fields))
+        except Exception as error:  # its trial will say what is wrong with it
+            print(f"{key}: {error}", file=sys.stderr)
+            continue
+        print(json.dumps([key, asdict(footprint)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What ``--plan`` prints: trials, what each may take, and how long it will all take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.limits import Limits
+from sweep.needs import Estimates, as_items, gpu_of_this_machine
+from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
+from sweep.plan import Plan
+from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, slots
+
+
+def _cpu() -> Throughput:
+    try:
+        flags = open("/proc/cpuinfo", encoding="utf-8").read()  # noqa: SIM115
+    except OSError:
+        return CPU
+    return CPU_BF16 if "avx512_bf16" in flags or "amx_bf16" in flags else CPU
+
+
+def _share(limits: Limits, cpus: float) -> str:
+    text = f"{cpus:g} CPU"
+    if limits.gpu:
+        return f"{text}, {limits.gpu:.3g} GPU"
+    return f"{text}, {limits.memory_gb:.1f} GB" if limits.memory_gb is not None else text
+
+
+def print_plan(
+    console: Console,
+    plan: Plan,
+    resources: Resources | None,
+    gpus: Gpus | None,
+    crops: Callable[[int], int],
+) -> None:
+    """Print trials with their resources and estimates, how they pack, and the makespan.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    plan : Plan
+    resources : Resources or None
+        None: those of a cluster that is not asked.
+    gpus : Gpus or None
+        What ``--gpus`` told.
+    crops : callable
+        Gives the crops of an epoch for a crop size.
+    """
+    settings = plan.request.settings
+    if plan.drawn:
+        drawn = ", ".join(plan.request.space.dimensions)
+        console.print(f"{settings.samples} trials, drawn by {settings.search} over {drawn}")
+        _print_slots(console, plan, resources)
+        return
+    configs = {trial.trial_id: trial.config for trial in plan.trials}
+    present = resources or Resources(0, float(gpus.count if gpus else 0))
+    on_gpus = bool(gpus_per_trial(settings, present))
+    name, memory = (gpus.name, gpus.memory_gb) if gpus else ("", None)
+    if on_gpus and not name and resources is not None and gpus is None:
+        name, memory = gpu_of_this_machine()
+    hardware = throughput(name) if on_gpus else _cpu()
+    memory = memory or (hardware.memory_gb if hardware and on_gpus else None)
+    estimates = Estimates(configs)
+    if estimates.waiting > 4:
+        console.print(f"estimating {estimates.waiting} networks ...")
+    footprints = estimates.result()
+    limits = first_limits(settings, present, footprints, memory)
+    items = {}
+    if hardware is not None:
+        cores = max(1.0, settings.cpus_per_trial)
+        listed = as_items(configs, footprints, limits, hardware, crops, cores)
+        items = {item.name: item for item in listed}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("trial_id", "loss", "batch", "crop", "epochs", "M params", "resources", "time"):
+        table.add_column(column, no_wrap=True)
+    for i, c in configs.items():
+        need = footprints.get(i)
+        table.add_row(
+            i, c.loss, str(c.batch_size), str(c.crop_size), str(c.epochs),
+            f"{need.parameters / 1e6:.1f}" if need else "",
+            _share(limits.get(i, limits[""]), settings.cpus_per_trial),
+            format_time(items[i].seconds) if i in items else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"{len(configs)} trials")
+    _print_slots(console, plan, resources)
+    if hardware is None:
+        known = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
+        console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({known})")
+        return
+    count = int(present.gpus) if on_gpus else at_once(settings, present, limits, list(configs))
+    if count:
+        for line in render(
+            simulate(list(items.values()), count), slot_name="GPU" if on_gpus else "slot"
+        ):
+            console.print(line)
+        console.print("an estimate from operations and memory, without validation and start-up")
+
+
+def _print_slots(console: Console, plan: Plan, resources: Resources | None) -> None:
+    if resources is not None:
+        console.print(
+            f"{slots(plan.request.settings, resources)} at a time or more, on {resources.cpus:g} "
+            f"CPUs and {resources.gpus:g} GPUs of this machine (or as told by --gpus)"
+        )

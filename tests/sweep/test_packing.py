@@ -1,0 +1,234 @@
+"""Sharing, ordering and timing of trials, by hand and by property."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweep.packing import (
+    CPU,
+    CPU_BF16,
+    THROUGHPUT,
+    Item,
+    Packing,
+    Share,
+    cpu_memory_mb,
+    cpu_slots,
+    estimate_seconds,
+    format_time,
+    gpu_fraction,
+    order_large_first,
+    render,
+    simulate,
+    throughput,
+)
+
+ITEMS = st.lists(
+    st.builds(
+        Item,
+        name=st.just("t"),
+        seconds=st.floats(0, 1e5),
+        share=st.sampled_from([1.0, 0.5, 0.3333, 0.25, 0.2, 0.1666, 0.1428, 0.125]),
+        memory_mb=st.sampled_from([0.0, 100.0]),
+    ),
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize(
+    ("peak", "gpu", "expected"),
+    [
+        (9000, 32768, Share(3, 0.3333)),  # 9900 + 600 three times is 31500
+        (14894, 32768, Share(1, 1.0)),  # 16983.4 is more than half
+        (14000, 32768, Share(2, 0.5)),
+        (29243, 32768, None),  # 32167 + 600 is just more: 32767.3 fits, one MiB on does not
+        (100, 32768, Share(8, 0.125)),  # never more than eight
+    ],
+)
+def test_gpu_fraction_by_hand(peak: float, gpu: float, expected: Share | None) -> None:
+    if expected is None:
+        assert gpu_fraction(peak, gpu) == Share(1, 1.0)
+        assert gpu_fraction(peak + 1, gpu) is None
+    else:
+        assert gpu_fraction(peak, gpu) == expected
+
+
+def test_gpu_fraction_takes_its_options() -> None:
+    assert gpu_fraction(1000, 4000, margin=1, context_mb=0) == Share(4, 0.25)
+    assert gpu_fraction(1000, 4000, margin=1, context_mb=0, most=3) == Share(3, 0.3333)
+
+
+@given(peak=st.floats(1, 1e5), gpu=st.floats(1e3, 2e5), most=st.integers(1, 20))
+def test_gpu_fraction_fits_and_is_the_smallest(peak: float, gpu: float, most: int) -> None:
+    each = peak * 1.1 + 600
+    share = gpu_fraction(peak, gpu, most=most)
+    if share is None:
+        assert each > gpu
+        return
+    assert share.trials * each <= gpu * (1 + 1e-6)
+    assert share.trials == most or (share.trials + 1) * each > gpu * (1 - 1e-6)
+    assert share.trials * share.fraction <= 1
+    assert (share.trials + 1) * share.fraction > 1 - 1e-2
+    assert round(share.fraction * 10_000) / 10_000 == share.fraction  # as Ray counts
+
+
+def test_cpu_slots_by_hand() -> None:
+    assert cpu_memory_mb(1000) == pytest.approx(2300)
+    assert cpu_slots(1000, 23 * 1024, 16) == 9  # 21196.8 / 2300
+    assert cpu_slots(1000, 23 * 1024, 2) == 2
+    assert cpu_slots(1000, 23 * 1024, 16, cpus_per_trial=4) == 4
+    assert cpu_slots(1000, 2000, 16) == 0
+    assert cpu_slots(1000, 23 * 1024, 0.5) == 0
+
+
+def test_throughput_knows_names_of_ray_and_drivers() -> None:
+    for name, driver in {
+        "V100": "Tesla V100-SXM2-32GB",
+        "A100": "NVIDIA A100-SXM4-80GB",
+        "H100": "NVIDIA H100 80GB HBM3",
+        "H200": "NVIDIA H200",
+        "T4": "Tesla T4",
+        "A10G": "NVIDIA A10G",
+        "L4": "NVIDIA L4",
+        "RTX3090": "NVIDIA GeForce RTX 3090",
+        "RTX4090": "NVIDIA GeForce RTX 4090",
+    }.items():
+        assert throughput(name) is throughput(driver) is throughput(name.lower())
+        assert throughput(name) is THROUGHPUT[name]
+    assert throughput("NVIDIA L40S") is None
+    assert throughput("") is None
+
+
+def test_seconds_by_hand() -> None:
+    size = {"crops": 90, "epochs": 10, "batch_size": 8}
+    # 3 x 10 GFLOP x 900 crops at 120 GFLOP/s, and 120 steps of 40 bytes x 1e6 at 8 GB/s
+    assert estimate_seconds(10, 10**6, CPU, **size) == pytest.approx(225 + 0.6)
+    assert estimate_seconds(10, 10**6, CPU_BF16, **size) == pytest.approx(112.5 + 0.6)
+    assert estimate_seconds(10, 10**6, CPU_BF16, precision="32", **size) == pytest.approx(225.6)
+    assert estimate_seconds(10, 10**6, CPU, cores=2, **size) == pytest.approx(225.6 / 2)
+    # a small network waits for launches, shared or not; a large one for its share of the GPU
+    v100 = THROUGHPUT["V100"]
+    assert estimate_seconds(0.1, 10**6, v100, **size) == pytest.approx(120 * 0.04)
+    assert estimate_seconds(0.1, 10**6, v100, share=0.5, **size) == pytest.approx(120 * 0.04)
+    whole = estimate_seconds(100, 10**6, v100, **size)
+    assert whole == pytest.approx(3 * 100 * 900 / 7850 + 120 * 0.04 / 900)
+    assert estimate_seconds(100, 10**6, v100, share=0.5, **size) == pytest.approx(2 * whole)
+    with pytest.raises(ValueError, match="share"):
+        estimate_seconds(1, 1, v100, share=0, **size)
+
+
+def test_seconds_agree_with_the_paper() -> None:
+    """Table 1 of Vasinkova et al. 2024, U-Net and FPN with ResNet-152 on a V100."""
+    for gflops, parameters, seconds in ((30.97, 67.2e6, 1301), (26.61, 60.7e6, 939)):
+        told = estimate_seconds(
+            gflops, int(parameters), THROUGHPUT["V100"], crops=90, epochs=1000, batch_size=8
+        )
+        assert seconds / 1.5 < told < seconds * 1.5
+
+
+def test_large_first_is_stable() -> None:
+    items = [Item("a", 1, memory_mb=5), Item("b", 2), Item("c", 1, memory_mb=9), Item("d", 2)]
+    assert [item.name for item in order_large_first(items)] == ["b", "d", "c", "a"]
+
+
+def test_simulate_by_hand() -> None:
+    items = [Item("short", 1), Item("short2", 1), Item("long", 4), Item("mid", 2)]
+    packing = simulate(items, 2)
+    assert [(p.item.name, p.slot, p.start) for p in packing.placements] == [
+        ("long", 0, 0), ("mid", 1, 0), ("short", 1, 2), ("short2", 1, 3),
+    ]  # fmt: skip
+    assert packing.makespan == 4
+    assert packing.utilisation == 1
+    assert simulate(items, 2, large_first=False).makespan == 5
+
+
+def test_simulate_shares_by_hand() -> None:
+    items = [Item("whole", 3), *(Item(f"half{i}", 2, 0.5) for i in range(4))]
+    packing = simulate(items, 2)
+    assert packing.makespan == 4
+    assert [p.item.name for p in packing.timeline(0)] == ["whole"]
+    assert [p.start for p in packing.timeline(1)] == [0, 0, 2, 2]
+    assert (packing.busy(0), packing.busy(1)) == (3, 4)
+    assert packing.utilisation == pytest.approx(7 / 8)
+    thirds = simulate([Item(f"t{i}", 1, 0.3333) for i in range(6)], 1)
+    assert thirds.makespan == 2
+
+
+def test_busy_leaves_out_gaps() -> None:
+    # the whole trial waits for both small ones, which end at different times
+    items = [Item("a", 3, 0.5), Item("b", 1, 0.5), Item("whole", 2)]
+    packing = simulate(items, 1, large_first=False)
+    assert packing.makespan == 5
+    assert packing.busy(0) == 5
+    assert simulate([], 2) == Packing((), 2)
+    assert simulate([], 2).makespan == simulate([], 2).utilisation == simulate([], 2).busy(1) == 0
+
+
+def test_simulate_refuses_nonsense() -> None:
+    for items, slots in (([], 0), ([Item("a", 1, 1.5)], 1), ([Item("a", 1, 0)], 1),
+                         ([Item("a", -1)], 1)):  # fmt: skip
+        with pytest.raises(ValueError):
+            simulate(items, slots)
+
+
+@given(items=ITEMS, slots=st.integers(1, 5), large_first=st.booleans())
+def test_packing_properties(items: list[Item], slots: int, large_first: bool) -> None:
+    packing = simulate(items, slots, large_first=large_first)
+    assert packing == simulate(items, slots, large_first=large_first)
+    assert sorted(map(id, items)) == sorted(id(p.item) for p in packing.placements)
+    starts = [p.start for p in packing.placements]
+    assert starts == sorted(starts)
+    for now in starts:  # load grows at starts only
+        for slot in range(slots):
+            load = sum(p.item.share for p in packing.timeline(slot) if p.start <= now < p.end)
+            assert load <= 1 + 1e-9
+    work = sum(item.seconds * item.share for item in items)
+    longest = max((item.seconds for item in items), default=0.0)
+    slack = 1e-6 * (1 + work)
+    assert packing.makespan >= max(longest, work / slots) - slack
+    assert packing.utilisation <= 1 + 1e-6
+    assert all(packing.busy(slot) <= packing.makespan + slack for slot in range(slots))
+
+
+@given(items=ITEMS, slots=st.integers(1, 5), large_first=st.booleans())
+def test_list_scheduling_bounds(items: list[Item], slots: int, large_first: bool) -> None:
+    longest = max((item.seconds for item in items), default=0.0)
+    # While a share of at most a half waits, every slot is more than half full.
+    small = [item for item in items if item.share <= 0.5]
+    work = sum(item.seconds * item.share for item in small)
+    made = simulate(small, slots, large_first=large_first).makespan
+    assert made <= 2 * work / slots + longest + 1e-6 * (1 + work)
+    # Graham's bound for whole slots, or 4/3 of the optimum (at least the mean) in LPT order.
+    whole = [Item("w", item.seconds) for item in items]
+    total = sum(item.seconds for item in whole)
+    made = simulate(whole, slots, large_first=large_first).makespan
+    assert made <= total / slots + (1 - 1 / slots) * longest + 1e-6 * (1 + total)
+
+
+def test_a_thousand_trials_are_quick_and_render() -> None:
+    items = [Item(f"t{i}", 100 + i % 37, (0.5, 0.3333, 0.25)[i % 3]) for i in range(1000)]
+    packing = simulate(items, 8)
+    assert packing.utilisation > 0.9
+    assert len(render(packing)) == 9
+
+
+def test_render_and_times() -> None:
+    packing = simulate([Item("a", 12_000), Item("b", 6_000), Item("c", 300)], 2)
+    assert render(packing) == [
+        "GPU 0  1 trial   busy 3 h 20 min",
+        "GPU 1  2 trials  busy 1 h 45 min",
+        "about 3 h 20 min in all, 76% used",
+    ]
+    assert render(simulate([], 1), slot_name="slot")[0] == "slot 0  0 trials  busy 0 s"
+    shown = {0: "0 s", 59: "59 s", 59.7: "1 min", 3599: "1 h 0 min", 360_000: "100 h 0 min"}
+    assert {seconds: format_time(seconds) for seconds in shown} == shown
+
+
+def test_packing_imports_neither_torch_nor_ray() -> None:
+    code = "import sys, sweep.packing; print({'torch', 'ray', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

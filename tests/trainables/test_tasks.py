@@ -1,0 +1,113 @@
+"""Every task as a trial on small images: training, resuming, checkpoint, foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainables import checkpoint
+from trainables.config import RunOptions, TrialConfig
+from trainables.data import DataSet, open_dataset
+from trainables.imagefiles import read_image
+from trainables.labels import CLASS_NAMES
+from trainables.metrics import iou_from_counts, overlap_counts
+from trainables.tasks import Semantic3, StarConvex, build_task, typical_radius
+from trainables.train import train
+
+OFTEN = RunOptions(checkpoint_seconds=0)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_dataset: Path) -> DataSet:
+    return open_dataset(tiny_dataset)
+
+
+def config(task: str, **changes: object) -> TrialConfig:
+    fields = {"architecture": "Unet", "encoder": "mobilenet_v2", "crop_size": 64, "epochs": 2,
+              "batch_size": 4, "learning_rate": 3e-3, "augmentation": "none"}  # fmt: skip
+    return TrialConfig.model_validate({"task": task, **fields, **changes})
+
+
+@pytest.mark.parametrize("task", ["semantic3", "stardist"])
+def test_a_trial_of_each_task(task: str, dataset: DataSet, tmp_path: Path) -> None:
+    cfg = config(task, epochs=3)
+    calm = train(cfg, dataset, tmp_path / "calm")
+    seen = []
+
+    def report(record) -> None:
+        seen.append(record.epoch)
+        if seen == [1]:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        train(cfg, dataset, tmp_path / "rough", options=OFTEN, on_epoch=report)
+    rough = train(cfg, dataset, tmp_path / "rough", options=OFTEN, on_epoch=report)
+    assert seen == [1, 2, 3]
+    assert [r.train_loss for r in rough.history] == [r.train_loss for r in calm.history]
+    assert rough.test_dataset_iou == calm.test_dataset_iou
+    assert calm.history[-1].train_loss < calm.history[0].train_loss
+    predictor = checkpoint.load(calm.checkpoint)
+    counts = []
+    for item in dataset.subset("test"):
+        found = predictor.foreground(read_image(item.image))
+        assert found.dtype == bool
+        counts.append(overlap_counts(found, dataset.load(item, cfg.normalization)[1] > 0))
+    assert iou_from_counts(counts)[0] == pytest.approx(calm.test_dataset_iou, abs=1e-6)
+    if task == "semantic3":
+        assert calm.class_iou is not None
+        assert set(calm.class_iou["test"]) == set(CLASS_NAMES)
+        assert all(r.val_boundary_iou is not None for r in calm.history)
+        with pytest.raises(ValueError, match="predicts classes, not instances"):
+            predictor.labels(read_image(dataset.items[0].image))
+    else:
+        labels = predictor.labels(read_image(dataset.items[0].image))
+        assert labels.dtype == np.int32
+        assert set(predictor.info["task"]) == {"scale", "thresholds"}
+
+
+def test_boundary_and_cell_are_the_foreground() -> None:
+    task = build_task(config("semantic3"))
+    assert isinstance(task, Semantic3)
+    logits = torch.tensor([[[0.0, 2.0, 0.0]], [[1.0, 0.0, -9.0]], [[0.0, 0.0, 0.1]]])
+    np.testing.assert_array_equal(task.classes(logits), [[1, 0, 2]])
+    np.testing.assert_array_equal(task.foreground(logits), [[True, False, True]])
+    # neither class alone is the most probable, together they are
+    split = torch.tensor([[[1.0]], [[0.9]], [[0.9]]])
+    assert task.classes(split)[0, 0] == 0
+    assert task.foreground(split)[0, 0]
+
+
+def test_a_perfect_star_convex_output_gives_the_cells_back() -> None:
+    y, x = np.mgrid[:64, :80]
+    labels = np.zeros((64, 80), np.int32)
+    for number, (cy, cx) in enumerate([(20, 20), (20, 45), (45, 50)], 1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= 100] = 7 * number
+    scale = typical_radius([labels])
+    assert scale == pytest.approx(10, abs=0.2)
+    task = build_task(config("stardist"), {"scale": scale})
+    assert isinstance(task, StarConvex)
+    target = torch.from_numpy(task.target(labels))
+    units = (target[1:] / scale).clamp(min=1e-4)
+    raw = torch.cat([torch.logit(target[:1], eps=1e-6), torch.log(torch.expm1(units))])
+    assert float(task.loss()(raw[None], target[None])) < 0.5
+    found = task.labels(raw)
+    assert found.max() == 3
+    assert overlap_counts(found > 0, labels > 0)[0] / overlap_counts(found > 0, labels > 0)[1] > 0.9
+    np.testing.assert_array_equal(task.foreground(raw), found > 0)
+
+
+def test_micro_batches_are_recorded_and_close_to_whole_batches(
+    dataset: DataSet, tmp_path: Path
+) -> None:
+    whole = train(config("semantic2"), dataset, tmp_path / "whole")
+    parts = train(
+        config("semantic2"), dataset, tmp_path / "parts", options=RunOptions(micro_batch=2)
+    )
+    assert whole.micro_batch is None
+    assert parts.micro_batch == 2
+    first = [r.history[0].train_loss for r in (whole, parts)]
+    assert first[0] != first[1]  # batch normalisation and Dice see other batches
+    assert first[0] == pytest.approx(first[1], abs=0.15)

@@ -1,0 +1,178 @@
+"""Star-convex polygons: training targets, decoding, thresholds. No torch, no TensorFlow.
+
+Targets, non-maximum suppression and rendering are stardist's own compiled functions (Schmidt et
+al. 2018, "Cell Detection with Star-convex Polygons").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_CANDIDATES = 20_000
+"""Most probable pixels that non-maximum suppression compares; an untrained network marks every
+pixel, and comparing a million polygons takes minutes."""
+SMALLEST_DISTANCE = 1e-3
+"""Pixels; stardist's own lower bound of predicted distances."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What decoding needs beside a network's output."""
+
+    prob: float = 0.5
+    """Least object probability of a polygon's centre."""
+    nms: float = 0.4
+    """Overlap above which the less probable of two polygons is dropped."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Polygons that non-maximum suppression kept, most probable first."""
+
+    points: NDArray[np.int64]
+    """(n, 2) centres as (y, x), in pixels."""
+    distances: NDArray[np.float32]
+    """(n, rays) radial distances, in pixels."""
+    probabilities: NDArray[np.float32] = field(repr=False)
+    """(n,) object probabilities."""
+
+
+def star_targets(labels: NDArray[np.integer], rays: int = 32) -> NDArray[np.float32]:
+    """Make what a star-convex head learns.
+
+    Parameters
+    ----------
+    labels : (H, W) integer array
+        Label image, 0 = background.
+    rays : int
+        Radial directions, from the positive x direction on.
+
+    Returns
+    -------
+    (1 + rays, H, W) float32 array
+        Object probability (each pixel's distance to the edge of its object, over the object's
+        largest), and the distances in pixels to the edge of the pixel's object; 0 in background.
+    """
+    from stardist.geometry import star_dist
+    from stardist.utils import edt_prob
+
+    target = np.zeros((1 + rays, *labels.shape), np.float32)
+    values, index = np.unique(labels, return_inverse=True)
+    small = index.reshape(labels.shape).astype(np.uint16) + np.uint16(0 if values[0] == 0 else 1)
+    if not small.any():
+        return target
+    padded = np.pad(small, 1)  # a label that fills the image has an edge there as well
+    target[0] = edt_prob(padded)[1:-1, 1:-1]
+    target[1:] = np.moveaxis(star_dist(small, n_rays=rays, mode="cpp"), -1, 0)
+    return target
+
+
+def detect(
+    prob: NDArray[np.floating],
+    dist: NDArray[np.floating],
+    thresholds: Thresholds = Thresholds(),
+    *,
+    grid: int = 1,
+) -> tuple[NDArray[np.int32], Detections]:
+    """Turn predicted probabilities and distances into instances.
+
+    Parameters
+    ----------
+    prob : (H, W) array
+        Object probability.
+    dist : (rays, H, W) array
+        Radial distances, in pixels.
+    thresholds : Thresholds
+    grid : int
+        Take every so many pixels as candidates.
+
+    Returns
+    -------
+    labels : (H, W) int32 array
+        Label image; numbers rise as probabilities fall.
+    detections : Detections
+    """
+    from stardist.geometry import polygons_to_label
+    from stardist.nms import non_maximum_suppression_inds
+
+    candidates = np.zeros(prob.shape, bool)
+    candidates[::grid, ::grid] = prob[::grid, ::grid] >= thresholds.prob
+    candidates &= np.isfinite(prob) & np.isfinite(dist).all(axis=0)
+    points = np.argwhere(candidates)
+    scores = prob[candidates].astype(np.float32)
+    order = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
+    points, scores = points[order], scores[order]
+    distances = np.maximum(dist[:, points[:, 0], points[:, 1]].T, SMALLEST_DISTANCE)
+    distances = np.ascontiguousarray(distances, np.float32)
+    if not len(points):
+        found = Detections(points, distances, scores)
+        return np.zeros(prob.shape, np.int32), found
+    kept = non_maximum_suppression_inds(
+        distances, points.astype(np.int32), scores=scores, thresh=thresholds.nms, verbose=False
+    )
+    found = Detections(points[kept], distances[kept], scores[kept])
+    labels = polygons_to_label(found.distances, found.points, prob.shape, prob=found.probabilities)
+    return labels.astype(np.int32), found
+
+
+def decode(
+    prob: NDArray[np.floating],
+    dist: NDArray[np.floating],
+    thresholds: Thresholds = Thresholds(),
+    *,
+    grid: int = 1,
+) -> NDArray[np.int32]:
+    """Return the label image of `detect`."""
+    return detect(prob, dist, thresholds, grid=grid)[0]
+
+
+def optimize_thresholds(
+    predictions: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]],
+    truths: Sequence[NDArray[np.integer]],
+    *,
+    probs: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    nms: Sequence[float] = (0.3, 0.4, 0.5),
+    ious: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
+) -> Thresholds:
+    """Choose thresholds by mean average precision TP / (TP + FP + FN).
+
+    Parameters
+    ----------
+    predictions : sequence of (prob, dist)
+        As `decode` takes them.
+    truths : sequence of (H, W) integer arrays
+    probs, nms : sequence of float
+        Tried one after the other: probabilities at the default overlap, then overlaps at the
+        best of them.
+    ious : sequence of float
+        Thresholds of the matching over which precision is averaged.
+
+    Returns
+    -------
+    Thresholds
+        The defaults where nothing is better, and where no truth holds an object.
+    """
+    from stardist.matching import matching_dataset
+
+    if not any(truth.any() for truth in truths):
+        return Thresholds()
+
+    def score(thresholds: Thresholds) -> float:
+        found = [decode(prob, dist, thresholds) for prob, dist in predictions]
+        results = matching_dataset(list(truths), found, thresh=list(ious), show_progress=False)
+        return float(np.mean([r.accuracy for r in results]))
+
+    best, top = Thresholds(), score(Thresholds())
+    for prob in probs:
+        trial = Thresholds(prob, best.nms)
+        if trial != Thresholds() and (value := score(trial)) > top:
+            best, top = trial, value
+    for overlap in nms:
+        trial = Thresholds(best.prob, overlap)
+        if trial != best and (value := score(trial)) > top:
+            best, top = trial, value
+    return best
