@@ -5,45 +5,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from trainables.config import TrialConfig
+from trainables.config import STARDIST, TrialConfig
+from trainables.errors import CheckpointError
 from trainables.files import write_json, write_with
+from trainables.manifest import (
+    FORMAT,
+    MANIFEST,
+    first_line,
+    library_versions,
+    read_manifest,
+    sha256_of,
+)
 from trainables.predict import Predictor, Scaling
+from trainables.stardist import StarDistPredictor, load_stardist
 from trainables.tasks import build_task
 
-FORMAT = 1
 WEIGHTS = "weights.pt"
-MANIFEST = "checkpoint.json"
-
-_LIBRARIES = ("segsweep", "torch", "lightning", "segmentation-models-pytorch", "timm", "numpy")
-
-
-class CheckpointError(ValueError):
-    """A folder that is no checkpoint, or a damaged one."""
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that determine a trial's result."""
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    return versions
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def save(
@@ -86,42 +69,9 @@ def save(
         "encoder_weights": encoder_weights,
         "task": task or {},
         "versions": library_versions(),
-        "weights": {"file": WEIGHTS, "sha256": _sha256(folder / WEIGHTS)},
+        "weights": {"file": WEIGHTS, "sha256": sha256_of(folder / WEIGHTS)},
     }
     write_json(folder / MANIFEST, manifest)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check ``checkpoint.json``.
-
-    Raises
-    ------
-    CheckpointError
-        When there is none, or it is not of a format that this version reads.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has format {manifest['format']}, this version reads {FORMAT}; "
-                f"it was written by segsweep {manifest.get('versions', {}).get('segsweep')}"
-            )
-        manifest["weights"]["sha256"], manifest["weights"]["file"], manifest["config"]
-        float(manifest["input"]["mean"]), float(manifest["input"]["std"])
-    except CheckpointError:
-        raise
-    except KeyError as error:
-        raise CheckpointError(f"{path} is damaged: it has no {error}") from error
-    except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
-    return manifest
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -135,13 +85,13 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises whatever the file makes it raise
-        raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise CheckpointError(f"{path} cannot be read: it holds something else than named tensors")
     return state
 
 
-def load(path: Path | str) -> Predictor:
+def load(path: Path | str) -> Predictor | StarDistPredictor:
     """Load a checkpoint; never executes what it reads.
 
     Parameters
@@ -151,7 +101,7 @@ def load(path: Path | str) -> Predictor:
 
     Returns
     -------
-    Predictor
+    Predictor or StarDistPredictor
         On the CPU; ``predictor.to("cuda")`` moves it.
 
     Raises
@@ -167,7 +117,7 @@ def load(path: Path | str) -> Predictor:
     weights = folder / str(manifest["weights"]["file"])
     if weights.parent != folder or not weights.is_file():
         raise CheckpointError(f"{folder}: weights file {weights.name} is missing")
-    if _sha256(weights) != manifest["weights"]["sha256"]:
+    if sha256_of(weights) != manifest["weights"]["sha256"]:
         raise CheckpointError(f"{weights} is damaged: its SHA-256 is not the recorded one")
     try:
         config = TrialConfig.model_validate(manifest["config"])
@@ -175,6 +125,8 @@ def load(path: Path | str) -> Predictor:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{folder / MANIFEST}: config.{where}: {first['msg']}") from error
+    if config.architecture == STARDIST:
+        return load_stardist(config, weights, manifest)
     try:
         task = build_task(config, manifest.get("task"))
     except (TypeError, ValueError, AttributeError) as error:

@@ -8,13 +8,19 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from trainables.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
 
 
 def reset_peak(device: torch.device) -> None:
     """Start counting anew, since a worker process runs many trials in turn."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
         return
     # not Linux, or not permitted: the peak is then the process's
@@ -25,7 +31,14 @@ def reset_peak(device: torch.device) -> None:
 def peak_mb(device: torch.device) -> float:
     """Largest memory since `reset_peak` in MiB: of the GPU, or resident in the process."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
+    return process_peak_mb()
+
+
+def process_peak_mb() -> float:
+    """Largest resident memory of this process since `reset_peak`, in MiB."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -36,13 +49,9 @@ def peak_mb(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-class OutOfMemory(RuntimeError):
-    """The trial needs more memory than it may take; another attempt may be given more."""
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had, on a GPU or a CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(
@@ -64,13 +73,17 @@ def _data_bytes() -> int:
 
 @contextlib.contextmanager
 def limited(
-    device: torch.device, *, gpu_fraction: float | None = None, memory_gb: float | None = None
+    device: torch.device | None,
+    *,
+    gpu_fraction: float | None = None,
+    memory_gb: float | None = None,
 ) -> Iterator[None]:
     """Enforce a trial's share of memory while the block runs.
 
     Parameters
     ----------
-    device : torch.device
+    device : torch.device or None
+        None: a CPU.
     gpu_fraction : float, optional
         Share of the GPU's memory, for torch's allocator.
     memory_gb : float, optional
@@ -83,7 +96,9 @@ def limited(
         In place of the many errors that say so.
     """
     before: tuple[int, int] | None = None
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
+        import torch
+
         torch.cuda.set_per_process_memory_fraction(gpu_fraction or 1.0, device)
     elif memory_gb is not None:
         with contextlib.suppress(OSError, ValueError):

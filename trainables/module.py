@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.crops import derived_seed
+from trainables.cutting import derived_seed, learning_rate_factor
 from trainables.labels import CLASS_NAMES, foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.predict import Scaling, predict_logits
@@ -32,27 +31,6 @@ class Scores:
     image_iou: float
     class_iou: dict[str, float] = field(default_factory=dict)
     """Data-set IoU of each class, of task ``semantic3``."""
-
-
-def learning_rate_factor(schedule: str, steps: int) -> Callable[[int], float]:
-    """Return the factor on the peak learning rate as a function of the step.
-
-    Parameters
-    ----------
-    schedule : {"constant", "cosine"}
-        ``cosine``: linear warm-up over 5 % of the steps, then a half cosine down to 1 %.
-    steps : int
-        Optimiser steps in the whole trial.
-    """
-    warmup = max(1, round(0.05 * steps))
-
-    def cosine(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-    return cosine if schedule == "cosine" else lambda step: 1.0
 
 
 class SegmentationModule(pl.LightningModule):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -22,30 +21,26 @@ from torch.utils.data import DataLoader
 from trainables import checkpoint, memory
 from trainables.architectures import build_model
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
-from trainables.crops import CropDataset, EpochBatches, derived_seed
+from trainables.crops import CropDataset, EpochBatches
+from trainables.cutting import derived_seed
 from trainables.data import DataSet
+from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
 from trainables.labels import CLASS_NAMES, foreground
 from trainables.module import Images, Scores, SegmentationModule
+from trainables.overlays import overlay
 from trainables.predict import (
     Scaling,
-    overlay,
     predict_logits,
     resolve_device,
     resolve_precision,
 )
+from trainables.results import RESULT, RESUME, read_result, resume_state
 from trainables.tasks import StarConvex, build_task, typical_radius
 from trainables.weights import fetch, resolve
 
-RESUME = "resume.json"
-RESULT = "result.json"
-
 OnEpoch = Callable[[EpochRecord], None]
 OnOverlays = Callable[[Sequence[tuple[str, NDArray[np.uint8]]]], None]
-
-
-class TrainingError(RuntimeError):
-    """A trial that cannot succeed however often it is repeated; the message says why."""
 
 
 class _EpochEnd(pl.Callback):
@@ -162,25 +157,6 @@ class _EpochEnd(pl.Callback):
         return checkpoint.load_weights(self.folder / self.best_file)
 
 
-def _resume_state(folder: Path) -> dict[str, Any] | None:
-    """Return what `RESUME` names, if the files are there."""
-    try:
-        state: dict[str, Any] = json.loads((folder / RESUME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    names = [state["state"], state["best"]]
-    return state if all(n is None or (folder / n).is_file() for n in names) else None
-
-
-def _finished(folder: Path) -> TrialResult | None:
-    path = folder / RESULT
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    history = tuple(EpochRecord(**row) for row in content.pop("history"))
-    return TrialResult(**{**content, "checkpoint": str(folder)}, history=history)
-
-
 def _start_network(
     config: TrialConfig, channels: int, cache: str | None
 ) -> tuple[nn.Module, Scaling, Any]:
@@ -258,7 +234,7 @@ def train(
     trainables.memory.OutOfMemory
         When it needs more memory than `options` let it take.
     """
-    done = _finished(folder)
+    done = read_result(folder)
     if done is not None:
         return done
     folder.mkdir(parents=True, exist_ok=True)
@@ -292,7 +268,7 @@ def _train(
     module = SegmentationModule(config, network, scaling, task, config.epochs * batches.steps)
     validation = images("val")
     epoch_end = _EpochEnd(config, folder, validation, precision, options, on_epoch)
-    resume = _resume_state(folder)
+    resume = resume_state(folder)
     if resume is not None:
         epoch_end.best_file = resume["best"]
     trainer = _trainer(config, device, precision, folder, epoch_end, batches.splits)
@@ -351,7 +327,7 @@ def _train(
     for pattern in (RESUME, "resume-*", "best-*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-    result = _finished(folder)
+    result = read_result(folder)
     assert result is not None
     return result
 
