@@ -215,7 +215,7 @@ def make_request(
 
 def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfig]) -> None:
     """Refuse a change that no trial took up, such as rays without a StarDist trial."""
-    if key in ("boundary", "rays", "loss", "encoder", "encoder_weights"):
+    if key in ("boundary", "rays", "grid", "loss", "encoder", "encoder_weights"):
         taken = {str(getattr(config, key)) for config in configs}
         if not taken & {str(value) for value in values}:
             raise RequestError(f"--set {key}: no trial of this space uses it")

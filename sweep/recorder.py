@@ -103,7 +103,8 @@ class Recorder(Callback):
         state.epochs_here += 1
         state.train_loss = row["train_loss"]
         state.seconds += row["seconds"]
-        state.val_dataset_iou = result["score"] or state.val_dataset_iou
+        if row["val_dataset_iou"] is not None:
+            state.val_dataset_iou = result["score"]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Read what the worker recorded, or note that the scheduler stopped the trial."""

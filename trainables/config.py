@@ -45,7 +45,7 @@ SMALLEST_CROP = {"PAN": 128}
 STARDIST = "StarDist"
 """Architecture name of stardist's own model, which has no encoder to choose."""
 
-_ADDED_LATER = ("boundary", "rays")
+_ADDED_LATER = ("boundary", "rays", "grid")
 """Fields that earlier versions did not have: at their defaults they leave trial_ids alone."""
 
 _ALIASES = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)}
@@ -144,6 +144,9 @@ class TrialConfig(_Frozen):
     """Of task ``semantic3``: every cell outlined, as in the paper, or only where cells touch."""
     rays: Annotated[int, Field(ge=8, le=256)] = 32
     """Of task ``stardist``: radial distances per star-convex polygon."""
+    grid: Literal[1, 2, 4] = 2
+    """Of task ``stardist``: every so many pixels, in both directions, can be a polygon's centre
+    (stardist's examples and published models take 2)."""
     augmentation: Augmentation = "light"
     """Named strength of the training transforms (`trainables.augmentation`)."""
     validate_every: Annotated[int, Field(ge=1)] = 1
@@ -176,6 +179,7 @@ class TrialConfig(_Frozen):
                 values.update(encoder="none", encoder_weights="none")
         else:
             values.pop("rays", None)
+            values.pop("grid", None)
         return values
 
     @model_validator(mode="after")

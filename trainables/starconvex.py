@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_CANDIDATES = 20_000
-"""Most probable pixels that non-maximum suppression compares; an untrained network marks every
-pixel, and comparing a million polygons takes minutes."""
+MOST_CANDIDATES = 50_000
+"""Polygons that non-maximum suppression compares at most; an untrained network marks every pixel,
+and comparing a million takes minutes."""
 SMALLEST_DISTANCE = 1e-3
 """Pixels; stardist's own lower bound of predicted distances."""
 
@@ -41,7 +41,7 @@ class Detections:
     """(n,) object probabilities."""
 
 
-def star_targets(labels: NDArray[np.integer], rays: int = 32) -> NDArray[np.float32]:
+def star_targets(labels: NDArray[np.integer], rays: int = 32, grid: int = 1) -> NDArray[np.float32]:
     """Make what a star-convex head learns.
 
     Parameters
@@ -50,24 +50,27 @@ def star_targets(labels: NDArray[np.integer], rays: int = 32) -> NDArray[np.floa
         Label image, 0 = background.
     rays : int
         Radial directions, from the positive x direction on.
+    grid : int
+        Make targets of every so many pixels only.
 
     Returns
     -------
-    (1 + rays, H, W) float32 array
+    (1 + rays, h, w) float32 array
         Object probability (each pixel's distance to the edge of its object, over the object's
         largest), and the distances in pixels to the edge of the pixel's object; 0 in background.
     """
     from stardist.geometry import star_dist
     from stardist.utils import edt_prob
 
-    target = np.zeros((1 + rays, *labels.shape), np.float32)
+    target = np.zeros((1 + rays, *(-(-side // grid) for side in labels.shape)), np.float32)
     values, index = np.unique(labels, return_inverse=True)
     small = index.reshape(labels.shape).astype(np.uint16) + np.uint16(0 if values[0] == 0 else 1)
     if not small.any():
         return target
     padded = np.pad(small, 1)  # a label that fills the image has an edge there as well
-    target[0] = edt_prob(padded)[1:-1, 1:-1]
-    target[1:] = np.moveaxis(star_dist(small, n_rays=rays, mode="cpp"), -1, 0)
+    target[0] = edt_prob(padded)[1:-1, 1:-1][::grid, ::grid]
+    dist = star_dist(small, n_rays=rays, mode="cpp", grid=(grid, grid))
+    target[1:] = np.moveaxis(dist, -1, 0)
     return target
 
 
@@ -77,18 +80,20 @@ def detect(
     thresholds: Thresholds = Thresholds(),
     *,
     grid: int = 1,
+    shape: tuple[int, int] | None = None,
 ) -> tuple[NDArray[np.int32], Detections]:
     """Turn predicted probabilities and distances into instances.
 
     Parameters
     ----------
-    prob : (H, W) array
-        Object probability.
-    dist : (rays, H, W) array
-        Radial distances, in pixels.
+    prob : (h, w) array
+        Object probability of every `grid`-th pixel of the image, from its first on.
+    dist : (rays, h, w) array
+        Radial distances of the same pixels, in pixels of the image.
     thresholds : Thresholds
     grid : int
-        Take every so many pixels as candidates.
+    shape : (H, W), optional
+        Of the image; None: ``(h * grid, w * grid)``.
 
     Returns
     -------
@@ -99,23 +104,30 @@ def detect(
     from stardist.geometry import polygons_to_label
     from stardist.nms import non_maximum_suppression_inds
 
-    candidates = np.zeros(prob.shape, bool)
-    candidates[::grid, ::grid] = prob[::grid, ::grid] >= thresholds.prob
-    candidates &= np.isfinite(prob) & np.isfinite(dist).all(axis=0)
+    shape = shape or (prob.shape[0] * grid, prob.shape[1] * grid)
+    candidates = (prob >= thresholds.prob) & np.isfinite(dist).all(axis=0)
+    every = 1
+    while np.count_nonzero(candidates) > MOST_CANDIDATES:
+        # thinned evenly: taking the most probable would lose the faint cells of a crowded image
+        every *= 2
+        thin = np.zeros_like(candidates)
+        thin[::every, ::every] = candidates[::every, ::every]
+        candidates = thin
     points = np.argwhere(candidates)
     scores = prob[candidates].astype(np.float32)
-    order = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
+    order = np.argsort(-scores, kind="stable")
     points, scores = points[order], scores[order]
     distances = np.maximum(dist[:, points[:, 0], points[:, 1]].T, SMALLEST_DISTANCE)
     distances = np.ascontiguousarray(distances, np.float32)
+    points = points * grid
     if not len(points):
-        found = Detections(points, distances, scores)
-        return np.zeros(prob.shape, np.int32), found
+        return np.zeros(shape, np.int32), Detections(points, distances, scores)
     kept = non_maximum_suppression_inds(
         distances, points.astype(np.int32), scores=scores, thresh=thresholds.nms, verbose=False
     )
     found = Detections(points[kept], distances[kept], scores[kept])
-    labels = polygons_to_label(found.distances, found.points, prob.shape, prob=found.probabilities)
+    # polygons are painted in the order of rising probability and numbered by their place
+    labels = polygons_to_label(found.distances, found.points, shape, prob=found.probabilities)
     return labels.astype(np.int32), found
 
 
@@ -125,16 +137,18 @@ def decode(
     thresholds: Thresholds = Thresholds(),
     *,
     grid: int = 1,
+    shape: tuple[int, int] | None = None,
 ) -> NDArray[np.int32]:
     """Return the label image of `detect`."""
-    return detect(prob, dist, thresholds, grid=grid)[0]
+    return detect(prob, dist, thresholds, grid=grid, shape=shape)[0]
 
 
 def optimize_thresholds(
     predictions: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]],
     truths: Sequence[NDArray[np.integer]],
     *,
-    probs: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    grid: int = 1,
+    probs: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     nms: Sequence[float] = (0.3, 0.4, 0.5),
     ious: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
 ) -> Thresholds:
@@ -145,6 +159,8 @@ def optimize_thresholds(
     predictions : sequence of (prob, dist)
         As `decode` takes them.
     truths : sequence of (H, W) integer arrays
+    grid : int
+        As `decode` takes it.
     probs, nms : sequence of float
         Tried one after the other: probabilities at the default overlap, then overlaps at the
         best of them.
@@ -162,7 +178,10 @@ def optimize_thresholds(
         return Thresholds()
 
     def score(thresholds: Thresholds) -> float:
-        found = [decode(prob, dist, thresholds) for prob, dist in predictions]
+        found = [
+            decode(prob, dist, thresholds, grid=grid, shape=truth.shape)
+            for (prob, dist), truth in zip(predictions, truths)
+        ]
         results = matching_dataset(list(truths), found, thresh=list(ious), show_progress=False)
         return float(np.mean([r.accuracy for r in results]))
 

@@ -231,7 +231,9 @@ class StarDistPredictor:
         return self
 
     def raw(self, image: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Predict object probability (H, W) and radial distances (rays, H, W) in pixels."""
+        """Predict object probability (h, w) and radial distances (rays, h, w) in pixels, of every
+        ``config.grid``-th pixel.
+        """
         if self._worker is None:
             request = {
                 "do": "predict",
@@ -262,11 +264,14 @@ class StarDistPredictor:
 
     def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Predict the (H, W) object probability, which falls towards a cell's edge."""
-        return self.raw(image)[0]
+        prob, grid = self.raw(image)[0], self.config.grid
+        return np.repeat(np.repeat(prob, grid, 0), grid, 1)[: image.shape[0], : image.shape[1]]
 
     def labels(self, image: NDArray[Any]) -> NDArray[np.int32]:
         """Predict the (H, W) label image."""
-        return decode(*self.raw(image), self.thresholds)
+        shape = (image.shape[0], image.shape[1])
+        prob, dist = self.raw(image)
+        return decode(prob, dist, self.thresholds, grid=self.config.grid, shape=shape)
 
     def foreground(self, image: NDArray[Any]) -> NDArray[np.bool_]:
         """Predict which pixels belong to a cell, as the ranking counts them: (H, W)."""

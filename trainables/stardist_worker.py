@@ -104,7 +104,7 @@ def build(config: TrialConfig) -> Any:
 
     settings = Config2D(
         n_rays=config.rays,
-        grid=(1, 1),
+        grid=(config.grid, config.grid),
         n_channel_in=1,
         train_patch_size=(config.crop_size, config.crop_size),
         train_batch_size=config.batch_size,
@@ -114,8 +114,16 @@ def build(config: TrialConfig) -> Any:
     return StarDist2D(settings, name="model", basedir=None)
 
 
+def standardise(image: NDArray[np.float32], config: TrialConfig) -> NDArray[np.float32]:
+    """Return what the network sees of a normalised image, as other networks see it."""
+    own = config.normalization
+    return (image - (0.5 if own.mean is None else own.mean)) / (own.std or 0.25)
+
+
 def polygons(model: Any, image: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
-    """Return object probability (H, W) and distances (rays, H, W) for a normalised image."""
+    """Return object probability (h, w) and distances (rays, h, w) of a normalised image, on the
+    model's grid.
+    """
     prob, dist = model.predict(image, show_tile_progress=False)
     return prob, np.moveaxis(dist, -1, 0)
 
@@ -146,23 +154,23 @@ class Trial:
 
     def images(self, split: str) -> list[Pair]:
         """Load a split, normalised."""
-        items = self.data.subset(split)
-        return [self.data.load(item, self.config.normalization) for item in items]
+        loaded = (self.data.load(i, self.config.normalization) for i in self.data.subset(split))
+        return [(standardise(image, self.config), labels) for image, labels in loaded]
 
     def _batches(self, epoch: int) -> Iterator[tuple[NDArray, tuple[NDArray, NDArray]]]:
         """Yield an epoch's batches, in the order and with the augmentation of other trials."""
         self.augment.reseed(derived_seed(self.config.seed, "augmentation", epoch))
-        size, rays = self.config.crop_size, self.config.rays
+        size, rays, grid = self.config.crop_size, self.config.rays, self.config.grid
         for batch in epoch_batches(len(self.corners), self.steps, self.config.seed, epoch):
             x = np.empty((len(batch), size, size, 1), np.float32)
-            y = np.empty((len(batch), size, size, 1 + rays), np.float32)
+            y = np.empty((len(batch), size // grid, size // grid, 1 + rays), np.float32)
             for place, index in enumerate(batch):
                 i, top, left = self.corners[index]
                 window = (slice(top, top + size), slice(left, left + size))
                 image, labels = self.training[i]
                 crop, cells = self.augment(image[window], labels[window])
-                x[place, ..., 0] = crop
-                y[place] = np.moveaxis(star_targets(cells, rays), 0, -1)
+                x[place, ..., 0] = standardise(crop, self.config)
+                y[place] = np.moveaxis(star_targets(cells, rays, grid), 0, -1)
             yield x, _for_keras(y)
 
     def run(self) -> None:
@@ -175,9 +183,10 @@ class Trial:
         model.prepare_for_training(optimizer)
         optimizer.build(network.trainable_variables)
         size = config.crop_size
-        self.training = [
-            (pad_to_size(x, size), pad_to_size(y, size)) for x, y in self.images("train")
-        ]
+        # not standardised yet: augmentation takes what normalisation gives
+        items = self.data.subset("train")
+        loaded = (self.data.load(item, config.normalization) for item in items)
+        self.training = [(pad_to_size(x, size), pad_to_size(y, size)) for x, y in loaded]
         self.corners = [
             (i, y, x)
             for i, (_, labels) in enumerate(self.training)
@@ -245,7 +254,8 @@ class Trial:
         """Return the loss of a whole image, mirrored to sides that the network can halve."""
         pad = [(0, -side % 16) for side in image.shape]
         x = np.pad(image, pad, mode="reflect")[None, ..., None]
-        y = np.moveaxis(star_targets(np.pad(labels, pad, mode="reflect"), self.config.rays), 0, -1)
+        cells = np.pad(labels, pad, mode="reflect")
+        y = np.moveaxis(star_targets(cells, self.config.rays, self.config.grid), 0, -1)
         logs = model.keras_model.test_on_batch(x, _for_keras(y[None]), return_dict=True)
         model.keras_model.reset_metrics()
         return float(logs["loss"])
@@ -253,11 +263,18 @@ class Trial:
     def _iou(
         self, model: Any, pairs: Sequence[Pair], thresholds: Thresholds
     ) -> tuple[float, float]:
-        counts = [
-            overlap_counts(decode(*polygons(model, image), thresholds) > 0, labels > 0)
-            for image, labels in pairs
-        ]
-        return iou_from_counts(counts)
+        return iou_from_counts(
+            [
+                overlap_counts(self._mask(model, image, thresholds), labels > 0)
+                for image, labels in pairs
+            ]
+        )
+
+    def _mask(
+        self, model: Any, image: NDArray[np.float32], thresholds: Thresholds
+    ) -> NDArray[np.bool_]:
+        prob, dist = polygons(model, image)
+        return decode(prob, dist, thresholds, grid=self.config.grid, shape=image.shape) > 0
 
     def _save(self, epoch: int, network: Any, optimizer: Any) -> None:
         """Write a resumable state: files under names of their epoch, then what names them."""
@@ -302,8 +319,9 @@ class Trial:
         step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
         chosen = validation[::step][:MOST_CALIBRATION_IMAGES]
         thresholds = optimize_thresholds(
-            [polygons(model, image) for image, _ in chosen], [labels for _, labels in chosen]
-        )
+            [polygons(model, image) for image, _ in chosen], [labels for _, labels in chosen],
+            grid=config.grid,
+        )  # fmt: skip
         val = self._iou(model, validation, thresholds)
         test = self._iou(model, self.images("test"), thresholds)
         write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
@@ -318,7 +336,9 @@ class Trial:
         manifest = {
             "format": FORMAT,
             "config": config.model_dump(mode="json"),
-            "input": {"mean": 0.0, "std": 1.0},
+            "input": {
+                "mean": config.normalization.mean or 0.5, "std": config.normalization.std or 0.25,
+            },
             "data": {
                 "fingerprint": self.data.fingerprint, "pixel_size_um": self.data.pixel_size_um,
             },
@@ -330,7 +350,7 @@ class Trial:
             "weights": {"file": WEIGHTS, "sha256": sha256_of(self.folder / WEIGHTS)},
         }  # fmt: skip
         write_json(self.folder / MANIFEST, manifest)
-        masks = [decode(*polygons(model, image), thresholds) > 0 for image, _ in validation[:4]]
+        masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
         _write_arrays(self.folder / "overlays.npz", masks)
         history = [record.to_dict() for record in self.history]
         write_json(self.folder / RESULT, {**metrics, "history": history})
@@ -380,7 +400,9 @@ def predict(request: dict[str, Any], lines: queue.SimpleQueue[str | None], answe
     print(json.dumps({"ready": True}), file=answer, flush=True)
     while (line := lines.get()) is not None:
         task = json.loads(line)
-        prob, dist = polygons(model, np.load(task["image"], allow_pickle=False))
+        prob, dist = polygons(
+            model, standardise(np.load(task["image"], allow_pickle=False), config)
+        )
         _write_arrays(Path(task["output"]), [prob, dist])
         print(json.dumps({"done": True}), file=answer, flush=True)
 

@@ -139,13 +139,18 @@ class StarConvex:
         return probability(logits[None])[0].reshape(logits.shape[-2:])
 
     def polygons(self, logits: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return object probability (H, W) and radial distances (rays, H, W) in pixels."""
-        dist = distances(logits[None].float(), self.scale)[0]
-        return self.probability(logits).cpu().numpy(), dist.cpu().numpy()
+        """Return object probability (h, w) and radial distances (rays, h, w) in pixels, of every
+        ``config.grid``-th pixel.
+        """
+        thin = logits[:, :: self.config.grid, :: self.config.grid].float()
+        dist = distances(thin[None], self.scale)[0]
+        return self.probability(thin).cpu().numpy(), dist.cpu().numpy()
 
     def labels(self, logits: torch.Tensor) -> NDArray[np.int32]:
         """Return the decoded (H, W) label image."""
-        return decode(*self.polygons(logits), self.thresholds)
+        shape = (logits.shape[-2], logits.shape[-1])
+        prob, dist = self.polygons(logits)
+        return decode(prob, dist, self.thresholds, grid=self.config.grid, shape=shape)
 
     def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
         """Any decoded instance."""
@@ -167,7 +172,8 @@ class StarConvex:
         step = max(1, len(images) // MOST_CALIBRATION_IMAGES)
         chosen = images[::step][:MOST_CALIBRATION_IMAGES]
         predictions = [self.polygons(predict(image)) for image, _ in chosen]
-        self.thresholds = optimize_thresholds(predictions, [labels for _, labels in chosen])
+        truths = [labels for _, labels in chosen]
+        self.thresholds = optimize_thresholds(predictions, truths, grid=self.config.grid)
 
     def state(self) -> dict[str, Any]:
         """Return scale and thresholds."""

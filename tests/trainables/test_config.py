@@ -54,14 +54,14 @@ CHANGES = {
 
 
 def test_every_field_is_part_of_the_trial_id() -> None:
-    assert {*CHANGES, "task", "boundary", "rays"} == set(TrialConfig.model_fields)
+    assert {*CHANGES, "task", "boundary", "rays", "grid"} == set(TrialConfig.model_fields)
     ids = {TrialConfig(**{k: v}).trial_id("f") for k, v in CHANGES.items()}
     ids |= {TrialConfig().trial_id("f"), TrialConfig().trial_id("g")}
     assert len(ids) == len(CHANGES) + 2
 
 
 def test_what_a_task_does_not_use_makes_no_other_trial() -> None:
-    assert TrialConfig(boundary="touching", rays=64) == TrialConfig()
+    assert TrialConfig(boundary="touching", rays=64, grid=1) == TrialConfig()
     three = TrialConfig(task="semantic3", boundary="touching")
     assert three.trial_id("f") != TrialConfig(task="semantic3").trial_id("f")
     star = TrialConfig(task="stardist", architecture="Unet", loss="focal", rays=64)
