@@ -101,8 +101,18 @@ def override(
         For a value that the field does not take.
     """
     changed = {
-        TrialConfig.model_validate({**trial.model_dump(), **dict(zip(changes, values))}): None
+        TrialConfig.model_validate({**_kept(trial, changes), **dict(zip(changes, values))}): None
         for trial in trials
         for values in itertools.product(*changes.values())
     }
     return tuple(changed)
+
+
+def _kept(trial: TrialConfig, changes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return a trial's fields without those that only its own task could have."""
+    fields = trial.model_dump()
+    if trial.task == "stardist" and {"task", "architecture"} & set(changes):
+        for name, own in (("loss", "stardist"), ("encoder", "none")):
+            if fields[name] == own:
+                del fields[name]
+    return fields

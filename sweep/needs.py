@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from sweep.limits import Limits
 from sweep.packing import Item, Throughput, estimate_seconds
@@ -44,15 +43,22 @@ class Estimates:
     ----------
     configs : mapping
         trial_id to TrialConfig.
+    image_shape : (H, W), optional
+        Of the largest image that will be evaluated whole; None: not counted.
     cache : FootprintCache, optional
         None: the user's.
     """
 
     def __init__(
-        self, configs: Mapping[str, TrialConfig], cache: FootprintCache | None = None
+        self,
+        configs: Mapping[str, TrialConfig],
+        image_shape: tuple[int, int] | None = None,
+        cache: FootprintCache | None = None,
     ) -> None:
         self.cache = cache or default_cache()
-        self.keys = {i: footprint_key(c, ESTIMATED) for i, c in configs.items()}
+        self.keys = {
+            i: footprint_key(c, ESTIMATED, image_shape=image_shape) for i, c in configs.items()
+        }
         self.known = {k: f for k in set(self.keys.values()) if (f := self.cache.get(k))}
         missing = {self.keys[i]: c for i, c in configs.items() if self.keys[i] not in self.known}
         self._process: subprocess.Popen[str] | None = None
@@ -64,7 +70,9 @@ class Estimates:
             )  # fmt: skip
             assert self._process.stdin is not None
             self._process.stdin.write(
-                json.dumps({k: c.model_dump(mode="json") for k, c in missing.items()})
+                json.dumps(
+                    [image_shape, {k: c.model_dump(mode="json") for k, c in missing.items()}]
+                )
             )
             self._process.stdin.close()
 
@@ -98,7 +106,9 @@ def _python_path() -> str:
 
 
 def probe_on_gpus(
-    configs: Mapping[str, TrialConfig], cache: FootprintCache | None = None
+    configs: Mapping[str, TrialConfig],
+    image_shape: tuple[int, int] | None = None,
+    cache: FootprintCache | None = None,
 ) -> tuple[dict[str, Footprint], float | None, list[str]]:
     """Measure trials on the GPUs of the Ray cluster that is joined, one distinct network at a time
     and GPU.
@@ -107,6 +117,8 @@ def probe_on_gpus(
     ----------
     configs : mapping
         trial_id to TrialConfig.
+    image_shape : (H, W), optional
+        Of the largest image that will be evaluated whole.
     cache : FootprintCache, optional
         None: the user's.
 
@@ -129,11 +141,14 @@ def probe_on_gpus(
         return {}, None, [f"no GPU came within {WAIT_SECONDS:.0f} s"]
     if memory is None:
         return {}, None, [name]
-    keys = {i: footprint_key(c, name) for i, c in configs.items()}
+    keys = {i: footprint_key(c, name, image_shape=image_shape) for i, c in configs.items()}
     found = {k: f for k in set(keys.values()) if (f := cache.get(k))}
     todo = {keys[i]: c for i, c in configs.items() if keys[i] not in found}
     remote = ray.remote(num_gpus=1, num_cpus=0)(probe)
-    waiting = {key: remote.remote(config, "cuda", timeout_s=300.0) for key, config in todo.items()}
+    waiting = {
+        key: remote.remote(config, "cuda", image_shape=image_shape, timeout_s=300.0)
+        for key, config in todo.items()
+    }
     problems = []
     for key, answer in waiting.items():
         footprint, reason = ray.get(answer)
@@ -169,6 +184,12 @@ def count_crops(dataset: DataSet, crop_size: int) -> int:
     return sum(math.prod(-(-side // crop_size) for side in shape) for shape in shapes)
 
 
+def largest_shape(dataset: DataSet) -> tuple[int, int]:
+    """Return height and width that hold every validation image."""
+    shapes = [read_labels(item.mask).labels.shape for item in dataset.subset("val")]
+    return max(h for h, _ in shapes), max(w for _, w in shapes)
+
+
 def as_items(
     configs: Mapping[str, TrialConfig],
     footprints: Mapping[str, Footprint],
@@ -199,15 +220,15 @@ def as_items(
             seconds[i] = estimate_seconds(
                 need.gflops, need.parameters, hardware,
                 crops=crops(c.crop_size), epochs=c.epochs, batch_size=c.batch_size,
-                precision=c.precision, share=1.0, cores=cores,
+                precision=c.precision, cores=cores,
+                share=min(1.0, limits.get(i, limits[""]).gpu or 1.0),
             )  # fmt: skip
     mean = sum(seconds.values()) / len(seconds) if seconds else 0.0
     items = []
     for i in configs:
-        share = limits.get(i, limits[""]).gpu
+        share = min(1.0, limits.get(i, limits[""]).gpu or 1.0)
         memory = footprints[i].peak_mb if i in footprints else 0.0
-        time = seconds.get(i, mean) / (share if 0 < share < 1 else 1.0)
-        items.append(Item(i, time, min(share, 1.0) or 1.0, memory))
+        items.append(Item(i, seconds.get(i, mean), share, memory))
     return items
 
 
@@ -216,10 +237,11 @@ def main(lines: Iterable[str] | None = None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    content: dict[str, Any] = json.loads("".join(lines or sys.stdin))
+    image_shape, content = json.loads("".join(lines or sys.stdin))
+    shape = tuple(image_shape) if image_shape else None
     for key, fields in content.items():
         try:
-            footprint = estimate(TrialConfig.model_validate(fields))
+            footprint = estimate(TrialConfig.model_validate(fields), image_shape=shape)
         except Exception as error:  # its trial will say what is wrong with it
             print(f"{key}: {error}", file=sys.stderr)
             continue

@@ -131,6 +131,15 @@ class Recorder(Callback):
         config, state = self._of(trial)
         error = _root_cause(trial)
         self._keep_history(state.trial_id)
+        record = self.ledger.read_one(state.trial_id)
+        if record is not None and record.get("round") == self.runtime["round"]:
+            # its worker ended itself after recording that memory was short
+            if record.get("retry"):
+                self._again(state, record)
+            else:
+                self.records[state.trial_id] = record
+                self._settle(state)
+            return
         limits = limits_of(trial.config)
         if _killed_for_memory(trial, limits):
             step = next_limits(limits, config, self.runtime.get("most_memory_gb"))
@@ -170,7 +179,9 @@ class Recorder(Callback):
         """Say that a trial starts again after an error."""
         _, state = self._of(trial)
         state.status = "waiting"
-        self.view.message(f"{state.name}: {_root_cause(trial)}; trying again")
+        record = self.ledger.read_one(state.trial_id) or {}
+        if record.get("round") != self.runtime["round"]:
+            self.view.message(f"{state.name}: {_root_cause(trial)}; trying again")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Refresh screen and tables, each at its own pace."""

@@ -22,7 +22,7 @@ from sweep import cluster
 from sweep.leaderboard import paper_correlation, planned, write_history, write_tables
 from sweep.ledger import FINAL, Ledger
 from sweep.limits import Limits
-from sweep.needs import Estimates, as_items, count_crops, probe_on_gpus
+from sweep.needs import Estimates, as_items, count_crops, largest_shape, probe_on_gpus
 from sweep.packing import CPU, order_large_first
 from sweep.plan import (
     Plan,
@@ -307,7 +307,7 @@ def _fit(
     footprints = {i: f for i, f in estimates.result().items() if i in configs}
     if resources.gpus and settings.gpus_per_trial is None and configs:
         screen.print("measuring the networks' memory on a GPU ...")
-        measured, seen, problems = probe_on_gpus(configs)
+        measured, seen, problems = probe_on_gpus(configs, largest_shape(dataset))
         footprints.update(measured)
         memory = memory or seen
         for problem in problems:
@@ -342,7 +342,8 @@ def _start(
     )
     address = cluster.where(arguments.address)
     # while Ray starts
-    estimates = Estimates({trial.trial_id: trial.config for trial in plan.trials})
+    shape = largest_shape(dataset)
+    estimates = Estimates({trial.trial_id: trial.config for trial in plan.trials}, shape)
     with quiet_screen(out / "sweep.log") as screen, closing(estimates):
         place = f"the cluster at {address}" if address else "a private Ray on this machine"
         screen.print(f"starting {place} ...")

@@ -14,6 +14,9 @@ from sweep.tracking import Tracker, TrackingOptions
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig
 from trainables.data import DataError, DataOptions, cached_index
 
+OUT_OF_MEMORY = 77
+"""Exit code of a worker that ends itself after running out of memory."""
+
 
 class TransientError(RuntimeError):
     """A failure that another attempt, perhaps elsewhere, may not meet."""
@@ -55,8 +58,11 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     trial_id = config.trial_id(runtime["fingerprint"])
     out = Path(runtime["out"])
     ledger = Ledger(out)
-    if (ledger.read_one(trial_id) or {}).get("status") == "done":
+    record = ledger.read_one(trial_id) or {}
+    if record.get("status") == "done":
         return  # an attempt that was lost after it had recorded its result
+    if record.get("round") == runtime["round"]:
+        return  # it ran out of memory, recorded that, and took its worker with it
     tracking = TrackingOptions(**runtime["tracking"])
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
     tracker = Tracker(
@@ -73,7 +79,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         nonlocal best
         best = max(best, record.val_dataset_iou or 0.0)
         tracker.epoch(record)
-        tune.report({**record.to_dict(), "score": best, "trial_key": trial_id})
+        # at its last epoch a trial is no longer stopped: only its test is missing
+        time = 0 if record.epoch >= config.epochs else record.epoch
+        tune.report({**record.to_dict(), "score": best, "scheduler_epoch": time})
 
     ended = False
     try:
@@ -97,6 +105,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         ended = True
         if type(error).__name__ == "OutOfMemory":
             _note_shortage(ledger, trial_id, config, limits, runtime, str(error), tracker.wandb_id)
+            if not limits.gpu:
+                # oneDNN remembers that it could not compile: the process is of no more use
+                os._exit(OUT_OF_MEMORY)
             return
         if _is_transient(error):
             raise TransientError(reason_of(error)) from error
@@ -133,12 +144,15 @@ def _note_shortage(
     told = f"{reason} with {limits}"
     step = next_limits(limits, config, runtime.get("most_memory_gb"))
     if step is not None:
-        ledger.write_shortage(trial_id, config, told, step.to_dict(), wandb_id=wandb_id)
+        ledger.write_shortage(
+            trial_id, config, told, step.to_dict(), round=runtime["round"], wandb_id=wandb_id
+        )
         return
     ledger.write(
         trial_id, config, "failed",
         error=f"{told}: it does not fit; try a smaller batch_size or crop_size",
         attempts=ledger.attempts(trial_id),
+        round=runtime["round"],
         wandb_id=wandb_id,
     )  # fmt: skip
 

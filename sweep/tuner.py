@@ -114,7 +114,7 @@ def run(
     if settings.scheduler == "asha":
         most = max([t["config"]["epochs"] for t in recorded["trials"]], default=base.epochs)
         scheduler = tune.schedulers.ASHAScheduler(
-            time_attr="epoch",
+            time_attr="scheduler_epoch",
             metric="score",
             mode="max",
             # one more than the last epoch, at which trials end by themselves and are tested
@@ -123,6 +123,8 @@ def run(
         )
 
     def fit(param_space: dict[str, Any], **options: Any) -> None:
+        runtime["round"] = f"{time.time_ns():x}"
+
         def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
             own = limits_of(config, limits[""])
             bundle: dict[str, float] = {

@@ -49,18 +49,34 @@ def process_peak_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, on a GPU or a CPU."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in text
-        for sign in (
-            "can't allocate memory", "not enough memory", "std::bad_alloc", "out of memory",
-            "CUBLAS_STATUS_ALLOC_FAILED", "could not create a memory object",
-        )
-    )  # fmt: skip
+_SIGNS = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc",
+    "out of memory", "cublas_status_alloc_failed",
+)  # fmt: skip
+_SIGNS_UNDER_A_LIMIT = ("could not create a ", "could not execute a primitive", "can't start new")
+"""What libraries say when an allocation fails, among other reasons."""
+
+
+def is_out_of_memory(error: BaseException, *, limited: bool = False) -> bool:
+    """Whether an error says that memory could not be had, on a GPU or a CPU.
+
+    Parameters
+    ----------
+    error : BaseException
+        It or what caused it.
+    limited : bool
+        Whether memory is limited, so that vague errors are taken to be for want of it.
+    """
+    seen: BaseException | None = error
+    signs = _SIGNS + (_SIGNS_UNDER_A_LIMIT if limited else ())
+    while seen is not None:
+        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
+            return True
+        text = str(seen).lower()
+        if isinstance(seen, RuntimeError | OSError) and any(sign in text for sign in signs):
+            return True
+        seen = seen.__cause__
+    return False
 
 
 def _data_bytes() -> int:
@@ -109,8 +125,8 @@ def limited(
             resource.setrlimit(resource.RLIMIT_DATA, (wanted, before[1]))
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        if not is_out_of_memory(error, limited=before is not None):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0][:200] if lines else type(error).__name__

@@ -67,8 +67,11 @@ def star_targets(labels: NDArray[np.integer], rays: int = 32, grid: int = 1) -> 
     small = index.reshape(labels.shape).astype(np.uint16) + np.uint16(0 if values[0] == 0 else 1)
     if not small.any():
         return target
-    padded = np.pad(small, 1)  # a label that fills the image has an edge there as well
-    target[0] = edt_prob(padded)[1:-1, 1:-1][::grid, ::grid]
+    if small.min() == small.max():  # a cell that fills the image ends at its edge
+        prob = edt_prob(np.pad(small, 1))[1:-1, 1:-1]
+    else:  # a cell that a crop cuts goes on beyond it
+        prob = edt_prob(small)
+    target[0] = prob[::grid, ::grid]
     dist = star_dist(small, n_rays=rays, mode="cpp", grid=(grid, grid))
     target[1:] = np.moveaxis(dist, -1, 0)
     return target

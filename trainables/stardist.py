@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,10 @@ from trainables.starconvex import Thresholds, decode
 
 OnEpoch = Callable[[EpochRecord], None]
 OnOverlays = Callable[[Sequence[tuple[str, NDArray[np.uint8]]]], None]
+
+
+_NOISE = re.compile(r"([IWE]\d{4} |\d{4}-\d\d-\d\d |@ |\*\*\* |PC: )")
+"""Starts of lines that TensorFlow logs, and of its traces of the stack."""
 
 
 class _Worker:
@@ -90,7 +95,8 @@ class _Worker:
     def _death(self, code: int) -> Exception:
         self.log.seek(0)
         lines = [line.strip() for line in self.log.read().splitlines() if line.strip()]
-        last = lines[-1][:300] if lines else "no message"
+        lines = [line for line in lines if not _NOISE.match(line)] or ["no message"]
+        last = lines[-1][:300]
         if "bad_alloc" in last or "OOM" in last or (self.limited and code < 0):
             return OutOfMemory(f"out of memory (StarDist's process ended with code {code}: {last})")
         hint = "; most likely for want of memory" if code == -9 else ""
@@ -177,8 +183,10 @@ def train_stardist(
     }
     with _Worker(request, options) as worker:
         for message in worker.listen():
-            if "epoch" in message and on_epoch is not None:
-                on_epoch(EpochRecord(**message["epoch"]))
+            if "epoch" in message:
+                if on_epoch is not None:
+                    on_epoch(EpochRecord(**message["epoch"]))
+                worker.send({"reported": message["epoch"]["epoch"]})
     result = read_result(folder)
     if result is None:
         raise RuntimeError("StarDist's process ended without a result")

@@ -67,16 +67,31 @@ Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
 def _die_with_parent(lines: queue.SimpleQueue[str | None]) -> None:
-    """Put standard input's lines in a queue; end the process when it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Put standard input's lines in a queue; end the process when it or the parent ends."""
+    parent = os.getppid()
 
     def read() -> None:
         for line in sys.stdin:
             lines.put(line)
         os._exit(1)
 
+    def watch() -> None:  # another process may have inherited the pipe and hold it open
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
     threading.Thread(target=read, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _die_with_trial() -> None:
+    """Let the kernel end the process with the thread that started it.
+
+    Only for training, whose thread waits for it: a predictor outlives the thread that used it
+    first.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def start_tensorflow(options: RunOptions, gpu_memory_mb: float | None) -> Any:
@@ -135,12 +150,16 @@ class Trial:
     ----------
     request : dict
         What `trainables.stardist.train_stardist` sends.
+    lines : SimpleQueue
+        What the parent sends: a line for every epoch that it has reported.
     answer : TextIO
         Where answers go.
     """
 
-    def __init__(self, request: dict[str, Any], answer: TextIO) -> None:
-        self.answer = answer
+    def __init__(
+        self, request: dict[str, Any], lines: queue.SimpleQueue[str | None], answer: TextIO
+    ) -> None:
+        self.lines, self.answer = lines, answer
         self.config = TrialConfig.model_validate(request["config"])
         self.options = RunOptions.model_validate(request["options"])
         self.folder = Path(request["folder"])
@@ -234,6 +253,8 @@ class Trial:
         if not last and time.monotonic() - self.saved >= self.options.checkpoint_seconds:
             self._save(epoch, model.keras_model, optimizer)
         self.say({"epoch": record.to_dict()})
+        # not ahead of the reports: a resumed trial would never report what was saved meanwhile
+        self.lines.get()
 
     def _append(self, record: EpochRecord) -> bool:
         self.history.append(record)
@@ -252,7 +273,7 @@ class Trial:
 
     def _loss(self, model: Any, image: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
         """Return the loss of a whole image, mirrored to sides that the network can halve."""
-        pad = [(0, -side % 16) for side in image.shape]
+        pad = [(0, -side % (8 * self.config.grid)) for side in image.shape]
         x = np.pad(image, pad, mode="reflect")[None, ..., None]
         cells = np.pad(labels, pad, mode="reflect")
         y = np.moveaxis(star_targets(cells, self.config.rays, self.config.grid), 0, -1)
@@ -337,7 +358,8 @@ class Trial:
             "format": FORMAT,
             "config": config.model_dump(mode="json"),
             "input": {
-                "mean": config.normalization.mean or 0.5, "std": config.normalization.std or 0.25,
+                "mean": 0.5 if config.normalization.mean is None else config.normalization.mean,
+                "std": config.normalization.std or 0.25,
             },
             "data": {
                 "fingerprint": self.data.fingerprint, "pixel_size_um": self.data.pixel_size_um,
@@ -417,7 +439,8 @@ def main() -> None:
         if request["do"] == "predict":
             predict(request, lines, answer)
             return
-        trial = Trial(request, answer)
+        _die_with_trial()
+        trial = Trial(request, lines, answer)
         with memory.limited(None, memory_gb=trial.options.memory_gb):
             trial.run()
     except Exception as error:

@@ -20,6 +20,7 @@ from skimage.draw import disk
 
 QUICK = ("--set", "crop_size=64", "--set", "batch_size=4", "--set", "encoder=mobilenet_v2")
 TINY_TUNE = ("--wandb", "off")
+SPACE = Path(__file__).with_name("networks.py")
 
 
 def make_data(root: Path, images: int = 5, size: int = 96) -> Path:
@@ -74,7 +75,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """One run with a trial that fails: an encoder that does not exist."""
     out = tmp_path_factory.mktemp("runs") / "first"
     code, text, err = run(
-        "demo", "--data", data, "--out", out, "--set", "architecture=Unet,FPN",
+        SPACE, "--data", data, "--out", out, "--set", "architecture=Unet,FPN",
         "--set", "crop_size=64", "--set", "batch_size=4", "--set", "epochs=2",
         "--set", "encoder=mobilenet_v2,tu-no_such_network", "--wandb", "offline",
         "--set", "tensorboard=true",
@@ -187,7 +188,7 @@ def test_finished_run_answers_at_once_without_torch(finished, data: Path) -> Non
     out, *_ = finished
     before = (out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes()
     words = [
-        "demo", "--data", str(data), "--out", str(out), "--set", "architecture=Unet,FPN",
+        SPACE, "--data", str(data), "--out", str(out), "--set", "architecture=Unet,FPN",
         "--set", "crop_size=64", "--set", "batch_size=4", "--set", "epochs=2",
         "--set", "encoder=mobilenet_v2,tu-no_such_network",
     ]  # fmt: skip
@@ -210,7 +211,7 @@ def test_finished_run_answers_at_once_without_torch(finished, data: Path) -> Non
 def test_other_plans_are_refused(finished, data: Path) -> None:
     out, *_ = finished
     code, _, err = run(
-        "demo", "--data", data, "--out", out, "--set", "architecture=Unet", *QUICK,
+        SPACE, "--data", data, "--out", out, "--set", "architecture=Unet", *QUICK,
         "--set", "epochs=3", cwd=out.parent,
     )  # fmt: skip
     assert code == 2
@@ -223,7 +224,7 @@ def test_extended_grid_runs_only_new_trials(finished, data: Path) -> None:
     out, *_ = finished
     before = {r["trial_id"]: r for r in records(out) if r["status"] == "done"}
     code, text, err = run(
-        "demo", "--data", data, "--out", out, "--set", "architecture=Unet,FPN,Linknet",
+        SPACE, "--data", data, "--out", out, "--set", "architecture=Unet,FPN,Linknet",
         "--set", "crop_size=64", "--set", "batch_size=4", "--set", "epochs=2",
         "--set", "encoder=mobilenet_v2,tu-no_such_network", "--wandb", "off",
         cwd=out.parent,
@@ -262,7 +263,7 @@ def descendants_of(pid: int) -> set[int]:
 
 def test_shared_gpu_and_resume_after_sigint_and_kill(data: Path, tmp_path: Path) -> None:
     request = (
-        "demo", "--data", data, "--set", "architecture=Unet,FPN,Linknet", *QUICK,
+        SPACE, "--data", data, "--set", "architecture=Unet,FPN,Linknet", *QUICK,
         "--set", "epochs=6", "--set", "checkpoint_seconds=0", "--gpus", "1",
         "--set", "gpus_per_trial=0.5", "--set", "cpus_per_trial=0.5", "--wandb", "off",
     )  # fmt: skip
@@ -328,7 +329,7 @@ def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
         second = cluster.add_node(num_cpus=1, num_gpus=1)
         out = tmp_path / "spread"
         process = start(
-            "demo", "--data", data, "--out", out, "--address", cluster.address,
+            SPACE, "--data", data, "--out", out, "--address", cluster.address,
             "--set", "architecture=Unet,FPN,Linknet,UnetPlusPlus", *QUICK, "--set", "epochs=8",
             "--set", "checkpoint_seconds=0", "--wandb", "off",
             cwd=tmp_path, RAY_AUTH_MODE="disabled",
@@ -358,7 +359,7 @@ def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
 def test_asha_and_optuna(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     words = (
-        "demo", "--data", data, "--out", out, *QUICK, *TINY_TUNE, "--set", "architecture=Linknet",
+        SPACE, "--data", data, "--out", out, *QUICK, *TINY_TUNE, "--set", "architecture=Linknet",
         "--set", "epochs=4", "--set", "search=optuna", "--set", "scheduler=asha",
         "--set", "grace_epochs=1",
     )  # fmt: skip
@@ -389,10 +390,10 @@ def test_out_of_memory_is_tried_again_larger_and_then_fails_alone(
 ) -> None:
     out = tmp_path / "short"
     code, text, err = run(
-        "demo", "--data", data, "--out", out, *TINY_TUNE, "--set", "architecture=Linknet",
+        SPACE, "--data", data, "--out", out, *TINY_TUNE, "--set", "architecture=Linknet",
         "--set", "encoder=mobilenet_v2,vgg19", "--set", "epochs=1", "--set", "crop_size=64",
-        "--set", "batch_size=8", "--set", "memory_per_trial=0.03",
-        "--set", "most_memory_per_trial=0.24", cwd=tmp_path,
+        "--set", "batch_size=4", "--set", "memory_per_trial=0.2",
+        "--set", "most_memory_per_trial=0.45", cwd=tmp_path,
     )  # fmt: skip
     assert code == 1, text + err
     small, large = rows(out)

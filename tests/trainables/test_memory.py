@@ -40,10 +40,19 @@ def test_a_limit_is_enforced_and_lifted() -> None:
     ("error", "expected"),
     [(MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory."), True),
      (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+     (OSError(12, "Cannot allocate memory"), True),
+     (RuntimeError("could not create a primitive"), False),
      (RuntimeError("size mismatch"), False), (ValueError("out of memory"), False)],
 )  # fmt: skip
 def test_which_errors_say_so(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def test_causes_and_limits_count() -> None:
+    error = ValueError("cannot use encoder")
+    error.__cause__ = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    assert is_out_of_memory(error)
+    assert is_out_of_memory(RuntimeError("could not create a primitive"), limited=True)
 
 
 def test_other_errors_pass() -> None:

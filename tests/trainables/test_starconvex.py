@@ -1,0 +1,167 @@
+"""Star-convex targets, decoding, thresholds and loss, on hand-made cells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainables.starconvex import (
+    MOST_CANDIDATES,
+    Thresholds,
+    decode,
+    detect,
+    optimize_thresholds,
+    star_targets,
+)
+from trainables.starconvex_loss import StarConvexLoss, distances, probability
+
+
+def discs(*circles: tuple[int, int, int], shape: tuple[int, int] = (64, 72)) -> np.ndarray:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    labels = np.zeros(shape, np.int32)
+    for number, (cy, cx, radius) in enumerate(circles, 1):
+        labels[((y - cy) ** 2 + (x - cx) ** 2 <= radius**2) & (labels == 0)] = number
+    return labels
+
+
+def test_distances_of_a_square() -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:12, 4:15] = 3
+    target = star_targets(labels, 8)
+    assert target.shape == (9, 20, 20)
+    assert target.dtype == np.float32
+    # whichever way stardist turns, opposite rays together span the square
+    across = target[1:5, 8, 9] + target[5:9, 8, 9]
+    assert sorted(np.round(across[[0, 2]]).tolist()) == [7, 11]
+    assert target[0].max() == 1
+    assert not target[:, labels == 0].any()
+
+
+def test_large_numbers_and_empty_images() -> None:
+    labels = discs((30, 30, 12))
+    np.testing.assert_array_equal(star_targets(labels * (2**31 - 1)), star_targets(labels))
+    assert not star_targets(np.zeros((16, 16), np.int32)).any()
+    full = star_targets(np.full((16, 16), 5, np.int32))
+    assert full[0].max() == 1  # a cell that fills the image ends at its edge
+    assert np.isfinite(full).all()
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2]), st.sampled_from([16, 32]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_decoding_gives_the_cells_back(seed: int, grid: int, rays: int, touching: bool) -> None:
+    rng = np.random.default_rng(seed)
+    gap = 0 if touching else 4
+    radii = rng.integers(5, 11, 4)
+    circles, x = [], 12
+    for radius in radii:
+        circles.append((int(rng.integers(20, 40)), x + int(radius), int(radius)))
+        x += 2 * int(radius) + gap
+    labels = discs(*circles, shape=(61, 125))
+    target = star_targets(labels, rays, grid)
+    found = decode(target[0], target[1:], grid=grid, shape=(61, 125))
+    assert found.max() == 4
+    for number in range(1, 5):
+        mask = labels == number
+        best = np.bincount(found[mask]).argmax()
+        overlap = np.count_nonzero(mask & (found == best))
+        assert overlap / np.count_nonzero(mask | (found == best)) > 0.75
+
+
+def test_detections_are_numbered_by_probability() -> None:
+    labels = discs((20, 20, 10), (40, 50, 10))
+    target = star_targets(labels)
+    target[0][labels == 1] *= 0.8
+    found, detections = detect(target[0], target[1:])
+    assert found[40, 50] == 1
+    assert found[20, 20] == 2
+    assert detections.probabilities.tolist() == pytest.approx([1.0, 0.8])
+    assert detections.points.tolist()[0] == [40, 50]
+    assert detections.distances.shape == (2, 32)
+
+
+def test_bad_values_are_no_candidates() -> None:
+    target = star_targets(discs((20, 20, 10), (40, 50, 10)))
+    target[0, 10:31, 10:31] = np.nan
+    target[5, 40:50, 40:61] = np.inf
+    found = decode(target[0], target[1:])
+    assert found[20, 20] == 0
+    assert found.max() == 1
+    assert not decode(np.zeros((9, 9)), np.ones((32, 9, 9))).any()
+
+
+def test_a_crowd_of_candidates_keeps_its_faint_cells() -> None:
+    side = 400
+    prob = np.full((side, side), 0.9, np.float32)
+    prob[:, side // 2 :] = 0.6  # taking the most probable would lose all of these
+    dist = np.full((8, side, side), 5.0, np.float32)
+    assert prob.size > MOST_CANDIDATES
+    _, detections = detect(prob, dist)
+    right = detections.points[:, 1] > side // 2 + 5
+    assert 0.3 < right.mean() < 0.7
+
+
+def test_thresholds_that_suit_are_found() -> None:
+    labels = discs((20, 20, 10), (40, 50, 10))
+    target = star_targets(labels)
+    timid = (target[0] * 0.35, target[1:])  # nothing reaches the default of one half
+    chosen = optimize_thresholds([timid], [labels])
+    assert chosen.prob < 0.35
+    assert decode(*timid, chosen).max() == 2
+    assert optimize_thresholds([(target[0], target[1:])], [labels]) == Thresholds()
+    empty = np.zeros_like(labels)
+    assert optimize_thresholds([timid], [empty]) == Thresholds()
+
+
+def test_loss_by_hand() -> None:
+    raw = torch.zeros((1, 3, 1, 2))
+    raw[0, 0, 0] = torch.tensor([2.0, -2.0])
+    target = torch.tensor([[[[1.0, 0.0]], [[3.0, 0.0]], [[5.0, 0.0]]]])
+    scale = 2.0
+    zero = np.log(2)  # softplus of 0, in units of the scale
+    cross_entropy = np.log1p(np.exp(-2))
+    # the mean over pixels and rays, over the mean weight of pixels
+    error = (abs(zero - 1.5) + abs(zero - 2.5)) / 4 / 0.5
+    outside = zero / 2
+    expected = cross_entropy + 0.2 * error + 1e-4 * outside
+    assert float(StarConvexLoss(2, scale)(raw, target)) == pytest.approx(expected, rel=1e-4)
+    assert distances(raw, scale).shape == (1, 2, 1, 2)
+    assert float(probability(raw)[0, 0, 0]) == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_plain_tensors_learn_a_cell() -> None:
+    labels = discs((16, 16, 8), shape=(32, 32))
+    target = torch.from_numpy(star_targets(labels, 16))[None]
+    raw = torch.zeros((1, 17, 32, 32), requires_grad=True)
+    optimizer = torch.optim.Adam([raw], 0.3)
+    loss = StarConvexLoss(16, 8.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        value = loss(raw, target)
+        value.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = decode(probability(raw)[0].numpy(), distances(raw, 8.0)[0].numpy())
+    overlap = np.count_nonzero((found > 0) & (labels > 0)) / np.count_nonzero(
+        (found > 0) | (labels > 0)
+    )
+    assert found.max() == 1
+    assert overlap > 0.85
+
+
+def test_decoding_needs_neither_torch_nor_tensorflow() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from trainables.starconvex import decode, optimize_thresholds, star_targets\n"
+        "labels = np.zeros((32, 32), np.int32); labels[8:20, 8:20] = 1\n"
+        "target = star_targets(labels)\n"
+        "optimize_thresholds([(target[0], target[1:])], [labels])\n"
+        "print([name for name in ('torch', 'tensorflow') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
