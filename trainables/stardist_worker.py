@@ -28,42 +28,28 @@ sys.meta_path.insert(0, _NoTorch())
 
 import ctypes
 import json
-import math
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainables import memory
-from trainables.augmentation import Augmenter
-from trainables.config import EpochRecord, RunOptions, TrialConfig
-from trainables.cutting import (
-    crop_corners,
-    derived_seed,
-    epoch_batches,
-    learning_rate_factor,
-    pad_to_size,
-    steps_per_epoch,
+from trainables.config import RunOptions, TrialConfig
+from trainables.errors import OutOfMemory
+from trainables.stardist_training import (
+    Trial,
+    build,
+    polygons,
+    standardise,
+    start_tensorflow,
+    write_arrays,
 )
-from trainables.data import DataOptions, index_dataset
-from trainables.errors import OutOfMemory, TrainingError
-from trainables.files import write_json, write_with
-from trainables.manifest import FORMAT, MANIFEST, library_versions, sha256_of
-from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.results import RESULT, RESUME, resume_state
-from trainables.starconvex import Thresholds, decode, optimize_thresholds, star_targets
 
-WEIGHTS = "model.weights.h5"
-MOST_CALIBRATION_IMAGES = 20
 PR_SET_PDEATHSIG = 1
-
-Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
 def _die_with_parent(lines: queue.SimpleQueue[str | None]) -> None:
@@ -94,325 +80,6 @@ def _die_with_trial() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def start_tensorflow(options: RunOptions, gpu_memory_mb: float | None) -> Any:
-    """Import TensorFlow, pin its threads, and limit its share of a GPU's memory."""
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    gpus = tf.config.list_physical_devices("GPU")
-    if options.device == "cpu":
-        tf.config.set_visible_devices([], "GPU")
-    for gpu in gpus if options.device != "cpu" else []:
-        if gpu_memory_mb is not None:
-            limit = tf.config.LogicalDeviceConfiguration(memory_limit=gpu_memory_mb)
-            tf.config.set_logical_device_configuration(gpu, [limit])
-        else:
-            tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.experimental.enable_op_determinism()
-    return tf
-
-
-def build(config: TrialConfig) -> Any:
-    """Build stardist's StarDist2D with its default network; nothing is written to disk."""
-    from stardist.models import Config2D, StarDist2D
-
-    settings = Config2D(
-        n_rays=config.rays,
-        grid=(config.grid, config.grid),
-        n_channel_in=1,
-        train_patch_size=(config.crop_size, config.crop_size),
-        train_batch_size=config.batch_size,
-        train_tensorboard=False,
-        use_gpu=False,
-    )
-    return StarDist2D(settings, name="model", basedir=None)
-
-
-def standardise(image: NDArray[np.float32], config: TrialConfig) -> NDArray[np.float32]:
-    """Return what the network sees of a normalised image, as other networks see it."""
-    own = config.normalization
-    return (image - (0.5 if own.mean is None else own.mean)) / (own.std or 0.25)
-
-
-def polygons(model: Any, image: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
-    """Return object probability (h, w) and distances (rays, h, w) of a normalised image, on the
-    model's grid.
-    """
-    prob, dist = model.predict(image, show_tile_progress=False)
-    return prob, np.moveaxis(dist, -1, 0)
-
-
-class Trial:
-    """One trial of stardist's own model.
-
-    Parameters
-    ----------
-    request : dict
-        What `trainables.stardist.train_stardist` sends.
-    lines : SimpleQueue
-        What the parent sends: a line for every epoch that it has reported.
-    answer : TextIO
-        Where answers go.
-    """
-
-    def __init__(
-        self, request: dict[str, Any], lines: queue.SimpleQueue[str | None], answer: TextIO
-    ) -> None:
-        self.lines, self.answer = lines, answer
-        self.config = TrialConfig.model_validate(request["config"])
-        self.options = RunOptions.model_validate(request["options"])
-        self.folder = Path(request["folder"])
-        self.data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
-        self.tf = start_tensorflow(self.options, request["gpu_memory_mb"])
-        self.history: list[EpochRecord] = []
-        self.best: EpochRecord | None = None
-        self.best_weights: list[NDArray] | None = None
-        self.best_file: str | None = None
-        self.saved = time.monotonic()
-
-    def images(self, split: str) -> list[Pair]:
-        """Load a split, normalised."""
-        loaded = (self.data.load(i, self.config.normalization) for i in self.data.subset(split))
-        return [(standardise(image, self.config), labels) for image, labels in loaded]
-
-    def _batches(self, epoch: int) -> Iterator[tuple[NDArray, tuple[NDArray, NDArray]]]:
-        """Yield an epoch's batches, in the order and with the augmentation of other trials."""
-        self.augment.reseed(derived_seed(self.config.seed, "augmentation", epoch))
-        size, rays, grid = self.config.crop_size, self.config.rays, self.config.grid
-        for batch in epoch_batches(len(self.corners), self.steps, self.config.seed, epoch):
-            x = np.empty((len(batch), size, size, 1), np.float32)
-            y = np.empty((len(batch), size // grid, size // grid, 1 + rays), np.float32)
-            for place, index in enumerate(batch):
-                i, top, left = self.corners[index]
-                window = (slice(top, top + size), slice(left, left + size))
-                image, labels = self.training[i]
-                crop, cells = self.augment(image[window], labels[window])
-                x[place, ..., 0] = standardise(crop, self.config)
-                y[place] = np.moveaxis(star_targets(cells, rays, grid), 0, -1)
-            yield x, _for_keras(y)
-
-    def run(self) -> None:
-        """Train to the end and write checkpoint and result."""
-        config = self.config
-        self.tf.keras.utils.set_random_seed(derived_seed(config.seed, "weights"))
-        model = build(config)
-        network = model.keras_model
-        optimizer = self.tf.keras.optimizers.Adam(config.learning_rate)
-        model.prepare_for_training(optimizer)
-        optimizer.build(network.trainable_variables)
-        size = config.crop_size
-        # not standardised yet: augmentation takes what normalisation gives
-        items = self.data.subset("train")
-        loaded = (self.data.load(item, config.normalization) for item in items)
-        self.training = [(pad_to_size(x, size), pad_to_size(y, size)) for x, y in loaded]
-        self.corners = [
-            (i, y, x)
-            for i, (_, labels) in enumerate(self.training)
-            for y, x in crop_corners(labels, size)
-        ]
-        self.augment = Augmenter(config.augmentation)
-        self.steps = steps_per_epoch(len(self.corners), config.batch_size)
-        validation = self.images("val")
-        self._resume(network, optimizer)
-        rate = learning_rate_factor(config.lr_schedule, config.epochs * self.steps)
-        for epoch in range(len(self.history), config.epochs):
-            if self._patience_is_over():
-                break
-            began, losses = time.monotonic(), []
-            for step, (x, y) in enumerate(self._batches(epoch)):
-                factor = rate(epoch * self.steps + step)
-                optimizer.learning_rate.assign(config.learning_rate * factor)
-                logs = network.train_on_batch(x, y, return_dict=True)
-                losses.append(float(logs["loss"]))
-                network.reset_metrics()
-            self._end_epoch(epoch + 1, began, losses, model, optimizer, validation)
-        self._finish(model, validation)
-
-    def _end_epoch(
-        self, epoch: int, began: float, losses: Sequence[float], model: Any, optimizer: Any,
-        validation: Sequence[Pair],
-    ) -> None:  # fmt: skip
-        loss = float(np.mean(losses))
-        val_loss, dataset_iou, image_iou = None, None, None
-        if math.isfinite(loss) and (
-            epoch % self.config.validate_every == 0 or epoch == self.config.epochs
-        ):
-            val_loss = float(np.mean([self._loss(model, *pair) for pair in validation]))
-            dataset_iou, image_iou = self._iou(model, validation, Thresholds())
-        for name, value in (("training", loss), ("validation", val_loss)):
-            if value is not None and not math.isfinite(value):
-                raise TrainingError(
-                    f"{name} loss became {value} in epoch {epoch}; try a smaller learning_rate"
-                )
-        seconds = time.monotonic() - began
-        record = EpochRecord(epoch, loss, val_loss, dataset_iou, image_iou, seconds)
-        if self._append(record):
-            self.best_weights = model.keras_model.get_weights()
-        last = epoch == self.config.epochs or self._patience_is_over()
-        if not last and time.monotonic() - self.saved >= self.options.checkpoint_seconds:
-            self._save(epoch, model.keras_model, optimizer)
-        self.say({"epoch": record.to_dict()})
-        # not ahead of the reports: a resumed trial would never report what was saved meanwhile
-        self.lines.get()
-
-    def _append(self, record: EpochRecord) -> bool:
-        self.history.append(record)
-        iou = record.val_dataset_iou
-        better = iou is not None and (self.best is None or iou > (self.best.val_dataset_iou or 0.0))
-        if better:
-            self.best = record
-        return better
-
-    def _patience_is_over(self) -> bool:
-        if self.config.early_stopping is None or self.best is None:
-            return False
-        best = self.best.epoch
-        since = [r for r in self.history if r.epoch > best and r.val_dataset_iou is not None]
-        return len(since) >= self.config.early_stopping
-
-    def _loss(self, model: Any, image: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-        """Return the loss of a whole image, mirrored to sides that the network can halve."""
-        pad = [(0, -side % (8 * self.config.grid)) for side in image.shape]
-        x = np.pad(image, pad, mode="reflect")[None, ..., None]
-        cells = np.pad(labels, pad, mode="reflect")
-        y = np.moveaxis(star_targets(cells, self.config.rays, self.config.grid), 0, -1)
-        logs = model.keras_model.test_on_batch(x, _for_keras(y[None]), return_dict=True)
-        model.keras_model.reset_metrics()
-        return float(logs["loss"])
-
-    def _iou(
-        self, model: Any, pairs: Sequence[Pair], thresholds: Thresholds
-    ) -> tuple[float, float]:
-        return iou_from_counts(
-            [
-                overlap_counts(self._mask(model, image, thresholds), labels > 0)
-                for image, labels in pairs
-            ]
-        )
-
-    def _mask(
-        self, model: Any, image: NDArray[np.float32], thresholds: Thresholds
-    ) -> NDArray[np.bool_]:
-        prob, dist = polygons(model, image)
-        return decode(prob, dist, thresholds, grid=self.config.grid, shape=image.shape) > 0
-
-    def _save(self, epoch: int, network: Any, optimizer: Any) -> None:
-        """Write a resumable state: files under names of their epoch, then what names them."""
-        old = {path for pattern in ("resume-*", "best-*") for path in self.folder.glob(pattern)}
-        if self.best_weights is not None and self.best is not None:
-            self.best_file = f"best-{self.best.epoch:05d}.npz"
-            _write_arrays(self.folder / self.best_file, self.best_weights)
-            self.best_weights = None
-        state = f"resume-{epoch:05d}.npz"
-        variables = [*network.get_weights(), *(np.asarray(v) for v in optimizer.variables)]
-        _write_arrays(self.folder / state, variables)
-        content = {
-            "state": state, "best": self.best_file, "epoch": epoch,
-            "history": [record.to_dict() for record in self.history],
-        }  # fmt: skip
-        write_json(self.folder / RESUME, content)
-        for path in old - {self.folder / state, self.folder / (self.best_file or "")}:
-            path.unlink(missing_ok=True)
-        self.saved = time.monotonic()
-
-    def _resume(self, network: Any, optimizer: Any) -> None:
-        state = resume_state(self.folder)
-        if state is None:
-            return
-        for row in state["history"]:
-            self._append(EpochRecord(**row))
-        self.best_file = state["best"]
-        arrays = _read_arrays(self.folder / state["state"])
-        count = len(network.get_weights())
-        network.set_weights(arrays[:count])
-        for variable, array in zip(optimizer.variables, arrays[count:], strict=True):
-            variable.assign(array)
-
-    def _finish(self, model: Any, validation: Sequence[Pair]) -> None:
-        best, config = self.best, self.config
-        assert best is not None
-        if self.best_weights is None:
-            assert self.best_file is not None
-            self.best_weights = _read_arrays(self.folder / self.best_file)
-        network = model.keras_model
-        network.set_weights(self.best_weights)
-        step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
-        chosen = validation[::step][:MOST_CALIBRATION_IMAGES]
-        thresholds = optimize_thresholds(
-            [polygons(model, image) for image, _ in chosen], [labels for _, labels in chosen],
-            grid=config.grid,
-        )  # fmt: skip
-        val = self._iou(model, validation, thresholds)
-        test = self._iou(model, self.images("test"), thresholds)
-        write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
-        metrics = {
-            "best_epoch": best.epoch, "epochs": self.history[-1].epoch,
-            "val_dataset_iou": val[0], "val_image_iou": val[1],
-            "test_dataset_iou": test[0], "test_image_iou": test[1],
-            "parameters_m": network.count_params() / 1e6,
-            "train_seconds": sum(record.seconds for record in self.history),
-            "peak_memory_mb": memory.process_peak_mb(),
-        }  # fmt: skip
-        manifest = {
-            "format": FORMAT,
-            "config": config.model_dump(mode="json"),
-            "input": {
-                "mean": 0.5 if config.normalization.mean is None else config.normalization.mean,
-                "std": config.normalization.std or 0.25,
-            },
-            "data": {
-                "fingerprint": self.data.fingerprint, "pixel_size_um": self.data.pixel_size_um,
-            },
-            "metrics": metrics,
-            "encoder_weights": None,
-            "task": {"thresholds": {"prob": thresholds.prob, "nms": thresholds.nms}},
-            "stardist": json.loads(json.dumps(vars(model.config), default=str)),
-            "versions": library_versions("tensorflow", "stardist", "keras"),
-            "weights": {"file": WEIGHTS, "sha256": sha256_of(self.folder / WEIGHTS)},
-        }  # fmt: skip
-        write_json(self.folder / MANIFEST, manifest)
-        masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
-        _write_arrays(self.folder / "overlays.npz", masks)
-        history = [record.to_dict() for record in self.history]
-        write_json(self.folder / RESULT, {**metrics, "history": history})
-        for pattern in (RESUME, "resume-*", "best-*"):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
-        self.say({"done": True})
-
-    def say(self, message: dict[str, Any]) -> None:
-        """Send one line to the parent."""
-        print(json.dumps(message), file=self.answer, flush=True)
-
-
-def _for_keras(target: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
-    """Split (N, H, W, 1 + rays) targets as stardist's losses take them: probability; distances
-    with the probability as their mask behind them.
-    """
-    return target[..., :1], np.concatenate([target[..., 1:], target[..., :1]], axis=-1)
-
-
-def _write_arrays(path: Path, arrays: Sequence[NDArray]) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as handle:  # np.savez adds a suffix to names
-            np.savez(handle, *arrays)
-
-    write_with(path, write)
-
-
-def _read_arrays(path: Path) -> list[NDArray]:
-    with np.load(path, allow_pickle=False) as content:
-        return [content[f"arr_{number}"] for number in range(len(content.files))]
-
-
-def _save_weights(network: Any, path: Path) -> None:
-    # Keras insists on the suffix, and write_with's temporary file has another
-    suffixed = path.with_name(path.name + ".weights.h5")
-    network.save_weights(suffixed)
-    suffixed.replace(path)
-
-
 def predict(request: dict[str, Any], lines: queue.SimpleQueue[str | None], answer: TextIO) -> None:
     """Serve predictions: each request names a file with a normalised image, and one to write."""
     config = TrialConfig.model_validate(request["config"])
@@ -425,7 +92,7 @@ def predict(request: dict[str, Any], lines: queue.SimpleQueue[str | None], answe
         prob, dist = polygons(
             model, standardise(np.load(task["image"], allow_pickle=False), config)
         )
-        _write_arrays(Path(task["output"]), [prob, dist])
+        write_arrays(Path(task["output"]), [prob, dist])
         print(json.dumps({"done": True}), file=answer, flush=True)
 
 

@@ -1,0 +1,119 @@
+"""From footprints to limits, order and plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweep.limits import Limits
+from sweep.needs import Estimates, as_items
+from sweep.packing import THROUGHPUT, order_large_first
+from sweep.plan import RequestError, Settings
+from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
+from trainables.config import TrialConfig
+from trainables.footprint import Footprint, FootprintCache
+
+
+def need(peak_mb: float, gflops: float = 10.0) -> Footprint:
+    return Footprint(
+        parameters=10**7, activation_mb=1.0, peak_mb=peak_mb, gflops=gflops, measured=False
+    )
+
+
+def test_a_trial_gets_the_largest_share_that_holds_it() -> None:
+    resources = Resources(cpus=32, gpus=4)
+    needs = {"small": need(1000), "large": need(14000), "huge": need(60000)}
+    limits = first_limits(Settings(), resources, needs, gpu_memory_gb=32)
+    assert limits["small"].gpu == pytest.approx(1 / 8, abs=1e-3)
+    assert limits["large"].gpu == pytest.approx(1 / 2, abs=1e-3)
+    assert limits["huge"].gpu == 1  # it will not fit whole batches
+    assert limits[""].gpu == 1
+    assert at_once(Settings(), resources, limits, ["large"] * 8) == 8
+    # what the user asks for stands
+    asked = first_limits(Settings(gpus_per_trial=0.5), resources, needs, 32)
+    assert set(asked) == {""}
+    assert asked[""].gpu == 0.5
+
+
+def test_memory_is_reserved_on_cpus_and_enforced_when_asked_for() -> None:
+    resources = Resources(cpus=2, gpus=0, memory_gb=12)
+    limits = first_limits(Settings(), resources, {"a": need(2048), "b": need(10**6)})
+    assert 3 < (limits["a"].memory_gb or 0) < 4
+    assert limits["b"].memory_gb == 12  # all there is: it runs alone
+    assert not limits["a"].enforced
+    assert at_once(Settings(), resources, limits, ["a", "a"]) == 2
+    assert at_once(Settings(), resources, limits, ["b", "b"]) == 1
+    asked = first_limits(Settings(memory_per_trial=3), resources, {"a": need(2048)})
+    assert asked == {"": Limits(memory_gb=3, enforced=True)}
+
+
+def test_trials_that_take_longest_come_first() -> None:
+    configs = {
+        "short": TrialConfig(epochs=5), "long": TrialConfig(epochs=50),
+        "unknown": TrialConfig(epochs=1), "heavy": TrialConfig(epochs=5),
+    }  # fmt: skip
+    needs = {"short": need(1, 5), "long": need(1, 5), "heavy": need(1, 500)}
+    items = as_items(configs, needs, {"": Limits(gpu=1)}, THROUGHPUT["V100"], lambda _: 90)
+    names = [item.name for item in order_large_first(items)]
+    assert names[0] == "heavy"
+    assert names[-1] == "short"
+    assert {item.share for item in items} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2", Gpus(2)), ("4xV100-32", Gpus(4, "V100", 32)), ("1xA100", Gpus(1, "A100"))],
+)
+def test_gpus_as_told(text: str, expected: Gpus) -> None:
+    assert parse_gpus(text) == expected
+    with pytest.raises(RequestError, match="such as 4xV100-32"):
+        parse_gpus(text + "!")
+
+
+def test_estimates_are_kept(tmp_path: Path) -> None:
+    cache = FootprintCache(tmp_path / "footprints.json")
+    configs = {"a": TrialConfig(crop_size=64, batch_size=2), "b": TrialConfig(architecture="FPN")}
+    first = Estimates(configs, (96, 96), cache)
+    assert first.waiting == 2
+    found = first.result()
+    assert set(found) == {"a", "b"}
+    again = Estimates(configs, (96, 96), cache)
+    assert again.waiting == 0
+    assert again.result() == found
+    assert Estimates(configs, (200, 96), cache).waiting == 2
+
+
+def plan(*words: str, home: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.run", *words, "--plan"], capture_output=True, text=True,
+        cwd=home, env={**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "COLUMNS": "160"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_plan_shows_shares_packing_and_makespan(tmp_path: Path) -> None:
+    text = plan("demo", "--gpus", "2xV100-32", home=tmp_path)
+    assert "11 trials" in text
+    assert len(re.findall(r"0\.\d+ GPU", text)) == 11
+    assert re.search(r"GPU 1 +\d+ trials", text)
+    assert re.search(r"about \d+ (s|min) in all", text)
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+    kept = json.loads((tmp_path / "cache" / "segsweep" / "footprints.json").read_text())
+    assert len(kept) == 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("space", "count"), [("paper", 40), ("three_class", 12), ("stardist", 4), ("study", 56)]
+)
+def test_the_studys_spaces_are_complete(space: str, count: int, tmp_path: Path) -> None:
+    text = plan(space, "--gpus", "4xV100-32", home=tmp_path)
+    assert f"{count} trials" in text
+    assert len(re.findall(r"\d GPU ", text)) >= count
