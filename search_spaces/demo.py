@@ -2,7 +2,7 @@
 
 Command: ``python -m sweep.run demo`` (or ``make demo``).
 Trials: 11 per seed: eight 2-class networks, a 3-class one, stardist's own model, and a star-convex
-head. Cost: about 9 minutes on two CPU cores.
+head. Cost: about 10 minutes on two CPU cores.
 With your own images: ``python -m sweep.run demo --data FOLDER``.
 """
 

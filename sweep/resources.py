@@ -144,20 +144,24 @@ def first_limits(
     -------
     dict
         trial_id to `Limits`, and under ``""`` what all others may take: of a GPU the largest
-        1/k that holds the trial, on CPUs a reservation of memory.
+        1/k that holds the trial; on CPUs a reservation of memory, where a node's could get
+        short. Reservations are rounded up: workers are reused among trials of equal needs only.
     """
     gpu = gpus_per_trial(settings, resources)
     memory = None if gpu else settings.memory_per_trial
     limits = {"": Limits(gpu, memory, enforced=memory is not None)}
-    for trial_id, footprint in (footprints or {}).items():
-        if gpu:
-            if settings.gpus_per_trial is None and gpu_memory_gb is not None:
-                share = gpu_fraction(footprint.peak_mb, gpu_memory_gb * 1024)
-                # what does not fit a whole GPU meets its end there, or smaller batches
-                limits[trial_id] = Limits(share.fraction if share else 1.0)
-        elif memory is None:
-            needed = cpu_memory_mb(footprint.peak_mb) / 1024
-            limits[trial_id] = Limits(0.0, round(min(needed, resources.memory_gb or needed), 3))
+    needs = footprints or {}
+    if gpu and settings.gpus_per_trial is None and gpu_memory_gb is not None:
+        for trial_id, footprint in needs.items():
+            share = gpu_fraction(footprint.peak_mb, gpu_memory_gb * 1024)
+            # what does not fit a whole GPU meets its end there, or smaller batches
+            limits[trial_id] = Limits(share.fraction if share else 1.0)
+    elif not gpu and memory is None and needs and resources.memory_gb:
+        needed = {i: cpu_memory_mb(one.peak_mb) / 1024 for i, one in needs.items()}
+        if max(needed.values()) * slots(settings, resources) > resources.memory_gb:
+            for trial_id, gb in needed.items():
+                rounded = 2.0 ** math.ceil(math.log2(gb))
+                limits[trial_id] = Limits(0.0, round(min(rounded, resources.memory_gb), 3))
     return limits
 
 

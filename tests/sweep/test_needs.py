@@ -44,11 +44,13 @@ def test_a_trial_gets_the_largest_share_that_holds_it() -> None:
 def test_memory_is_reserved_on_cpus_and_enforced_when_asked_for() -> None:
     resources = Resources(cpus=2, gpus=0, memory_gb=12)
     limits = first_limits(Settings(), resources, {"a": need(2048), "b": need(10**6)})
-    assert 3 < (limits["a"].memory_gb or 0) < 4
+    assert limits["a"].memory_gb == 4  # rounded up
     assert limits["b"].memory_gb == 12  # all there is: it runs alone
     assert not limits["a"].enforced
     assert at_once(Settings(), resources, limits, ["a", "a"]) == 2
     assert at_once(Settings(), resources, limits, ["b", "b"]) == 1
+    plenty = first_limits(Settings(), resources, {"a": need(2048), "c": need(1024)})
+    assert set(plenty) == {""}, "nothing can get short: all trials share their workers"
     asked = first_limits(Settings(memory_per_trial=3), resources, {"a": need(2048)})
     assert asked == {"": Limits(memory_gb=3, enforced=True)}
 
