@@ -85,10 +85,11 @@ class Estimates:
         """Wait for the estimates; trials that could not be estimated are missing."""
         if self._process is not None:
             assert self._process.stdout is not None
-            for line in self._process.stdout:
-                key, fields = json.loads(line)
-                self.known[key] = Footprint(**fields)
-                self.cache.put(key, self.known[key])
+            with self._process.stdout as lines:
+                for line in lines:
+                    key, fields = json.loads(line)
+                    self.known[key] = Footprint(**fields)
+                    self.cache.put(key, self.known[key])
             self._process.wait()
             self._process = None
         return {i: self.known[k] for i, k in self.keys.items() if k in self.known}
@@ -98,6 +99,8 @@ class Estimates:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
 
 
 def _python_path() -> str:

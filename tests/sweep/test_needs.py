@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ def test_estimates_are_kept(tmp_path: Path) -> None:
     again = Estimates(configs, (96, 96), cache)
     assert again.waiting == 0
     assert again.result() == found
-    assert Estimates(configs, (200, 96), cache).waiting == 2
+    with closing(Estimates(configs, (200, 96), cache)) as larger:
+        assert larger.waiting == 2
 
 
 def plan(*words: str, home: Path) -> str:

@@ -25,7 +25,9 @@ def request(*changes: str, seeds: int | None = None):
 
 def test_builtin_spaces() -> None:
     _, demo = load_space("demo")
-    assert [t.architecture for t in demo.trials] == list(ARCHITECTURES)
+    assert [t.architecture for t in demo.trials[:8]] == list(ARCHITECTURES)
+    others = [(t.task, t.architecture) for t in demo.trials[8:]]
+    assert others == [("semantic3", "Unet"), ("stardist", "StarDist"), ("stardist", "Unet")]
     _, paper = load_space("paper")
     assert len(set(paper.trials)) == 40
     assert {t.epochs for t in paper.trials} == {1000}
@@ -89,7 +91,7 @@ def test_wrong_changes(change: str, expected: str) -> None:
      ["demo", "--gpus", "two"], ["demo", "--seeds", "0"], ["paper"], ["demo", "--wandb", "loud"],
      ["demo", "--data", "nowhere"], ["demo", "--resume"], ["demo", "--out", "s3://bucket/x"],
      ["demo", "--set", "crop_size=64"], ["demo", "--set", "cpus_per_trial=4096"],
-     ["demo", "--set", "task=segment"], ["demo", "--set", "rays=64"],
+     ["demo", "--set", "task=segment"], ["paper", "--set", "rays=64"],
      ["demo", "--set", "gpus_per_trial=1", "--gpus", "0"],
      ["demo", "--set", "encoder_weights=/nowhere/weights.pt"]],
 )  # fmt: skip
@@ -120,7 +122,7 @@ def test_plan_prints_the_trials_and_starts_nothing(tmp_path: Path) -> None:
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "16 trials" in done.stdout
+    assert "22 trials" in done.stdout
     for name in ARCHITECTURES:
         assert f"semantic2-{name}-resnet18-s1-" in done.stdout
     assert not list(tmp_path.iterdir())
