@@ -36,7 +36,7 @@ def make_data(root: Path) -> Path:
         return root
     frame = generate(root.parent / "frame", sequences=1, frames=1, seed=0)
     image = read_image(next((frame / "images").iterdir()))
-    labels = read_labels(next((frame / "masks").iterdir())).pixels
+    labels = read_labels(next((frame / "masks").iterdir())).labels
     corners = [
         (y, x)
         for y in range(0, image.shape[0] - SIDE, SIDE)
