@@ -17,6 +17,8 @@ from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
 
 TABLES_SECONDS = 2.0
+MOST_ATTEMPTS = 8
+"""At a trial that is running whenever Ray Tune gives up: it may be what makes it do so."""
 _EPOCH_FIELDS = tuple(EpochRecord.__dataclass_fields__)
 
 
@@ -161,6 +163,35 @@ class Recorder(Callback):
             wandb_id=self._wandb(state),
         )  # fmt: skip
         self._settle(state)
+
+    def left_by_tune(self, trial_ids: list[str], reason: str) -> list[str]:
+        """Return the trials that have not ended, after Ray Tune gave up.
+
+        A trial that was running then has used one of its attempts; when these are used up it
+        has failed.
+        """
+        left = []
+        for trial_id in trial_ids:
+            record = self.ledger.read_one(trial_id)
+            if record is None:
+                left.append(trial_id)
+                continue
+            self.records[trial_id] = record
+            if record["status"] != "running" or record.get("retry"):
+                continue
+            state, attempts = self.states[trial_id], record.get("attempts", [])
+            if len(attempts) <= MOST_ATTEMPTS:
+                state.status = "waiting"
+                left.append(trial_id)
+                continue
+            config = TrialConfig.model_validate(record["config"])
+            self._record(
+                state, config, "failed", attempts=attempts,
+                error=f"{reason} (after {len(attempts)} attempts)",
+            )  # fmt: skip
+            self._settle(state)
+        self.view.message(f"Ray Tune gave up ({reason}); going on with {len(left)} trials")
+        return left
 
     def short_of_memory(self) -> list[str]:
         """Return the trials that ran out of memory and shall try again."""

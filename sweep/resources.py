@@ -157,7 +157,11 @@ def first_limits(
             # what does not fit a whole GPU meets its end there, or smaller batches
             limits[trial_id] = Limits(share.fraction if share else 1.0)
     elif not gpu and memory is None and needs and resources.memory_gb:
-        needed = {i: cpu_memory_mb(one.peak_mb) / 1024 for i, one in needs.items()}
+        # beside training, the best weights so far are kept in memory: 4 bytes a parameter
+        needed = {
+            i: cpu_memory_mb(one.peak_mb + one.parameters * 4 / 2**20) / 1024
+            for i, one in needs.items()
+        }
         if max(needed.values()) * slots(settings, resources) > resources.memory_gb:
             for trial_id, gb in needed.items():
                 rounded = 2.0 ** math.ceil(math.log2(gb))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 import traceback
@@ -177,6 +179,9 @@ def _release_memory() -> None:
     import sys
 
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        # glibc keeps what a large network had, and the next trial's worker comes on top of it
+        ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

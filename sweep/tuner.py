@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from sweep.leaderboard import planned
@@ -16,7 +17,7 @@ from sweep.plan import Plan
 from sweep.recorder import Recorder
 from sweep.resources import Resources, slots
 from sweep.tracking import TrackingOptions
-from sweep.trial import limits_of, run_trial
+from sweep.trial import limits_of, reason_of, run_trial
 from sweep.view import View
 
 
@@ -54,6 +55,27 @@ def _search(plan: Plan, finished: Sequence[Mapping[str, Any]], waiting: Sequence
         if value is not None:
             search.add_evaluated_point(point(record["config"]), value)
     return search
+
+
+MOST_RESTARTS = 20
+"""Of Ray Tune in one sweep."""
+
+
+def _fit_on(fit: Callable[[list[str]], None], todo: list[str], recorder: Recorder) -> None:
+    """Run trials to their end, going on when Ray Tune itself gives up.
+
+    It does so when Ray's memory monitor kills a worker at the wrong moment.
+    """
+    for restart in range(MOST_RESTARTS + 1):
+        try:
+            fit(todo)
+            return
+        except (ray.exceptions.RayError, tune.TuneError) as error:
+            if restart == MOST_RESTARTS:
+                raise
+            todo = recorder.left_by_tune(todo, reason_of(error))
+            if not todo:
+                return
 
 
 def run(
@@ -172,10 +194,18 @@ def run(
             )
             fit({}, search_alg=search, scheduler=scheduler, num_samples=samples + len(todo))
         else:
-            fit(grid(todo), scheduler=scheduler, max_concurrent_trials=settings.concurrency)
+            _fit_on(
+                lambda left: fit(
+                    grid(left), scheduler=scheduler, max_concurrent_trials=settings.concurrency
+                ),
+                list(todo), recorder,
+            )  # fmt: skip
         # what ran out of memory tries again with more of it, until all have ended
         while again := recorder.short_of_memory():
-            fit(grid(again), max_concurrent_trials=settings.concurrency)
+            _fit_on(
+                lambda left: fit(grid(left), max_concurrent_trials=settings.concurrency),
+                again, recorder,
+            )  # fmt: skip
     finally:
         rows = recorder.write_tables()
     return rows
