@@ -75,7 +75,8 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     )
     node = ray.get_runtime_context().get_node_id()
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
-    best = 0.0
+    # a resumed trial's best may lie before the interruption
+    best = max((r["val_dataset_iou"] or 0.0 for r in ledger.read_history(trial_id)), default=0.0)
 
     def on_epoch(record: EpochRecord) -> None:
         nonlocal best
