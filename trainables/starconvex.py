@@ -31,7 +31,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Detections:
-    """Polygons that non-maximum suppression kept, most probable first."""
+    """Polygons that were kept and can be seen, most probable first: number n is row n - 1."""
 
     points: NDArray[np.int64]
     """(n, 2) centres as (y, x), in pixels."""
@@ -39,6 +39,17 @@ class Detections:
     """(n, rays) radial distances, in pixels."""
     probabilities: NDArray[np.float32] = field(repr=False)
     """(n,) object probabilities."""
+
+
+def _numbered(labels: NDArray[np.integer]) -> NDArray[np.uint16]:
+    """Give an image's objects the numbers 1..n, in stardist's 16 bits."""
+    values, index = np.unique(labels, return_inverse=True)
+    if values.size and values[0] < 0:
+        raise ValueError("labels must not be negative")
+    first = 0 if values.size and values[0] == 0 else 1
+    if len(values) - 1 + first > np.iinfo(np.uint16).max:
+        raise ValueError(f"{len(values) - 1 + first} objects in one image; at most 65535")
+    return (index.reshape(labels.shape) + first).astype(np.uint16)
 
 
 def star_targets(labels: NDArray[np.integer], rays: int = 32, grid: int = 1) -> NDArray[np.float32]:
@@ -58,13 +69,18 @@ def star_targets(labels: NDArray[np.integer], rays: int = 32, grid: int = 1) -> 
     (1 + rays, h, w) float32 array
         Object probability (each pixel's distance to the edge of its object, over the object's
         largest), and the distances in pixels to the edge of the pixel's object; 0 in background.
+        The ray of number k points to ``(y + sin(2 pi k / rays), x + cos(2 pi k / rays))``.
+
+    Raises
+    ------
+    ValueError
+        When a label is negative, or when there are more than 65535 objects.
     """
     from stardist.geometry import star_dist
     from stardist.utils import edt_prob
 
     target = np.zeros((1 + rays, *(-(-side // grid) for side in labels.shape)), np.float32)
-    values, index = np.unique(labels, return_inverse=True)
-    small = index.reshape(labels.shape).astype(np.uint16) + np.uint16(0 if values[0] == 0 else 1)
+    small = _numbered(labels)
     if not small.any():
         return target
     if small.min() == small.max():  # a cell that fills the image ends at its edge
@@ -108,7 +124,7 @@ def detect(
     from stardist.nms import non_maximum_suppression_inds
 
     shape = shape or (prob.shape[0] * grid, prob.shape[1] * grid)
-    candidates = (prob >= thresholds.prob) & np.isfinite(dist).all(axis=0)
+    candidates = (prob >= thresholds.prob) & np.isfinite(prob) & np.isfinite(dist).all(axis=0)
     every = 1
     while np.count_nonzero(candidates) > MOST_CANDIDATES:
         # thinned evenly: taking the most probable would lose the faint cells of a crowded image
@@ -131,6 +147,14 @@ def detect(
     found = Detections(points[kept], distances[kept], scores[kept])
     # polygons are painted in the order of rising probability and numbered by their place
     labels = polygons_to_label(found.distances, found.points, shape, prob=found.probabilities)
+    seen = np.zeros(1 + len(found.points), bool)
+    seen[labels] = True
+    if not seen[1:].all():  # smaller than a pixel, or painted over: no instance, no number
+        visible = seen[1:]
+        found = Detections(
+            found.points[visible], found.distances[visible], found.probabilities[visible]
+        )
+        labels = (np.cumsum(seen) - seen[0])[labels] * (labels > 0)
     return labels.astype(np.int32), found
 
 
@@ -151,7 +175,7 @@ def optimize_thresholds(
     truths: Sequence[NDArray[np.integer]],
     *,
     grid: int = 1,
-    probs: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    probs: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     nms: Sequence[float] = (0.3, 0.4, 0.5),
     ious: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
 ) -> Thresholds:
@@ -165,36 +189,49 @@ def optimize_thresholds(
     grid : int
         As `decode` takes it.
     probs, nms : sequence of float
-        Tried one after the other: probabilities at the default overlap, then overlaps at the
-        best of them.
+        Coarse search, one after the other: probabilities at the default overlap, then overlaps at
+        the best of them. Then the best probability is refined by half a step, 0.05, either way.
     ious : sequence of float
-        Thresholds of the matching over which precision is averaged.
+        Thresholds of the matching over which precision is averaged; objects are counted over all
+        images together.
 
     Returns
     -------
     Thresholds
         The defaults where nothing is better, and where no truth holds an object.
+
+    Raises
+    ------
+    ValueError
+        When there are not as many truths as predictions, or as for `star_targets`.
     """
     from stardist.matching import matching_dataset
 
+    if len(predictions) != len(truths):
+        raise ValueError(f"{len(predictions)} predictions, {len(truths)} truths")
     if not any(truth.any() for truth in truths):
         return Thresholds()
+    # stardist's matching makes a table as long as the largest label
+    numbered = [_numbered(truth).astype(np.int32) for truth in truths]
 
     def score(thresholds: Thresholds) -> float:
         found = [
             decode(prob, dist, thresholds, grid=grid, shape=truth.shape)
-            for (prob, dist), truth in zip(predictions, truths)
+            for (prob, dist), truth in zip(predictions, numbered)
         ]
-        results = matching_dataset(list(truths), found, thresh=list(ious), show_progress=False)
+        results = matching_dataset(numbered, found, thresh=list(ious), show_progress=False)
         return float(np.mean([r.accuracy for r in results]))
 
-    best, top = Thresholds(), score(Thresholds())
-    for prob in probs:
-        trial = Thresholds(prob, best.nms)
-        if trial != Thresholds() and (value := score(trial)) > top:
-            best, top = trial, value
-    for overlap in nms:
-        trial = Thresholds(best.prob, overlap)
-        if trial != best and (value := score(trial)) > top:
-            best, top = trial, value
-    return best
+    scores = {Thresholds(): score(Thresholds())}
+    best = Thresholds()
+
+    def consider(trials: Sequence[Thresholds]) -> Thresholds:
+        for trial in trials:
+            if trial not in scores:
+                scores[trial] = score(trial)
+        return max([best, *trials], key=lambda trial: scores[trial])  # the first of equals
+
+    best = consider([Thresholds(prob, best.nms) for prob in probs])
+    best = consider([Thresholds(best.prob, overlap) for overlap in nms])
+    around = [round(best.prob + step, 4) for step in (-0.05, 0.05)]
+    return consider([Thresholds(prob, best.nms) for prob in around if 0 < prob < 1])
