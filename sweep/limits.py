@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from trainables.config import TrialConfig
+from trainables.config import STARDIST, TrialConfig
 
 SMALLEST_MICRO_BATCH = 2
 """The DeepLabs and PAN normalise maps of 1x1 pixels: they cannot train on single crops."""
@@ -53,8 +53,8 @@ def next_limits(
 ) -> Limits | None:
     """Return what to try after a trial ran out of memory.
 
-    First a larger share, doubled up to a whole GPU or all memory of a node, since that leaves
-    the result as it is; then micro-batches of half the crops each time, never below
+    First a larger share, doubled up to a whole GPU or all memory of a node (where none was
+    reserved: all of it, so that the trial runs alone), since that leaves the result as it is; then micro-batches of half the crops each time, never below
     `SMALLEST_MICRO_BATCH`.
 
     Parameters
@@ -78,11 +78,12 @@ def next_limits(
     """
     if 0 < limits.gpu < 1:
         return replace(limits, gpu=min(1.0, 2 * limits.gpu))
-    if not limits.gpu and limits.memory_gb is not None:
-        larger = min(2 * limits.memory_gb, most_memory_gb or 0.0)
-        if larger > limits.memory_gb:
-            return replace(limits, memory_gb=larger)
-    if config.architecture == "StarDist":  # its training loop takes whole batches
+    if not limits.gpu and most_memory_gb is not None:
+        if limits.memory_gb is None:
+            return replace(limits, memory_gb=most_memory_gb)
+        if limits.memory_gb < most_memory_gb:
+            return replace(limits, memory_gb=min(2 * limits.memory_gb, most_memory_gb))
+    if config.architecture == STARDIST:  # its training loop takes whole batches
         return None
     now = limits.micro_batch or config.batch_size
     half = -(-now // 2)

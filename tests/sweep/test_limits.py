@@ -25,6 +25,14 @@ def test_larger_shares_come_before_smaller_batches() -> None:
     ]  # fmt: skip
 
 
+def test_a_trial_without_a_reservation_runs_alone_first() -> None:
+    alone = next_limits(Limits(), TrialConfig(batch_size=8), 12)
+    assert alone == Limits(memory_gb=12)
+    assert ladder(Limits(), TrialConfig(batch_size=4), most=12) == [
+        "12 GB", "12 GB, micro-batches of 2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("size", range(2, 20))
 def test_micro_batches_shrink_and_are_never_below_two(size: int) -> None:
     now: Limits | None = Limits(gpu=1)
