@@ -54,8 +54,8 @@ def next_limits(
     """Return what to try after a trial ran out of memory.
 
     First a larger share, doubled up to a whole GPU or all memory of a node (where none was
-    reserved: all of it, so that the trial runs alone), since that leaves the result as it is; then micro-batches of half the crops each time, never below
-    `SMALLEST_MICRO_BATCH`.
+    reserved: all of it, so that the trial runs alone), since that leaves the result as it is;
+    then micro-batches of half the crops each time, never below `SMALLEST_MICRO_BATCH`.
 
     Parameters
     ----------
