@@ -36,3 +36,11 @@ def overlay(
     rgb[p] = (230, 159, 0)
     rgb[p & t] = 255
     return rgb
+
+
+def validation_picture(
+    number: int, image: NDArray[np.float32], pred: NDArray[np.bool_], true: NDArray[np.bool_]
+) -> tuple[str, NDArray[np.uint8]]:
+    """Return caption and `overlay` of the validation image of a number."""
+    caption = f"validation image {number}: truth blue, prediction orange, both white"
+    return caption, overlay(image, pred, true)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,54 @@ RESUME = "resume.json"
 """Names the files of the last resumable state; written after them."""
 RESULT = "result.json"
 """Figures and history of a trial that has ended; written last of all."""
+
+
+class History:
+    """The epochs of a trial so far.
+
+    Attributes
+    ----------
+    records : list of EpochRecord
+    best : EpochRecord or None
+        The first of those with the largest val_dataset_iou; None before the first validation.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[EpochRecord] = []
+        self.best: EpochRecord | None = None
+
+    def append(self, record: EpochRecord) -> bool:
+        """Add an epoch; True when it is the best so far."""
+        self.records.append(record)
+        iou = record.val_dataset_iou
+        better = iou is not None and (self.best is None or iou > (self.best.val_dataset_iou or 0.0))
+        if better:
+            self.best = record
+        return better
+
+    def patience_is_over(self, early_stopping: int | None) -> bool:
+        """Whether so many validations in a row brought nothing better; None: never."""
+        if early_stopping is None or self.best is None:
+            return False
+        best = self.best.epoch
+        since = [r for r in self.records if r.epoch > best and r.val_dataset_iou is not None]
+        return len(since) >= early_stopping
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the epochs as plain dictionaries."""
+        return [record.to_dict() for record in self.records]
+
+    def restore(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add epochs as `rows` gave them."""
+        for row in rows:
+            self.append(EpochRecord(**row))
+
+
+def forget_states(folder: Path) -> None:
+    """Delete the resumable states of a trial that has ended."""
+    for pattern in (RESUME, "resume-*", "best-*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def resume_state(folder: Path) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data import DataSet, normalize
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
-from trainables.overlays import overlay
+from trainables.overlays import validation_picture
 from trainables.results import read_result
 from trainables.starconvex import Thresholds, decode
 
@@ -37,7 +37,7 @@ _NOISE = re.compile(r"([IWE]\d{4} |\d{4}-\d\d-\d\d |@ |\*\*\* |PC: )")
 
 
 class _Worker:
-    """The process with TensorFlow; a context manager.
+    """The process with TensorFlow, until `close`.
 
     Parameters
     ----------
@@ -112,15 +112,6 @@ class _Worker:
         self.answers.close()
         self.log.close()
 
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        self.close()
-
 
 def _error(kind: str, text: str) -> Exception:
     known: dict[str, type[Exception]] = {
@@ -181,7 +172,7 @@ def train_stardist(
         "data": str(dataset.root),
         "data_options": dataset.options.model_dump(mode="json"),
     }
-    with _Worker(request, options) as worker:
+    with contextlib.closing(_Worker(request, options)) as worker:
         for message in worker.listen():
             if "epoch" in message:
                 if on_epoch is not None:
@@ -204,9 +195,8 @@ def _overlays(
     with np.load(path, allow_pickle=False) as content:
         for number, item in enumerate(dataset.subset("val")[: len(content.files)]):
             image, labels = dataset.load(item, config.normalization)
-            picture = overlay(image, content[f"arr_{number}"], labels > 0)
-            caption = f"validation image {number + 1}: truth blue, prediction orange, both white"
-            found.append((caption, picture))
+            mask = content[f"arr_{number}"]
+            found.append(validation_picture(number + 1, image, mask, labels > 0))
     return found
 
 

@@ -32,7 +32,7 @@ from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
 from trainables.manifest import FORMAT, MANIFEST, library_versions, sha256_of
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.results import RESULT, RESUME, resume_state
+from trainables.results import RESULT, RESUME, History, forget_states, resume_state
 from trainables.starconvex import Thresholds, decode, optimize_thresholds, star_targets
 
 WEIGHTS = "model.weights.h5"
@@ -112,8 +112,7 @@ class Trial:
         self.folder = Path(request["folder"])
         self.data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
         self.tf = start_tensorflow(self.options, request["gpu_memory_mb"])
-        self.history: list[EpochRecord] = []
-        self.best: EpochRecord | None = None
+        self.history = History()
         self.best_weights: list[NDArray] | None = None
         self.best_file: str | None = None
         self.saved = time.monotonic()
@@ -163,8 +162,8 @@ class Trial:
         validation = self.images("val")
         self._resume(network, optimizer)
         rate = learning_rate_factor(config.lr_schedule, config.epochs * self.steps)
-        for epoch in range(len(self.history), config.epochs):
-            if self._patience_is_over():
+        for epoch in range(len(self.history.records), config.epochs):
+            if self.history.patience_is_over(self.config.early_stopping):
                 break
             began, losses = time.monotonic(), []
             for step, (x, y) in enumerate(self._batches(epoch)):
@@ -194,29 +193,16 @@ class Trial:
                 )
         seconds = time.monotonic() - began
         record = EpochRecord(epoch, loss, val_loss, dataset_iou, image_iou, seconds)
-        if self._append(record):
+        if self.history.append(record):
             self.best_weights = model.keras_model.get_weights()
-        last = epoch == self.config.epochs or self._patience_is_over()
+        last = epoch == self.config.epochs or self.history.patience_is_over(
+            self.config.early_stopping
+        )
         if not last and time.monotonic() - self.saved >= self.options.checkpoint_seconds:
             self._save(epoch, model.keras_model, optimizer)
         self.say({"epoch": record.to_dict()})
         # not ahead of the reports: a resumed trial would never report what was saved meanwhile
         self.lines.get()
-
-    def _append(self, record: EpochRecord) -> bool:
-        self.history.append(record)
-        iou = record.val_dataset_iou
-        better = iou is not None and (self.best is None or iou > (self.best.val_dataset_iou or 0.0))
-        if better:
-            self.best = record
-        return better
-
-    def _patience_is_over(self) -> bool:
-        if self.config.early_stopping is None or self.best is None:
-            return False
-        best = self.best.epoch
-        since = [r for r in self.history if r.epoch > best and r.val_dataset_iou is not None]
-        return len(since) >= self.config.early_stopping
 
     def _loss(self, model: Any, image: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
         """Return the loss of a whole image, mirrored to sides that the network can halve."""
@@ -247,8 +233,9 @@ class Trial:
     def _save(self, epoch: int, network: Any, optimizer: Any) -> None:
         """Write a resumable state: files under names of their epoch, then what names them."""
         old = {path for pattern in ("resume-*", "best-*") for path in self.folder.glob(pattern)}
-        if self.best_weights is not None and self.best is not None:
-            self.best_file = f"best-{self.best.epoch:05d}.npz"
+        best = self.history.best
+        if self.best_weights is not None and best is not None:
+            self.best_file = f"best-{best.epoch:05d}.npz"
             write_arrays(self.folder / self.best_file, self.best_weights)
             self.best_weights = None
         state = f"resume-{epoch:05d}.npz"
@@ -256,7 +243,7 @@ class Trial:
         write_arrays(self.folder / state, variables)
         content = {
             "state": state, "best": self.best_file, "epoch": epoch,
-            "history": [record.to_dict() for record in self.history],
+            "history": self.history.rows(),
         }  # fmt: skip
         write_json(self.folder / RESUME, content)
         for path in old - {self.folder / state, self.folder / (self.best_file or "")}:
@@ -267,8 +254,7 @@ class Trial:
         state = resume_state(self.folder)
         if state is None:
             return
-        for row in state["history"]:
-            self._append(EpochRecord(**row))
+        self.history.restore(state["history"])
         self.best_file = state["best"]
         arrays = _read_arrays(self.folder / state["state"])
         count = len(network.get_weights())
@@ -277,7 +263,7 @@ class Trial:
             variable.assign(array)
 
     def _finish(self, model: Any, validation: Sequence[Pair]) -> None:
-        best, config = self.best, self.config
+        best, config = self.history.best, self.config
         assert best is not None
         if self.best_weights is None:
             assert self.best_file is not None
@@ -294,11 +280,11 @@ class Trial:
         test = self._iou(model, self.images("test"), thresholds)
         write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
         metrics = {
-            "best_epoch": best.epoch, "epochs": self.history[-1].epoch,
+            "best_epoch": best.epoch, "epochs": self.history.records[-1].epoch,
             "val_dataset_iou": val[0], "val_image_iou": val[1],
             "test_dataset_iou": test[0], "test_image_iou": test[1],
             "parameters_m": network.count_params() / 1e6,
-            "train_seconds": sum(record.seconds for record in self.history),
+            "train_seconds": sum(record.seconds for record in self.history.records),
             "peak_memory_mb": memory.process_peak_mb(),
         }  # fmt: skip
         manifest = {
@@ -321,11 +307,8 @@ class Trial:
         write_json(self.folder / MANIFEST, manifest)
         masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
         write_arrays(self.folder / "overlays.npz", masks)
-        history = [record.to_dict() for record in self.history]
-        write_json(self.folder / RESULT, {**metrics, "history": history})
-        for pattern in (RESUME, "resume-*", "best-*"):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        write_json(self.folder / RESULT, {**metrics, "history": self.history.rows()})
+        forget_states(self.folder)
         self.say({"done": True})
 
     def say(self, message: dict[str, Any]) -> None:

@@ -28,14 +28,21 @@ from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
 from trainables.labels import CLASS_NAMES, foreground
 from trainables.module import Images, Scores, SegmentationModule
-from trainables.overlays import overlay
+from trainables.overlays import validation_picture
 from trainables.predict import (
     Scaling,
     predict_logits,
     resolve_device,
     resolve_precision,
 )
-from trainables.results import RESULT, RESUME, read_result, resume_state
+from trainables.results import (
+    RESULT,
+    RESUME,
+    History,
+    forget_states,
+    read_result,
+    resume_state,
+)
 from trainables.tasks import StarConvex, build_task, typical_radius
 from trainables.weights import fetch, resolve
 
@@ -62,28 +69,17 @@ class _EpochEnd(pl.Callback):
     ) -> None:
         self.config, self.folder, self.images = config, folder, images
         self.precision, self.options, self.on_epoch = precision, options, on_epoch
-        self.history: list[EpochRecord] = []
-        self.best: EpochRecord | None = None
+        self.history = History()
         self.best_state: dict[str, torch.Tensor] | None = None
         self.best_file: str | None = None
         self.last_saved = time.monotonic()
         self.started = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": [record.to_dict() for record in self.history]}
+        return {"history": self.history.rows()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for row in state_dict["history"]:
-            self._append(EpochRecord(**row))
-
-    def _append(self, record: EpochRecord) -> bool:
-        """Add an epoch to the history; True when it is the best so far."""
-        self.history.append(record)
-        iou = record.val_dataset_iou
-        better = iou is not None and (self.best is None or iou > (self.best.val_dataset_iou or 0.0))
-        if better:
-            self.best = record
-        return better
+        self.history.restore(state_dict["history"])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -117,10 +113,10 @@ class _EpochEnd(pl.Callback):
             seconds=time.monotonic() - self.started,
             **{f"val_{k}_iou": v for k, v in (scores.class_iou if scores else {}).items()},
         )
-        if self._append(record):
+        if self.history.append(record):
             state = pl_module.network.state_dict()
             self.best_state = {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
-        if self._patience_is_over():
+        if self.history.patience_is_over(self.config.early_stopping):
             trainer.should_stop = True
         last = epoch == self.config.epochs or trainer.should_stop
         if not last and time.monotonic() - self.last_saved >= self.options.checkpoint_seconds:
@@ -128,17 +124,11 @@ class _EpochEnd(pl.Callback):
         if self.on_epoch is not None:
             self.on_epoch(record)
 
-    def _patience_is_over(self) -> bool:
-        if self.config.early_stopping is None or self.best is None:
-            return False
-        best = self.best.epoch
-        since = [r for r in self.history if r.epoch > best and r.val_dataset_iou is not None]
-        return len(since) >= self.config.early_stopping
-
     def _save(self, trainer: pl.Trainer, epoch: int) -> None:
         old = {path for pattern in ("resume-*", "best-*") for path in self.folder.glob(pattern)}
-        if self.best_state is not None and self.best is not None:
-            self.best_file = f"best-{self.best.epoch:05d}.pt"
+        best = self.history.best
+        if self.best_state is not None and best is not None:
+            self.best_file = f"best-{best.epoch:05d}.pt"
             state = self.best_state
             write_with(self.folder / self.best_file, lambda path: torch.save(state, path))
             self.best_state = None  # on disk now; read back only if nothing better comes
@@ -282,7 +272,8 @@ def _train(
             ckpt_path=folder / resume["state"] if resume else None,
             weights_only=True,
         )
-    best = epoch_end.best
+    history = epoch_end.history
+    best = history.best
     assert best is not None
     network.load_state_dict(epoch_end.best_weights())
     network.to(device).eval()
@@ -301,13 +292,13 @@ def _train(
         on_overlays(_overlays(module, validation, precision))
     metrics = {
         "best_epoch": best.epoch,
-        "epochs": epoch_end.history[-1].epoch,
+        "epochs": history.records[-1].epoch,
         "val_dataset_iou": val.dataset_iou,
         "val_image_iou": val.image_iou,
         "test_dataset_iou": test.dataset_iou,
         "test_image_iou": test.image_iou,
         "parameters_m": sum(p.numel() for p in network.parameters()) / 1e6,
-        "train_seconds": sum(record.seconds for record in epoch_end.history),
+        "train_seconds": sum(record.seconds for record in history.records),
         "peak_memory_mb": memory.peak_mb(device),
         "class_iou": {"val": val.class_iou, "test": test.class_iou} if test.class_iou else None,
         "micro_batch": -(-config.batch_size // batches.splits) if batches.splits > 1 else None,
@@ -322,11 +313,8 @@ def _train(
         encoder_weights=weights,
         task=task.state(),
     )
-    history = [record.to_dict() for record in epoch_end.history]
-    write_json(folder / RESULT, {**metrics, "history": history})
-    for pattern in (RESUME, "resume-*", "best-*"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    write_json(folder / RESULT, {**metrics, "history": history.rows()})
+    forget_states(folder)
     result = read_result(folder)
     assert result is not None
     return result
@@ -339,6 +327,5 @@ def _overlays(
     for number, (image, labels) in zip(range(1, most + 1), images):
         logits = predict_logits(module.network, image, module.scaling, precision)
         pred = module.task.foreground(logits)
-        caption = f"validation image {number}: truth blue, prediction orange, both white"
-        pictures.append((caption, overlay(image, pred, foreground(labels))))
+        pictures.append(validation_picture(number, image, pred, foreground(labels)))
     return pictures
