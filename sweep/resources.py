@@ -165,7 +165,9 @@ def first_limits(
         if max(needed.values()) * slots(settings, resources) > resources.memory_gb:
             for trial_id, gb in needed.items():
                 rounded = 2.0 ** math.ceil(math.log2(gb))
-                limits[trial_id] = Limits(0.0, round(min(rounded, resources.memory_gb), 3))
+                # never rounded up: Ray waits for ever for more memory than a node has
+                most = math.floor(resources.memory_gb * 1000) / 1000
+                limits[trial_id] = Limits(0.0, min(rounded, most))
     return limits
 
 

@@ -48,6 +48,9 @@ def test_memory_is_reserved_on_cpus_and_enforced_when_asked_for() -> None:
     assert limits["a"].memory_gb == 4  # rounded up
     assert limits["b"].memory_gb == 12  # all there is: it runs alone
     assert not limits["a"].enforced
+    odd = Resources(cpus=2, gpus=0, memory_gb=22.95373)
+    most = first_limits(Settings(), odd, {"b": need(10**6)})["b"].memory_gb
+    assert most == 22.953, "more than the node has is waited for for ever"
     assert at_once(Settings(), resources, limits, ["a", "a"]) == 2
     assert at_once(Settings(), resources, limits, ["b", "b"]) == 1
     plenty = first_limits(Settings(), resources, {"a": need(2048), "c": need(1024)})
