@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+ALMOST_NOTHING = 2**20
+"""Free bytes with which a failed write is put down to a full disk."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -28,6 +33,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Readers see the old file or the new one, never a part; on an exception the temporary
     file is removed and the old one stays.
+
+    Raises
+    ------
+    OSError
+        ENOSPC when the disk is full, also where a library says it in words of its own.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -36,9 +46,19 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
+        full = not isinstance(error, OSError) and _is_full(path.parent)
         temporary.unlink(missing_ok=True)
+        if full and isinstance(error, Exception):
+            raise OSError(errno.ENOSPC, "No space left on the disk", str(path.parent)) from error
         raise
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < ALMOST_NOTHING
+    except OSError:
+        return False
 
 
 def write_with(path: Path, write: Callable[[Path], Any]) -> None:
