@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +14,7 @@ from sweep.needs import Estimates, as_items, gpu_of_this_machine
 from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
 from sweep.plan import Plan
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, slots
+from trainables.footprint import Footprint
 
 
 def _cpu() -> Throughput:
@@ -35,6 +38,7 @@ def print_plan(
     resources: Resources | None,
     gpus: Gpus | None,
     crops: Callable[[int], int],
+    out: Path,
 ) -> None:
     """Print trials with their resources and estimates, how they pack, and the makespan.
 
@@ -48,6 +52,8 @@ def print_plan(
         What ``--gpus`` told.
     crops : callable
         Gives the crops of an epoch for a crop size.
+    out : Path
+        Where the run folder will be.
     """
     settings = plan.request.settings
     if plan.drawn:
@@ -87,6 +93,8 @@ def print_plan(
     console.print(table)
     console.print(f"{len(configs)} trials")
     _print_slots(console, plan, resources)
+    needed, free = storage_gb(footprints, at_once(settings, present, limits, list(configs)), out)
+    console.print(f"checkpoints take about {needed:.1f} GB of disk; {free:.0f} GB are free")
     if hardware is None:
         known = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
         console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({known})")
@@ -98,6 +106,35 @@ def print_plan(
         ):
             console.print(line)
         console.print("an estimate from operations and memory, without validation and start-up")
+
+
+def storage_gb(footprints: Mapping[str, Footprint], count: int, out: Path) -> tuple[float, float]:
+    """Return about what the checkpoints of trials take on disk, and what is free there, in GB.
+
+    Parameters
+    ----------
+    footprints : mapping of str to Footprint
+    count : int
+        Trials that run at once: each keeps, until it ends, a resumable state with the optimiser's
+        two moments, and its best weights.
+    out : Path
+        The run folder, which need not exist yet.
+    """
+    sizes = sorted((4e-9 * one.parameters for one in footprints.values()), reverse=True)
+    there = next(folder for folder in (out, *out.parents) if folder.exists())
+    return sum(sizes) + 3 * sum(sizes[:count]), shutil.disk_usage(there).free / 1e9
+
+
+def warn_of_storage(
+    console: Console, footprints: Mapping[str, Footprint], count: int, out: Path
+) -> None:
+    """Say it when checkpoints may fill the disk; arguments as for `storage_gb`."""
+    needed, free = storage_gb(footprints, count, out)
+    if needed > free:
+        console.print(
+            f"note: checkpoints may take {needed:.0f} GB, and {free:.0f} GB are free: trials whose "
+            "checkpoint cannot be written fail; make room, and --resume tries them again"
+        )
 
 
 def _print_slots(console: Console, plan: Plan, resources: Resources | None) -> None:

@@ -36,7 +36,7 @@ from sweep.plan import (
     read_plan,
     write_plan,
 )
-from sweep.preview import print_plan
+from sweep.preview import print_plan, warn_of_storage
 from sweep.resources import (
     Gpus,
     Resources,
@@ -247,7 +247,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         _check_weights(request, out)
     if arguments.plan and arguments.data is None and request.space.builtin_data is None:
         trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
-        print_plan(console, Plan(request, "", "", trials), resources, gpus, _paper_crops)
+        print_plan(console, Plan(request, "", "", trials), resources, gpus, _paper_crops, out)
         console.print("no --data: your images were not checked, and an epoch is the paper's")
         return DONE
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
@@ -278,7 +278,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         if recorded is not None:
             _check_weights(request, out)
         if arguments.plan:
-            print_plan(console, plan, resources, gpus, partial(count_crops, dataset))
+            print_plan(console, plan, resources, gpus, partial(count_crops, dataset), out)
             return DONE
         with _lock(out):
             _fetch_weights(request, out)
@@ -357,6 +357,7 @@ def _start(
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
             limits, todo = _fit(plan, recorded, todo, resources, gpus, estimates, screen, dataset)
             count = at_once(plan.request.settings, resources, limits, todo)
+            warn_of_storage(screen, {} if plan.drawn else estimates.result(), count, out)
             title = (
                 f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B {tracking.mode}"
             )

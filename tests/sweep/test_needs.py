@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,19 +12,21 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sweep.limits import Limits
 from sweep.needs import Estimates, as_items
 from sweep.packing import THROUGHPUT, order_large_first
 from sweep.plan import RequestError, Settings
+from sweep.preview import storage_gb, warn_of_storage
 from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
 from trainables.config import TrialConfig
 from trainables.footprint import Footprint, FootprintCache
 
 
-def need(peak_mb: float, gflops: float = 10.0) -> Footprint:
+def need(peak_mb: float, gflops: float = 10.0, parameters: int = 10**7) -> Footprint:
     return Footprint(
-        parameters=10**7, activation_mb=1.0, peak_mb=peak_mb, gflops=gflops, measured=False
+        parameters=parameters, activation_mb=1.0, peak_mb=peak_mb, gflops=gflops, measured=False
     )
 
 
@@ -111,9 +114,23 @@ def test_a_plan_shows_shares_packing_and_makespan(tmp_path: Path) -> None:
     assert len(re.findall(r"0\.\d+ GPU", text)) == 11
     assert re.search(r"GPU 1 +\d+ trials", text)
     assert re.search(r"about \d+ (s|min) in all", text)
+    assert re.search(r"checkpoints take about [\d.]+ GB of disk; \d+ GB are free", text)
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
     kept = json.loads((tmp_path / "cache" / "segsweep" / "footprints.json").read_text())
     assert len(kept) == 11
+
+
+def test_a_disk_that_may_fill_up_is_said(tmp_path: Path) -> None:
+    large = {str(k): need(1.0, parameters=500 * 10**6) for k in range(3)}
+    needed, free = storage_gb(large, 2, tmp_path / "runs" / "mine")
+    assert needed == pytest.approx(3 * 2 + 2 * 6)
+    assert free > 0
+    said = Console(file=io.StringIO(), width=300)
+    warn_of_storage(said, dict.fromkeys("ab", need(1.0, parameters=10**18)), 1, tmp_path)
+    assert "make room" in said.file.getvalue()  # type: ignore[attr-defined]
+    quiet = Console(file=io.StringIO())
+    warn_of_storage(quiet, {"a": need(1.0, parameters=1)}, 1, tmp_path)
+    assert not quiet.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

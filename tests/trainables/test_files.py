@@ -30,3 +30,15 @@ def test_json_makes_folders_and_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": [1, None]}
+
+
+def test_a_full_disk_is_said_whatever_the_library_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected_position(temporary: Path) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr("trainables.files.ALMOST_NOTHING", 2**62)
+    with pytest.raises(OSError, match="No space left on the disk"):
+        write_with(tmp_path / "weights.pt", unexpected_position)
+    assert not list(tmp_path.iterdir())
