@@ -157,6 +157,8 @@ def main() -> int:
     for number in range(options.parts):
         rough, found = out / f"rough{number}", out / f"table{number}.json"
         if not found.exists():  # else done by an earlier, interrupted call
+            if rough.exists():  # half done: whom it killed is forgotten, so it begins again
+                shutil.rmtree(rough)
             space = part_of(options.space, number, options.parts, out / f"part{number}.py")
             killed = sweep(space, data, rough, options.changes, kill=True)
             found.write_text(json.dumps(check(rough, killed, calm, image)))

@@ -23,6 +23,8 @@ class BuiltinData(BaseModel):
     sequences: int
     frames: int
     seed: int = 0
+    height: int = 904
+    width: int = 1224
 
 
 class SearchSpace(BaseModel):

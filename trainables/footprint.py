@@ -121,6 +121,38 @@ def estimate(
     )
 
 
+def inference_mb(config: TrialConfig, image_shape: Shape, *, bf16: bool = False) -> float:
+    """Estimate what predicting one whole image needs, beside the process's own memory.
+
+    Parameters
+    ----------
+    config : TrialConfig
+        Of a network; stardist's own model is small, and predicts in tiles of its own.
+    image_shape : (int, int)
+        Height and width in pixels.
+    bf16 : bool
+        Whether it will run in bfloat16.
+
+    Returns
+    -------
+    float
+        MiB; weights, the largest sum of activations at any moment, times `OVERHEAD`.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from trainables.architectures import build_model, count_parameters
+
+    with FakeTensorMode():
+        channels = output_channels(config)
+        network = build_model(config.architecture, config.encoder, classes=channels).eval()
+        x = torch.empty(1, 1, *_padded(image_shape))
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+        with torch.inference_mode(), autocast, _allocations()() as seen:
+            network(x)
+    return OVERHEAD * (seen.peak + 4 * count_parameters(network)) / MIB + FRAMEWORK_MB
+
+
 def _padded(shape: Shape) -> Shape:
     """Return an image's sides as predictions pad them."""
     return -(-shape[0] // 32) * 32, -(-shape[1] // 32) * 32

@@ -155,10 +155,27 @@ class Predictor:
         -------
         (channels, H, W) float32 tensor on the network's device
         """
+        return self._logits(normalize(image, self.config.normalization))
+
+    def _logits(self, normalized: NDArray[np.float32]) -> torch.Tensor:
         device = next(self.network.parameters()).device
         precision = resolve_precision(self.config.precision, device)
-        normalized = normalize(image, self.config.normalization)
         return predict_logits(self.network, normalized, self.scaling, precision)
+
+    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network on a normalised image, or on a part of one.
+
+        Parameters
+        ----------
+        normalized : (H, W) float32 array
+            As `trainables.data.normalize` gives it for the whole image.
+
+        Returns
+        -------
+        (C, h, w) float32 array
+            What instances are made from, as `trainables.tasks.Task.maps` gives it.
+        """
+        return self.task.maps(self._logits(normalized))
 
     def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Predict the probability of foreground of each pixel.

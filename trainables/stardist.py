@@ -232,6 +232,22 @@ class StarDistPredictor:
         """Predict object probability (h, w) and radial distances (rays, h, w) in pixels, of every
         ``config.grid``-th pixel.
         """
+        maps = self.maps(normalize(image, self.config.normalization))
+        return maps[0], maps[1:]
+
+    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict from a normalised image, or from a part of one.
+
+        Parameters
+        ----------
+        normalized : (H, W) float32 array
+            As `trainables.data.normalize` gives it for the whole image.
+
+        Returns
+        -------
+        (1 + rays, h, w) float32 array
+            Object probability and radial distances in pixels, of every ``config.grid``-th pixel.
+        """
         if self._worker is None:
             request = {
                 "do": "predict",
@@ -244,11 +260,11 @@ class StarDistPredictor:
             self._answer()
         assert self._folder is not None
         source, target = Path(self._folder.name, "image.npy"), Path(self._folder.name, "out.npz")
-        np.save(source, normalize(image, self.config.normalization))
+        np.save(source, normalized)
         self._worker.send({"image": str(source), "output": str(target)})
         self._answer()
         with np.load(target, allow_pickle=False) as content:
-            return content["arr_0"], content["arr_1"]
+            return np.concatenate([content["arr_0"][None], content["arr_1"]])
 
     def _answer(self) -> None:
         try:

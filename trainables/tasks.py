@@ -43,6 +43,14 @@ class Task(Protocol):
     def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
         """Return the (H, W) mask of any cell for (channels, H, W) logits."""
 
+    def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
+        """Return what instances are made from, for (channels, H, W) logits.
+
+        Foreground probability (1, H, W) for two classes, class probabilities (3, H, W) for
+        three, probability and distances (1 + rays, h, w) of every ``config.grid``-th pixel for a
+        star-convex head.
+        """
+
     def state(self) -> dict[str, Any]:
         """Return what prediction needs beside weights and configuration, for JSON."""
 
@@ -70,6 +78,10 @@ class Semantic2:
     def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
         """Probability of at least one half."""
         return (self.probability(logits) >= 0.5).cpu().numpy()
+
+    def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
+        """Return the (1, H, W) foreground probability."""
+        return torch.sigmoid(logits).cpu().numpy()
 
     def state(self) -> dict[str, Any]:
         """Nothing."""
@@ -99,6 +111,10 @@ class Semantic3:
     def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
         """Probability of cell and boundary together of at least one half."""
         return (self.probability(logits) >= 0.5).cpu().numpy()
+
+    def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
+        """Return the (3, H, W) probabilities of the classes."""
+        return torch.softmax(logits, 0).cpu().numpy()
 
     def classes(self, logits: torch.Tensor) -> NDArray[np.uint8]:
         """Return the most probable class of each pixel, (H, W)."""
@@ -145,6 +161,11 @@ class StarConvex:
         thin = logits[:, :: self.config.grid, :: self.config.grid].float()
         dist = distances(thin[None], self.scale)[0]
         return self.probability(thin).cpu().numpy(), dist.cpu().numpy()
+
+    def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
+        """Return what `polygons` returns, in one (1 + rays, h, w) array."""
+        prob, dist = self.polygons(logits)
+        return np.concatenate([prob[None], dist])
 
     def labels(self, logits: torch.Tensor) -> NDArray[np.int32]:
         """Return the decoded (H, W) label image."""

@@ -1,0 +1,1 @@
+"""From checkpoints to conclusions: instances, morphology, statistics, figures, report."""

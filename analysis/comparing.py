@@ -1,0 +1,143 @@
+"""All comparisons of a report: between methods, between populations of cells, with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from analysis.evidence import FEATURES, TRUTH
+from analysis.noise_floor import discretisation_difference, noise_floor
+from analysis.statistics import RESAMPLES, agreement, compare, holm
+
+UNITS = ("group", "image", "track")
+QUARTILES = (0.25, 0.5, 0.75)
+
+
+def with_unit(objects: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Add the column ``unit``: groups and images by name, tracks within their group.
+
+    Objects without a track (found by a method only) have none, and are left out by tests.
+    """
+    table = objects.copy()
+    if unit == "track":
+        track = table["track"].astype("string")
+        table["unit"] = (table["group"].astype("string") + "/" + track).where(track.notna())
+    else:
+        table["unit"] = table[unit].astype("string")
+    return table
+
+
+def comparisons(
+    objects: pd.DataFrame,
+    *,
+    unit: str = "group",
+    convention: str = "trackmate",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare all pairs of methods, and within each method all pairs of populations.
+
+    Parameters
+    ----------
+    objects : DataFrame
+        As `analysis.evidence.Evidence.objects`.
+    unit : {"group", "image", "track"}
+        What is independent of each other.
+    convention : str
+        With which the objects were measured.
+    resamples, seed : int
+
+    Returns
+    -------
+    DataFrame
+        As `analysis.evidence.Evidence.statistics`; empty where there is nothing to compare.
+    """
+    table = with_unit(objects, unit)
+    table = table[table["unit"].notna()]
+    tables = []
+    for kind, method, part, by in _questions(table):
+        for feature in FEATURES:
+            found = compare(
+                part, feature=feature, by=by, unit="unit", resamples=resamples, seed=seed
+            )
+            if not len(found):
+                continue
+            found.insert(0, "comparison", kind)
+            found.insert(1, "method", method)
+            areas = {
+                level: rows["area"].dropna().to_numpy(float) for level, rows in part.groupby(by)
+            }
+            found["discretisation"] = [
+                _discretisation(areas.get(a), areas.get(b), feature, convention)
+                for a, b in zip(found["a"], found["b"])
+            ]
+            tables.append(found)
+    if not tables:
+        return pd.DataFrame()
+    result = holm(pd.concat(tables, ignore_index=True))
+    # a difference that is not known cannot be said to be more than pixels make
+    result["below_noise"] = ~(result["difference"].abs() > result["discretisation"])
+    return result
+
+
+def _questions(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
+    if table["method"].nunique() > 1:
+        yield "methods", "", table, "method"
+    for method, rows in table.groupby("method", sort=False):
+        named = rows[rows["population"].notna()]
+        if named["population"].nunique() > 1:
+            yield "populations", str(method), named, "population"
+
+
+def _discretisation(
+    a: np.ndarray | None, b: np.ndarray | None, feature: str, convention: str
+) -> float:
+    if a is None or b is None or not len(a) or not len(b):
+        return float("nan")
+    return float(discretisation_difference(a, b, feature, convention=convention))
+
+
+def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> pd.DataFrame:
+    """Compare each method's features with the truth's, for cells that both have.
+
+    Returns
+    -------
+    DataFrame
+        As `analysis.evidence.Evidence.agreement`.
+    """
+    table = with_unit(objects, unit)
+    true = table[table["method"] == TRUTH].set_index(["image", "label"])
+    rows = []
+    for method, found in table[table["method"] != TRUTH].groupby("method", sort=False):
+        found = found[found["matched_label"].notna()]
+        keys = pd.MultiIndex.from_arrays([found["image"], found["matched_label"].astype("int64")])
+        partner = true.reindex(keys)
+        for feature in FEATURES:
+            pairs = pd.DataFrame({
+                "true": partner[feature].to_numpy(float),
+                "pred": found[feature].to_numpy(float),
+                "unit": found["unit"].to_numpy(),
+            }).dropna()  # fmt: skip
+            if not len(pairs):
+                continue
+            one = dict(
+                agreement(pairs, feature_true="true", feature_pred="pred", unit="unit", seed=seed)
+            )
+            mean = pairs["true"].mean()
+            relative = one["bias"] / mean if mean else np.nan
+            rows.append({
+                "method": method, "feature": feature, **one, "relative_bias": relative,
+                "relative_low": one["bias_low"] / mean if mean else np.nan,
+                "relative_high": one["bias_high"] / mean if mean else np.nan,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def noise_of(objects: pd.DataFrame, convention: str) -> pd.DataFrame:
+    """Return the noise floor at the quartiles of the true cells' areas."""
+    areas = objects.loc[objects["method"] == TRUTH, "area"].dropna()
+    if areas.empty:
+        return pd.DataFrame()
+    return noise_floor(areas.quantile(list(QUARTILES)).to_numpy(float), convention=convention)

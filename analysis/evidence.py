@@ -1,0 +1,103 @@
+"""Everything that figures and report show, in one place: what they never compute themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+TRUTH = "ground truth"
+"""The method name of label images drawn by hand (or generated)."""
+FEATURES = ("area", "perimeter", "circularity", "solidity", "radius", "shape_index")
+"""The paper's six features."""
+IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""Overlaps at which objects are matched."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One window of a validation or test image through every network."""
+
+    image: str
+    """Stem of the image."""
+    corner: tuple[int, int]
+    """Row and column of the window's first pixel."""
+    pixels: NDArray[np.float32]
+    """(h, w), normalised: 0 to 1 between the image's percentiles."""
+    truth: NDArray[np.int32]
+    """(h, w) label image."""
+    probabilities: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Of each trial_id that is done: (h, w) foreground probability."""
+    labels: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+    """Of each trial_id that is analysed: (h, w) instances."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One whole image with the instances of each method."""
+
+    image: str
+    split: str
+    pixels: NDArray[np.float32]
+    """(H, W), normalised."""
+    truth: NDArray[np.int32]
+    """(H, W) label image."""
+    labels: dict[str, NDArray[np.int32]]
+    """Of each method: (H, W) label image."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an analysis found.
+
+    A *method* is a candidate with its way of making instances. All seeds of a method are
+    calibrated and scored; `objects` and pictures are of the representative seed, the best on
+    validation.
+    """
+
+    out: Path
+    """The run folder."""
+    plan: dict[str, Any]
+    """plan.json."""
+    leaderboard: pd.DataFrame
+    """leaderboard.csv: one row per trial."""
+    candidates: pd.DataFrame
+    """candidates.csv."""
+    history: pd.DataFrame
+    """history.csv: one row per trial and epoch."""
+    methods: pd.DataFrame
+    """One row per analysed trial, best first: method, trial_id, task, architecture, encoder, seed,
+    way ('2-class + watershed', '3-class', 'StarDist', 'star-convex head'), representative (bool),
+    default and calibrated (JSON of the parameters), among_best (bool), val_score, val_low,
+    val_high (mean AP over `IOUS` of the method on validation, 95 % interval), command."""
+    scores: pd.DataFrame
+    """Long: method, trial_id, split ('val', 'test'), parameters ('default', 'calibrated'), metric
+    (precision_50 recall_50 f1_50 ap_50 ap_60 ap_70 ap_80 ap_90 ap_mean pq seg hausdorff_mean
+    hausdorff_95 iou), value, low, high (95 % interval over the independent units; NaN where there
+    are too few), images, true_objects, predicted_objects."""
+    objects: pd.DataFrame
+    """One row per instance, of test images (method `TRUTH` included): trial_id method image group
+    split label matched_label iou track population, then the columns of
+    `analysis.morphology.measure`."""
+    statistics: pd.DataFrame
+    """As `analysis.statistics.compare`, over all features, with comparison ('methods',
+    'populations'), method (of a comparison of populations), p_mann_whitney_holm, p_unit_holm,
+    discretisation (the difference of means that pixels alone would produce) and
+    below_noise (bool: the difference is no larger)."""
+    agreement: pd.DataFrame
+    """One row per method and feature, cells found by both against the truth: method, feature, n,
+    units, bias, bias_low, bias_high, sd, loa_low, loa_high, ccc, ccc_low, ccc_high, relative_bias
+    (bias over the truth's mean)."""
+    noise: pd.DataFrame
+    """As `analysis.noise_floor.noise_floor`, for the sizes of the true cells."""
+    crop: Crop | None
+    pictures: list[Picture]
+    missing: list[str]
+    """What the report cannot show and why, one sentence each."""
+    settings: dict[str, Any]
+    """convention, pixel_size_um (or None), unit (of inference), top, flips, versions, seeds,
+    budget of the calibration, data root and fingerprint, the command of the analysis."""

@@ -1,0 +1,153 @@
+"""Images to segment: files, folders and stacks, read one frame at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from trainables.data import SUFFIXES
+from trainables.imagefiles import ImageFileError, read_image
+from trainables.splits import natural_key
+
+
+class InputError(ValueError):
+    """Images that cannot be segmented; the message lists every offending file."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a sequence."""
+
+    name: str
+    """Of the files written for it; unique in a request."""
+    path: Path
+    page: int | None
+    """Of a stack; None for a file that holds one image."""
+    sequence: str
+    number: int
+    """Position in its sequence, from 0."""
+    shape: tuple[int, int]
+
+    def read(self) -> NDArray[Any]:
+        """Read its pixels, (H, W) of 8 or 16 bit."""
+        if self.page is None:
+            return read_image(self.path)
+        with tifffile.TiffFile(self.path) as tiff:
+            return _plane(tiff, self.page)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells whether the file was changed since."""
+        stat = self.path.stat()
+        return {
+            "path": str(self.path.absolute()), "page": self.page,
+            "bytes": stat.st_size, "modified": stat.st_mtime_ns,
+        }  # fmt: skip
+
+
+def _plane(tiff: tifffile.TiffFile, page: int) -> NDArray[Any]:
+    series = tiff.series[0]
+    if len(series.pages) == len(tiff.pages) > 1:
+        return np.asarray(tiff.pages[page].asarray())
+    # stacks that ImageJ wrote hold one page and the rest as raw bytes: mapped, not read
+    stack = tifffile.memmap(tiff.filehandle.path, mode="r")
+    return np.array(stack.reshape(-1, *stack.shape[-2:])[page])
+
+
+def list_frames(inputs: Sequence[Path]) -> list[Frame]:
+    """List the frames of files, folders and stacks, without reading pixels.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        TIFF and PNG files, TIFF stacks of shape (T, H, W), and folders of files. Every folder and
+        every stack is a sequence, in the natural order of names; single files of one folder are
+        one, too.
+
+    Returns
+    -------
+    list of Frame
+
+    Raises
+    ------
+    InputError
+        When something is not an image of 8 or 16 bit grey, or nothing is there.
+    """
+    problems: list[str] = []
+    frames: list[Frame] = []
+    counts: dict[str, int] = {}
+    taken: set[str] = set()
+    for path in _files(inputs, problems):
+        try:
+            pages, shape = _describe(path)
+        except (ImageFileError, OSError) as error:
+            problems.append(f"{path}: {error}")
+            continue
+        stack = pages is not None
+        sequence = path.stem if stack else (path.absolute().parent.name or "images")
+        if stack and sequence in counts:
+            sequence = _free(sequence, set(counts))
+        for page in range(pages or 1):
+            number = counts.get(sequence, 0)
+            counts[sequence] = number + 1
+            name = _free(f"{path.stem}_t{page:04d}" if stack else path.stem, taken)
+            taken.add(name)
+            frames.append(Frame(name, path, page if stack else None, sequence, number, shape))
+    if not problems and not frames:
+        problems.append("no image was given")
+    if problems:
+        raise InputError("; ".join(problems[:20]))
+    return frames
+
+
+def _free(name: str, taken: set[str]) -> str:
+    number, free = 2, name
+    while free in taken:
+        free, number = f"{name}-{number}", number + 1
+    return free
+
+
+def _files(inputs: Sequence[Path], problems: list[str]) -> Iterator[Path]:
+    for path in inputs:
+        if path.is_dir():
+            files = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
+            files = [p for p in files if p.is_file() and not p.name.startswith(".")]
+            if not files:
+                problems.append(f"{path}: holds no TIFF or PNG file")
+            yield from sorted(files, key=lambda p: natural_key(p.name))
+        elif not path.exists():
+            problems.append(f"{path}: no such file or folder")
+        elif path.suffix.lower() not in SUFFIXES:
+            problems.append(f"{path}: not a TIFF or PNG file")
+        else:
+            yield path
+
+
+def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
+    """Return how many pages a stack has (None for one image) and their shape."""
+    if path.suffix.lower() == ".png":
+        image = read_image(path)
+        return None, (image.shape[0], image.shape[1])
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            shape, dtype = tiff.series[0].shape, tiff.series[0].dtype
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ImageFileError(f"cannot be read ({reason}); is the file damaged?") from error
+    shape = tuple(int(side) for side in shape if side != 1)
+    if dtype not in (np.uint8, np.uint16):
+        raise ImageFileError(f"image of type {dtype}; save it as 8 or 16 bit unsigned")
+    if len(shape) == 3 and shape[-1] in (3, 4):
+        raise ImageFileError(f"colour image {shape}; save it as grey, one channel")
+    if len(shape) == 2:
+        return None, (shape[0], shape[1])
+    if len(shape) == 3:
+        return shape[0], (shape[1], shape[2])
+    raise ImageFileError(
+        f"image of shape {shape}; save a file (H, W) or a stack (T, H, W) of one channel"
+    )

@@ -1,0 +1,381 @@
+"""Tables of the report: what is chosen, how it is called, how many digits it has.
+
+Pure functions of the evidence; nothing is drawn or written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.evidence import Evidence
+
+PAPER: dict[str, tuple[float, str, float, float]] = {
+    "Unet": (67.2, "21:41", 0.0165, 87.21),
+    "UnetPlusPlus": (83.6, "30:10", 0.0149, 88.88),
+    "MAnet": (182.0, "25:31", 0.0242, 87.37),
+    "Linknet": (65.8, "21:02", 0.0517, 86.76),
+    "FPN": (60.8, "15:39", 0.0272, 84.01),
+    "DeepLabV3": (74.3, "18:49", 0.0572, 75.57),
+    "DeepLabV3Plus": (61.3, "48:33", 0.0394, 83.50),
+    "PAN": (58.9, "16:46", 0.0581, 80.35),
+}
+"""Table 1 of Vasinkova et al. 2024, encoder ResNet-152, two classes: parameters in millions,
+training time, loss, data-set IoU of the test images in per cent."""
+UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
+
+
+HEADINGS = {
+    "among_best": "among the best",
+    "val_ap": "mean AP, validation",
+    "test_ap": "mean AP, test",
+    "test_iou": "IoU, test",
+    "command": "trains it again",
+    "parameters_m": "parameters (millions)",
+    "test_dataset_iou_percent": "test data-set IoU (%)",
+    "paper_parameters_m": "paper: parameters",
+    "paper_training_time": "paper: time",
+    "paper_loss": "paper: loss",
+    "paper_iou_percent": "paper: IoU (%)",
+}
+"""What the page calls columns; of others, underscores become spaces."""
+DIGITS = {
+    "parameters_m": 1,
+    "loss": 4,
+    "test_dataset_iou_percent": 2,
+    "paper_parameters_m": 1,
+    "paper_loss": 4,
+    "paper_iou_percent": 2,
+    **{f"{split}_{kind}_iou": 4 for split in ("val", "test") for kind in ("dataset", "image")},
+}
+"""Decimals of columns; others have as many as a reader can use."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what it shows, what it sorts by."""
+
+    text: str
+    sort: float | str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the page shows it."""
+
+    name: str
+    """Used as the element's id."""
+    caption: str
+    headings: list[tuple[str, bool]]
+    """Text, and whether the column holds numbers."""
+    rows: list[list[Cell]]
+    grey: list[bool]
+    """Of each row: whether it says nothing that pixels could not."""
+    total: int
+    """Rows that there are; more than `rows` when the page shows only the first."""
+
+
+def in_order(values: Iterable[Any], first: Sequence[str] = ()) -> list[str]:
+    """Return the distinct values, those of `first` before the others, which keep their order."""
+    there = list(dict.fromkeys(str(value) for value in values))
+    return [v for v in first if v in there] + [v for v in there if v not in first]
+
+
+def representatives(evidence: Evidence) -> pd.DataFrame:
+    """Return one row of `methods` per method, best first."""
+    methods = evidence.methods
+    if methods.empty:
+        return pd.DataFrame({"method": [], "trial_id": [], "among_best": []})
+    chosen = methods[methods["representative"].astype(bool)]
+    return chosen.drop_duplicates("method").reset_index(drop=True)
+
+
+def letters(methods: pd.DataFrame) -> dict[str, str]:
+    """Return a short mark of each method: A, B, ..., Z, AA."""
+    marks = {}
+    for number, name in enumerate(methods["method"]):
+        text, rest = "", number + 1
+        while rest:
+            rest, digit = divmod(rest - 1, 26)
+            text = chr(65 + digit) + text
+        marks[str(name)] = text
+    return marks
+
+
+def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
+    """Return, of each task, architecture and encoder, the finished trial best on validation."""
+    done = board[board["status"] == "done"]
+    done = done.sort_values("val_dataset_iou", ascending=False, kind="stable")
+    keys = done[["task", "architecture", "encoder"]].fillna("")
+    return done[~keys.duplicated()]
+
+
+def table1(evidence: Evidence) -> pd.DataFrame:
+    """Return the paper's Table 1 of our trials, the paper's numbers beside ours.
+
+    The loss is the training loss of the epoch whose weights were kept. One row per task,
+    architecture and encoder: the trial best on validation. Numbers are rounded as printed.
+    """
+    if evidence.leaderboard.empty:
+        return pd.DataFrame()
+    rows = []
+    for trial in chosen_trials(evidence.leaderboard).to_dict("records"):
+        encoder = trial["encoder"] if isinstance(trial["encoder"], str) else ""
+        printed = PAPER.get(trial["architecture"])
+        same = printed if encoder == "resnet152" and trial["task"] == "semantic2" else None
+        rows.append(
+            {
+                "model": f"{trial['architecture']} ({encoder})"
+                if encoder
+                else trial["architecture"],
+                "task": trial["task"],
+                "seed": trial["seed"],
+                "parameters_m": _rounded(trial["parameters_m"], 1),
+                "training_time": minutes(trial["train_seconds"]),
+                "loss": _rounded(_kept_loss(evidence.history, trial), 4),
+                "test_dataset_iou_percent": _rounded(100 * trial["test_dataset_iou"], 2),
+                "paper_parameters_m": same[0] if same else None,
+                "paper_training_time": same[1] if same else None,
+                "paper_loss": same[2] if same else None,
+                "paper_iou_percent": same[3] if same else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _kept_loss(history: pd.DataFrame, trial: Mapping[Any, Any]) -> float:
+    """Return the training loss at the epoch whose weights were kept, NaN when not known."""
+    if history.empty or "train_loss" not in history:
+        return math.nan
+    lines = history[history["trial_id"] == trial["trial_id"]]
+    lines = lines[lines["epoch"] == trial["best_epoch"]]
+    return float(lines["train_loss"].iloc[-1]) if len(lines) else math.nan
+
+
+def _rounded(value: Any, digits: int) -> float:
+    return math.nan if value is None else round(float(value), digits)
+
+
+def minutes(seconds: Any) -> str | None:
+    """Return a duration as the paper prints it, mm:ss.
+
+    >>> minutes(1301.4)
+    '21:41'
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    whole = round(seconds)
+    return f"{whole // 60:02d}:{whole % 60:02d}"
+
+
+def feature_column(evidence: Evidence, feature: str) -> tuple[str, str]:
+    """Return the column that a feature is shown in, and its unit ('' for a pure number)."""
+    if feature not in UNITS:
+        return feature, ""
+    physical = f"{feature}_{UNITS[feature]}"
+    if evidence.settings.get("pixel_size_um") and physical in evidence.objects:
+        return physical, "µm²" if feature == "area" else "µm"
+    return feature, "px²" if feature == "area" else "px"
+
+
+def relative_bias(evidence: Evidence) -> pd.DataFrame:
+    """Return method, feature, n, units, value, low, high: bias over the truth's mean."""
+    if evidence.agreement.empty:
+        return pd.DataFrame()
+    names = {"relative_bias": "value", "relative_low": "low", "relative_high": "high"}
+    table = evidence.agreement.rename(columns=names)
+    return table[["method", "feature", "n", "units", *names.values()]].dropna(subset=["value"])
+
+
+def disc_noise(evidence: Evidence, feature: str) -> float | None:
+    """Return the relative error that pixels alone cause in a feature of cells of these sizes."""
+    noise = evidence.noise
+    if noise.empty or feature not in set(noise["feature"]):
+        return None
+    discs = noise[(noise["feature"] == feature) & (noise["shape"] == "disc")]
+    return float(discs["relative_bias"].abs().max())
+
+
+def number(value: float, column: str = "") -> str:
+    """Write a number with the digits a reader can use.
+
+    >>> [number(v) for v in (0.912345, 1234567.0, 12.0, 0.00001234, float("nan"))]
+    ['0.912', '1,234,567', '12', '1.23e-05', '']
+    """
+    if not math.isfinite(value):
+        return ""
+    if column.startswith("p_"):
+        return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    size = abs(value)
+    if size < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3}f}"
+
+
+def make_table(
+    name: str, caption: str, frame: pd.DataFrame, *, grey: str = "", most: int = 2000
+) -> Table:
+    """Turn a data frame into what the page shows.
+
+    Parameters
+    ----------
+    name, caption : str
+        The element's id, and what the table is.
+    frame : DataFrame
+        Its columns are shown in their order; those without any value are left out.
+    grey : str, optional
+        A column of booleans: rows where it is true are greyed.
+    most : int
+        Rows on the page at most; the files beside the page hold them all.
+    """
+    greyed = frame[grey].fillna(False).astype(bool).tolist() if grey in frame else []
+    frame = frame.loc[:, [c for c in frame if not _empty(frame[c])]]
+    shown = frame.head(most)
+    numeric = {
+        c: pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])
+        for c in frame
+    }
+    columns = [[_cell(v, str(c), numeric[c]) for v in shown[c].tolist()] for c in shown]
+    rows = [list(row) for row in zip(*columns)]
+    titles = [(HEADINGS.get(str(c), str(c).replace("_", " ")), numeric[c]) for c in frame]
+    return Table(name, caption, titles, rows, greyed[:most] or [False] * len(rows), len(frame))
+
+
+def _empty(values: pd.Series) -> bool:
+    return bool(values.isna().all() or (values.astype(str) == "").all())
+
+
+def _cell(value: Any, column: str, numeric: bool) -> Cell:
+    """Write one value; what is missing sorts last, as the page's script knows from ''."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
+        return Cell("", "", numeric)
+    if isinstance(value, bool | np.bool_):
+        return Cell("yes" if value else "no", int(value))
+    if numeric:
+        plain = column in ("seed", "learning_rate", "epoch")
+        text = f"{value:g}" if plain else number(float(value), column)
+        text = f"{value:.{DIGITS[column]}f}" if column in DIGITS else text
+        return Cell(text, float(value), True)
+    if ":" in str(value) and str(value).replace(":", "").isdigit():  # mm:ss
+        whole, _, rest = str(value).partition(":")
+        return Cell(str(value), 60 * int(whole) + int(rest), True)
+    return Cell(str(value), str(value))
+
+
+def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return scores with one column per metric: one row per trial, split and parameters."""
+    if scores.empty:
+        return scores
+    keys = ["method", "trial_id", "split", "parameters"]
+    counts = ["images", "true_objects", "predicted_objects"]
+    wide = scores.pivot_table(index=keys, columns="metric", values="value", sort=False)
+    metrics = list(dict.fromkeys(scores["metric"]))
+    wide = wide[[m for m in metrics if m in wide]]
+    few = scores.drop_duplicates(keys).set_index(keys)[counts]
+    return wide.join(few).reset_index()
+
+
+def measured_split(evidence: Evidence) -> str:
+    """Return the split whose images are reported: 'test', unless other images were given."""
+    splits = [] if evidence.scores.empty else evidence.scores["split"].unique().tolist()
+    return next((str(split) for split in splits if split != "val"), "test")
+
+
+def measured_scores(
+    evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
+) -> pd.DataFrame:
+    """Return the scores of the reported images, of all seeds; column `own` marks the
+    representative seed.
+    """
+    table = evidence.scores
+    if table.empty:
+        return table
+    chosen = representatives(evidence)
+    keys = set(zip(chosen["method"], chosen["trial_id"]))
+    table = table[
+        (table["split"] == measured_split(evidence))
+        & table["metric"].isin(metrics)
+        & table["parameters"].isin(parameters)
+        & table["value"].notna()
+    ]
+    return table.assign(own=[key in keys for key in zip(table["method"], table["trial_id"])])
+
+
+def ranking(evidence: Evidence) -> pd.DataFrame:
+    """Return one row per method, best first: standing on validation, scores on test."""
+    methods = representatives(evidence)
+    if methods.empty:
+        return pd.DataFrame()
+    scores = measured_scores(evidence, ("ap_mean", "iou"))
+    rows = []
+    for mark, method in zip(letters(methods).values(), methods.to_dict("records")):
+        standing = (method["val_score"], method["val_low"], method["val_high"])
+        row = {"mark": mark, "method": method["method"], "among_best": bool(method["among_best"])}
+        row |= {"val_ap": with_interval(standing)}
+        for name, metric in (("test_ap", "ap_mean"), ("test_iou", "iou")):
+            row[name] = "not known"
+            if not scores.empty:
+                own = scores[scores["own"] & (scores["metric"] == metric)]
+                for found in own[own["method"] == method["method"]].to_dict("records")[:1]:
+                    row[name] = with_interval((found["value"], found["low"], found["high"]))
+        row["seeds"] = int((evidence.methods["method"] == method["method"]).sum())
+        rows.append(row | {"command": method["command"]})
+    return pd.DataFrame(rows)
+
+
+def with_interval(value: tuple[float, float, float], digits: int = 3) -> str:
+    """Write a value with its interval.
+
+    >>> with_interval((0.81234, 0.78, 0.84))
+    '0.812 (0.780 to 0.840)'
+    >>> with_interval((0.81234, float("nan"), float("nan")))
+    '0.812'
+    """
+    best, low, high = (f"{v:.{digits}f}" for v in value)
+    return best if math.isnan(value[1]) else f"{best} ({low} to {high})"
+
+
+def make_tables(evidence: Evidence) -> list[Table]:
+    """Return the tables of the page, those that answer first."""
+    board, statistics = evidence.leaderboard, evidence.statistics
+    kept = [c for c in board if c not in ("wandb_id", "augmentation", "loss", "batch_size")]
+    if not statistics.empty:
+        order = ["p_unit_holm", "p_mann_whitney_holm"]
+        statistics = statistics.sort_values(["below_noise", *order], kind="stable")
+        first = ["comparison", "method", "feature", "a", "b", "difference", *order]
+        statistics = statistics[[*first, *(c for c in statistics if c not in first)]]
+    ranked = (
+        "Methods, best first. Mean AP over IoU 0.5 to 0.9 and IoU of pixels, calibrated, with 95 % "
+        f"intervals over independent {evidence.settings.get('unit', 'image')}s. Test columns: the "
+        f"{measured_split(evidence)} images."
+    )
+    paper = (
+        "Table 1 of the paper, ours and theirs (theirs where the encoder is ResNet-152 with two "
+        "classes). Training time is mm:ss; loss is the training loss at the kept epoch."
+    )
+    differences = (
+        "Differences in cell features, a minus b, in pixels. Grey: no larger than what pixels "
+        "alone produce. Believe p at the unit level; Mann-Whitney over single cells, as in the "
+        "paper, takes cells of one image for independent."
+    )
+    agreed = "Agreement with the ground truth: cells found by both, in pixels."
+    tables = [
+        make_table("ranking", ranked, ranking(evidence)),
+        make_table("table1", paper, table1(evidence)),
+        make_table("statistics", differences, statistics, grey="below_noise"),
+        make_table("agreement", agreed, evidence.agreement),
+        make_table("scores", "All scores, all seeds.", wide_scores(evidence.scores)),
+        make_table("leaderboard", "All trials, best on validation first.", board[kept]),
+        make_table("candidates", "Candidates over their seeds.", evidence.candidates),
+        make_table("noise", "Noise floor: what pixels alone do to each feature.", evidence.noise),
+        make_table("methods", "Trials analysed.", evidence.methods),
+    ]
+    return [table for table in tables if table.total]

@@ -1,0 +1,174 @@
+"""Inference from independent units: permutations of units, bootstraps over them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import stats
+
+FEWEST_UNITS = 6
+"""With fewer, not even a perfect separation of paired units reaches p = 0.05 (2 / 2**5)."""
+LEVEL = 0.95
+Array = NDArray[np.float64]
+
+
+def signs_p(differences: Array, resamples: int, rng: np.random.Generator) -> float:
+    """Test whether paired units differ, by swapping the two labels within units.
+
+    Parameters
+    ----------
+    differences : (units,) array
+        Of each unit: mean of a minus mean of b.
+    resamples : int
+        Random swaps; all 2**units are made where they are no more.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    float
+        Two-sided p of the studentised mean; 1 where all differences are 0.
+    """
+    if not differences.any():
+        return 1.0
+    return float(
+        stats.permutation_test(
+            (differences,), _abs_t, permutation_type="samples", vectorized=True,
+            n_resamples=resamples, alternative="greater", rng=rng,
+        ).pvalue
+    )  # fmt: skip
+
+
+def units_p(a: Array, b: Array, resamples: int, rng: np.random.Generator) -> float:
+    """Test whether two sets of units differ, by permuting which units belong to which.
+
+    Parameters
+    ----------
+    a, b : (units,) array
+        The units' means.
+    resamples : int
+        Random permutations; all are made where they are no more.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    float
+        Two-sided p of Welch's statistic, which keeps the level where the variances differ
+        (Janssen 1997; Chung and Romano 2013); 1 where all units are equal.
+    """
+    if np.ptp(np.concatenate([a, b])) == 0:
+        return 1.0
+    return float(
+        stats.permutation_test(
+            (a, b), _abs_welch, permutation_type="independent", vectorized=True,
+            n_resamples=resamples, alternative="greater", rng=rng,
+        ).pvalue
+    )  # fmt: skip
+
+
+def least_p(units_a: int, units_b: int, paired: bool, resamples: int) -> float:
+    """Return the smallest p that a test can give with so many units."""
+    distinct = 2**units_a if paired else math.comb(units_a + units_b, units_a)
+    mirrored = 2 if paired or units_a == units_b else 1
+    return max(mirrored / distinct, 1 / (resamples + 1) if distinct > resamples else 0.0)
+
+
+def _abs_t(differences: Array, axis: int = -1) -> Array:
+    mean, error = differences.mean(axis), differences.std(axis, ddof=1)
+    return _ratio(np.abs(mean), error)
+
+
+def _abs_welch(a: Array, b: Array, axis: int = -1) -> Array:
+    difference = np.abs(a.mean(axis) - b.mean(axis))
+    variance = a.var(axis, ddof=1) / a.shape[axis] + b.var(axis, ddof=1) / b.shape[axis]
+    return _ratio(difference, np.sqrt(variance))
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    # units that do not vary at all are infinitely far apart, or equal; the tolerance keeps
+    # rounding from making huge statistics of equal ones
+    tiny = below <= 1e-12 * np.maximum(above, 1e-300)
+    return np.where(tiny, np.where(above > 0, 1e300, 0.0), above / np.where(tiny, 1.0, below))
+
+
+def unit_draws(units: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return how often each unit is drawn in each bootstrap resample: (resamples, units)."""
+    return rng.multinomial(units, np.full(units, 1 / units), size=resamples)
+
+
+def percentiles(values: Array) -> tuple[float, float]:
+    """Return the 95 % percentile interval of bootstrap values; NaN where there are none."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return math.nan, math.nan
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(known, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def ratio_of_sums(draws: NDArray[np.int64], sums: Array, counts: Array) -> Array:
+    """Return the mean over cells in each resample; NaN where no cell was drawn."""
+    below = draws @ counts
+    return np.divide(draws @ sums, below, out=np.full(len(draws), np.nan), where=below > 0)
+
+
+def cliffs_deltas(
+    values_a: Array,
+    values_b: Array,
+    unit_a: NDArray[np.int64],
+    unit_b: NDArray[np.int64],
+    draws_a: NDArray[np.int64],
+    draws_b: NDArray[np.int64],
+) -> Array:
+    """Return Cliff's delta in each resample.
+
+    Parameters
+    ----------
+    values_a, values_b : (n,), (m,) array
+    unit_a, unit_b : (n,), (m,) int array
+        Each value's unit: a column of the draws.
+    draws_a, draws_b : (resamples, units) int array
+        How often each unit of a and of b counts. The same array for paired units.
+
+    Returns
+    -------
+    (resamples,) array
+        P(a > b) - P(a < b), from -1 to 1; NaN where either side has no value.
+    """
+    values = np.concatenate([values_a, values_b])
+    side = np.repeat([0, 1], [len(values_a), len(values_b)])
+    unit = np.concatenate([unit_a, unit_b])
+    order = np.argsort(values, kind="stable")
+    return np.asarray(_deltas(values[order], side[order], unit[order], draws_a, draws_b))
+
+
+@njit(cache=True)
+def _deltas(
+    values: Array,
+    side: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    draws_a: NDArray[np.int64],
+    draws_b: NDArray[np.int64],
+) -> Array:
+    result = np.full(len(draws_a), np.nan)
+    n = len(values)
+    for r in range(len(draws_a)):
+        above, total_a, total_b, i = 0.0, 0.0, 0.0, 0
+        while i < n:  # one group of equal values after the other
+            a, b = 0.0, 0.0
+            j = i
+            while j < n and values[j] == values[i]:
+                if side[j] == 0:
+                    a += draws_a[r, unit[j]]
+                else:
+                    b += draws_b[r, unit[j]]
+                j += 1
+            above += a * total_b - b * total_a
+            total_a += a
+            total_b += b
+            i = j
+        if total_a > 0 and total_b > 0:
+            result[r] = above / (total_a * total_b)
+    return result

@@ -1,0 +1,162 @@
+"""Analyse a finished or half-finished sweep: ``python -m analysis.run OUT [--top K] ...``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from analysis.rundir import AnalysisError, open_data, read_run
+from trainables.data import DataError
+from trainables.errors import CheckpointError
+
+DONE, REFUSED, INTERRUPTED = 0, 2, 130
+CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Say what is wrong in one line, without the usage."""
+        self.exit(REFUSED, f"error: {message}\n")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m analysis.run",
+        description="From a sweep's checkpoints to single cells, their measures, and a report.",
+    )
+    add = parser.add_argument
+    add("out", metavar="OUT", type=Path, help="folder of a sweep, such as runs/demo")
+    add(
+        "--top",
+        type=_positive,
+        default=3,
+        metavar="K",
+        help="analyse the best K candidates, and the best of every way of making instances (3)",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="where the sweep's data lie now, or other images to measure instead of its test split",
+    )
+    add(
+        "--convention",
+        choices=CONVENTIONS,
+        default="trackmate",
+        help="who measures: as TrackMate, ImageJ or scikit-image would (trackmate)",
+    )
+    add(
+        "--unit",
+        choices=("group", "image", "track"),
+        default="group",
+        help="what is independent of each other, for tests and intervals (group)",
+    )
+    add("--flips", action="store_true", help="average predictions over mirror images (slower)")
+    add(
+        "--budget",
+        type=_positive,
+        default=60,
+        metavar="N",
+        help="sets of parameters to try when calibrating each method (60)",
+    )
+    add(
+        "--resamples",
+        type=_positive,
+        default=2000,
+        metavar="N",
+        help="bootstrap resamples and permutations (2000)",
+    )
+    add("--seed", type=int, default=0, help="of everything that is drawn (0)")
+    return parser  # fmt: skip
+
+
+def analyse(arguments: argparse.Namespace, command: str) -> int:
+    """Write the report of a run; return the exit code."""
+    out = arguments.out.absolute()
+    run = read_run(out)
+    dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
+    console = Console(soft_wrap=True)
+    console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
+    began = time.monotonic()
+    # slow imports, after everything that can be refused
+    from analysis.report import write_report
+    from analysis.study import Settings, gather, write_tables
+
+    settings = Settings(
+        top=arguments.top, convention=arguments.convention, unit=arguments.unit,
+        flips=arguments.flips, budget=arguments.budget, resamples=arguments.resamples,
+        seed=arguments.seed,
+    )  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+
+        def task(description: str, steps: int) -> Callable[[], None]:
+            number = bar.add_task(description, total=steps)
+            return lambda: bar.advance(number)
+
+        evidence = gather(run, dataset, other, settings, task=task, command=command)
+    report = out / "report"
+    write_tables(evidence, report)
+    page = write_report(evidence, report)
+    _say(console, evidence)
+    console.print(f"report: {page}")
+    console.print(f"this took {time.monotonic() - began:.0f} s")
+    return DONE
+
+
+def _say(console: Console, evidence: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title="mean average precision over IoU 0.5 to 0.9, validation", title_style="")
+    for name in ("method", "score", "95 % interval", "cannot be told from the best"):
+        table.add_column(name)
+    for row in evidence.methods[evidence.methods["representative"]].to_dict("records"):
+        known = row["val_low"] == row["val_low"]
+        span = f"{row['val_low']:.3f} to {row['val_high']:.3f}" if known else "too few units"
+        table.add_row(
+            row["method"], f"{row['val_score']:.3f}", span, "yes" if row["among_best"] else ""
+        )
+    console.print(table)
+    for line in evidence.missing:
+        console.print(f"note: {line}", markup=False)
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return analyse(arguments, shlex.join(["python", "-m", "analysis.run", *words]))
+    except (AnalysisError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on (calibrations are kept)", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""How well predicted instances agree with true ones: per object, per image, pooled, with intervals.
+
+Matching, precision, recall, F1, average precision TP / (TP + FP + FN) and panoptic quality are
+stardist's (`stardist.matching`). Pooled scores are ratios of sums over images, so that every object
+counts alike; intervals come from resampling independent units (images, fields), not objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from stardist.matching import label_overlap, matching
+
+from analysis.evidence import IOUS
+from analysis.resampling import FEWEST_UNITS
+
+_T = tuple(f"{round(100 * t)}" for t in IOUS)
+METRICS = (
+    "precision_50", "recall_50", "f1_50", *(f"ap_{t}" for t in _T), "ap_mean", "pq", "seg",
+    "hausdorff_mean", "hausdorff_95", "iou",
+)  # fmt: skip
+"""precision_50, recall_50, f1_50: at IoU 0.5. ap_50 ... ap_90, and their mean. pq: panoptic
+quality (Kirillov et al. 2019) at 0.5. seg: the Cell Tracking Challenge's (Maska et al. 2014).
+hausdorff_mean, hausdorff_95: distance between the outlines of matched objects, in pixels. iou: of
+the foreground."""
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What one image adds to the pooled scores: a numerator and a denominator of each metric."""
+
+    above: NDArray[np.float64]
+    """(metrics - 1,), in the order of `METRICS` without ap_mean."""
+    below: NDArray[np.float64]
+    true_objects: int
+    predicted_objects: int
+
+
+@dataclass(frozen=True)
+class Matching:
+    """True and predicted instances paired in one image."""
+
+    true: NDArray[np.int64]
+    """(n,) labels of the matched true instances."""
+    pred: NDArray[np.int64]
+    """(n,) labels of their predicted instances."""
+    iou: NDArray[np.float64]
+    """(n,) IoU of each pair."""
+
+
+_NAMES = tuple(name for name in METRICS if name != "ap_mean")
+
+
+def numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.integer]]:
+    """Number a label image's instances 1..n: stardist's tables are as long as the largest label.
+
+    Returns
+    -------
+    small : (H, W) int32 array
+    values : (n + 1,) array
+        ``values[k]`` is the label that became k; the first is 0.
+    """
+    values, index = np.unique(labels, return_inverse=True)
+    if not values.size or values[0] != 0:
+        values, index = np.concatenate([[0], values]), index + 1
+    return index.reshape(labels.shape).astype(np.int32), values
+
+
+def match(
+    true: NDArray[np.integer], pred: NDArray[np.integer], *, threshold: float = 0.5
+) -> Matching:
+    """Pair true and predicted instances whose IoU is at least `threshold`, one to one.
+
+    Parameters
+    ----------
+    true, pred : (H, W) integer arrays
+        Label images.
+    threshold : float
+
+    Returns
+    -------
+    Matching
+
+    Raises
+    ------
+    ValueError
+        When shapes differ.
+    """
+    if true.shape != pred.shape:
+        raise ValueError(f"true labels have shape {true.shape}, predicted ones {pred.shape}")
+    (a, names_a), (b, names_b) = numbered(true), numbered(pred)
+    return _match(a, b, names_a, names_b, threshold)
+
+
+def _match(
+    a: NDArray[np.int32], b: NDArray[np.int32], names_a: NDArray, names_b: NDArray, threshold: float
+) -> Matching:
+    found = matching(a, b, thresh=threshold, report_matches=True)
+    ok = np.asarray(found.matched_scores, float) >= threshold
+    pairs = np.asarray(found.matched_pairs, np.int64).reshape(-1, 2)[ok]
+    iou = np.asarray(found.matched_scores, float)[ok]
+    return Matching(names_a[pairs[:, 0]], names_b[pairs[:, 1]], iou)
+
+
+def image_scores(
+    true: NDArray[np.integer], pred: NDArray[np.integer], *, boundaries: bool = True
+) -> ImageScores:
+    """Score one image.
+
+    Parameters
+    ----------
+    true, pred : (H, W) integer arrays
+        Label images.
+    boundaries : bool
+        Whether to measure distances between outlines (most of the time).
+
+    Returns
+    -------
+    ImageScores
+    """
+    if true.shape != pred.shape:
+        raise ValueError(f"true labels have shape {true.shape}, predicted ones {pred.shape}")
+    a, b = numbered(true)[0], numbered(pred)[0]
+    results = matching(a, b, thresh=list(IOUS))
+    half = results[0]
+    values: dict[str, tuple[float, float]] = {
+        "precision_50": (half.tp, half.tp + half.fp),
+        "recall_50": (half.tp, half.tp + half.fn),
+        "f1_50": (2 * half.tp, 2 * half.tp + half.fp + half.fn),
+    }
+    for name, result in zip(_T, results):
+        values[f"ap_{name}"] = (float(result.tp), float(result.tp + result.fp + result.fn))
+    # stardist's panoptic quality is the mean IoU of true positives times F1
+    values["pq"] = (half.panoptic_quality * (half.tp + half.fp / 2 + half.fn / 2),
+                    half.tp + half.fp / 2 + half.fn / 2)  # fmt: skip
+    values["seg"] = (_seg(a, b), half.n_true)
+    pairs = _match(a, b, np.arange(a.max() + 1), np.arange(b.max() + 1), 0.5)
+    distances = _outline_distances(a, b, pairs) if boundaries else np.zeros((0, 2))
+    values["hausdorff_mean"] = (distances[:, 0].sum(), len(distances))
+    values["hausdorff_95"] = (distances[:, 1].sum(), len(distances))
+    shared, either = np.count_nonzero((a > 0) & (b > 0)), np.count_nonzero((a > 0) | (b > 0))
+    values["iou"] = (float(shared), float(either))
+    table = np.array([values[name] for name in _NAMES], float)
+    return ImageScores(table[:, 0], table[:, 1], int(half.n_true), int(half.n_pred))
+
+
+def _seg(a: NDArray[np.int32], b: NDArray[np.int32]) -> float:
+    """Return the sum over true instances of the IoU with the one that covers more than half."""
+    overlap = label_overlap(a, b).astype(float)
+    area_a, area_b = overlap.sum(1), overlap.sum(0)
+    inside = overlap[1:, 1:]
+    if not inside.size:
+        return 0.0
+    best = inside.argmax(1)
+    shared = inside[np.arange(len(inside)), best]
+    union = area_a[1:] + area_b[1:][best] - shared
+    return float(np.where(shared > 0.5 * area_a[1:], shared / union, 0.0).sum())
+
+
+def _outline_distances(
+    a: NDArray[np.int32], b: NDArray[np.int32], pairs: Matching
+) -> NDArray[np.float64]:
+    """Return mean and 95th percentile of the distances between the outlines of each pair.
+
+    Distances are taken from every outline pixel of either to the nearest one of the other.
+    """
+    boxes_a, boxes_b = ndimage.find_objects(a), ndimage.find_objects(b)
+    rows = []
+    for i, j in zip(pairs.true, pairs.pred):
+        box = tuple(
+            slice(min(u.start, v.start), max(u.stop, v.stop))
+            for u, v in zip(boxes_a[i - 1], boxes_b[j - 1])
+        )
+        one, other = _outline(a[box] == i), _outline(b[box] == j)
+        there = ndimage.distance_transform_edt(~other)[one]
+        back = ndimage.distance_transform_edt(~one)[other]
+        both = np.concatenate([there, back])
+        rows.append(((there.mean() + back.mean()) / 2, np.percentile(both, 95)))
+    return np.array(rows, float).reshape(-1, 2)
+
+
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def pooled(
+    images: Sequence[ImageScores], weights: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
+    """Pool the scores of images.
+
+    Parameters
+    ----------
+    images : sequence of ImageScores
+    weights : (..., images) array, optional
+        How often each image counts; None: once.
+
+    Returns
+    -------
+    (..., metrics) array
+        In the order of `METRICS`; NaN where nothing was to be found and nothing was.
+    """
+    weights = np.ones(len(images)) if weights is None else np.asarray(weights, float)
+    above = weights @ np.stack([one.above for one in images])
+    below = weights @ np.stack([one.below for one in images])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(below > 0, above / below, np.nan)
+    first, last = _NAMES.index(f"ap_{_T[0]}"), _NAMES.index(f"ap_{_T[-1]}") + 1
+    mean = ratio[..., first:last].mean(-1, keepdims=True)
+    return np.concatenate([ratio[..., :last], mean, ratio[..., last:]], axis=-1)
+
+
+def unit_weights(units: Sequence[str], resamples: int, seed: int = 0) -> NDArray[np.float64] | None:
+    """Draw bootstrap resamples of independent units.
+
+    Parameters
+    ----------
+    units : sequence of str
+        The unit of each image.
+    resamples, seed : int
+
+    Returns
+    -------
+    (resamples, images) array or None
+        How often each image counts; None with fewer than `FEWEST_UNITS` units.
+    """
+    names, index = np.unique(np.asarray(units, str), return_inverse=True)
+    if len(names) < FEWEST_UNITS:
+        return None
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    return counts[:, index].astype(float)
+
+
+def intervals(
+    images: Sequence[ImageScores], weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the 95 % percentile interval of each metric: two (metrics,) arrays, NaN if unknown."""
+    if weights is None:
+        nothing = np.full(len(METRICS), np.nan)
+        return nothing, nothing
+    values = pooled(images, weights)
+    known = ~np.isnan(values).all(0)
+    low, high = np.full((2, len(METRICS)), np.nan)
+    low[known], high[known] = np.nanpercentile(values[:, known], [2.5, 97.5], axis=0)
+    return low, high

@@ -1,0 +1,190 @@
+"""A winner as a function: ``segment(array) -> label image``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.calibration import read_calibration
+from analysis.methods import GIVEN_BACK, default_parameters, make_instances, way_of
+from analysis.prediction import OVERLAP, MapPredictor, predict_maps
+from analysis.rundir import AnalysisError, candidates, read_run
+from trainables.checkpoint import load
+from trainables.manifest import MANIFEST, read_manifest
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A checkpoint and how its maps become instances."""
+
+    checkpoint: Path
+    parameters: dict[str, float]
+    calibrated: bool
+    give_back_gap: bool
+    pixel_size_um: float | None
+    """Of the images it was trained on."""
+    why: str
+
+
+def choose_model(model: Path) -> Choice:
+    """Find the checkpoint that a user means.
+
+    Parameters
+    ----------
+    model : Path
+        A checkpoint's folder or its ``checkpoint.json``; or the folder of a sweep, of which the
+        report's best method is taken, without a report the best trial by validation IoU.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    AnalysisError, trainables.errors.CheckpointError
+        When there is none.
+    """
+    folder = model.parent if model.name == MANIFEST else model
+    if (folder / MANIFEST).is_file():
+        return _choice(folder.absolute(), None, f"checkpoint {folder.name}")
+    if not (folder / "plan.json").is_file():
+        raise AnalysisError(
+            f"{model} is neither a checkpoint (it has no {MANIFEST}) nor the folder of a sweep"
+        )
+    run = read_run(folder.absolute())
+    try:
+        methods = pd.read_csv(folder / "report" / "methods.csv")
+        best = methods[methods["representative"].astype(bool)].iloc[0]
+        checkpoint = run.checkpoint(str(best["trial_id"]))
+        if (checkpoint / MANIFEST).is_file():
+            given = bool(best["way"] == GIVEN_BACK)
+            return _choice(checkpoint, given, f"{best['method']}, the best method of the report")
+    except (OSError, KeyError, IndexError, ValueError):
+        pass  # no report yet
+    best_candidate = candidates(run)[0]
+    why = f"{best_candidate.name}, the best by validation IoU ({folder.name} has no report yet)"
+    return _choice(run.checkpoint(best_candidate.trials[0]), None, why)
+
+
+def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
+    from trainables.config import TrialConfig
+
+    manifest = read_manifest(checkpoint)
+    config = TrialConfig.model_validate(manifest["config"])
+    stored = read_calibration(checkpoint)
+    if stored is not None and stored["weights"] != manifest["weights"]["sha256"]:
+        stored = None  # of other weights
+    parameters = stored["calibrated"] if stored else default_parameters(config, manifest)
+    if give_back_gap is None:  # areas without the bias of a line that only separates
+        give_back_gap = config.task == "semantic2"
+    size = (manifest.get("data") or {}).get("pixel_size_um")
+    return Choice(checkpoint, dict(parameters), stored is not None, give_back_gap, size, why)
+
+
+class Segmenter:
+    """A trained network with its way of making instances.
+
+    Parameters
+    ----------
+    model : path
+        As for `choose_model`.
+    tile, overlap, flips
+        As for `analysis.prediction.predict_maps`.
+    device : str
+        ``auto``: a GPU where there is one.
+
+    Examples
+    --------
+    >>> with Segmenter("runs/demo") as segment:  # doctest: +SKIP
+    ...     labels = segment(image)
+    """
+
+    def __init__(
+        self,
+        model: Path | str,
+        *,
+        tile: int | Literal["auto", "whole"] = "auto",
+        overlap: int = OVERLAP,
+        flips: bool = False,
+        device: str = "auto",
+    ) -> None:
+        import torch
+
+        self.choice = choose_model(Path(model))
+        self.tile, self.overlap, self.flips = tile, overlap, flips
+        predictor = load(self.choice.checkpoint)
+        if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+            predictor.to("cuda")
+        self.predictor: MapPredictor = predictor
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.int32]:
+        """Segment one image.
+
+        Parameters
+        ----------
+        image : (H, W) array
+            Raw intensities of any integer or float type.
+
+        Returns
+        -------
+        (H, W) int32 array
+            Label image: 0 is background, cells are numbered from 1.
+        """
+        maps = predict_maps(
+            self.predictor, image, tile=self.tile, overlap=self.overlap, flips=self.flips
+        )
+        return make_instances(
+            self.predictor.config, maps, self.choice.parameters, (image.shape[0], image.shape[1]),
+            give_back_gap=self.choice.give_back_gap,
+        )  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that determines the result, for the record."""
+        manifest = json.loads((self.choice.checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        return {
+            "checkpoint": str(self.choice.checkpoint),
+            "weights": manifest["weights"]["sha256"],
+            "way": way_of(self.predictor.config),
+            "parameters": self.choice.parameters,
+            "calibrated": self.choice.calibrated,
+            "give_back_gap": self.choice.give_back_gap,
+            "tile": self.tile,
+            "overlap": self.overlap,
+            "flips": self.flips,
+        }
+
+    def close(self) -> None:
+        """End the process of stardist's own model, if there is one."""
+        if hasattr(self.predictor, "close"):
+            self.predictor.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def segment(image: NDArray[Any], model: Path | str) -> NDArray[np.int32]:
+    """Segment one image; for many, keep a `Segmenter`.
+
+    Parameters
+    ----------
+    image : (H, W) array
+        Raw intensities.
+    model : path
+        A checkpoint, or the folder of a sweep.
+
+    Returns
+    -------
+    (H, W) int32 array
+        Label image.
+    """
+    with Segmenter(model) as one:
+        return one(image)

@@ -1,0 +1,174 @@
+"""Parameters are chosen on validation images, with one budget for all, and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from analysis.calibration import (
+    CALIBRATION,
+    calibrate,
+    calibrate_checkpoint,
+    calibration_images,
+    read_calibration,
+)
+from analysis.methods import RANGES, default_parameters, make_instances, way_of
+from trainables.config import TrialConfig
+from trainables.data import DataSet, index_dataset
+from trainables.labels import semantic3_target
+from trainables.starconvex import star_targets
+
+TWO = TrialConfig(architecture="Unet", encoder="resnet18")
+THREE = TrialConfig(architecture="Unet", encoder="resnet18", task="semantic3")
+STAR = TrialConfig(architecture="Unet", encoder="resnet18", task="stardist", grid=1)
+
+
+def cells(seed: int) -> NDArray[np.int32]:
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[:90, :120]
+    labels = np.zeros((90, 120), np.int32)
+    for number, (y, x) in enumerate([(20, 20), (20, 44), (60, 30), (60, 80), (25, 90)], 1):
+        labels[np.hypot(yy - y - rng.uniform(), xx - x - rng.uniform()) <= 12] = number
+    return labels
+
+
+def blurred(labels: NDArray[np.int32]) -> NDArray[np.float32]:
+    """A network that sees too much: half of the true probability, and speckles."""
+    rng = np.random.default_rng(int(labels.sum()))
+    probability = 0.6 * ndimage.gaussian_filter((labels > 0).astype(np.float32), 1.5)
+    probability += 0.35 * (rng.random(labels.shape) < 0.02)
+    return np.clip(probability, 0, 1)[None].astype(np.float32)
+
+
+def test_calibration_finds_what_the_defaults_miss() -> None:
+    known = [(blurred(cells(s)), cells(s)) for s in range(3)]
+    default = default_parameters(TWO, {})
+    best, score, before = calibrate(TWO, known, default, budget=30)
+    assert score > before + 0.1
+    assert best["threshold"] < 0.5
+    again = calibrate(TWO, known, default, budget=30)
+    assert again == (best, score, before), "the same seed gives the same parameters"
+
+
+def test_defaults_are_kept_where_nothing_is_better() -> None:
+    known = [((cells(0) > 0)[None].astype(np.float32), cells(0))]
+    default = {"threshold": 0.5, "seed_depth": 0.5, "min_size": 20, "smoothing": 0.0}
+    best, score, before = calibrate(TWO, known, default, budget=8)
+    assert best == default or score > before
+    one = calibrate(TWO, known, default, budget=1)
+    assert one == (default, before, before)
+
+
+@pytest.mark.parametrize("config", [TWO, THREE, STAR])
+def test_every_way_can_be_calibrated(config: TrialConfig) -> None:
+    labels = cells(1)
+    if config is THREE:
+        target = semantic3_target(labels)
+        maps = np.stack([target == c for c in range(3)]).astype(np.float32)
+    elif config is STAR:
+        maps = star_targets(labels, config.rays)
+    else:
+        maps = blurred(labels)
+    default = default_parameters(config, {})
+    best, score, _ = calibrate(config, [(maps, labels)], default, budget=10)
+    assert set(best) == set(default) == set(RANGES[config.task])
+    assert score > 0.6
+    assert make_instances(config, maps, best, labels.shape).max() == 5
+    assert way_of(config) in ("2-class + watershed", "3-class", "star-convex head")
+
+
+def test_stored_thresholds_are_a_star_convex_trials_defaults() -> None:
+    info = {"task": {"thresholds": {"prob": 0.35, "nms": 0.3}}}
+    found = default_parameters(STAR, info)
+    assert found["prob_threshold"] == 0.35
+    assert found["nms_threshold"] == 0.3
+
+
+def test_no_cells_cannot_be_calibrated_with() -> None:
+    nothing = np.zeros((20, 20), np.int32)
+    with pytest.raises(ValueError, match="no validation image holds a cell"):
+        calibrate(TWO, [(np.zeros((1, 20, 20), np.float32), nothing)], {}, budget=2)
+
+
+class Network:
+    """Knows the images of one data set by their first pixel."""
+
+    config = TWO
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.calls += 1
+        return normalized[None]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DataSet:
+    root = tmp_path / "data"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(6):
+        labels = cells(number)
+        image = (1000 + 20000 * blurred(labels)[0]).astype(np.uint16)
+        tifffile.imwrite(root / "images" / f"t{number}.tif", image)
+        tifffile.imwrite(root / "masks" / f"t{number}.tif", labels.astype(np.uint16))
+    split = {"train": ["t0", "t1"], "val": ["t2", "t3"], "test": ["t4", "t5"]}
+    (root / "dataset.yaml").write_text(yaml.safe_dump({"split": split}))
+    return index_dataset(root)
+
+
+INFO: dict[str, Any] = {"weights": {"sha256": "abc"}}
+
+
+def test_the_test_split_is_never_read(dataset: DataSet, tmp_path: Path) -> None:
+    for stem in (*dataset.split["test"], *dataset.split["train"]):
+        for name in ("images", "masks"):
+            (dataset.root / name / f"{stem}.tif").unlink()
+    found = calibrate_checkpoint(tmp_path, Network(), INFO, dataset, budget=4)
+    assert found.images == ["t2", "t3"]
+
+
+def test_a_calibration_is_stored_beside_the_weights_and_used_again(
+    dataset: DataSet, tmp_path: Path
+) -> None:
+    network = Network()
+    first = calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4)
+    content = json.loads((tmp_path / CALIBRATION).read_text())
+    assert content["calibrated"] == first.calibrated
+    assert content["budget"] == 4
+    assert content["data"] == dataset.fingerprint
+    calls = network.calls
+    assert calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4) == first
+    assert network.calls == calls
+    more = calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=6)
+    assert more.score >= first.score
+    other = {"weights": {"sha256": "def"}}
+    calls = network.calls
+    calibrate_checkpoint(tmp_path, network, other, dataset, budget=6)
+    assert network.calls > calls, "weights have changed"
+    (tmp_path / CALIBRATION).write_text("{broken")
+    assert read_calibration(tmp_path) is None
+    assert calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4) == first
+
+
+def test_many_validation_images_are_thinned_evenly(dataset: DataSet) -> None:
+    many = [f"v{k}" for k in range(101)]
+    item = dataset.subset("val")[0]
+    items = tuple(type(item)(stem, item.image, item.mask, stem) for stem in many)
+    large = DataSet(
+        root=dataset.root, items=items, split={"train": (), "val": tuple(many), "test": ()},
+        pixel_size_um=None, fingerprint="",
+    )  # fmt: skip
+    chosen = [i.stem for i in calibration_images(large)]
+    assert len(chosen) == 20
+    assert chosen[0] == "v0"
+    assert chosen[-1] == "v100"

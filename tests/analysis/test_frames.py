@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+from analysis.frames import InputError, list_frames
+
+
+def image(value: int = 7, shape: tuple[int, ...] = (20, 30), dtype: type = np.uint16) -> np.ndarray:
+    return np.full(shape, value, dtype)
+
+
+def test_a_folder_is_a_sequence_in_natural_order(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        tifffile.imwrite(tmp_path / f"t{number}.tif", image(number))
+    (tmp_path / "notes.txt").write_text("mine")
+    frames = list_frames([tmp_path])
+    assert [f.name for f in frames] == ["t1", "t2", "t10"]
+    assert [f.number for f in frames] == [0, 1, 2]
+    assert {f.sequence for f in frames} == {tmp_path.name}
+    assert frames[2].read()[0, 0] == 10
+    assert frames[0].shape == (20, 30)
+
+
+@pytest.mark.parametrize(("imagej", "compression"), [(True, None), (False, None), (False, "zlib")])
+def test_a_stack_is_read_one_page_at_a_time(
+    tmp_path: Path, imagej: bool, compression: str | None
+) -> None:
+    stack = np.arange(5 * 20 * 30, dtype=np.uint16).reshape(5, 20, 30)
+    path = tmp_path / "movie.tif"
+    tifffile.imwrite(path, stack, imagej=imagej, compression=compression)
+    frames = list_frames([path])
+    assert [f.name for f in frames] == [f"movie_t{k:04d}" for k in range(5)]
+    assert {f.sequence for f in frames} == {"movie"}
+    assert all(np.array_equal(f.read(), stack[k]) for k, f in enumerate(frames))
+
+
+def test_names_are_unique_in_a_request(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "t0.tif", image())
+    (tmp_path / "b" / "x.png").write_bytes(imagecodecs.png_encode(image(3, dtype=np.uint8)))
+    frames = list_frames([tmp_path / "a", tmp_path / "b"])
+    assert [(f.name, f.sequence) for f in frames] == [("t0", "a"), ("t0-2", "b"), ("x", "b")]
+
+
+def test_every_wrong_file_is_named_at_once(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "float.tif", image().astype(np.float32))
+    tifffile.imwrite(tmp_path / "rgb.tif", image(shape=(20, 30, 3)), photometric="rgb")
+    tifffile.imwrite(tmp_path / "five.tif", image(shape=(5, 5, 20, 30)))
+    (tmp_path / "broken.tif").write_bytes(b"II*\0oh no")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "word.docx").write_text("")
+    names = ["float.tif", "rgb.tif", "five.tif", "broken.tif", "empty", "word.docx", "gone.tif"]
+    with pytest.raises(InputError) as caught:
+        list_frames([tmp_path / name for name in names])
+    assert all(name in str(caught.value) for name in names)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no image"):
+        list_frames([])

@@ -1,0 +1,141 @@
+"""Whole images and tiles: a network of known reach stands in for a trained one."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from analysis.prediction import TILE, predict_maps, tiled
+from analysis.prediction import positions as tile_positions
+from trainables.config import TrialConfig
+from trainables.data import normalize
+from trainables.starconvex import star_targets
+
+
+class Blur:
+    """A network whose output depends on pixels up to 20 px away."""
+
+    def __init__(self, **config: Any) -> None:
+        fields = {"architecture": "Unet", "encoder": "resnet18", **config}
+        self.config = TrialConfig(**fields)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.shapes.append(normalized.shape)
+        return ndimage.gaussian_filter(normalized, 5, truncate=4)[None]
+
+
+def noise(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint16]:
+    rng = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(rng.normal(size=shape), 3)
+    return (1000 + 3000 * (smooth - smooth.min())).astype(np.uint16)
+
+
+@pytest.mark.parametrize("shape", [(904, 1224), (1280, 928), (100, 100), (64, 700), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_images_of_any_size_and_depth_are_predicted_whole(
+    shape: tuple[int, int], dtype: type
+) -> None:
+    network = Blur()
+    image = (noise(shape) // 64).astype(dtype)
+    maps = predict_maps(network, image)
+    assert maps.shape == (1, *shape)
+    assert network.shapes == [shape]
+
+
+def test_tiles_agree_with_the_whole_image_everywhere() -> None:
+    network, image = Blur(), noise((700, 900))
+    whole = predict_maps(network, image, tile="whole")
+    parts = predict_maps(network, image, tile=256, overlap=128)
+    assert len(network.shapes) > 10
+    assert max(max(s) for s in network.shapes[1:]) == 256
+    assert np.abs(whole - parts).max() < 1e-5, "the margin is wider than the network sees"
+
+
+def test_a_constant_offset_per_tile_makes_no_seam() -> None:
+    """Networks with global pooling shift whole tiles: blending must leave no step."""
+    rng = np.random.default_rng(0)
+
+    def shifted(part: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full((1, *part.shape), rng.uniform(), np.float32)
+
+    maps = tiled(shifted, np.zeros((700, 900), np.float32), 256, 128)[0]
+    steps = max(np.abs(np.diff(maps, axis=0)).max(), np.abs(np.diff(maps, axis=1)).max())
+    assert steps < 1.01 / 64, "a band of 64 px bridges any offset"
+
+
+@pytest.mark.parametrize(
+    ("length", "side", "overlap"), [(1000, 256, 64), (257, 256, 32), (5000, 1024, 256)]
+)
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_tiles_cover_and_overlap(length: int, side: int, overlap: int, grid: int) -> None:
+    starts = tile_positions(length, side, overlap, grid)
+    assert starts[0] == 0
+    assert starts[-1] + side >= length
+    assert all(s % grid == 0 for s in starts)
+    assert all(b - a <= side - overlap + grid for a, b in pairwise(starts))
+
+
+class Polygons:
+    """A network that sees the true star-convex maps, on a grid."""
+
+    def __init__(self, labels: NDArray[np.integer], grid: int) -> None:
+        self.config = TrialConfig(
+            architecture="Unet", encoder="resnet18", task="stardist", grid=grid
+        )
+        self.labels = labels
+
+    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        labels = np.rint(normalized * self.labels.max()).astype(int)
+        return star_targets(labels, self.config.rays, self.config.grid)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(200, 231), (97, 128)])
+def test_mirror_images_are_turned_back(grid: int, shape: tuple[int, int]) -> None:
+    yy, xx = np.mgrid[: shape[0], : shape[1]]
+    image = np.zeros(shape, np.float32)
+    image[((yy - 40) / 20) ** 2 + ((xx - 60) / 33) ** 2 <= 1] = 1
+    image[((yy - 70) / 12) ** 2 + ((xx - 100) / 9) ** 2 <= 1] = 1
+    network = Polygons(image.astype(int), grid)
+    assert np.array_equal(normalize(image, network.config.normalization) > 0, image > 0)
+    once, average = predict_maps(network, image), predict_maps(network, image, flips=True)
+    assert once.shape == average.shape
+    inside = once[0] > 0
+    assert np.abs(once[0] - average[0]).max() < 1e-5
+    # stardist walks along its rays in steps of a pixel
+    assert np.abs(once[1:] - average[1:])[:, inside].max() < 1.5
+
+
+def test_flips_of_an_odd_number_of_rays_are_refused() -> None:
+    network = Polygons(np.ones((40, 40), int), 1)
+    network.config = network.config.model_copy(update={"rays": 33})
+    with pytest.raises(ValueError, match="even number of rays"):
+        predict_maps(network, np.eye(40), flips=True)
+
+
+def test_what_cannot_be_predicted_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(H, W\)"):
+        predict_maps(Blur(), np.zeros((3, 10, 10)))
+    with pytest.raises(ValueError, match=r"\(H, W\)"):
+        predict_maps(Blur(), np.zeros((0, 10)))
+    with pytest.raises(ValueError, match="multiple of 32"):
+        predict_maps(Blur(), np.zeros((10, 10)), tile=100)
+    with pytest.raises(ValueError, match="half of it"):
+        predict_maps(Blur(), np.zeros((10, 10)), tile=128, overlap=100)
+    with pytest.raises(ValueError, match="auto, whole"):
+        predict_maps(Blur(), np.zeros((10, 10)), tile="half")  # type: ignore[arg-type]
+
+
+def test_large_images_are_tiled_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Blur(architecture="FPN")
+    image = noise((1200, 1300))
+    monkeypatch.setattr("analysis.prediction._free_mb", lambda: 1e6)
+    predict_maps(network, image)
+    assert network.shapes == [(1200, 1300)]
+    monkeypatch.setattr("analysis.prediction._free_mb", lambda: 100.0)
+    predict_maps(network, image)
+    assert set(network.shapes[1:]) == {(TILE, TILE)}

@@ -1,0 +1,292 @@
+"""The page: what it says, and that it works in a browser without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.evidence import Evidence
+from analysis.report import answer, embedded, write_report
+from analysis.report_tables import make_table, number
+
+sys.path.insert(0, str(Path(__file__).parent))
+from evidence_data import METHODS, empty, make_evidence
+
+NAMES = list(METHODS)
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    return make_evidence(architectures=("Unet", "UnetPlusPlus", "MAnet", "FPN", "PAN"))
+
+
+@pytest.fixture(scope="module")
+def page(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(evidence, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def bare(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(empty(evidence), tmp_path_factory.mktemp("bare"))
+
+
+def test_page_is_one_small_file(page: Path) -> None:
+    text = page.read_text()
+    assert page.name == "index.html"
+    assert len(text) < 15e6
+    addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)
+    assert {a.split(":")[0] for a in addresses if ":" in a} == {"data"}
+    assert not re.search(r"url\(|@import|https?://", text.split("<body>")[0])
+
+
+def test_text_is_escaped(page: Path) -> None:
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    json_of = embedded({"name": "</script><!-- & '\""})
+    assert "<" not in json_of
+    assert json.loads(json_of) == {"name": "</script><!-- & '\""}
+
+
+def test_all_is_told(page: Path, evidence: Evidence) -> None:
+    text = page.read_text()
+    for part in (
+        evidence.missing[0],
+        "ab12" * 16,
+        "0123456789abcdef",
+        "python -m analysis.run runs/paper --top 4",
+        "python -m sweep.run paper",
+        "scikit-image 0.26.0",
+        "0.5 → 0.42",
+        "connected components are taken as cells",
+    ):
+        assert part in text
+    for command in evidence.methods["command"]:
+        assert command in text
+
+
+def test_answer_when_two_cannot_be_told_apart(evidence: Evidence) -> None:
+    said = answer(evidence)
+    assert said.headline == f"{NAMES[0]} and {NAMES[1]} cannot be told apart."
+    assert any("The remaining 2 are worse." in sentence for sentence in said.sentences)
+    assert any("0.740 (0.710 to 0.770)" in sentence for sentence in said.sentences)
+    assert len(said.differences) == 4
+    assert all("3-class" in line for line in said.differences)
+
+
+def test_answer_when_one_is_best(evidence: Evidence) -> None:
+    methods = evidence.methods.assign(among_best=evidence.methods["method"] == NAMES[0])
+    assert (
+        answer(replace(evidence, methods=methods)).headline == f"{NAMES[0]} is best of 4 methods."
+    )
+
+
+def test_answer_with_too_few_units(evidence: Evidence) -> None:
+    methods = evidence.methods.assign(val_low=np.nan, val_high=np.nan, among_best=True)
+    tests = evidence.statistics.assign(p_unit=np.nan, p_unit_holm=np.nan)
+    said = answer(replace(evidence, methods=methods, statistics=tests))
+    assert "cannot say whether it is best" in said.headline
+    assert any("too few independent groups of images" in sentence for sentence in said.sentences)
+    assert not said.differences
+
+
+def test_answer_without_differences(evidence: Evidence) -> None:
+    tests = evidence.statistics.assign(below_noise=True)
+    said = answer(replace(evidence, statistics=tests))
+    assert any("No difference in cell features survives" in s for s in said.sentences)
+    none = answer(replace(evidence, statistics=pd.DataFrame()))
+    assert any("not compared" in sentence for sentence in none.sentences)
+
+
+def test_page_without_anything(bare: Path, evidence: Evidence) -> None:
+    text = bare.read_text()
+    assert "No method could be analysed yet" in text
+    assert "Left out, since what it would show is not there: What calibration gains." in text
+    assert 'id="viewer"' not in text
+    nothing = replace(empty(evidence), leaderboard=pd.DataFrame(), plan={}, settings={})
+    assert write_report(nothing, bare.parent / "nothing").exists()
+
+
+def test_one_method_and_one_trial(tmp_path: Path) -> None:
+    one = make_evidence(names=[NAMES[3]], architectures=("PAN",), encoders=("vgg19",), pixel=None)
+    text = write_report(one, tmp_path).read_text()
+    assert f"One method was analysed: {NAMES[3]}." in text
+    assert "no pixel size is known" in text
+
+
+def test_other_images_are_called_by_their_split(evidence: Evidence) -> None:
+    scores = evidence.scores.assign(split=evidence.scores["split"].replace("test", "all"))
+    assert any("On the all images" in s for s in answer(replace(evidence, scores=scores)).sentences)
+
+
+def test_tables_of_data_frames() -> None:
+    frame = pd.DataFrame({"name": ["b", None], "p_x": [0.5, 1e-9], "none": [None, None]})
+    table = make_table("t", "caption", frame.assign(noise=[True, None]), grey="noise", most=1)
+    assert table.headings == [("name", False), ("p x", True), ("noise", False)]
+    assert table.grey == [True]
+    assert table.total == 2
+    assert [cell.text for cell in table.rows[0]] == ["b", "0.5000", "yes"]
+    texts = [number(v) for v in (0.912345, 1234567.0, 0.00001234, float("nan"), 154.32)]
+    assert texts == ["0.912", "1,234,567", "1.23e-05", "", "154.3"]
+    assert number(1e-9, "p_x") == "< 0.0001"
+
+
+# In a browser
+
+WIDTHS = (390, 1280)
+BACKSPACE, RIGHT, DOWN = "\ue003", "\ue014", "\ue015"
+"""WebDriver's codes of keys."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("no chromium with chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "no-first-run",
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(driver)
+    started = webdriver.Chrome(options=options, service=service)
+    yield started
+    started.quit()
+    # selenium leaves a pipe of the driver to the garbage collector, which warns
+    for stream in (service.process.stdin, service.process.stdout, service.process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def opened(browser: Any, page: Path, width: int = 1280) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+
+
+def requested(browser: Any) -> set[str]:
+    """Schemes of all that the page asked for (the browser's own first tab apart)."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return {
+        message["params"]["request"]["url"].split(":")[0]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+        and message["params"]["documentURL"].startswith("file:")
+    }
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("which", ["page", "bare"])
+def test_loads_alone(browser: Any, which: str, width: int, request: pytest.FixtureRequest) -> None:
+    opened(browser, request.getfixturevalue(which), width)
+    asked = requested(browser)
+    assert "file" in asked
+    assert asked <= {"file", "data"}
+    assert browser.get_log("browser") == []
+    wide = "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
+    assert browser.execute_script(wide) <= width
+    sizes = browser.execute_script(
+        "return Array.from(document.querySelectorAll('.paper img'), i => [i.naturalWidth, i.width])"
+    )
+    assert sizes
+    assert all(natural > 50 and shown > 50 for natural, shown in sizes)
+
+
+def column(browser: Any, table: str, number: int) -> list[str]:
+    script = (
+        "return Array.from(document.getElementById(arguments[0]).tBodies[0].rows)"
+        ".filter(r => !r.hidden).map(r => r.cells[arguments[1]].dataset.sort)"
+    )
+    return browser.execute_script(script, table, number)
+
+
+def test_tables_sort_and_filter(browser: Any, page: Path, evidence: Evidence) -> None:
+    opened(browser, page)
+    headings = browser.find_elements("css selector", "#leaderboard th")
+    names = [heading.text.strip(" ↕") for heading in headings]
+    at = names.index("test dataset iou")
+    for order, sign in (("ascending", 1), ("descending", -1)):
+        headings[at].find_element("tag name", "button").send_keys("\n")
+        assert headings[at].get_attribute("aria-sort") == order
+        values = column(browser, "leaderboard", at)
+        assert values[-1] == "", "a failed trial has no value and comes last"
+        numbers = [sign * float(value) for value in values if value]
+        assert numbers == sorted(numbers)
+        assert len(numbers) == (evidence.leaderboard["status"] == "done").sum()
+    headings[0].find_element("tag name", "button").send_keys(" ")
+    assert headings[at].get_attribute("aria-sort") == "none"
+    field = browser.find_element("css selector", "input[data-table=leaderboard]")
+    field.send_keys("Unet VGG19")
+    trials = column(browser, "leaderboard", 0)
+    assert trials
+    assert all("Unet" in trial and "vgg19" in trial for trial in trials)
+    count = browser.find_element("css selector", "[data-count=leaderboard]").text
+    assert count == f"{len(trials)} of {len(evidence.leaderboard)} rows"
+    field.send_keys(BACKSPACE * 12)
+    assert len(column(browser, "leaderboard", 0)) == len(evidence.leaderboard)
+
+
+def test_rows_below_noise_are_grey(browser: Any, page: Path, evidence: Evidence) -> None:
+    opened(browser, page)
+    rows = browser.find_elements("css selector", "#statistics tr.grey")
+    assert len(rows) == evidence.statistics["below_noise"].sum()
+
+
+def test_viewer_flips(browser: Any, page: Path, evidence: Evidence) -> None:
+    opened(browser, page)
+    box = browser.find_element("id", "v-box")
+    status = browser.find_element("id", "v-status")
+
+    def layers() -> list[str]:
+        loaded = "return Array.from(document.querySelectorAll('#v-stage img'), i => i.src)"
+        return browser.execute_script(loaded)
+
+    assert status.text.startswith(f"{NAMES[0]}; image t000")
+    seen = {layers()[-1]}
+    for name in (*NAMES[1:], "ground truth"):
+        box.send_keys(RIGHT)
+        assert status.text.startswith(name)
+        seen.add(layers()[-1])
+    assert len(seen) == 5
+    base = layers()[0]
+    box.send_keys(DOWN)  # the next image
+    assert "image t001" in status.text
+    assert layers()[0] != base
+    buttons = browser.find_elements("css selector", "#v-methods button")
+    buttons[2].click()
+    assert [b.get_attribute("aria-pressed") for b in buttons].index("true") == 2
+    assert len(layers()) == 2
+    box.send_keys("te")
+    assert len(layers()) == 4
+    before = browser.find_element("id", "v-stage").size["width"]
+    browser.find_element("id", "v-in").click()
+    assert browser.find_element("id", "v-stage").size["width"] == 2 * before
+    drawn = (
+        "return Promise.all(Array.from(document.querySelectorAll('#v-stage img'), i => i.decode()"
+        ".then(() => { const c = document.createElement('canvas'); c.width = i.naturalWidth;"
+        " c.height = i.naturalHeight; const x = c.getContext('2d'); x.drawImage(i, 0, 0);"
+        " return x.getImageData(0, 0, c.width, c.height).data.some(v => v > 0); })))"
+    )
+    assert browser.execute_script(drawn) == [True] * 4
+    assert browser.get_log("browser") == []
