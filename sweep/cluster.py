@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sweep.plan import RequestError
 from sweep.resources import Resources, usable_cpus
+from trainables.addresses import knock
 
 PACKAGES = ("sweep", "trainables", "search_spaces")
 """What workers need of this project; uploaded with the job, so that they run this copy."""
@@ -69,9 +70,10 @@ def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
             )
         else:
             try:
+                knock(address)
                 ray.init(address=address, **common)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0]
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = (str(error).strip().splitlines() or [""])[0]
                 raise RequestError(
                     f"no Ray cluster answers at {address!r} ({reason}); start one with "
                     "ray up cluster.yaml, or leave out --address and RAY_ADDRESS to run here"
