@@ -148,7 +148,9 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def index_dataset(root: Path | str, options: DataOptions = DataOptions()) -> DataSet:
+def index_dataset(
+    root: Path | str, options: DataOptions = DataOptions(), *, divide: bool = True
+) -> DataSet:
     """List a data set and its split, with its fingerprint, without looking at pixels.
 
     Parameters
@@ -157,6 +159,8 @@ def index_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Dat
         Folder with ``images/``, ``masks/`` and an optional ``dataset.yaml``.
     options : DataOptions
         How to split.
+    divide : bool
+        False: images that are only to be measured; all are test images.
 
     Returns
     -------
@@ -168,12 +172,14 @@ def index_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Dat
         For everything that file names and dataset.yaml alone show to be wrong.
     """
     problems: list[str] = []
-    dataset = _index(Path(root).absolute(), options, problems)
+    dataset = _index(Path(root).absolute(), options, problems, divide=divide)
     _raise(dataset.root, problems)
     return dataset
 
 
-def _index(root: Path, options: DataOptions, problems: list[str]) -> DataSet:
+def _index(
+    root: Path, options: DataOptions, problems: list[str], *, divide: bool = True
+) -> DataSet:
     if not root.is_dir():
         raise DataError(f"data set {root}: no such folder")
     meta = read_metadata(root, problems)
@@ -185,8 +191,10 @@ def _index(root: Path, options: DataOptions, problems: list[str]) -> DataSet:
             problems.append(f"masks/{masks[stem].name}: orphan, no image images/{stem}.*")
     stems = sorted(set(images) & set(masks), key=natural_key)
     before = len(problems)
-    split = make_split(stems, meta, options, problems) if stems else dict.fromkeys(SPLITS, ())
-    if stems and len(problems) == before:
+    split: dict[str, tuple[str, ...]] = {**dict.fromkeys(SPLITS, ()), "test": tuple(stems)}
+    if stems and divide:
+        split = make_split(stems, meta, options, problems)
+    if stems and divide and len(problems) == before:
         problems += [
             f"split {name} is empty: none of its groups has an image"
             for name in SPLITS
