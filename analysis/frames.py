@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ from numpy.typing import NDArray
 from trainables.data import SUFFIXES
 from trainables.imagefiles import ImageFileError, read_image
 from trainables.splits import natural_key
+
+# What the decoders raise on damaged files; sizes and counts in a header may be anything.
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError,
+    struct.error,
+)  # fmt: skip
 
 
 class InputError(ValueError):
@@ -35,11 +42,26 @@ class Frame:
     shape: tuple[int, int]
 
     def read(self) -> NDArray[Any]:
-        """Read its pixels, (H, W) of 8 or 16 bit."""
+        """Read its pixels, (H, W) of 8 or 16 bit.
+
+        Raises
+        ------
+        trainables.imagefiles.ImageFileError
+            When they cannot be read.
+        """
         if self.page is None:
             return read_image(self.path)
-        with tifffile.TiffFile(self.path) as tiff:
-            return _plane(tiff, self.page)
+        try:
+            with tifffile.TiffFile(self.path) as tiff:
+                plane = _plane(tiff, self.page)
+        except _DAMAGED as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise ImageFileError(
+                f"page {self.page} cannot be read ({reason}); is the file damaged?"
+            ) from error
+        if plane.shape != self.shape:
+            raise ImageFileError(f"page {self.page} has shape {plane.shape}, not {self.shape}")
+        return plane.astype(plane.dtype.newbyteorder("="), copy=False)
 
     def identity(self) -> dict[str, Any]:
         """Return what tells whether the file was changed since."""
@@ -136,11 +158,11 @@ def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
     try:
         with tifffile.TiffFile(path) as tiff:
             shape, dtype = tiff.series[0].shape, tiff.series[0].dtype
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())[:120]
         raise ImageFileError(f"cannot be read ({reason}); is the file damaged?") from error
     shape = tuple(int(side) for side in shape if side != 1)
-    if dtype not in (np.uint8, np.uint16):
+    if dtype is None or dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise ImageFileError(f"image of type {dtype}; save it as 8 or 16 bit unsigned")
     if len(shape) == 3 and shape[-1] in (3, 4):
         raise ImageFileError(f"colour image {shape}; save it as grey, one channel")

@@ -15,8 +15,9 @@ from analysis.calibration import read_calibration
 from analysis.methods import GIVEN_BACK, default_parameters, make_instances, way_of
 from analysis.prediction import OVERLAP, MapPredictor, predict_maps
 from analysis.rundir import AnalysisError, candidates, read_run
-from trainables.checkpoint import load
-from trainables.manifest import MANIFEST, read_manifest
+from trainables.config import TrialConfig
+from trainables.errors import CheckpointError
+from trainables.manifest import MANIFEST, first_line, read_manifest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Choice:
     pixel_size_um: float | None
     """Of the images it was trained on."""
     why: str
+    weights: str
+    """SHA-256 of the weights file."""
+    config: TrialConfig
 
 
 def choose_model(model: Path) -> Choice:
@@ -73,10 +77,11 @@ def choose_model(model: Path) -> Choice:
 
 
 def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
-    from trainables.config import TrialConfig
-
     manifest = read_manifest(checkpoint)
-    config = TrialConfig.model_validate(manifest["config"])
+    try:
+        config = TrialConfig.model_validate(manifest["config"])
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint / MANIFEST}: config: {first_line(error)}") from error
     stored = read_calibration(checkpoint)
     if stored is not None and stored["weights"] != manifest["weights"]["sha256"]:
         stored = None  # of other weights
@@ -84,7 +89,10 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
     if give_back_gap is None:  # areas without the bias of a line that only separates
         give_back_gap = config.task == "semantic2"
     size = (manifest.get("data") or {}).get("pixel_size_um")
-    return Choice(checkpoint, dict(parameters), stored is not None, give_back_gap, size, why)
+    return Choice(
+        checkpoint, dict(parameters), stored is not None, give_back_gap, size, why,
+        manifest["weights"]["sha256"], config,
+    )  # fmt: skip
 
 
 class Segmenter:
@@ -92,8 +100,8 @@ class Segmenter:
 
     Parameters
     ----------
-    model : path
-        As for `choose_model`.
+    model : path or Choice
+        As for `choose_model`, or what it gave.
     tile, overlap, flips
         As for `analysis.prediction.predict_maps`.
     device : str
@@ -107,7 +115,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: Path | str,
+        model: Path | str | Choice,
         *,
         tile: int | Literal["auto", "whole"] = "auto",
         overlap: int = OVERLAP,
@@ -116,7 +124,9 @@ class Segmenter:
     ) -> None:
         import torch
 
-        self.choice = choose_model(Path(model))
+        from trainables.checkpoint import load
+
+        self.choice = model if isinstance(model, Choice) else choose_model(Path(model))
         self.tile, self.overlap, self.flips = tile, overlap, flips
         predictor = load(self.choice.checkpoint)
         if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
@@ -171,20 +181,41 @@ class Segmenter:
         self.close()
 
 
-def segment(image: NDArray[Any], model: Path | str) -> NDArray[np.int32]:
+def segment(
+    image: NDArray[Any],
+    model: Path | str | Segmenter,
+    *,
+    tile: int | Literal["auto", "whole"] = "auto",
+    overlap: int = OVERLAP,
+    flips: bool = False,
+    device: str = "auto",
+) -> NDArray[np.int32]:
     """Segment one image; for many, keep a `Segmenter`.
 
     Parameters
     ----------
     image : (H, W) array
-        Raw intensities.
-    model : path
-        A checkpoint, or the folder of a sweep.
+        Raw intensities of any integer or float type.
+    model : path or Segmenter
+        A checkpoint, or the folder of a sweep, loaded for this image alone; or a `Segmenter`, with
+        which the other arguments mean nothing.
+    tile, overlap, flips
+        As for `analysis.prediction.predict_maps`.
+    device : {"auto", "cpu", "cuda"}
 
     Returns
     -------
     (H, W) int32 array
-        Label image.
+        Label image: 0 is background, cells are numbered from 1.
+
+    Raises
+    ------
+    AnalysisError, trainables.errors.CheckpointError
+        When there is no model, or it cannot be read.
+    ValueError
+        When the image is not two-dimensional.
     """
-    with Segmenter(model) as one:
+    if isinstance(model, Segmenter):
+        return model(image)
+    with Segmenter(model, tile=tile, overlap=overlap, flips=flips, device=device) as one:
         return one(image)
