@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## create .venv with the pinned dependencies
 
-demo: $(STAMP)  ## generate data, sweep all architectures on it, print the ranking
+demo: $(STAMP)  ## generate data, sweep all architectures on it, write the report
 	@$(PY) -m sweep.run demo
+	@$(PY) -m analysis.run runs/demo
 
 lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(VENV)/bin/ruff check .

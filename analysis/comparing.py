@@ -88,7 +88,8 @@ def _questions(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, st
     for method, rows in table.groupby("method", sort=False):
         named = rows[rows["population"].notna()]
         if named["population"].nunique() > 1:
-            yield "populations", str(method), named, "population"
+            # the same pairs the same way round for every method
+            yield "populations", str(method), named.sort_values("population"), "population"
 
 
 def _discretisation(

@@ -155,42 +155,43 @@ def draw_networks(evidence: Evidence, task: str) -> Figure | None:
     trials = {(r["architecture"], r["encoder"]): r["trial_id"] for r in best.to_dict("records")}
     rows = in_order(best["architecture"], ARCHITECTURES)
     columns = in_order(best["encoder"], PAPER_ENCODERS)
-    wide, high = max(2, len(columns)), len(rows) + 1
-    gap, left, foot = 0.05, 0.22, 0.42  # inches
+    # architectures by encoders; of one encoder, the architectures follow the image in reading order
+    alone = len(columns) == 1
+    wide = min(4, len(rows) + 2) if alone else len(columns)
+    high = -(-(len(rows) + 2) // wide) if alone else len(rows) + 1
+    gap, left, foot = 0.05, 0.03 if alone else 0.22, 0.42  # inches
+    title = 0.2 if alone else 0.0  # of every row; else only above the first and the second
     side = min((TWO_COLUMNS - left) / wide - gap, 8.2 / high - gap, 1.7)
-    size = left + wide * (side + gap), foot + high * (side + gap) + 0.4
+    size = left + wide * (side + gap), foot + high * (side + gap + title) + 0.4 - title
     figure = Figure(figsize=size)
-    grid: Any = np.empty((high, wide), object)
-    for i, j in np.ndindex(high, wide):
-        # titles stand above the first row (image, truth) and the second (encoders)
-        bottom = foot + (high - 1 - i) * (side + gap) + (0.2 if i == 0 else 0)
-        place = _share((left + j * (side + gap), bottom, side, side), size)
-        grid[i, j] = figure.add_axes(place)
-        grid[i, j].set_axis_off()
+
+    def place(i: int, j: int) -> Axes:
+        bottom = foot + (high - 1 - i) * (side + gap + title) + (0.2 if i == 0 and not alone else 0)
+        ax = figure.add_axes(_share((left + j * (side + gap), bottom, side, side), size))
+        ax.set_axis_off()
+        return ax
+
     truth = outlines(crop.truth)
-    _show(grid[0, 0], crop.pixels, "Image")
-    _show(grid[0, 1], crop.pixels, "Ground truth", truth)
+    _show(place(0, 0), crop.pixels, "Image")
+    _show(place(0, 1), crop.pixels, "Ground truth", truth)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            ax = grid[i + 1, j]
+            ax = place(*divmod(i + 2, wide)) if alone else place(i + 1, j)
+            if alone:
+                ax.set_title(row, pad=3)
+            elif i == 0:
+                ax.set_title(column or "own encoder", pad=3)
+            if j == 0 and not alone:
+                ax.text(
+                    -0.06, 0.5, row, rotation=90, ha="right", va="center", transform=ax.transAxes
+                )
             if (row, column) not in trials:
                 ax.text(0.5, 0.5, "–", ha="center", va="center", transform=ax.transAxes)
                 continue
             probability = crop.probabilities[trials[row, column]]
-            _show(ax, probability, "", truth, PROBABILITY, TRUTH_LINE)
+            _show(ax, probability, ax.get_title(), truth, PROBABILITY, TRUTH_LINE)
             half = [_polygon(c) for c in find_contours(np.pad(probability, 1), 0.5)]
             ax.add_collection(LineCollection(half, colors=HALF_LINE, linewidths=0.6))
-        grid[i + 1, 0].text(
-            -0.06,
-            0.5,
-            row,
-            rotation=90,
-            ha="right",
-            va="center",
-            transform=grid[i + 1, 0].transAxes,
-        )
-    for j, column in enumerate(columns):
-        grid[1, j].set_title(column or "own encoder", pad=3)
     handles = [
         Line2D([], [], color=TRUTH_LINE, label="ground truth"),
         Line2D([], [], color=HALF_LINE, label="probability 0.5"),

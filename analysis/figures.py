@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.evidence import FEATURES, IOUS, TRUTH, Evidence
 from analysis.figure_images import (
@@ -33,11 +33,11 @@ from analysis.figure_images import (
     task_name,
 )
 from analysis.report_tables import (
-    disc_noise,
     feature_column,
     in_order,
     measured_scores,
     measured_split,
+    pixel_noise,
     relative_bias,
     representatives,
     table1,
@@ -113,6 +113,7 @@ def _losses(evidence: Evidence, column: str, label: str) -> Figure | None:
             _loss_lines(ax, part, column, encoders)
             ax.set_title(name if name == STARDIST else f"{name}, {task_name(task)}")
             ax.tick_params(labelleft=number % columns == 0, which="both")
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             if number + columns >= len(names):
                 ax.set_xlabel("Epoch")
             else:
@@ -321,7 +322,7 @@ def draw_bias(evidence: Evidence) -> Figure | None:
     ax = figure.subplots()
     step = 0.7 / max(len(names), 1)
     for position, feature in enumerate(FEATURES):
-        noise = disc_noise(evidence, feature)
+        noise = pixel_noise(evidence, feature)
         if noise is not None:
             ax.add_patch(
                 Rectangle((-100 * noise, position - 0.45), 200 * noise, 0.9, fc="0.85", ec="none")
@@ -340,8 +341,8 @@ def draw_bias(evidence: Evidence) -> Figure | None:
     ax.set_xlabel("Bias against the ground truth (% of its mean)")
     ax.grid(axis="x", color="0.92", lw=0.4)
     handles, _ = ax.get_legend_handles_labels()
-    if any(disc_noise(evidence, f) is not None for f in FEATURES):
-        handles.append(Patch(fc="0.85", label="noise floor: what pixels alone can cause"))
+    if any(pixel_noise(evidence, f) is not None for f in FEATURES):
+        handles.append(Patch(fc="0.85", label="no larger than what pixels alone produce"))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(names) > 3 else 2)
     return figure
 

@@ -138,7 +138,7 @@ def _morphology(evidence: Evidence) -> tuple[list[str], list[str]]:
         f"(of {tests} tests, p < {LEVEL} after Holm, {unit} as units, larger than pixel noise)"
     )
     if real.empty:
-        return [f"No difference in cell features survives {meaning}."], []
+        return [f"No difference in cell features survives {meaning}.{_reach(table, tests)}"], []
     lines = []
     for (comparison, method, a, b), rows in real.fillna({"method": ""}).groupby(
         ["comparison", "method", "a", "b"], sort=False
@@ -149,6 +149,17 @@ def _morphology(evidence: Evidence) -> tuple[list[str], list[str]]:
     hidden = len(lines) - MOST_LINES
     lines = lines[:MOST_LINES] + ([f"{hidden} more: see the table."] if hidden > 0 else [])
     return [f"{len(real)} differences in cell features survive {meaning}:"], lines
+
+
+def _reach(table: pd.DataFrame, tests: int) -> str:
+    """Say so when no difference, however large, could have been found."""
+    least = table["p_least"].min() if "p_least" in table else math.nan
+    if not least * tests >= LEVEL:
+        return ""
+    return (
+        f" None could: with so few units the smallest possible p is {least:.2g}, which times "
+        f"{tests} tests is above {LEVEL}. More independent images would help; more cells do not."
+    )
 
 
 def _difference(evidence: Evidence, row: Mapping[Any, Any]) -> str:
@@ -251,8 +262,8 @@ def captions(evidence: Evidence) -> dict[str, tuple[str, str]]:
         "bias": (
             "Bias of every feature against the ground truth",
             f"Cells found by both, {seen}: mean of (method − truth) in per cent of the truth's "
-            f"mean. {interval} Grey: the noise floor, the error that drawing a disc of the size "
-            "of the true cells on pixels causes by itself.",
+            f"mean. {interval} Grey: the noise floor, by which discs of the sizes of the true and "
+            "of the found cells would differ when drawn on pixels.",
         ),
     }
 

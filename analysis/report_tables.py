@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.evidence import Evidence
+from analysis.evidence import FEATURES, TRUTH, Evidence
 
 PAPER: dict[str, tuple[float, str, float, float]] = {
     "Unet": (67.2, "21:41", 0.0165, 87.21),
@@ -34,7 +34,11 @@ HEADINGS = {
     "among_best": "among the best",
     "val_ap": "mean AP, validation",
     "test_ap": "mean AP, test",
+    "test_f1": "F1 at 0.5, test",
+    "test_pq": "PQ, test",
+    "test_seg": "SEG, test",
     "test_iou": "IoU, test",
+    **{f"bias_{f}": f"{f.replace('_', ' ')} bias (%)" for f in FEATURES},
     "command": "trains it again",
     "parameters_m": "parameters (millions)",
     "test_dataset_iou_percent": "test data-set IoU (%)",
@@ -47,6 +51,7 @@ HEADINGS = {
 DIGITS = {
     "parameters_m": 1,
     "loss": 4,
+    **{f"bias_{feature}": 1 for feature in FEATURES},
     "test_dataset_iou_percent": 2,
     "paper_parameters_m": 1,
     "paper_loss": 4,
@@ -193,13 +198,15 @@ def relative_bias(evidence: Evidence) -> pd.DataFrame:
     return table[["method", "feature", "n", "units", *names.values()]].dropna(subset=["value"])
 
 
-def disc_noise(evidence: Evidence, feature: str) -> float | None:
-    """Return the relative error that pixels alone cause in a feature of cells of these sizes."""
-    noise = evidence.noise
-    if noise.empty or feature not in set(noise["feature"]):
+def pixel_noise(evidence: Evidence, feature: str) -> float | None:
+    """Return the share of the truth's mean by which pixels alone may set a method apart from it."""
+    table = evidence.statistics
+    if table.empty or "discretisation" not in table:
         return None
-    discs = noise[(noise["feature"] == feature) & (noise["shape"] == "disc")]
-    return float(discs["relative_bias"].abs().max())
+    pairs = table[(table["comparison"] == "methods") & (table["feature"] == feature)]
+    true = pairs["mean_a"].where(pairs["a"] == TRUTH, pairs["mean_b"].where(pairs["b"] == TRUTH))
+    share = (pairs["discretisation"] / true.abs()).dropna()
+    return float(share.max()) if len(share) else None
 
 
 def number(value: float, column: str = "") -> str:
@@ -309,23 +316,31 @@ def measured_scores(
     return table.assign(own=[key in keys for key in zip(table["method"], table["trial_id"])])
 
 
+SHOWN = {"test_ap": "ap_mean", "test_f1": "f1_50", "test_pq": "pq", "test_seg": "seg",
+         "test_iou": "iou"}  # fmt: skip
+"""Columns of the ranking, and the metrics they show on the measured images."""
+
+
 def ranking(evidence: Evidence) -> pd.DataFrame:
-    """Return one row per method, best first: standing on validation, scores on test."""
+    """Return one row per method, best first: standing on validation; scores and biases on test."""
     methods = representatives(evidence)
     if methods.empty:
         return pd.DataFrame()
-    scores = measured_scores(evidence, ("ap_mean", "iou"))
+    scores, biases = measured_scores(evidence, tuple(SHOWN.values())), relative_bias(evidence)
     rows = []
     for mark, method in zip(letters(methods).values(), methods.to_dict("records")):
         standing = (method["val_score"], method["val_low"], method["val_high"])
         row = {"mark": mark, "method": method["method"], "among_best": bool(method["among_best"])}
         row |= {"val_ap": with_interval(standing)}
-        for name, metric in (("test_ap", "ap_mean"), ("test_iou", "iou")):
+        for name, metric in SHOWN.items():
             row[name] = "not known"
             if not scores.empty:
                 own = scores[scores["own"] & (scores["metric"] == metric)]
                 for found in own[own["method"] == method["method"]].to_dict("records")[:1]:
                     row[name] = with_interval((found["value"], found["low"], found["high"]))
+        for feature in FEATURES if len(biases) else ():
+            ours = biases[(biases["method"] == method["method"]) & (biases["feature"] == feature)]
+            row[f"bias_{feature}"] = 100 * ours["value"].iloc[0] if len(ours) else math.nan
         row["seeds"] = int((evidence.methods["method"] == method["method"]).sum())
         rows.append(row | {"command": method["command"]})
     return pd.DataFrame(rows)
@@ -353,8 +368,10 @@ def make_tables(evidence: Evidence) -> list[Table]:
         first = ["comparison", "method", "feature", "a", "b", "difference", *order]
         statistics = statistics[[*first, *(c for c in statistics if c not in first)]]
     ranked = (
-        "Methods, best first. Mean AP over IoU 0.5 to 0.9 and IoU of pixels, calibrated, with 95 % "
-        f"intervals over independent {evidence.settings.get('unit', 'image')}s. Test columns: the "
+        "Methods, best first, calibrated. Mean AP: over IoU 0.5 to 0.9. PQ: panoptic quality. SEG: "
+        "the Cell Tracking Challenge's. IoU: of pixels. Bias: mean of method minus truth for cells "
+        "found by both, in per cent of the truth's mean. In brackets: 95 % intervals over "
+        f"independent {evidence.settings.get('unit', 'image')}s. Test columns: the "
         f"{measured_split(evidence)} images."
     )
     paper = (

@@ -152,9 +152,13 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
     told = run.plan["data"]
     options = DataOptions.model_validate(told.get("options", {}))
     if data is not None:
-        found = index_dataset(data, options)
+        try:
+            found = index_dataset(data, options)
+        except DataError:  # not divisible, so not the sweep's; what else is wrong is said below
+            found = index_dataset(data, divide=False)
         if found.fingerprint == told["fingerprint"]:
             return found, None
+        found = index_dataset(data, divide=False)
     try:
         dataset = index_dataset(told["path"], options)
     except DataError as error:

@@ -1,0 +1,194 @@
+"""The real command line on a real sweep: whole, half finished, with failures, with bad requests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from analysis.evidence import FEATURES, TRUTH
+from analysis.measuring import KEYS
+
+
+def run(*words: object, cwd: Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.run", *map(str, words)], cwd=cwd, text=True,
+        capture_output=True, timeout=500,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def analysed(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("analysed") / "run"
+    shutil.copytree(swept, out)
+    code, text, err = run(out, "--budget", 12, "--resamples", 300, cwd=out.parent)
+    assert code == 0, text + err
+    assert err == ""
+    return out, text
+
+
+def table(out: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(out / "report" / f"{name}.csv")
+
+
+def test_three_ways_are_compared(analysed: tuple[Path, str]) -> None:
+    out, text = analysed
+    methods = table(out, "methods")
+    assert set(methods["way"]) >= {"2-class + watershed", "3-class", "star-convex head"}
+    for name in methods["method"]:
+        assert name.split(",")[0] in text
+    assert methods["val_score"].is_monotonic_decreasing
+    assert methods["among_best"].any()
+    scores = table(out, "scores")
+    best = scores[(scores["split"] == "test") & (scores["parameters"] == "calibrated")]
+    f1 = best[best["metric"] == "f1_50"].groupby("method")["value"].max()
+    assert f1.max() > 0.9
+    assert set(scores["parameters"]) == {"default", "calibrated"}
+    known = best[(best["metric"] == "ap_mean")]
+    assert (known["low"] <= known["value"]).all()
+    assert (known["value"] <= known["high"]).all()
+
+
+def test_object_table(analysed: tuple[Path, str]) -> None:
+    objects = pd.read_parquet(analysed[0] / "report" / "objects.parquet")
+    assert tuple(objects.columns[: len(KEYS)]) == KEYS
+    assert {*FEATURES, "x", "y", "area_um2", "perimeter_um", "radius_um", "parts"} <= set(objects)
+    assert set(objects["split"]) == {"test"}
+    truth = objects[objects["method"] == TRUTH]
+    assert set(truth["image"]) == {f"i{n}" for n in range(12, 17)}  # i17 shows no cell
+    assert set(truth["population"]) == {"small", "large"}
+    matched = objects[(objects["method"] != TRUTH) & objects["matched_label"].notna()]
+    assert (matched["iou"] >= 0.5).all()
+    assert matched["population"].notna().all()
+
+
+def test_statistics_are_over_units(analysed: tuple[Path, str]) -> None:
+    statistics = table(analysed[0], "statistics")
+    assert set(statistics["comparison"]) == {"methods", "populations"}
+    # five images show cells: too few for a p-value
+    assert (statistics["note"] == "too few independent units").all()
+    assert statistics["p_unit"].isna().all()
+    assert statistics["p_mann_whitney_holm"].notna().any()
+    sizes = statistics[(statistics["comparison"] == "populations")]
+    radius = sizes[(sizes["method"] == TRUTH) & (sizes["feature"] == "radius")].iloc[0]
+    assert (radius["a"], radius["b"]) == ("large", "small")
+    assert radius["difference"] == pytest.approx(4, abs=1)
+    assert not radius["below_noise"]
+
+
+def test_what_is_missing_is_said(analysed: tuple[Path, str]) -> None:
+    out, text = analysed
+    missing = " ".join(json.loads((out / "report" / "settings.json").read_text())["missing"])
+    page = (out / "report" / "index.html").read_text()
+    for words in ("no_such_network", "StarDist", "i17"):
+        assert words in missing
+        assert words in page
+        assert words in text
+
+
+def test_calibration_is_kept_and_beside_the_checkpoint(analysed: tuple[Path, str]) -> None:
+    out, _ = analysed
+    for trial_id in table(out, "methods")["trial_id"]:
+        stored = json.loads((out / "checkpoints" / trial_id / "calibration.json").read_text())
+        assert stored
+
+
+def test_the_same_command_again_gives_the_same_numbers_sooner(analysed: tuple[Path, str]) -> None:
+    out, _ = analysed
+    before = {name: table(out, name) for name in ("scores", "statistics", "methods")}
+    began = time.monotonic()
+    code, _, err = run(out, "--budget", 12, "--resamples", 300, cwd=out.parent)
+    assert code == 0, err
+    assert time.monotonic() - began < 120
+    for name, frame in before.items():
+        pd.testing.assert_frame_equal(table(out, name), frame)
+
+
+def test_half_finished_and_without_ways(swept: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half"
+    shutil.copytree(swept, out)
+    board = pd.read_csv(out / "leaderboard.csv")
+    kept = board.loc[(board["task"] == "semantic2") & (board["status"] == "done"), "trial_id"]
+    gone = board["status"].eq("done") & ~board["trial_id"].isin(kept[:1])
+    board.loc[gone, "status"] = "waiting"
+    for trial_id in board.loc[gone, "trial_id"]:
+        shutil.rmtree(out / "checkpoints" / trial_id)
+    board.to_csv(out / "leaderboard.csv", index=False)
+    (out / "candidates.csv").unlink()
+    code, text, err = run(out, "--budget", 4, "--resamples", 50, cwd=tmp_path)
+    assert code == 0, err
+    assert "not finished: 3 of 5" in text
+    assert "'3-class'" in text
+    assert (out / "report" / "index.html").is_file()
+
+
+def test_only_images_without_cells(swept: Path, tmp_path: Path) -> None:
+    out, data = tmp_path / "run", tmp_path / "empty"
+    shutil.copytree(swept, out)
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (data / name).mkdir(parents=True)
+    for number in range(2):
+        pixels = rng.normal(1000, 30, (70, 80)).astype(np.uint16)
+        tifffile.imwrite(data / "images" / f"e{number}.tif", pixels)
+        tifffile.imwrite(data / "masks" / f"e{number}.tif", np.zeros((70, 80), np.uint16))
+    code, text, err = run(out, "--data", data, "--budget", 4, "--top", 1, cwd=tmp_path)
+    assert code == 0, text + err
+    assert "Images without any true cell: e0, e1" in text
+    assert (out / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ("nothing", "no such folder"),
+        ("no plan", "no plan.json"),
+        ("broken plan", "plan.json cannot be read"),
+        ("no table", "leaderboard.csv is missing"),
+        ("none done", "no trial is done yet (5 waiting)"),
+        ("data changed", "was changed since the sweep"),
+        ("data gone", "--data PATH"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(
+    spoil: str, words: str, swept: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    if spoil != "nothing":
+        shutil.copytree(swept, out, ignore=shutil.ignore_patterns("checkpoints", "tune"))
+        shutil.copytree(swept / "checkpoints", out / "checkpoints")
+    plan = out / "plan.json"
+    if spoil == "no plan":
+        plan.unlink()
+    elif spoil == "broken plan":
+        plan.write_text(plan.read_text()[:-40])
+    elif spoil == "no table":
+        (out / "leaderboard.csv").unlink()
+    elif spoil == "none done":
+        board = pd.read_csv(out / "leaderboard.csv").assign(status="waiting")
+        board.to_csv(out / "leaderboard.csv", index=False)
+    elif spoil.startswith("data"):
+        told = json.loads(plan.read_text())
+        here = tmp_path / "data"
+        if spoil == "data changed":
+            shutil.copytree(told["data"]["path"], here)
+            image = here / "images" / "i00.tif"
+            tifffile.imwrite(image, tifffile.imread(image) + 1)
+        told["data"]["path"] = str(here)
+        plan.write_text(json.dumps(told))
+    code, text, err = run(out, cwd=tmp_path)
+    assert code == 2
+    assert text == ""
+    assert words in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (out / "report").exists()
