@@ -39,6 +39,8 @@ MOST_PICTURES = 4
 """Images in the report's viewer."""
 CROP_SIDE = 224
 """Pixels of the window that is shown through every network: the paper's."""
+OBJECT_COLUMNS = ("method", "trial_id", "group", "split", "matched_label", "iou", "population")
+"""What ``objects.csv`` says beside TrackMate's columns."""
 
 
 @dataclass(frozen=True)
@@ -368,10 +370,16 @@ def _record(
 
 def write_tables(evidence: Evidence, report: Path) -> None:
     """Write the evidence's tables into the report's folder."""
+    from analysis.trackmate_table import write_trackmate_objects
     from trainables.files import write_json, write_with
 
     report.mkdir(parents=True, exist_ok=True)
     write_with(report / "objects.parquet", evidence.objects.to_parquet)
+    if len(evidence.objects):
+        write_trackmate_objects(
+            evidence.objects, report / "objects.csv",
+            pixel_size_um=evidence.settings.get("pixel_size_um"), extra=OBJECT_COLUMNS,
+        )  # fmt: skip
     for name in ("methods", "scores", "statistics", "agreement", "noise"):
         table: pd.DataFrame = getattr(evidence, name)
         write_with(report / f"{name}.csv", partial(table.to_csv, index=False))

@@ -71,6 +71,19 @@ def test_object_table(analysed: tuple[Path, str]) -> None:
     assert matched["population"].notna().all()
 
 
+def test_object_table_as_trackmate_exports_it(analysed: tuple[Path, str]) -> None:
+    folder = analysed[0] / "report"
+    ours = pd.read_parquet(folder / "objects.parquet")
+    ours = ours[ours["area"].notna()].reset_index(drop=True)
+    theirs = pd.read_csv(folder / "objects.csv", skiprows=[1, 2, 3])
+    assert list(theirs["METHOD"]) == list(ours["method"])
+    assert list(theirs["LABEL"]) == list(ours["image"] + ":" + ours["label"].astype(str))
+    assert theirs["AREA"].to_numpy() == pytest.approx(ours["area_um2"].to_numpy(float))
+    assert theirs["POSITION_X"].to_numpy() == pytest.approx(
+        ours["x"].to_numpy(float) * ours["radius_um"][0] / ours["radius"][0]
+    )
+
+
 def test_statistics_are_over_units(analysed: tuple[Path, str]) -> None:
     statistics = table(analysed[0], "statistics")
     assert set(statistics["comparison"]) == {"methods", "populations"}
