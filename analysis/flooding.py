@@ -8,6 +8,75 @@ from numpy.typing import NDArray
 
 _DY = np.array([-1, -1, -1, 0, 0, 1, 1, 1])
 _DX = np.array([-1, 0, 1, -1, 1, -1, 0, 1])
+_MOST = 2**31 - 1
+
+
+@numba.njit(cache=True)
+def squared_distances(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return each pixel's squared distance to the nearest background pixel, exactly.
+
+    Felzenszwalb and Huttenlocher 2012: along columns, then the lower envelope of parabolas along
+    the foreground of rows. Beyond the image's borders is no background.
+
+    Parameters
+    ----------
+    mask : (H, W) bool array
+
+    Returns
+    -------
+    (H + 2, W + 2) int32 array
+        0 in the background, and in a frame of one pixel; large where there is no background.
+    """
+    height, width = mask.shape
+    far = height + width  # further than any pixel
+    down = np.empty((height, width), np.int32)
+    for x in range(width):
+        down[0, x] = far if mask[0, x] else 0
+    for y in range(1, height):
+        for x in range(width):
+            down[y, x] = min(far, down[y - 1, x] + 1) if mask[y, x] else 0
+    for y in range(height - 2, -1, -1):
+        for x in range(width):
+            down[y, x] = min(down[y, x], down[y + 1, x] + 1)
+    out = np.zeros((height + 2, width + 2), np.int32)
+    apex = np.empty(width, np.int32)
+    until = np.empty(width, np.int32)  # first column past an apex's stretch
+    for y in range(height):
+        row = down[y]
+        x = 0
+        while x < width:
+            if row[x] == 0:
+                x += 1
+                continue
+            start = x
+            while x < width and row[x] > 0:
+                x += 1
+            # the background pixels at both ends bound the stretch
+            low, high = max(0, start - 1), min(width, x + 1)
+            size = 0
+            for u in range(low, high):
+                g = row[u] * row[u]
+                while size:
+                    t = apex[size - 1]
+                    # from where u is nearer than t
+                    # (quotients of such integers are exact where it matters)
+                    cross = int(np.floor((u * u - t * t + g - row[t] * row[t]) / (2 * (u - t)))) + 1
+                    begins = low if size == 1 else until[size - 2]
+                    if cross > begins:
+                        until[size - 1] = min(cross, high)
+                        break
+                    size -= 1
+                if size == 0 or until[size - 1] < high:
+                    apex[size] = u
+                    until[size] = high
+                    size += 1
+            k = 0
+            for u in range(start, x):
+                while until[k] <= u:
+                    k += 1
+                t = apex[k]
+                out[y + 1, u + 1] = min(_MOST, (u - t) * (u - t) + row[t] * row[t])
+    return out
 
 
 @numba.njit(cache=True)
@@ -20,7 +89,7 @@ def _root(parent: NDArray[np.int32], i: int) -> int:
 
 @numba.njit(cache=True)
 def flood_distances(
-    distance: NDArray[np.float32], order: NDArray[np.int64], depth: float
+    squared: NDArray[np.int32], order: NDArray[np.int64], depth: float
 ) -> NDArray[np.int32]:
     """Watershed of a distance map whose basins merge across shallow saddles.
 
@@ -32,8 +101,9 @@ def flood_distances(
 
     Parameters
     ----------
-    distance : (H, W) float32 array
-        To the background, in pixels; 0 in the background.
+    squared : (H, W) int32 array
+        Squared distance to the background, in pixels; 0 in the background, to which the outermost
+        pixels must belong.
     order : (n,) int64 array
         Flat indices of the foreground, from the largest distance down.
     depth : float
@@ -44,44 +114,45 @@ def flood_distances(
     (H, W) int32 array
         Basins, numbered from 1 without order; every foreground pixel belongs to one.
     """
-    height, width = distance.shape
-    labels = np.zeros((height, width), np.int32)
+    height, width = squared.shape
+    labels = np.zeros(height * width, np.int32)
+    level = squared.ravel()
+    steps = _DY * width + _DX
     parent = np.zeros(order.size + 1, np.int32)
     summit = np.zeros(order.size + 1, np.float32)
+    near = np.zeros(8, np.int32)
     count = 0
-    for index in order:
-        y, x = index // width, index % width
-        level = distance[y, x]
-        best, best_level = 0, np.float32(-1)
+    for here in order:
+        best, best_level, met = 0, -1, 0
         for k in range(8):
-            v, u = y + _DY[k], x + _DX[k]
-            if v < 0 or u < 0 or v >= height or u >= width or labels[v, u] == 0:
+            there = here + steps[k]
+            label = labels[there]
+            if label == 0:
                 continue
-            if distance[v, u] > best_level:
-                best, best_level = labels[v, u], distance[v, u]
+            near[met] = label
+            met += 1
+            if level[there] > best_level:
+                best, best_level = label, level[there]
         if best == 0:
             count += 1
             parent[count] = count
-            summit[count] = level
-            labels[y, x] = count
+            summit[count] = np.float32(np.sqrt(level[here]))
+            labels[here] = count
             continue
-        labels[y, x] = best
-        for k in range(8):
-            v, u = y + _DY[k], x + _DX[k]
-            if v < 0 or u < 0 or v >= height or u >= width or labels[v, u] == 0:
+        labels[here] = best
+        for k in range(met):
+            if near[k] == best:
                 continue
-            a, b = _root(parent, labels[v, u]), _root(parent, best)
+            a, b = _root(parent, near[k]), _root(parent, best)
             if a == b:
                 continue
             if summit[a] < summit[b]:
                 a, b = b, a
-            if summit[b] - level < depth:
+            if summit[b] - np.float32(np.sqrt(level[here])) < depth:
                 parent[b] = a
-    for y in range(height):
-        for x in range(width):
-            if labels[y, x]:
-                labels[y, x] = _root(parent, labels[y, x])
-    return labels
+    for here in order:
+        labels[here] = _root(parent, labels[here])
+    return labels.reshape((height, width))
 
 
 @numba.njit(cache=True)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.flooding import cut_lines, flood_distances, gap_pixels, grow
+from analysis.flooding import cut_lines, flood_distances, gap_pixels, grow, squared_distances
+from analysis.parts import fill_holes, find_parts, numbered
 from trainables.labels import BOUNDARY, CELL, touching_gap
 from trainables.starconvex import Thresholds, decode
 
@@ -65,12 +66,10 @@ def watershed_2class(
         raise ValueError(f"seed_depth must not be negative, not {seed_depth}")
     if not mask.any():
         return np.zeros(mask.shape, np.int32)
-    distance = ndimage.distance_transform_edt(np.pad(mask, 1, mode="edge")).astype(np.float32)
-    # beyond the border the cell goes on: what touches it is not narrower there
-    distance = np.ascontiguousarray(distance[1:-1, 1:-1])
-    inside = np.flatnonzero(mask)
-    order = inside[np.argsort(-distance.ravel()[inside], kind="stable")]
-    basins = flood_distances(distance, order, float(seed_depth))
+    squared = squared_distances(mask)
+    inside = np.flatnonzero(squared.ravel() > 0)
+    order = inside[_from_the_top(squared.ravel()[inside])]
+    basins = flood_distances(squared, order, float(seed_depth))[1:-1, 1:-1].copy()
     if not give_back_gap:
         return _numbered(cut_lines(basins), min_size)
     return give_gap_back(_numbered(basins, min_size))
@@ -163,6 +162,14 @@ def from_star_convex(
     return _numbered(labels, min_size, connected=False)
 
 
+def _from_the_top(values: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return the order of numbers from the largest down, equals as they come."""
+    below = int(values.max()) - values
+    if below.max() < 2**16:  # numpy sorts so few different numbers by radix
+        below = below.astype(np.uint16)
+    return np.argsort(below, kind="stable")
+
+
 def give_gap_back(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Give lines one pixel wide between instances back to the instances beside them.
 
@@ -214,18 +221,8 @@ def _mask(
     if smoothing > 0:
         probability = ndimage.gaussian_filter(probability, smoothing, mode="nearest")
     mask = probability >= threshold
-    holes, count = ndimage.label(~mask)
-    if count:
-        sizes = np.bincount(holes.ravel(), minlength=count + 1)
-        small = sizes < min_size
-        small[0] = False
-        small[_at_border(holes)] = False
-        mask |= small[holes]
+    fill_holes(mask, min_size)
     return mask
-
-
-def _at_border(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    return np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
 
 
 def _numbered(
@@ -235,21 +232,9 @@ def _numbered(
 
     With `connected`, of an instance that was cut in several parts each is one of its own.
     """
-    if connected and labels.any():
-        labels = _parts(labels)
-    sizes = np.bincount(labels.ravel())
-    keep = sizes >= max(1, min_size)
-    keep[0] = False
-    values, first = np.unique(labels, return_index=True)
-    kept = keep[values]
-    order = np.argsort(first[kept], kind="stable")
-    table = np.zeros(len(sizes), np.int32)
-    table[values[kept][order]] = np.arange(1, len(order) + 1, dtype=np.int32)
-    return table[labels]
-
-
-def _parts(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Number the 8-connected parts of instances that may touch each other."""
-    from skimage.measure import label
-
-    return label(labels, connectivity=2, background=0)
+    labels = np.ascontiguousarray(labels, dtype=np.int32)
+    if connected:
+        labels, highest = find_parts(labels, True)
+    else:
+        highest = int(labels.max(initial=0))
+    return numbered(labels, highest, max(1, min_size))

@@ -17,7 +17,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from analysis import pixelprops
-from analysis.outlines import find_parts, trace, trackmate_order, trackmate_polygon
+from analysis.outlines import trace, trackmate_order, trackmate_polygon
+from analysis.parts import find_parts
 
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
 FEATURES = ("x", "y", "area", "perimeter", "circularity", "solidity", "radius", "shape_index")
@@ -105,17 +106,15 @@ def measure(
         np.ascontiguousarray(image, dtype=np.int64), CONVENTIONS.index(convention)
     )
     order = np.argsort(labels, kind="stable")
-    columns = dict(zip((*FEATURES, *EXTRAS), values[order].T))
-    table = pd.DataFrame({"label": labels[order]})
-    for name in FEATURES:
-        table[name] = columns[name]
+    found = dict(zip((*FEATURES, *EXTRAS), values[order].T))
+    columns: dict[str, Any] = {"label": labels[order], **{n: found[n] for n in FEATURES}}
     if pixel_size_um is not None:
-        table["area_um2"] = table["area"] * pixel_size_um**2
-        table["perimeter_um"] = table["perimeter"] * pixel_size_um
-        table["radius_um"] = table["radius"] * pixel_size_um
+        columns["area_um2"] = found["area"] * pixel_size_um**2
+        columns["perimeter_um"] = found["perimeter"] * pixel_size_um
+        columns["radius_um"] = found["radius"] * pixel_size_um
     for name in EXTRAS:
-        table[name] = columns[name].astype(np.int64) if name in _INTEGERS else columns[name]
-    return table
+        columns[name] = found[name].astype(np.int64) if name in _INTEGERS else found[name]
+    return pd.DataFrame(columns)
 
 
 def outlines(
@@ -137,8 +136,8 @@ def outlines(
     if convention not in CONVENTIONS[:2]:
         raise ValueError(f"contours are those of {' or '.join(CONVENTIONS[:2])}, not {convention}")
     image = np.ascontiguousarray(label_image, dtype=np.int64)
-    parts, count = find_parts(image)
-    found, _, boxes = _largest(image, parts, count)
+    parts, count = find_parts(image, True)
+    found, _, boxes, _ = _largest(image, parts, count)
     order = np.argsort(found)
     return {
         int(found[i]): _polygon(parts, boxes[i], convention == "trackmate") - 0.5 for i in order
@@ -148,47 +147,68 @@ def outlines(
 @njit(cache=True)
 def _largest(
     labels: NDArray[np.int64], parts: NDArray[np.int32], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return each label, its number of parts, and of its largest part: part, box, first x."""
-    size = np.zeros(count + 1, np.int64)
-    box = np.zeros((count + 1, 6), np.int64)  # part, top, left, bottom, right, x of first pixel
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return each label, its number of parts, and of its largest part box and sums.
+
+    A box is part, top, left, bottom, right, x of the first pixel; sums are the number of pixels
+    and those of x, y, xx, yy, xy about the first pixel.
+    """
+    box = np.zeros((count + 1, 6), np.int64)
+    sums = np.zeros((count + 1, 6), np.int64)
     label_of = np.zeros(count + 1, np.int64)
     height, width = parts.shape
     for y in range(height):
-        for x in range(width):
+        x = 0
+        while x < width:
             part = parts[y, x]
             if part == 0:
+                x += 1
                 continue
-            if size[part] == 0:
-                box[part, 0] = part
-                box[part, 1], box[part, 2], box[part, 3], box[part, 4] = y, x, y + 1, x + 1
-                box[part, 5] = x
-                label_of[part] = labels[y, x]
-            size[part] += 1
-            box[part, 2] = min(box[part, 2], x)
-            box[part, 3] = max(box[part, 3], y + 1)
-            box[part, 4] = max(box[part, 4], x + 1)
+            start = x
+            while x < width and parts[y, x] == part:
+                x += 1
+            one, total = box[part], sums[part]
+            if total[0] == 0:
+                one[0] = part
+                one[1], one[2], one[3], one[4], one[5] = y, start, y + 1, x, start
+                label_of[part] = labels[y, start]
+            one[2], one[3], one[4] = min(one[2], start), y + 1, max(one[4], x)
+            dy, first, last = y - one[1], start - one[5], x - 1 - one[5]
+            n = x - start
+            sx = (first + last) * n // 2
+            below = first - 1
+            # of squares from the first to the last
+            sxx = (last * (last + 1) * (2 * last + 1) - below * (below + 1) * (2 * below + 1)) // 6
+            total[0] += n
+            total[1] += sx
+            total[2] += n * dy
+            total[3] += sxx
+            total[4] += n * dy * dy
+            total[5] += sx * dy
     order = np.argsort(label_of[1:], kind="mergesort") + 1  # stable: raster order within a label
     found = np.empty(count, np.int64)
     number = np.zeros(count, np.int64)
     boxes = np.empty((count, 6), np.int64)
-    n, best = 0, 0
+    sizes = np.empty((count, 6), np.int64)
+    n = 0
     for part in order:
         if n == 0 or found[n - 1] != label_of[part]:
-            found[n], boxes[n], best = label_of[part], box[part], size[part]
+            found[n], boxes[n], sizes[n] = label_of[part], box[part], sums[part]
             n += 1
-        elif size[part] > best:
-            boxes[n - 1], best = box[part], size[part]
+        elif sums[part, 0] > sizes[n - 1, 0]:
+            boxes[n - 1], sizes[n - 1] = box[part], sums[part]
         number[n - 1] += 1
-    return found[:n], number[:n], boxes[:n]
+    return found[:n], number[:n], boxes[:n], sizes[:n]
 
 
 @njit(cache=True)
 def _corners(parts: NDArray[np.int32], box: NDArray[np.int64]) -> NDArray[np.int32]:
-    none = np.empty((0, 2), np.int32)
-    corners = np.empty((trace(parts, box[1], box[5], none, False), 2), np.int32)
-    trace(parts, box[1], box[5], corners, True)
-    return corners
+    corners = np.empty((4 * (box[3] - box[1] + box[4] - box[2]) + 4, 2), np.int32)
+    count = trace(parts, box[1], box[5], corners)
+    if count > len(corners):  # a jagged one
+        corners = np.empty((count, 2), np.int32)
+        trace(parts, box[1], box[5], corners)
+    return corners[:count]
 
 
 @njit(cache=True)
@@ -218,12 +238,15 @@ def _traced_perimeter(corners: NDArray[np.int32]) -> float:
 def _measure(
     labels: NDArray[np.int64], convention: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    parts, count = find_parts(labels)
-    found, number, boxes = _largest(labels, parts, count)
+    parts, count = find_parts(labels, True)
+    found, number, boxes, sums = _largest(labels, parts, count)
     values = np.full((len(found), 18), np.nan)
+    lengths = pixelprops.perimeters(parts, count) if convention == 3 else np.empty(0)
     for i in range(len(found)):
         part, top, left, bottom, right = boxes[i, :5]
-        n, cx, cy, xx, yy, xy = pixelprops.moments(parts, part, top, left, bottom, right)
+        n, sx, sy, sxx, syy, sxy = sums[i]
+        cx, cy = boxes[i, 5] + sx / n, top + sy / n
+        xx, yy, xy = pixelprops.central_moments(n, sx, sy, sxx, syy, sxy)
         major, minor, eccentricity, orientation = pixelprops.ellipse(xx, yy, xy)
         row = values[i]
         row[8], row[9] = number[i], n
@@ -245,7 +268,7 @@ def _measure(
             hull = abs(pixelprops.polygon_area(pixelprops.convex_hull(corners.astype(np.float64))))
         else:
             area = float(n)
-            perimeter = pixelprops.perimeter(parts, part, top, left, bottom, right)
+            perimeter = lengths[part]
             hull = float(pixelprops.convex_pixels(parts, part, top, left, bottom, right))
         if area == 0:  # an outline that runs there and back
             continue

@@ -20,78 +20,12 @@ TOLERANCE = 0.5
 
 
 @njit(cache=True)
-def _root(parent: NDArray[np.int32], i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-@njit(cache=True)
-def find_parts(labels: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
-    """Number the 8-connected parts of all labels, in raster order of their first pixels.
-
-    Parameters
-    ----------
-    labels : (H, W) int64
-
-    Returns
-    -------
-    parts : (H, W) int32
-        0 where `labels` is 0, else 1 to `count`.
-    count : int
-    """
-    height, width = labels.shape
-    parts = np.zeros((height, width), np.int32)
-    parent = np.empty(height * width // 2 + 2, np.int32)
-    parent[0] = 0
-    used = 1
-    for y in range(height):
-        for x in range(width):
-            label = labels[y, x]
-            if label == 0:
-                continue
-            found = 0
-            for dy, dx in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):
-                v, u = y + dy, x + dx
-                if v < 0 or u < 0 or u >= width or labels[v, u] != label:
-                    continue
-                other = _root(parent, parts[v, u])
-                if found == 0:
-                    found = other
-                elif other != found:
-                    low, high = min(found, other), max(found, other)
-                    parent[high] = low
-                    found = low
-            if found == 0:
-                if used == len(parent):  # a chessboard of labels: one part per pixel
-                    grown = np.empty(2 * used, np.int32)
-                    grown[:used] = parent
-                    parent = grown
-                parent[used] = used
-                found = used
-                used += 1
-            parts[y, x] = found
-    number = np.zeros(used, np.int32)
-    count = 0
-    for y in range(height):
-        for x in range(width):
-            if parts[y, x]:
-                root = _root(parent, parts[y, x])
-                if number[root] == 0:
-                    count += 1
-                    number[root] = count
-                parts[y, x] = number[root]
-    return parts, count
-
-
-@njit(cache=True)
 def _inside(parts: NDArray[np.int32], part: int, y: int, x: int) -> bool:
     return bool(0 <= y < parts.shape[0] and 0 <= x < parts.shape[1] and parts[y, x] == part)
 
 
 @njit(cache=True)
-def trace(parts: NDArray[np.int32], y0: int, x0: int, out: NDArray[np.int32], write: bool) -> int:
+def trace(parts: NDArray[np.int32], y0: int, x0: int, out: NDArray[np.int32]) -> int:
     """Walk round a part, clockwise on the screen, diagonal pixels joined.
 
     Parameters
@@ -100,20 +34,17 @@ def trace(parts: NDArray[np.int32], y0: int, x0: int, out: NDArray[np.int32], wr
     y0, x0 : int
         The part's first pixel in raster order.
     out : (N, 2) int32
-        Receives the corners' (x, y), those between collinear neighbours left out, from the upper
-        left corner of the first pixel.
-    write : bool
-        False only counts.
+        Receives the first N corners' (x, y), those between collinear neighbours left out, from the
+        upper left corner of the first pixel.
 
     Returns
     -------
     int
-        Number of corners.
+        Number of corners, which may be more.
     """
     part = parts[y0, x0]
     y, x, direction, count = y0, x0, 0, 0  # directions: 0 east, 1 south, 2 west, 3 north
-    if write:
-        out[0, 0], out[0, 1] = x, y
+    out[0, 0], out[0, 1] = x, y
     count = 1
     while True:
         if direction == 0:
@@ -137,7 +68,7 @@ def trace(parts: NDArray[np.int32], y0: int, x0: int, out: NDArray[np.int32], wr
         if y == y0 and x == x0 and turned == 0:
             return count
         if turned != direction:
-            if write:
+            if count < len(out):
                 out[count, 0], out[count, 1] = x, y
             count += 1
             direction = turned

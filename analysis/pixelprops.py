@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 _ROOT2 = math.sqrt(2.0)
 _HALF = (1.0 + _ROOT2) / 2.0
+_EXACT = 2**17
 
 
 @njit(cache=True)
@@ -83,52 +84,46 @@ def polygon_centroid(polygon: NDArray[np.float64]) -> tuple[float, float]:
 
 
 @njit(cache=True)
-def _is(parts: NDArray[np.int32], part: int, y: int, x: int) -> bool:
-    return bool(0 <= y < parts.shape[0] and 0 <= x < parts.shape[1] and parts[y, x] == part)
+def perimeters(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
+    """Return each part's perimeter as `skimage.measure.perimeter` has it (4 neighbours).
 
-
-@njit(cache=True)
-def _is_border(parts: NDArray[np.int32], part: int, y: int, x: int) -> bool:
-    return _is(parts, part, y, x) and not (
-        _is(parts, part, y - 1, x)
-        and _is(parts, part, y + 1, x)
-        and _is(parts, part, y, x - 1)
-        and _is(parts, part, y, x + 1)
-    )
-
-
-@njit(cache=True)
-def perimeter(
-    parts: NDArray[np.int32], part: int, top: int, left: int, bottom: int, right: int
-) -> float:
-    """Return the perimeter as `skimage.measure.perimeter` has it (4 neighbours).
-
-    The border pixels' chain, weighted by how they touch (Benkrid and Crookes 2000). `bottom` and
-    `right` are past the part's last row and column.
+    The border pixels' chain, weighted by how they touch (Benkrid and Crookes 2000).
     """
-    straight, diagonal, mixed = 0, 0, 0
-    for y in range(top, bottom):
-        for x in range(left, right):
-            if not _is_border(parts, part, y, x):
+    height, width = parts.shape
+    border = np.zeros((height + 2, width + 2), np.int32)  # the part of each border pixel
+    for y in range(height):
+        for x in range(width):
+            part = parts[y, x]
+            if part == 0:
+                continue
+            if (
+                y == 0 or x == 0 or y == height - 1 or x == width - 1
+                or parts[y - 1, x] != part or parts[y + 1, x] != part
+                or parts[y, x - 1] != part or parts[y, x + 1] != part
+            ):  # fmt: skip
+                border[y + 1, x + 1] = part
+    found = np.zeros((count + 1, 3), np.int64)
+    for y in range(1, height + 1):
+        for x in range(1, width + 1):
+            part = border[y, x]
+            if part == 0:
                 continue
             near = (
-                int(_is_border(parts, part, y - 1, x)) + int(_is_border(parts, part, y + 1, x))
-                + int(_is_border(parts, part, y, x - 1)) + int(_is_border(parts, part, y, x + 1))
+                int(border[y - 1, x] == part) + int(border[y + 1, x] == part)
+                + int(border[y, x - 1] == part) + int(border[y, x + 1] == part)
             )  # fmt: skip
             far = (
-                int(_is_border(parts, part, y - 1, x - 1))
-                + int(_is_border(parts, part, y - 1, x + 1))
-                + int(_is_border(parts, part, y + 1, x - 1))
-                + int(_is_border(parts, part, y + 1, x + 1))
-            )
+                int(border[y - 1, x - 1] == part) + int(border[y - 1, x + 1] == part)
+                + int(border[y + 1, x - 1] == part) + int(border[y + 1, x + 1] == part)
+            )  # fmt: skip
             code = 1 + 2 * near + 10 * far
             if code in (5, 7, 15, 17, 25, 27):
-                straight += 1
+                found[part, 0] += 1
             elif code in (21, 33):
-                diagonal += 1
+                found[part, 1] += 1
             elif code in (13, 23):
-                mixed += 1
-    return straight + diagonal * _ROOT2 + mixed * _HALF
+                found[part, 2] += 1
+    return found[:, 0] + found[:, 1] * _ROOT2 + found[:, 2] * _HALF
 
 
 @njit(cache=True)
@@ -138,73 +133,65 @@ def convex_pixels(
     """Count the pixels of the convex hull image (`skimage.morphology.convex_hull_image`).
 
     A pixel is in it when its centre lies in the hull, border included, of the midpoints of all
-    pixels' four sides.
+    pixels' four sides. Coordinates are doubled here, so that all is exact in integers: row j of
+    the midpoints is half a pixel below row j - 1.
     """
-    points = np.empty((4 * (bottom - top), 2), np.float64)
-    count = 0
+    rows = 2 * (bottom - top) + 1
+    # outermost midpoints, the right side mirrored, so that both are least
+    ends = np.full((2, rows), 2 * max(right, 1) + 2, np.int64)
     for y in range(top, bottom):
-        first, last = -1, -1
-        for x in range(left, right):
-            if parts[y, x] == part:
-                last = x
-                if first < 0:
-                    first = x
-        if first < 0:
-            continue
-        # a row's outermost pixels hold all of the row's points that can be on the hull, save
-        # the upper and lower midpoints between them, which lie on the line joining theirs
-        points[count] = first - 0.5, float(y)
-        points[count + 1] = last + 0.5, float(y)
-        count += 2
-    ends = np.empty((2 * count, 2), np.float64)
-    for i in range(0, count, 2):
-        first, last, y = points[i, 0] + 0.5, points[i + 1, 0] - 0.5, points[i, 1]
-        ends[2 * i] = first, y - 0.5
-        ends[2 * i + 1] = first, y + 0.5
-        ends[2 * i + 2] = last, y - 0.5
-        ends[2 * i + 3] = last, y + 0.5
-    hull = convex_hull(np.concatenate((points[:count], ends)))
-    n = len(hull)
+        first, last = left, right - 1
+        while parts[y, first] != part:
+            first += 1
+        while parts[y, last] != part:
+            last -= 1
+        j = 2 * (y - top) + 1
+        for side in range(2):
+            x = 2 * first if side == 0 else -2 * last
+            ends[side, j - 1] = min(ends[side, j - 1], x)
+            ends[side, j] = x - 1
+            ends[side, j + 1] = x
+    bound = np.empty((2, bottom - top), np.int64)
+    hull = np.empty(rows, np.int64)
+    for side in range(2):
+        x, size = ends[side], 0
+        for j in range(rows):
+            while size >= 2:
+                i, k = hull[size - 2], hull[size - 1]
+                if (x[k] - x[i]) * (j - i) < (x[j] - x[i]) * (k - i):
+                    break
+                size -= 1
+            hull[size] = j
+            size += 1
+        edge = 0
+        for r in range(bottom - top):
+            j = 2 * r + 1
+            while hull[edge + 1] < j:
+                edge += 1
+            i, k = hull[edge], hull[edge + 1]
+            # least whole pixel that is not outside
+            whole = x[i] * (k - i) + (x[k] - x[i]) * (j - i)
+            bound[side, r] = -((-whole) // (2 * (k - i)))
     total = 0
-    for y in range(top, bottom):
-        low, high = math.inf, -math.inf
-        for i in range(n):
-            x0, y0 = hull[i]
-            x1, y1 = hull[(i + 1) % n]
-            if min(y0, y1) > y or max(y0, y1) < y:
-                continue
-            if y0 == y1:
-                low, high = min(low, x0, x1), max(high, x0, x1)
-            else:
-                # numerators are multiples of a quarter: exact, so that borders count as they do
-                # in scikit-image's exact test
-                x = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
-                low, high = min(low, x), max(high, x)
-        total += max(0, math.floor(high + 1e-9) - math.ceil(low - 1e-9) + 1)
+    for r in range(bottom - top):
+        total += max(0, -bound[1, r] - bound[0, r] + 1)
     return total
 
 
 @njit(cache=True)
-def moments(
-    parts: NDArray[np.int32], part: int, top: int, left: int, bottom: int, right: int
-) -> tuple[int, float, float, float, float, float]:
-    """Return pixel count, centroid x and y, and central moments mu_xx, mu_yy, mu_xy over count."""
-    n, sx, sy = 0, 0, 0
-    for y in range(top, bottom):
-        for x in range(left, right):
-            if parts[y, x] == part:
-                n += 1
-                sx += x
-                sy += y
-    cx, cy = sx / n, sy / n
-    xx, yy, xy = 0.0, 0.0, 0.0
-    for y in range(top, bottom):
-        for x in range(left, right):
-            if parts[y, x] == part:
-                xx += (x - cx) ** 2
-                yy += (y - cy) ** 2
-                xy += (x - cx) * (y - cy)
-    return n, cx, cy, xx / n, yy / n, xy / n
+def central_moments(
+    n: int, sx: int, sy: int, sxx: int, syy: int, sxy: int
+) -> tuple[float, float, float]:
+    """Return mu_xx, mu_yy, mu_xy over the pixel count, from sums about any pixel nearby."""
+    if n < _EXACT and max(sxx, syy) < _EXACT**2 * 8:  # products of 2**58 at most
+        square = float(n) * float(n)
+        return (
+            float(n * sxx - sx * sx) / square,
+            float(n * syy - sy * sy) / square,
+            float(n * sxy - sx * sy) / square,
+        )
+    mx, my = sx / n, sy / n
+    return sxx / n - mx * mx, syy / n - my * my, sxy / n - mx * my
 
 
 @njit(cache=True)

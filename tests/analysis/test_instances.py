@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import label
 
-from analysis.flooding import cut_lines, flood_distances, gap_pixels, grow
+from analysis.flooding import cut_lines, flood_distances, gap_pixels, grow, squared_distances
 from analysis.instances import from_3class, from_star_convex, give_gap_back, watershed_2class
+from analysis.parts import find_parts
 from analysis.scores import match
 from trainables.labels import semantic2_target, semantic3_target, touching_gap
 from trainables.starconvex import star_targets
@@ -190,14 +193,41 @@ def test_watershed_keeps_its_promises(mask: NDArray[np.bool_], depth: float) -> 
 @settings(max_examples=60, deadline=None)
 @given(masks)
 def test_flooding_without_merging_finds_every_summit(mask: NDArray[np.bool_]) -> None:
-    distance = ndimage.distance_transform_edt(mask).astype(np.float32)
-    inside = np.flatnonzero(mask)
-    order = inside[np.argsort(-distance.ravel()[inside], kind="stable")]
-    basins = flood_distances(distance, order, 0.0)
+    squared = squared_distances(mask)
+    inside = np.flatnonzero(squared)
+    order = inside[np.argsort(-squared.ravel()[inside], kind="stable")]
+    basins = flood_distances(squared, order, 0.0)[1:-1, 1:-1]
     assert np.array_equal(basins > 0, mask)
-    merged = flood_distances(distance, order, 1e9)
+    merged = flood_distances(squared, order, 1e9)[1:-1, 1:-1]
     # everything connected is one when no saddle is deep enough
     assert len(np.unique(merged[mask])) == ndimage.label(mask, np.ones((3, 3)))[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks)
+def test_squared_distances_are_exact(mask: NDArray[np.bool_]) -> None:
+    found = squared_distances(mask)
+    assert found.shape == (mask.shape[0] + 2, mask.shape[1] + 2)
+    assert not found[[0, -1]].any() and not found[:, [0, -1]].any()  # noqa: PT018
+    if mask.all():
+        assert len(np.unique(found[1:-1, 1:-1])) == 1
+        assert found[1, 1] > mask.size
+    else:
+        expected = ndimage.distance_transform_edt(mask) ** 2
+        np.testing.assert_allclose(found[1:-1, 1:-1], expected, rtol=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)),
+               elements=st.integers(0, 3)),
+    st.booleans(),
+)  # fmt: skip
+def test_parts_are_those_of_scikit_image(labels: NDArray[np.uint8], diagonal: bool) -> None:
+    parts, count = find_parts(labels, diagonal)
+    expected, n = label(labels, connectivity=1 + diagonal, background=0, return_num=True)
+    assert count == n
+    assert np.array_equal(parts, expected)  # both number as rows are read
 
 
 def test_cut_lines_and_grow_by_hand() -> None:
