@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.methods import RANGES, Parameters, default_parameters, make_instances, way_of
 from analysis.prediction import MapPredictor, Maps, predict_maps
-from analysis.scores import METRICS, image_scores, pooled
+from analysis.scores import METRICS, ImageScores, image_scores, pooled
 from trainables.config import TrialConfig
 from trainables.data import DataSet, Item
 from trainables.files import write_json
@@ -33,6 +33,8 @@ MOST_IMAGES = 20
 
 Known = tuple[Maps, NDArray[np.int32]]
 """A prediction and the label image of one validation image."""
+Tried = tuple[dict[str, float], list[ImageScores]]
+"""Parameters, and what they score on each image."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,23 @@ class Calibration:
     budget: int
     images: list[str]
     """Stems that were used."""
+    held_out: dict[str, dict[str, float]]
+    """Of each group of validation images: what would have been chosen without it."""
+
+    def for_validation(self, group: str) -> dict[str, float]:
+        """Return the parameters that know nothing of a group of validation images."""
+        return self.held_out.get(group, self.calibrated)
 
 
-def calibrate(
+def search(
     config: TrialConfig,
     known: Sequence[Known],
     default: Parameters,
     *,
     budget: int = BUDGET,
     seed: int = 0,
-) -> tuple[dict[str, float], float, float]:
-    """Search for the parameters with the largest mean average precision.
+) -> list[Tried]:
+    """Try sets of parameters, the default first, then what promises the largest mean AP.
 
     Parameters
     ----------
@@ -66,15 +74,13 @@ def calibrate(
     known : sequence of (maps, labels)
         Predictions and label images of validation images.
     default : mapping
-        Tried first, and kept where nothing is better.
     budget : int
         Sets of parameters to try, the default among them.
     seed : int
 
     Returns
     -------
-    parameters : dict
-    score, default_score : float
+    list of (parameters, scores of each image)
 
     Raises
     ------
@@ -90,15 +96,13 @@ def calibrate(
     ranges = RANGES[config.task]
     typical = float(np.median(cells))
 
-    def score(parameters: Parameters) -> float:
-        found = [
+    def scores(parameters: Parameters) -> list[ImageScores]:
+        return [
             image_scores(
                 labels, make_instances(config, maps, parameters, labels.shape), boundaries=False
             )
             for maps, labels in known
         ]
-        value = float(pooled(found)[METRICS.index("ap_mean")])
-        return 0.0 if np.isnan(value) else value
 
     def suggest(trial: Any) -> dict[str, float]:
         chosen: dict[str, float] = {}
@@ -110,19 +114,52 @@ def calibrate(
                 chosen[name] = round(trial.suggest_float(name, one.low, high, log=one.log), 3)
         return chosen
 
-    default_score = score(default)
-    best, best_score = dict(default), default_score
+    tried: list[Tried] = [(dict(default), scores(default))]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, budget // 4))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for _ in range(budget - 1):
         trial = study.ask()
         parameters = suggest(trial)
-        value = score(parameters)
-        study.tell(trial, value)
-        if value > best_score:
-            best, best_score = parameters, value
-    return best, best_score, default_score
+        tried.append((parameters, scores(parameters)))
+        study.tell(trial, _objective(tried[-1][1]))
+    return tried
+
+
+def choose(tried: Sequence[Tried], images: Sequence[int] | None = None) -> dict[str, float]:
+    """Return the parameters with the largest mean AP over some images; of equals the first.
+
+    Parameters
+    ----------
+    tried : sequence of (parameters, scores of each image)
+        The default first.
+    images : sequence of int, optional
+        Which count; all by default.
+    """
+    values = [
+        _objective(scores if images is None else [scores[i] for i in images]) for _, scores in tried
+    ]
+    return dict(tried[int(np.argmax(values))][0])
+
+
+def held_out(tried: Sequence[Tried], groups: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return, for each group of images, what is chosen from the images of the others.
+
+    Scored with them, validation images say what the method does on images that chose nothing;
+    scored with the parameters that they chose themselves, they flatter it. Nothing is held out
+    where there is one group only.
+    """
+    if len(set(groups)) < 2:
+        return {}
+    return {
+        group: choose(tried, [i for i, other in enumerate(groups) if other != group])
+        for group in dict.fromkeys(groups)
+    }
+
+
+def _objective(scores: Sequence[ImageScores]) -> float:
+    value = float(pooled(scores)[METRICS.index("ap_mean")])
+    return 0.0 if np.isnan(value) else value
 
 
 def _small(one: Known) -> Known:
@@ -190,7 +227,11 @@ def calibrate_checkpoint(
     }
     path = folder / CALIBRATION
     stored = read_calibration(folder)
-    if stored is not None and all(stored.get(k) == v for k, v in key.items()):
+    if (
+        stored is not None
+        and "held_out" in stored
+        and all(stored.get(k) == v for k, v in key.items())
+    ):
         return _calibration(stored)
     known = []
     for item in items:
@@ -198,15 +239,17 @@ def calibrate_checkpoint(
         known.append((maps, read_labels(item.mask).labels))
         tick()
     default = default_parameters(predictor.config, info)
-    best, score, before = calibrate(predictor.config, known, default, budget=budget, seed=seed)
+    tried = search(predictor.config, known, default, budget=budget, seed=seed)
+    best = choose(tried)
     content = {
         **key,
         "way": way_of(predictor.config),
         "objective": "mean over IoU 0.5 to 0.9 of TP / (TP + FP + FN), validation images",
         "default": default,
         "calibrated": best,
-        "default_score": before,
-        "score": score,
+        "held_out": held_out(tried, [item.group for item in items]),
+        "default_score": _objective(tried[0][1]),
+        "score": max(_objective(scores) for _, scores in tried),
     }
     write_json(path, content)
     return _calibration(content)
@@ -229,4 +272,5 @@ def _calibration(content: dict[str, Any]) -> Calibration:
         score=content["score"],
         budget=content["budget"],
         images=content["images"],
+        held_out=content["held_out"],
     )

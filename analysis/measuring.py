@@ -78,7 +78,8 @@ def measure_trial(
     items : sequence of Item
         Images; one at a time is in memory.
     split : str
-        Their split, for the object table.
+        Their split, for the object table. Images of ``val`` get the calibrated parameters that
+        were chosen without their group.
     known : KnownCells
         Tracks and populations of the true cells.
     convention, pixel_size_um
@@ -105,6 +106,8 @@ def measure_trial(
         for variant in variants:
             calibrated = variant.parameters == "calibrated"
             parameters = calibration.calibrated if calibrated else calibration.default
+            if calibrated and split == "val":
+                parameters = calibration.for_validation(item.group)
             labels = make_instances(
                 predictor.config, maps, parameters, truth.shape,
                 give_back_gap=variant.give_back_gap,

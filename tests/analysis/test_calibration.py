@@ -15,12 +15,16 @@ from scipy import ndimage
 
 from analysis.calibration import (
     CALIBRATION,
-    calibrate,
+    Tried,
     calibrate_checkpoint,
     calibration_images,
+    choose,
+    held_out,
     read_calibration,
+    search,
 )
 from analysis.methods import RANGES, default_parameters, make_instances, way_of
+from analysis.scores import METRICS, image_scores, pooled
 from trainables.config import TrialConfig
 from trainables.data import DataSet, index_dataset
 from trainables.labels import semantic3_target
@@ -46,6 +50,15 @@ def blurred(labels: NDArray[np.int32]) -> NDArray[np.float32]:
     probability = 0.6 * ndimage.gaussian_filter((labels > 0).astype(np.float32), 1.5)
     probability += 0.35 * (rng.random(labels.shape) < 0.02)
     return np.clip(probability, 0, 1)[None].astype(np.float32)
+
+
+def mean_ap(tried: Tried) -> float:
+    return float(pooled(tried[1])[METRICS.index("ap_mean")])
+
+
+def calibrate(*arguments: Any, **options: Any) -> tuple[dict[str, float], float, float]:
+    tried = search(*arguments, **options)
+    return choose(tried), max(map(mean_ap, tried)), mean_ap(tried[0])
 
 
 def test_calibration_finds_what_the_defaults_miss() -> None:
@@ -83,6 +96,19 @@ def test_every_way_can_be_calibrated(config: TrialConfig) -> None:
     assert score > 0.6
     assert make_instances(config, maps, best, labels.shape).max() == 5
     assert way_of(config) in ("2-class + watershed", "3-class", "star-convex head")
+
+
+def test_a_group_is_scored_with_what_the_others_chose() -> None:
+    truth = cells(0)
+    good, bad = image_scores(truth, truth), image_scores(truth, np.zeros_like(truth))
+    tried: list[Tried] = [
+        ({"p": 0.0}, [bad, bad, bad]),
+        ({"p": 1.0}, [good, good, bad]),  # best of all; chosen by the first group alone
+        ({"p": 2.0}, [bad, bad, good]),
+    ]
+    assert choose(tried) == {"p": 1.0}
+    assert held_out(tried, ["a", "a", "b"]) == {"a": {"p": 2.0}, "b": {"p": 1.0}}
+    assert held_out(tried, ["a", "a", "a"]) == {}
 
 
 def test_stored_thresholds_are_a_star_convex_trials_defaults() -> None:
@@ -144,6 +170,9 @@ def test_a_calibration_is_stored_beside_the_weights_and_used_again(
     first = calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4)
     content = json.loads((tmp_path / CALIBRATION).read_text())
     assert content["calibrated"] == first.calibrated
+    assert set(content["held_out"]) == {"t2", "t3"}
+    assert first.for_validation("t2") == content["held_out"]["t2"]
+    assert first.for_validation("elsewhere") == first.calibrated
     assert content["budget"] == 4
     assert content["data"] == dataset.fingerprint
     calls = network.calls
