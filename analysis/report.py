@@ -63,8 +63,9 @@ class Shown:
 
 
 def _list(names: Sequence[str]) -> str:
-    """Join names as a sentence does."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """Join names as a sentence does; names that hold commas by semicolons."""
+    comma = "; " if any("," in name for name in names) else ", "
+    return names[0] if len(names) == 1 else f"{comma.join(names[:-1])} and {names[-1]}"
 
 
 def answer(evidence: Evidence) -> Answer:
