@@ -96,7 +96,14 @@ def search(
     ranges = RANGES[config.task]
     typical = float(np.median(cells))
 
+    foreground = sum(int(area.sum()) for area in areas)
+
     def scores(parameters: Parameters) -> list[ImageScores]:
+        if _hopeless(config, known, parameters, foreground):
+            return [
+                image_scores(labels, np.zeros(labels.shape, np.int32), boundaries=False)
+                for _, labels in known
+            ]
         return [
             image_scores(
                 labels, make_instances(config, maps, parameters, labels.shape), boundaries=False
@@ -124,6 +131,20 @@ def search(
         tried.append((parameters, scores(parameters)))
         study.tell(trial, _objective(tried[-1][1]))
     return tried
+
+
+def _hopeless(
+    config: TrialConfig, known: Sequence[Known], parameters: Parameters, foreground: int
+) -> bool:
+    """Say whether more pixels propose a star than there are pixels of cells.
+
+    Their suppression would take minutes, for nothing: background would be full of them.
+    """
+    if config.task != "stardist":
+        return False
+    least = parameters["prob_threshold"]
+    proposed = sum(int(np.count_nonzero(maps[0] >= least)) for maps, _ in known)
+    return proposed * config.grid**2 > foreground
 
 
 def choose(tried: Sequence[Tried], images: Sequence[int] | None = None) -> dict[str, float]:

@@ -61,11 +61,10 @@ def separated(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     rank[cells] = np.argsort(np.argsort(-sizes[cells], kind="stable"), kind="stable") + 1
     ranked = rank[index.reshape(labels.shape)]
     ranked[touching_gap(ranked)] = 0
-    pieces = label(ranked, connectivity=1, background=0)
-    if not pieces.any():
-        return pieces > 0
-    first = np.unique(pieces, return_index=True)[1]
-    owner, size = ranked.ravel()[first], np.bincount(pieces.ravel())
+    pieces, count = label(ranked, connectivity=1, background=0, return_num=True)
+    size = np.bincount(pieces.ravel(), minlength=count + 1)
+    owner = np.zeros(count + 1, np.int64)
+    owner[pieces.ravel()] = ranked.ravel()
     order = np.lexsort((-size, owner))
     keep = np.zeros(len(owner), bool)
     keep[order[np.r_[True, np.diff(owner[order]) > 0]]] = True

@@ -23,6 +23,14 @@ _DAMAGED = (
 )  # fmt: skip
 
 
+LONGEST_NAME = 200
+"""Bytes; file systems allow 255, temporary files need some of them."""
+
+
+MOST_CHANNELS = 4
+"""Of an image of one time; an axis of more is taken for a sequence."""
+
+
 class InputError(ValueError):
     """Images that cannot be segmented; the message lists every offending file."""
 
@@ -73,8 +81,7 @@ class Frame:
 
 
 def _plane(tiff: tifffile.TiffFile, page: int) -> NDArray[Any]:
-    series = tiff.series[0]
-    if len(series.pages) == len(tiff.pages) > 1:
+    if len(tiff.pages) > 1:
         return np.asarray(tiff.pages[page].asarray())
     # stacks that ImageJ wrote hold one page and the rest as raw bytes: mapped, not read
     stack = tifffile.memmap(tiff.filehandle.path, mode="r")
@@ -102,23 +109,33 @@ def list_frames(inputs: Sequence[Path]) -> list[Frame]:
     """
     problems: list[str] = []
     frames: list[Frame] = []
+    sequences: dict[Path, str] = {}  # of folders and stacks, which may have equal names
     counts: dict[str, int] = {}
     taken: set[str] = set()
+    seen: set[Path] = set()
     for path in _files(inputs, problems):
+        if path.resolve() in seen:  # a file and its folder were given
+            continue
+        seen.add(path.resolve())
         try:
             pages, shape = _describe(path)
         except (ImageFileError, OSError) as error:
             problems.append(f"{path}: {error}")
             continue
         stack = pages is not None
-        sequence = path.stem if stack else (path.absolute().parent.name or "images")
-        if stack and sequence in counts:
-            sequence = _free(sequence, set(counts))
+        key = path.resolve() if stack else path.absolute().parent.resolve()
+        if key not in sequences:
+            base = path.stem if stack else (key.name or "images")
+            sequences[key] = _free(base, set(sequences.values()))
+        sequence = sequences[key]
         for page in range(pages or 1):
             number = counts.get(sequence, 0)
             counts[sequence] = number + 1
             name = _free(f"{path.stem}_t{page:04d}" if stack else path.stem, taken)
             taken.add(name)
+            if len(name.encode()) > LONGEST_NAME:
+                problems.append(f"{path}: its name is longer than {LONGEST_NAME} bytes; rename it")
+                break
             frames.append(Frame(name, path, page if stack else None, sequence, number, shape))
     if not problems and not frames:
         problems.append("no image was given")
@@ -157,15 +174,21 @@ def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
         return None, (image.shape[0], image.shape[1])
     try:
         with tifffile.TiffFile(path) as tiff:
-            shape, dtype = tiff.series[0].shape, tiff.series[0].dtype
+            shape, axes, dtype = _content(tiff)
+    except ImageFileError:
+        raise
     except _DAMAGED as error:
         reason = " ".join(str(error).split())[:120]
         raise ImageFileError(f"cannot be read ({reason}); is the file damaged?") from error
+    for side, axis in zip(shape, axes):
+        # programs that know no axes call the images of a sequence channels
+        if (axis == "S" and side > 1) or (axis == "C" and 1 < side <= MOST_CHANNELS):
+            raise ImageFileError(
+                f"{side} channels or colours; save it as grey, one channel (a sequence: as TYX)"
+            )
     shape = tuple(int(side) for side in shape if side != 1)
     if dtype is None or dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise ImageFileError(f"image of type {dtype}; save it as 8 or 16 bit unsigned")
-    if len(shape) == 3 and shape[-1] in (3, 4):
-        raise ImageFileError(f"colour image {shape}; save it as grey, one channel")
     if len(shape) == 2:
         return None, (shape[0], shape[1])
     if len(shape) == 3:
@@ -173,3 +196,22 @@ def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
     raise ImageFileError(
         f"image of shape {shape}; save a file (H, W) or a stack (T, H, W) of one channel"
     )
+
+
+def _content(tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], str, Any]:
+    """Return shape, axes and type of what a file holds; refuse what would be lost."""
+    first = tiff.series[0]
+    page = tiff.pages.first
+    if page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE):
+        raise ImageFileError("a colour image; save it as grey, one channel")
+    promised = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+    held = int(np.prod(first.shape[:-2]))
+    if promised > held:
+        raise ImageFileError(f"holds {held} of its {promised} images; was it cut short?")
+    if len(tiff.series) == 1:
+        return tuple(first.shape), first.axes, first.dtype
+    # written page by page: each is a series of its own
+    shapes = sorted({f"{s.shape} {s.dtype}" for s in tiff.series})
+    if len(shapes) > 1 or len(first.shape) != 2:
+        raise ImageFileError(f"holds different images ({', '.join(shapes)}); save one per file")
+    return (len(tiff.series), *first.shape), "I" + first.axes, first.dtype

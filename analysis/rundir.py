@@ -92,6 +92,8 @@ def read_run(out: Path) -> Run:
     board = _table(out / "leaderboard.csv")
     if board.empty:
         raise AnalysisError(f"{out}: leaderboard.csv is missing or empty; start the sweep first")
+    if not {"trial_id", "status"} <= set(board):
+        raise AnalysisError(f"{out / 'leaderboard.csv'} has no column trial_id or status")
     drawn = [i for i in board["trial_id"] if i not in configs]
     for trial_id in drawn:  # by a search algorithm, while the sweep ran
         config = _config_of(out / "checkpoints" / trial_id)
@@ -103,6 +105,10 @@ def read_run(out: Path) -> Run:
         out, plan, board, _table(out / "candidates.csv"), _table(out / "history.csv"), configs
     )
     if not run.done():
+        if (board["status"] == "done").any():
+            raise AnalysisError(
+                f"{out}: trials are done, but none of their checkpoints is in {out / 'checkpoints'}"
+            )
         waiting = board["status"].value_counts().to_dict()
         states = ", ".join(f"{count} {status}" for status, count in waiting.items())
         raise AnalysisError(

@@ -24,6 +24,7 @@ from analysis.segmenting import (
     request_of,
     segment_here,
     sweep_up,
+    tables_are_there,
     write_settings,
 )
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
@@ -44,14 +45,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from None
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be positive, not {text}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, not {value}")
     return value
@@ -167,7 +174,8 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     choice = choose_model(arguments.model)
     request = request_of(choice, frames, options)
     settings = check_folder(out, request)
-    if settings is not None and settings["finished"]:
+    done = all(is_done(out, frame, options) for frame in frames)
+    if settings and settings["finished"] and done and tables_are_there(out, frames, options):
         print(f"{out} is finished: {_summary(settings, len(frames))}")
         return DONE
     try:
@@ -195,7 +203,7 @@ def _work(
     for name in FOLDERS:
         if getattr(options, {"tracked": "track"}.get(name, name), True):
             (out / name).mkdir(exist_ok=True)
-    waiting = [frame for frame in frames if not is_done(out, frame)]
+    waiting = [frame for frame in frames if not is_done(out, frame, options)]
     _introduce(choice, options, len(frames), len(waiting))
     unreadable, found = _segment_and_assemble(out, frames, waiting, options, choice, arguments)
     write_settings(
@@ -215,7 +223,7 @@ def _work(
 
 def _reasons(unreadable: dict[str, str], images: int) -> str:
     reasons = "; ".join(list(unreadable.values())[:20])
-    return f"{len(unreadable)} of {images} images could not be read: {reasons}"
+    return f"{len(unreadable)} of {images} images could not be segmented: {reasons}"
 
 
 def _segment_and_assemble(

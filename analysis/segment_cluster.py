@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.frames import Frame
 from analysis.rundir import AnalysisError
-from analysis.segmenting import SETTINGS, Options, segment_frame
+from analysis.segmenting import BROKEN, SETTINGS, Options, segment_frame
 from trainables.addresses import knock
 from trainables.config import STARDIST, TrialConfig
-from trainables.imagefiles import ImageFileError
 
 if TYPE_CHECKING:
     from analysis.segmenter import Choice
@@ -53,7 +52,7 @@ class Worker:
         """Segment one image; return why it could not be read, or nothing."""
         try:
             segment_frame(self.out, frame, self.options, self.segmenter)
-        except ImageFileError as error:
+        except BROKEN as error:
             return f"{frame.path}: {error}"
         return ""
 

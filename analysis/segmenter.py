@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.calibration import read_calibration
+from analysis.calibration import CALIBRATION, read_calibration
 from analysis.methods import GIVEN_BACK, default_parameters, make_instances, way_of
 from analysis.prediction import OVERLAP, MapPredictor, predict_maps
 from analysis.rundir import AnalysisError, candidates, read_run
 from trainables.config import TrialConfig
 from trainables.errors import CheckpointError
-from trainables.manifest import MANIFEST, first_line, read_manifest
+from trainables.manifest import MANIFEST, first_line, read_manifest, sha256_of
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,18 @@ def choose_model(model: Path) -> Choice:
             f"{model} is neither a checkpoint (it has no {MANIFEST}) nor the folder of a sweep"
         )
     run = read_run(folder.absolute())
-    try:
-        methods = pd.read_csv(folder / "report" / "methods.csv")
-        best = methods[methods["representative"].astype(bool)].iloc[0]
-        checkpoint = run.checkpoint(str(best["trial_id"]))
-        if (checkpoint / MANIFEST).is_file():
-            given = bool(best["way"] == GIVEN_BACK)
-            return _choice(checkpoint, given, f"{best['method']}, the best method of the report")
-    except (OSError, KeyError, IndexError, ValueError):
-        pass  # no report yet
+    table = folder / "report" / "methods.csv"
+    if table.is_file():
+        try:
+            methods = pd.read_csv(table)
+            best = methods[methods["representative"].astype(bool)].iloc[0]
+            trial_id, way, name = str(best["trial_id"]), best["way"], best["method"]
+        except (OSError, KeyError, IndexError, ValueError) as error:
+            raise AnalysisError(
+                f"{table} cannot be read ({error!r}); python -m analysis.run makes it again"
+            ) from error
+        why = f"{name}, the best method of the report"
+        return _choice(run.checkpoint(trial_id), bool(way == GIVEN_BACK), why)
     best_candidate = candidates(run)[0]
     why = f"{best_candidate.name}, the best by validation IoU ({folder.name} has no report yet)"
     return _choice(run.checkpoint(best_candidate.trials[0]), None, why)
@@ -82,7 +85,15 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
         config = TrialConfig.model_validate(manifest["config"])
     except ValueError as error:
         raise CheckpointError(f"{checkpoint / MANIFEST}: config: {first_line(error)}") from error
+    weights = checkpoint / manifest["weights"]["file"]
+    if not weights.is_file() or sha256_of(weights) != manifest["weights"]["sha256"]:
+        raise CheckpointError(f"{weights} is missing or damaged; copy the checkpoint again")
     stored = read_calibration(checkpoint)
+    if stored is None and (checkpoint / CALIBRATION).exists():
+        raise CheckpointError(
+            f"{checkpoint / CALIBRATION} cannot be read; python -m analysis.run makes it again, "
+            "without it defaults are used"
+        )
     if stored is not None and stored["weights"] != manifest["weights"]["sha256"]:
         stored = None  # of other weights
     parameters = stored["calibrated"] if stored else default_parameters(config, manifest)
@@ -145,7 +156,17 @@ class Segmenter:
         -------
         (H, W) int32 array
             Label image: 0 is background, cells are numbered from 1.
+
+        Raises
+        ------
+        ValueError
+            When the image is not two-dimensional, holds no numbers, or one that is not finite.
         """
+        image = np.asarray(image)
+        if image.dtype.kind not in "uif":
+            raise ValueError(f"an image holds numbers, not {image.dtype}")
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise ValueError("an image holds finite numbers; replace NaN and infinity first")
         maps = predict_maps(
             self.predictor, image, tile=self.tile, overlap=self.overlap, flips=self.flips
         )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SETTINGS = "settings.json"
 FORMAT = 1
 FOLDERS = ("labels", "binary", "overlays", "rois", "parts", "tracked")
+BROKEN = (ImageFileError, ValueError, LookupError, ArithmeticError)
+"""What one image may fail with while the others go on."""
 _OPTIONS = {
     "overlays": "--no-overlays",
     "rois": "--no-rois",
@@ -102,9 +104,31 @@ def part_of(out: Path, frame: Frame) -> Path:
     return out / "parts" / f"{frame.name}.parquet"
 
 
-def is_done(out: Path, frame: Frame) -> bool:
-    """Say whether everything of an image was written."""
-    return part_of(out, frame).is_file()
+def is_done(out: Path, frame: Frame, options: Options) -> bool:
+    """Say whether everything of an image was written, and is still there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = [out / "labels" / f"{frame.name}.tif", out / "binary" / f"{frame.name}.png"]
+    if options.overlays:
+        wanted.append(out / "overlays" / f"{frame.name}.png")
+    if options.rois:
+        wanted.append(out / "rois" / f"{frame.name}.zip")
+    if not all(path.is_file() for path in wanted):
+        return False
+    try:
+        pq.read_metadata(part_of(out, frame))
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def tables_are_there(out: Path, frames: Sequence[Frame], options: Options) -> bool:
+    """Say whether what is made of all images together is there."""
+    wanted = [out / "objects.csv", out / "objects_plain.csv"]
+    if options.track:
+        wanted += [out / "tracks.csv", *(out / "tracked" / f"{f.name}.tif" for f in frames)]
+    return all(path.is_file() for path in wanted)
 
 
 def segment_here(
@@ -145,7 +169,7 @@ def segment_here(
         for frame in frames:
             try:
                 segment_frame(out, frame, options, segmenter)
-            except ImageFileError as error:
+            except BROKEN as error:
                 unreadable[frame.name] = f"{frame.path}: {error}"
             tick(frame)
     return unreadable
@@ -210,19 +234,19 @@ def check_folder(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
         before = settings["request"]
         if settings["format"] != FORMAT:
             raise ValueError(f"format {settings['format']}, this version reads {FORMAT}")
-        difference = _difference(before, request)
+        difference = _difference(before, request, out)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{out / SETTINGS} cannot be read ({error!r}); choose another --out"
         ) from error
-    if difference:
+    if difference and any((out / "parts").glob("*.parquet")):
         raise InputError(
             f"{out} holds results of another request ({difference}); choose another --out"
         )
-    return dict(settings)
+    return None if difference else dict(settings)
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:
     now = json.loads(json.dumps(now))
     if before["model"]["weights"] != now["model"]["weights"]:
         return f"another model: weights {before['model']['weights'][:12]}"
@@ -231,12 +255,18 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     for name, value in now["options"].items():
         if before["options"].get(name) != value:
             option = _OPTIONS.get(name, f"--{name.removesuffix('_s').replace('_', '-')}")
-            return f"{option}: {before['options'].get(name)} there, {value} here"
+            values = [before["options"].get(name), value]
+            if option.startswith("--no-"):
+                values = [not value for value in values]
+            return f"{option}: {values[0]} there, {values[1]} here"
     if len(before["images"]) != len(now["images"]):
         return f"{len(before['images'])} images there, {len(now['images'])} here"
     for one, other in zip(before["images"], now["images"]):
         if one != other:
             changed = {k: v for k, v in one.items() if other[k] != v}
+            part = out / "parts" / f"{one['name']}.parquet"
+            if changed.keys() <= {"bytes", "modified"} and not part.is_file():
+                continue  # repaired before it was ever used
             what = "was changed since" if "path" not in changed else f"is {one['path']} there"
             return f"image {other['name']} {what}"
     return ""

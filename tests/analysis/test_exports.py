@@ -222,3 +222,9 @@ def test_the_ellipse_of_moments_points_as_the_fitted_one() -> None:
             assert rows["ELLIPSE_THETA"] == pytest.approx(angle, abs=0.03)
             assert rows["ELLIPSE_MAJOR"] == pytest.approx(22, rel=0.04)
             assert rows["ELLIPSE_MINOR"] == pytest.approx(9, rel=0.06)
+
+
+def test_a_cell_that_fills_the_image() -> None:
+    assert separated(np.ones((5, 6), int)).all()
+    both = separated(np.array([[1, 1, 1, 2]]))
+    assert both.tolist() == [[True, True, False, True]]

@@ -62,3 +62,46 @@ def test_every_wrong_file_is_named_at_once(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no image"):
         list_frames([])
+
+
+def test_folders_of_one_name_are_sequences_of_their_own(tmp_path: Path) -> None:
+    for name in ("A/pos", "B/pos"):
+        (tmp_path / name).mkdir(parents=True)
+        for t in range(2):
+            tifffile.imwrite(tmp_path / name / f"t{t}.tif", image(t))
+    frames = list_frames([tmp_path / "A" / "pos", tmp_path / "B" / "pos"])
+    assert [f.sequence for f in frames] == ["pos", "pos", "pos-2", "pos-2"]
+    assert [f.number for f in frames] == [0, 1, 0, 1]
+    # a file and its folder: once
+    assert len(list_frames([tmp_path / "A" / "pos" / "t1.tif", tmp_path / "A" / "pos"])) == 2
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_stack_written_page_by_page(tmp_path: Path, compression: str | None) -> None:
+    with tifffile.TiffWriter(tmp_path / "film.tif") as tiff:
+        for t in range(5):
+            tiff.write(image(t), compression=compression)
+    frames = list_frames([tmp_path / "film.tif"])
+    assert [int(f.read()[0, 0]) for f in frames] == [0, 1, 2, 3, 4]
+
+
+def test_nothing_of_a_file_is_left_out_silently(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "mixed.tif") as tiff:
+        tiff.write(image())
+        tiff.write(image(shape=(10, 30)))
+    tifffile.imwrite(tmp_path / "whole.tif", image(shape=(5, 20, 30)), imagej=True)
+    content = (tmp_path / "whole.tif").read_bytes()
+    (tmp_path / "short.tif").write_bytes(content[: len(content) // 2])
+    channels = {"imagej": True, "metadata": {"axes": "CYX"}}
+    tifffile.imwrite(tmp_path / "channels.tif", image(shape=(2, 20, 30)), **channels)
+    tifffile.imwrite(
+        tmp_path / "planar.tif", image(shape=(3, 20, 30)), photometric="rgb", planarconfig=2
+    )
+    tifffile.imwrite(tmp_path / f"{'n' * 230}.tif", image())
+    says = {
+        "mixed.tif": "different images", "short.tif": "of its 5 images",
+        "channels.tif": "2 channels", "planar.tif": "colour", "n" * 230: "longer than",
+    }  # fmt: skip
+    for name, words in says.items():
+        with pytest.raises(InputError, match=words):
+            list_frames([tmp_path / (name if name.endswith(".tif") else f"{name}.tif")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,7 +260,7 @@ def test_a_page_that_turns_out_damaged(
     words = [str(w) for w in ("--model", model, path, "--out", out, "--track")]
     assert main(words) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: 1 of 4 images could not be read: ")
+    assert err.startswith("error: 1 of 4 images could not be segmented: ")
     assert "film.tif: page 2" in err
     assert err.count("\n") == 1
     assert set(parts(out)) == {f"film_t{t:04d}.parquet" for t in (0, 1, 3)}
@@ -321,6 +322,60 @@ def test_a_changed_image_is_another_request(
     tifffile.imwrite(images / "a1.tif", picture(99)[0])
     assert main(words) == 2
     assert "image a1 was changed since" in capsys.readouterr().err
+
+
+def test_what_was_taken_away_or_repaired_is_made_again(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (images / "a2.tif").read_bytes()
+    (images / "a2.tif").write_bytes(good[:-3000])
+    out = tmp_path / "o"
+    words = ["--model", str(model), str(images), "--out", str(out)]
+    assert main(words) == 1
+    assert "a2.tif" in capsys.readouterr().err
+    before = parts(out)
+    (images / "a2.tif").write_bytes(good)
+    assert main(words) == 0, "it was repaired, the others are not done again"
+    assert {k: v for k, v in parts(out).items() if k in before} == before
+    whole = {p: p.read_bytes() for p in out.rglob("*.tif")}
+    for name in ("labels/a1.tif", "objects.csv", "rois/a11.zip"):
+        (out / name).unlink()
+    (out / "parts" / "a10.parquet").write_bytes(b"")
+    assert main(words) == 0
+    assert {p: p.read_bytes() for p in out.rglob("*.tif")} == whole
+    assert (out / "objects.csv").is_file()
+    assert (out / "rois" / "a11.zip").is_file()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["weights", "missing", "calibration"])
+def test_a_damaged_checkpoint_is_refused_before_anything(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    weights = tmp_path / "m" / "weights.pt"
+    if damage == "weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        (tmp_path / "m" / "calibration.json").write_text("{")
+    assert main(["--model", str(tmp_path / "m"), str(images), "--out", str(tmp_path / "o")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert ("calibration.json" if damage == "calibration" else "weights.pt") in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_python_refuses_what_is_no_image(model: Path) -> None:
+    image = picture(1)[0].astype(float)
+    image[3, 4] = np.nan
+    with Segmenter(model) as one:
+        for wrong, words in ((image, "finite"), (image > 0, "numbers"), ([[1, "a"]], "numbers")):
+            with pytest.raises(ValueError, match=words):
+                one(wrong)  # type: ignore[arg-type]
 
 
 MEMORY = """
