@@ -50,3 +50,4 @@ cluster-down: $(STAMP)  ## stop it again
 
 clean:  ## remove .venv and caches (never runs/ or data/)
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find analysis trainables -name '*.nb[ci]' -delete
