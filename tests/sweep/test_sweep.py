@@ -356,6 +356,7 @@ def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
         cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_asha_and_optuna(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     words = (

@@ -69,6 +69,7 @@ class Cut(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_interrupted_equals_undisturbed(
     calm: TrialResult, dataset: DataSet, tmp_path: Path
 ) -> None:
