@@ -12,6 +12,8 @@ from analysis.noise_floor import discretisation_difference, noise_floor
 from analysis.statistics import RESAMPLES, agreement, compare, holm
 
 UNITS = ("group", "image", "track")
+MOST_GROUPS = 6
+"""Groups of images that are compared with each other; more would be too many pairs."""
 QUARTILES = (0.25, 0.5, 0.75)
 
 
@@ -39,6 +41,9 @@ def comparisons(
 ) -> pd.DataFrame:
     """Compare all pairs of methods, and within each method all pairs of populations.
 
+    Where objects.csv names no population and units are smaller than groups (``image`` or
+    ``track``), the groups of images (patients, treatments, ...) are compared like populations.
+
     Parameters
     ----------
     objects : DataFrame
@@ -57,7 +62,7 @@ def comparisons(
     table = with_unit(objects, unit)
     table = table[table["unit"].notna()]
     tables = []
-    for kind, method, part, by in _questions(table):
+    for kind, method, part, by in _questions(table, unit):
         for feature in FEATURES:
             found = compare(
                 part, feature=feature, by=by, unit="unit", resamples=resamples, seed=seed
@@ -82,9 +87,14 @@ def comparisons(
     return result
 
 
-def _questions(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
+def _questions(table: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
     if table["method"].nunique() > 1:
         yield "methods", "", table, "method"
+    # groups of images are populations where nothing smaller is named and they are not the units
+    by_group = unit != "group" and table["population"].isna().all()
+    if by_group and 2 <= table["group"].nunique() <= MOST_GROUPS:
+        for method, rows in table.groupby("method", sort=False):
+            yield "groups", str(method), rows.sort_values("group"), "group"
     for method, rows in table.groupby("method", sort=False):
         named = rows[rows["population"].notna()]
         if named["population"].nunique() > 1:

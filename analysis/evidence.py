@@ -85,8 +85,9 @@ class Evidence:
     `analysis.morphology.measure`."""
     statistics: pd.DataFrame
     """As `analysis.statistics.compare`, over all features, with comparison ('methods',
-    'populations'), method (of a comparison of populations), p_mann_whitney_holm, p_unit_holm,
-    discretisation (the difference of means that pixels alone would produce) and
+    'populations', 'groups'), method (of a comparison of populations or groups),
+    p_mann_whitney_holm, p_unit_holm, discretisation (the difference of means that pixels alone
+    would produce) and
     below_noise (bool: the difference is no larger)."""
     agreement: pd.DataFrame
     """One row per method and feature, cells found by both against the truth: method, feature, n,

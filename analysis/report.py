@@ -145,7 +145,7 @@ def _morphology(evidence: Evidence) -> tuple[list[str], list[str]]:
         ["comparison", "method", "a", "b"], sort=False
     ):
         said = [_difference(evidence, row) for row in rows.to_dict("records")]
-        where = f"Populations, {method}: " if comparison == "populations" else ""
+        where = "" if comparison == "methods" else f"{str(comparison).capitalize()}, {method}: "
         lines.append(f"{where}{a} against {b}: {'; '.join(said)}.")
     hidden = len(lines) - MOST_LINES
     lines = lines[:MOST_LINES] + ([f"{hidden} more: see the table."] if hidden > 0 else [])
