@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.methods import OFFICIAL, WAYS, way_of
-from trainables.config import STARDIST, TrialConfig
+from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data import DataError, DataSet, index_dataset
 from trainables.manifest import MANIFEST
 from trainables.splits import DataOptions
@@ -86,7 +86,7 @@ def read_run(out: Path) -> Run:
         raise AnalysisError(f"{out} is not the folder of a sweep: it has no plan.json")
     try:
         plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-        configs = {t["trial_id"]: TrialConfig.model_validate(t["config"]) for t in plan["trials"]}
+        configs = {t["trial_id"]: recorded_config(t["config"]) for t in plan["trials"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AnalysisError(f"{out / 'plan.json'} cannot be read: {error}") from error
     board = _table(out / "leaderboard.csv")
@@ -129,7 +129,7 @@ def _table(path: Path) -> pd.DataFrame:
 def _config_of(folder: Path) -> TrialConfig | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return TrialConfig.model_validate(manifest["config"])
+        return recorded_config(manifest["config"])
     except (OSError, ValueError, KeyError):
         return None
 
@@ -188,9 +188,7 @@ def candidates(run: Run) -> list[Candidate]:
     score = run.leaderboard.set_index("trial_id")["val_dataset_iou"]
     groups: dict[str, list[str]] = {}
     for trial_id in run.done():
-        config = run.configs[trial_id]
-        key = json.dumps(config.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
-        groups.setdefault(key, []).append(trial_id)
+        groups.setdefault(run.configs[trial_id].candidate_key(), []).append(trial_id)
     ranked = sorted(groups.values(), key=lambda ids: -float(score[ids].mean()))
     taken: dict[str, int] = {}
     found = []
@@ -255,6 +253,12 @@ def unfinished(run: Run) -> list[str]:
         lines.append(
             f"The sweep is not finished: {len(rest)} of {len(board)} trials are missing "
             f"({shown}{more})."
+        )
+    recipe = int(run.plan.get("recipe", 1))
+    if recipe != RECIPE:
+        lines.append(
+            f"The sweep was trained by recipe {recipe} of an earlier version, in which every epoch "
+            "saw the same crops and augmentation; train it again before its figures are used."
         )
     lost = set(board.loc[board["status"] == "done", "trial_id"]) - set(run.done())
     lines += [f"{names.get(i, i)} is done, but its checkpoint is gone." for i in sorted(lost)]

@@ -28,6 +28,7 @@ from analysis.segmenting import (
     write_settings,
 )
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
+from trainables.tiling import Inference, chosen_inference
 
 if TYPE_CHECKING:
     from analysis.segmenter import Choice
@@ -62,6 +63,14 @@ def _count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must not be negative, not {value}")
     return value
+
+
+def _tile(text: str) -> str:
+    try:
+        chosen_inference(Inference(), text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images in a row in which a cell may be missing (1)",
     )
+    add(
+        "--tile",
+        type=_tile,
+        default="auto",
+        metavar="auto|whole|N",
+        help="predict whole images, or tiles of N pixels (default: as the model was validated)",
+    )
     add("--flips", action="store_true", help="average over mirror images (four times slower)")
     add("--no-overlays", action="store_true", help="write no pictures of the outlines")
     add("--no-rois", action="store_true", help="write no ImageJ ROIs")
@@ -135,6 +151,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         pixel_size_um=arguments.pixel_size_um,
         frame_interval_s=arguments.frame_interval,
         flips=arguments.flips,
+        tile=arguments.tile,
         overlays=not arguments.no_overlays,
         rois=not arguments.no_rois,
         track=arguments.track,
@@ -281,6 +298,7 @@ def _introduce(choice: Choice, options: Options, images: int, waiting: int) -> N
     )  # fmt: skip
     values = ", ".join(f"{name} {value:g}" for name, value in choice.parameters.items())
     print(f"parameters: {values}; {kind}")
+    print(f"images are predicted: {chosen_inference(choice.inference, options.tile)}")
     if options.pixel_size_um is None and choice.pixel_size_um is not None:
         print(
             "note: lengths are in pixels; the model's training images had "

@@ -43,7 +43,7 @@ class Worker:
 
             torch.set_num_threads(1)  # one worker per core
         self.out, self.options = out, options
-        self.segmenter = Segmenter(choice, flips=options.flips, device=device)
+        self.segmenter = Segmenter(choice, tile=options.tile, flips=options.flips, device=device)
 
     def ready(self) -> None:
         """Answer once the network is loaded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from analysis.calibration import CALIBRATION, read_calibration
 from analysis.methods import GIVEN_BACK, default_parameters, make_instances, way_of
-from analysis.prediction import OVERLAP, MapPredictor, predict_maps
+from analysis.prediction import MapPredictor, predict_maps
 from analysis.rundir import AnalysisError, candidates, read_run
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, recorded_config
 from trainables.errors import CheckpointError
 from trainables.manifest import MANIFEST, first_line, read_manifest, sha256_of
+from trainables.tiling import Inference, chosen_inference, stored_inference
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Choice:
     weights: str
     """SHA-256 of the weights file."""
     config: TrialConfig
+    inference: Inference
+    """How the network predicts images."""
 
 
 def choose_model(model: Path) -> Choice:
@@ -82,9 +85,12 @@ def choose_model(model: Path) -> Choice:
 def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
     manifest = read_manifest(checkpoint)
     try:
-        config = TrialConfig.model_validate(manifest["config"])
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint / MANIFEST}: config: {first_line(error)}") from error
+        config = recorded_config(manifest["config"])
+        inference = stored_inference(manifest)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint / MANIFEST}: config or inference: {first_line(error)}"
+        ) from error
     weights = checkpoint / manifest["weights"]["file"]
     if not weights.is_file() or sha256_of(weights) != manifest["weights"]["sha256"]:
         raise CheckpointError(f"{weights} is missing or damaged; copy the checkpoint again")
@@ -102,7 +108,7 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
     size = (manifest.get("data") or {}).get("pixel_size_um")
     return Choice(
         checkpoint, dict(parameters), stored is not None, give_back_gap, size, why,
-        manifest["weights"]["sha256"], config,
+        manifest["weights"]["sha256"], config, inference,
     )  # fmt: skip
 
 
@@ -113,7 +119,7 @@ class Segmenter:
     ----------
     model : path or Choice
         As for `choose_model`, or what it gave.
-    tile, overlap, flips
+    tile, flips
         As for `analysis.prediction.predict_maps`.
     device : str
         ``auto``: a GPU where there is one.
@@ -128,8 +134,7 @@ class Segmenter:
         self,
         model: Path | str | Choice,
         *,
-        tile: int | Literal["auto", "whole"] = "auto",
-        overlap: int = OVERLAP,
+        tile: int | str = "auto",
         flips: bool = False,
         device: str = "auto",
     ) -> None:
@@ -138,7 +143,7 @@ class Segmenter:
         from trainables.checkpoint import load
 
         self.choice = model if isinstance(model, Choice) else choose_model(Path(model))
-        self.tile, self.overlap, self.flips = tile, overlap, flips
+        self.tile, self.flips = tile, flips
         predictor = load(self.choice.checkpoint)
         if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
             predictor.to("cuda")
@@ -167,9 +172,7 @@ class Segmenter:
             raise ValueError(f"an image holds numbers, not {image.dtype}")
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise ValueError("an image holds finite numbers; replace NaN and infinity first")
-        maps = predict_maps(
-            self.predictor, image, tile=self.tile, overlap=self.overlap, flips=self.flips
-        )
+        maps = predict_maps(self.predictor, image, tile=self.tile, flips=self.flips)
         return make_instances(
             self.predictor.config, maps, self.choice.parameters, (image.shape[0], image.shape[1]),
             give_back_gap=self.choice.give_back_gap,
@@ -185,8 +188,7 @@ class Segmenter:
             "parameters": self.choice.parameters,
             "calibrated": self.choice.calibrated,
             "give_back_gap": self.choice.give_back_gap,
-            "tile": self.tile,
-            "overlap": self.overlap,
+            "inference": chosen_inference(self.choice.inference, self.tile).state(),
             "flips": self.flips,
         }
 
@@ -206,8 +208,7 @@ def segment(
     image: NDArray[Any],
     model: Path | str | Segmenter,
     *,
-    tile: int | Literal["auto", "whole"] = "auto",
-    overlap: int = OVERLAP,
+    tile: int | str = "auto",
     flips: bool = False,
     device: str = "auto",
 ) -> NDArray[np.int32]:
@@ -220,7 +221,7 @@ def segment(
     model : path or Segmenter
         A checkpoint, or the folder of a sweep, loaded for this image alone; or a `Segmenter`, with
         which the other arguments mean nothing.
-    tile, overlap, flips
+    tile, flips
         As for `analysis.prediction.predict_maps`.
     device : {"auto", "cpu", "cuda"}
 
@@ -238,5 +239,5 @@ def segment(
     """
     if isinstance(model, Segmenter):
         return model(image)
-    with Segmenter(model, tile=tile, overlap=overlap, flips=flips, device=device) as one:
+    with Segmenter(model, tile=tile, flips=flips, device=device) as one:
         return one(image)

@@ -16,6 +16,7 @@ from analysis.frames import Frame, InputError
 from trainables.files import write_json, write_with
 from trainables.imagefiles import ImageFileError
 from trainables.manifest import library_versions
+from trainables.tiling import chosen_inference
 
 if TYPE_CHECKING:
     from analysis.segmenter import Choice, Segmenter
@@ -40,6 +41,8 @@ class Options:
     pixel_size_um: float | None = None
     frame_interval_s: float | None = None
     flips: bool = False
+    tile: str = "auto"
+    """``auto``: as the model's checkpoint says; ``whole``; or the side of tiles in pixels."""
     overlays: bool = True
     rois: bool = True
     track: bool = False
@@ -165,7 +168,7 @@ def segment_here(
         return unreadable
     from analysis.segmenter import Segmenter
 
-    with Segmenter(choice, flips=options.flips, device=device) as segmenter:
+    with Segmenter(choice, tile=options.tile, flips=options.flips, device=device) as segmenter:
         for frame in frames:
             try:
                 segment_frame(out, frame, options, segmenter)
@@ -182,6 +185,7 @@ def request_of(choice: Choice, frames: Sequence[Frame], options: Options) -> dic
             "weights": choice.weights,
             "parameters": choice.parameters,
             "give_back_gap": choice.give_back_gap,
+            "inference": chosen_inference(choice.inference, options.tile).state(),
         },
         "options": asdict(options),
         "images": [

@@ -1,6 +1,6 @@
 """How much tiles differ from whole images, and whether seams are worse than the rest.
 
-``python benchmarks/tiling.py OUT [--tile 512] [--overlap 128]``: predicts the test images of a
+``python benchmarks/tiling.py OUT [--tile 512]``: predicts the test images of a
 sweep with every finished trial, whole and in tiles. Prints for each network the mean absolute
 difference of the foreground probability, the share of pixels that change sides of 0.5, and the
 share of wrong pixels in the bands where tiles are blended and elsewhere: of the whole image's
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.prediction import foreground_probability, positions, predict_maps
+from analysis.prediction import foreground_probability, predict_maps
 from analysis.rundir import open_data, read_run
 from trainables.checkpoint import load
 from trainables.imagefiles import read_image, read_labels
+from trainables.tiling import overlap_of, positions
 
 
 def bands(shape: tuple[int, int], side: int, overlap: int) -> np.ndarray:
@@ -37,12 +38,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--tile", type=int, default=512)
-    parser.add_argument("--overlap", type=int, default=128)
     options = parser.parse_args()
     run = read_run(options.out.absolute())
     dataset, _ = open_data(run, None)
     count = len(dataset.subset("test"))
-    print(f"tiles of {options.tile} px sharing {options.overlap}, {count} images; in per cent")
+    overlap = overlap_of(options.tile)
+    print(f"tiles of {options.tile} px sharing {overlap}, {count} images; in per cent")
     head = (
         "network",
         "difference",
@@ -62,12 +63,12 @@ def main() -> int:
                 found = [
                     foreground_probability(
                         config,
-                        predict_maps(predictor, image, tile=tile, overlap=options.overlap),
+                        predict_maps(predictor, image, tile=tile),
                         image.shape,
                     )
                     for tile in ("whole", options.tile)
                 ]
-                shared = bands(truth.shape, options.tile, options.overlap)
+                shared = bands(truth.shape, options.tile, overlap)
                 masks = [one >= 0.5 for one in found]
                 wrong = [one != truth for one in masks]
                 rows.append([

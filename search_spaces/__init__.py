@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from trainables.config import TrialConfig
+from trainables.config import STARDIST, TrialConfig
 
 
 class BuiltinData(BaseModel):
@@ -117,4 +117,6 @@ def _kept(trial: TrialConfig, changes: Mapping[str, Sequence[Any]]) -> dict[str,
         for name, own in (("loss", "stardist"), ("encoder", "none")):
             if fields[name] == own:
                 del fields[name]
+        if trial.architecture == STARDIST:
+            del fields["weight_decay"]
     return fields

@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from sweep.ledger import Ledger
+from trainables.config import TrialConfig
 from trainables.files import write_text
 
 COLUMNS = (
     "trial_id", "task", "architecture", "encoder", "seed", "learning_rate", "loss", "augmentation",
     "batch_size", "status", "parameters_m", "val_dataset_iou", "val_image_iou",
     "test_dataset_iou", "test_image_iou", "best_epoch", "epochs", "train_seconds",
-    "peak_memory_mb", "error", "checkpoint", "wandb_id", "micro_batch",
+    "peak_memory_mb", "error", "checkpoint", "wandb_id", "micro_batch", "inference",
+    "ceiling_iou", "candidate", "encoder_weights", "crop_size", "weight_decay", "lr_schedule",
+    "gap", "boundary", "rays", "grid", "validate_every", "early_stopping", "precision",
+    "normalization", "planned_epochs",
 )  # fmt: skip
 CONFIG_COLUMNS = COLUMNS[1:9]
+SETTING_COLUMNS = (*CONFIG_COLUMNS, *COLUMNS[COLUMNS.index("encoder_weights") :])
+"""Everything that a trial was configured with; ``epochs`` is what it ran."""
+PER_IMAGE_COLUMNS = ("trial_id", "split", "image", "group", "intersection", "union")
 IOUS = ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou")
 HISTORY_COLUMNS = (
     "trial_id", "epoch", "train_loss", "val_loss", "val_dataset_iou", "val_image_iou", "seconds",
@@ -38,7 +45,8 @@ def trial_row(
     """Return one trial's row; what is not known yet is None."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row.update(trial_id=trial_id, status="waiting", error="")
-    row.update({name: config[name] for name in CONFIG_COLUMNS})
+    row.update(_settings(config))
+    row["candidate"] = TrialConfig.model_validate(config).candidate_key()
     if record:
         row.update({k: v for k, v in record.get("metrics", {}).items() if k in row})
         row.update(status=record["status"], error=record.get("error", ""))
@@ -48,6 +56,17 @@ def trial_row(
     return row
 
 
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configured settings by column, empty where a trial's task does not use them."""
+    unused = {name for name, task in _OF_TASK.items() if config["task"] != task}
+    values = {n: None if n in unused else config.get(n) for n in SETTING_COLUMNS}
+    values["planned_epochs"] = config["epochs"]
+    given = config["normalization"]
+    values["normalization"] = " ".join(f"{k}={v}" for k, v in given.items() if v is not None)
+    return values
+
+
+_OF_TASK = {"gap": "semantic2", "boundary": "semantic3", "rays": "stardist", "grid": "stardist"}
 _STATUS_ORDER = {"done": 0, "stopped": 1, "running": 2, "waiting": 3, "failed": 4}
 
 
@@ -64,21 +83,25 @@ def rank(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def candidates(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return mean, sample SD and number of seeds of each IoU for each candidate, best first.
 
-    A candidate is one task, architecture and encoder with one set of settings, over seeds.
+    Trials that differ in nothing but the seed are one candidate
+    (`trainables.config.TrialConfig.candidate_key`).
     """
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    keys = tuple(name for name in CONFIG_COLUMNS if name != "seed")
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    keys = tuple(name for name in SETTING_COLUMNS if name != "seed")
     for row in rows:
-        groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+        groups.setdefault(row["candidate"], []).append(row)
     table = []
-    for key, members in groups.items():
+    for candidate, members in groups.items():
         done = [row for row in members if row["status"] == "done"]
-        line: dict[str, Any] = {**dict(zip(keys, key)), "seeds": len(done)}
+        line: dict[str, Any] = {k: members[0][k] for k in keys[: len(CONFIG_COLUMNS) - 1]}
+        line["seeds"] = len(done)
         for name in IOUS:
             values = [float(row[name]) for row in done]
             line[f"{name}_mean"] = statistics.fmean(values) if values else None
             line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         table.append(line)
+        line["candidate"] = candidate
+        line.update({k: members[0][k] for k in keys if k not in line})
     first = "val_dataset_iou_mean"
     return sorted(table, key=lambda r: -(r[first] if r[first] is not None else -1.0))
 
@@ -122,6 +145,32 @@ def write_history(out: Path, ledger: Ledger, trial_ids: Iterable[str]) -> None:
     """Write history.csv: one row per trial and epoch, in the given order of trials."""
     rows = ({"trial_id": i, **row} for i in trial_ids for row in ledger.read_history(i))
     write_text(out / "history.csv", _csv(HISTORY_COLUMNS, rows))
+
+
+def write_per_image(out: Path, ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write per_image.csv: pixels of intersection and union in every validation and test image,
+    predicted by each finished trial's best checkpoint.
+    """
+    lines = (
+        {"trial_id": row["trial_id"], **one}
+        for row in rows
+        if row["status"] == "done"
+        for one in ledger.read_per_image(row["trial_id"])
+    )
+    write_text(out / "per_image.csv", _csv(PER_IMAGE_COLUMNS, lines))
+
+
+def ceilings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say in a line what IoU perfect networks would reach, where that is less than 1."""
+    lowest: dict[str, float] = {}
+    for row in rows:
+        if row["ceiling_iou"] is not None and row["ceiling_iou"] < 1:
+            what = "2 classes with a gap" if row["gap"] else f"{row['rays']} rays"
+            lowest[what] = min(lowest.get(what, 1.0), row["ceiling_iou"])
+    return [
+        f"A perfect network would reach validation IoU {iou:.4f} with {what}."
+        for what, iou in lowest.items()
+    ]
 
 
 def paper_correlation(rows: Sequence[Mapping[str, Any]]) -> float | None:

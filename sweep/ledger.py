@@ -71,9 +71,12 @@ class Ledger:
 
     def write_done(self, config: TrialConfig, trial_id: str, result: TrialResult, **f: Any) -> None:
         """Record a finished trial with its figures and history."""
-        metrics = {k: v for k, v in vars(result).items() if k not in ("history", "checkpoint")}
+        apart = ("history", "checkpoint", "per_image")
+        metrics = {k: v for k, v in vars(result).items() if k not in apart}
         history = [record.to_dict() for record in result.history]
         write_json(self.folder / "history" / f"{trial_id}.json", history)
+        per_image = [vars(one) for one in result.per_image]
+        write_json(self.folder / "per_image" / f"{trial_id}.json", per_image)
         attempts = self.attempts(trial_id)
         if attempts:
             attempts[-1]["ended"] = time.time()
@@ -101,6 +104,10 @@ class Ledger:
         return (
             _read(folder / f"{trial_id}.json") or _read(folder / f"{trial_id}.partial.json") or []
         )
+
+    def read_per_image(self, trial_id: str) -> list[dict[str, Any]]:
+        """Return one row per validation and test image of a finished trial."""
+        return _read(self.folder / "per_image" / f"{trial_id}.json") or []
 
 
 def _read(path: Path) -> Any:

@@ -20,11 +20,13 @@ from sweep.packing import Item, Throughput, estimate_seconds
 from trainables.config import TrialConfig
 from trainables.data import DataSet
 from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key, probe
-from trainables.imagefiles import read_labels
 
 ESTIMATED = "estimated"
 """Stands for the device's name in the key of an estimate."""
 
+
+BYTES_PER_PIXEL = 4 + 2
+"""Of an image in float32 and its labels, of which few images have more than 65,535."""
 
 WAIT_SECONDS = 900.0
 """Longest wait for the first GPU of a cluster that grows."""
@@ -183,14 +185,23 @@ def count_crops(dataset: DataSet, crop_size: int) -> int:
 
     Cells on the grid's lines get crops of their own, which are not counted.
     """
-    shapes = (read_labels(item.mask).labels.shape for item in dataset.subset("train"))
+    shapes = (dataset.shapes[stem] for stem in dataset.split["train"])
     return sum(math.prod(-(-side // crop_size) for side in shape) for shape in shapes)
 
 
 def largest_shape(dataset: DataSet) -> tuple[int, int]:
-    """Return height and width that hold every validation image."""
-    shapes = [read_labels(item.mask).labels.shape for item in dataset.subset("val")]
+    """Return height and width that hold every validation image.
+
+    Larger images are predicted in tiles that hold no more pixels.
+    """
+    shapes = [dataset.shapes[stem] for stem in dataset.split["val"]]
     return max(h for h, _ in shapes), max(w for _, w in shapes)
+
+
+def images_mb(dataset: DataSet) -> float:
+    """Return the MiB that a trial's training and validation images and label images take."""
+    stems = (*dataset.split["train"], *dataset.split["val"])
+    return sum(math.prod(dataset.shapes[stem]) for stem in stems) * BYTES_PER_PIXEL / 2**20
 
 
 def as_items(

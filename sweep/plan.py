@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
 from search_spaces import SearchSpace, override
-from trainables.config import TrialConfig
+from trainables.config import RECIPE, STARDIST, TrialConfig
 from trainables.data import DataOptions, DataSet
 from trainables.files import write_json
 
@@ -215,7 +215,9 @@ def make_request(
 
 def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfig]) -> None:
     """Refuse a change that no trial took up, such as rays without a StarDist trial."""
-    if key in ("boundary", "rays", "grid", "loss", "encoder", "encoder_weights"):
+    if key == "weight_decay" and all(config.architecture == STARDIST for config in configs):
+        raise RequestError(f"--set {key}: {STARDIST} trains without it")
+    if key in ("gap", "boundary", "rays", "grid", "loss", "encoder", "encoder_weights"):
         taken = {str(getattr(config, key)) for config in configs}
         if not taken & {str(value) for value in values}:
             raise RequestError(f"--set {key}: no trial of this space uses it")
@@ -317,6 +319,12 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
     It can when the data are the same and one's trials contain the other's: an extended grid
     runs what is missing, a part of a grid asks for nothing new.
     """
+    recipe = recorded.get("recipe", 1)
+    if recipe != RECIPE:
+        return (
+            f"its networks were trained by recipe {recipe} of an earlier version (every epoch saw "
+            f"the same crops and augmentation), this version trains by recipe {RECIPE}"
+        )
     if recorded["key"]["fingerprint"] != plan.fingerprint:
         return f"its data are other data ({recorded['data']['path']}), or they have changed"
     if recorded["key"] != plan.key:
@@ -350,6 +358,7 @@ def write_plan(
         trials.setdefault(trial.trial_id, {"trial_id": trial.trial_id, "config": config})
     content = {
         "format": FORMAT,
+        "recipe": RECIPE,
         "space": plan.request.space_name,
         "key": plan.key,
         "commands": [*(recorded["commands"] if recorded else []), command],

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from sweep.leaderboard import planned, write_history, write_tables
+from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
 from sweep.limits import Limits, next_limits
 from sweep.trial import config_of, limits_of, reason_of
@@ -17,6 +17,8 @@ from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
 
 TABLES_SECONDS = 2.0
+PER_IMAGE_SECONDS = 60.0
+"""per_image.csv is long, and complete at the end in any case."""
 MOST_ATTEMPTS = 8
 """At a trial that is running whenever Ray Tune gives up: it may be what makes it do so."""
 _EPOCH_FIELDS = tuple(EpochRecord.__dataclass_fields__)
@@ -50,7 +52,7 @@ class Recorder(Callback):
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
-        self._tables = 0.0
+        self._tables = self._per_image = 0.0
         for trial_id, config in planned(plan, self.records).items():
             self._state(trial_id, TrialConfig.model_validate(config))
 
@@ -231,6 +233,11 @@ class Recorder(Callback):
                     self.records[trial_id] = record
         rows = write_tables(self.out, self.plan, self.records)
         write_history(self.out, self.ledger, [row["trial_id"] for row in rows])
+        if any(r["status"] == "done" for r in self.records.values()) and (
+            time.monotonic() - self._per_image >= PER_IMAGE_SECONDS
+        ):
+            self._per_image = time.monotonic()
+            write_per_image(self.out, self.ledger, rows)
         return rows
 
     def _keep_history(self, trial_id: str) -> None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,24 @@ from typing import Any
 from rich.console import Console
 
 from sweep import cluster
-from sweep.leaderboard import paper_correlation, planned, write_history, write_tables
+from sweep.leaderboard import (
+    ceilings,
+    paper_correlation,
+    planned,
+    write_history,
+    write_per_image,
+    write_tables,
+)
 from sweep.ledger import FINAL, Ledger
 from sweep.limits import Limits
-from sweep.needs import Estimates, as_items, count_crops, largest_shape, probe_on_gpus
+from sweep.needs import (
+    Estimates,
+    as_items,
+    count_crops,
+    images_mb,
+    largest_shape,
+    probe_on_gpus,
+)
 from sweep.packing import CPU, order_large_first
 from sweep.plan import (
     Plan,
@@ -191,6 +206,8 @@ def _lock(out: Path) -> Iterator[None]:
 def _say_result(console: Console, out: Path, rows: Sequence[dict[str, Any]]) -> int:
     """Print ranking and whereabouts; return the exit code."""
     print_leaderboard(console, rows, top=60)
+    for note in ceilings(rows):
+        console.print(note, soft_wrap=True)
     rho = paper_correlation(rows)
     if rho is not None:
         console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
@@ -312,6 +329,10 @@ def _fit(
         memory = memory or seen
         for problem in problems:
             screen.print(f"note: not measured: {problem}", markup=False, soft_wrap=True)
+    if not resources.gpus:
+        # on CPUs a trial's images count, too
+        held = images_mb(dataset)
+        footprints = {i: replace(f, peak_mb=f.peak_mb + held) for i, f in footprints.items()}
     limits = first_limits(settings, resources, footprints, memory)
     # only the order counts: any hardware will do
     items = as_items(configs, footprints, limits, CPU, partial(count_crops, dataset))
@@ -370,6 +391,7 @@ def _start(
     records = Ledger(out).read()
     rows = write_tables(out, recorded, records)
     write_history(out, Ledger(out), [row["trial_id"] for row in rows])
+    write_per_image(out, Ledger(out), rows)
     code = _say_result(console, out, rows)
     console.print(f"this took {duration(time.monotonic() - began)}")
     if interrupted:

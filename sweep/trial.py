@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,11 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     tracker = Tracker(
         tracking,
         trial_id,
-        {**config.model_dump(mode="json"), "trial_id": trial_id},
+        {
+            **config.model_dump(mode="json"),
+            "trial_id": trial_id,
+            "candidate": config.candidate_key(),
+        },
         resumed=bool(ledger.attempts(trial_id)),
     )
     node = ray.get_runtime_context().get_node_id()
@@ -100,7 +105,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
             on_overlays=tracker.overlays,
         )
         ledger.write_done(config, trial_id, result, wandb_id=tracker.wandb_id)
-        summary = {k: v for k, v in vars(result).items() if k not in ("history", "checkpoint")}
+        summary = {
+            k: v for k, v in vars(result).items() if k not in ("history", "checkpoint", "per_image")
+        }
         tracker.finish(summary, checkpoint=result.checkpoint)
         ended = True
     except Exception as error:
@@ -133,6 +140,9 @@ def _trainable(config: TrialConfig) -> Any:
     if config.architecture == STARDIST:
         from trainables.stardist import train_stardist
 
+        train_module = sys.modules.get("trainables.train")
+        if train_module is not None:  # the model's own process has images of its own
+            train_module.forget_images()
         return train_stardist
     from trainables.train import train
 
@@ -177,7 +187,6 @@ def reason_of(error: BaseException) -> str:
 
 def _release_memory() -> None:
     import gc
-    import sys
 
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):

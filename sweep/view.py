@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sweep.leaderboard import SETTING_COLUMNS
+
 HEARTBEAT_SECONDS = 60.0
 REDRAW_SECONDS = 0.25
 
@@ -200,11 +202,22 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     Parameters
     ----------
     rows : sequence of mapping
-        Rows of leaderboard.csv as values, best first; what is not known is None. Encoder, task
-        and seed get a column where there are several.
+        Rows of leaderboard.csv as values, best first; what is not known is None. Encoder, task,
+        seed and inference get a column where there are several, and so do other settings where
+        trials differ in nothing else.
     """
-    several = {k for k in ("task", "encoder", "seed") if len({row[k] for row in rows}) > 1}
-    names = ["architecture", *(k for k in ("encoder", "task", "seed") if k in several)]
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = tuple(row[k] for k in ("architecture", "encoder", "task", "seed"))
+        alike.setdefault(key, []).append(row)
+    apart = [
+        name
+        for name in SETTING_COLUMNS
+        if any(len({row.get(name) for row in same}) > 1 for same in alike.values())
+    ]
+    optional = (*dict.fromkeys(("encoder", "task", "seed", *apart)), "inference")
+    several = {k for k in optional if len({row.get(k) for row in rows}) > 1}
+    names = ["architecture", *(k for k in optional if k in several)]
     table = Table(box=None, padding=(0, 2 if len(names) < 4 else 1, 0, 0), header_style="bold")
     table.add_column("", justify="right", no_wrap=True)
     for name in names:
@@ -220,7 +233,7 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         number += state == "done"
         table.add_row(
             str(number) if state == "done" else "",
-            *(Text(str(row[name])) for name in names),
+            *(Text("" if row.get(name) is None else str(row.get(name))) for name in names),
             _number(row["val_dataset_iou"], ".4f") or state,
             _number(row["test_dataset_iou"], ".4f") or (state if state == "stopped" else ""),
             _number(row["epochs"], "d"),

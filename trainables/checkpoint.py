@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from trainables.config import STARDIST, TrialConfig
+from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.errors import CheckpointError
 from trainables.files import write_json, write_with
 from trainables.manifest import (
@@ -25,6 +25,7 @@ from trainables.manifest import (
 from trainables.predict import Predictor, Scaling
 from trainables.stardist import StarDistPredictor, load_stardist
 from trainables.tasks import build_task
+from trainables.tiling import WHOLE, Inference, stored_inference
 
 WEIGHTS = "weights.pt"
 
@@ -39,6 +40,7 @@ def save(
     metrics: dict[str, Any],
     encoder_weights: dict[str, Any] | None = None,
     task: dict[str, Any] | None = None,
+    inference: Inference = WHOLE,
 ) -> None:
     """Write a checkpoint.
 
@@ -58,12 +60,16 @@ def save(
         Which weights the encoder started from: name, source, revision.
     task : dict, optional
         What decoding needs, as `trainables.tasks.Task.state` gives it.
+    inference : Inference
+        How the network predicts images.
     """
     write_with(folder / WEIGHTS, lambda path: torch.save(state, path))
     manifest = {
         "format": FORMAT,
+        "recipe": RECIPE,
         "config": config.model_dump(mode="json"),
         "input": {"mean": scaling.mean, "std": scaling.std},
+        "inference": inference.state(),
         "data": data,
         "metrics": metrics,
         "encoder_weights": encoder_weights,
@@ -120,17 +126,20 @@ def load(path: Path | str) -> Predictor | StarDistPredictor:
     if sha256_of(weights) != manifest["weights"]["sha256"]:
         raise CheckpointError(f"{weights} is damaged: its SHA-256 is not the recorded one")
     try:
-        config = TrialConfig.model_validate(manifest["config"])
+        config = recorded_config(manifest["config"])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{folder / MANIFEST}: config.{where}: {first['msg']}") from error
-    if config.architecture == STARDIST:
-        return load_stardist(config, weights, manifest)
     try:
         task = build_task(config, manifest.get("task"))
+        stored_inference(manifest)
     except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: task: {error}") from error
+        raise CheckpointError(
+            f"{folder / MANIFEST} is damaged: task or inference: {error}"
+        ) from error
+    if config.architecture == STARDIST:
+        return load_stardist(config, weights, manifest)
     network = build_model(config.architecture, config.encoder, in_channels=1, classes=task.channels)
     try:
         network.load_state_dict(load_weights(weights))

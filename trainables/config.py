@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -45,8 +46,12 @@ SMALLEST_CROP = {"PAN": 128}
 STARDIST = "StarDist"
 """Architecture name of stardist's own model, which has no encoder to choose."""
 
-_ADDED_LATER = ("boundary", "rays", "grid")
-"""Fields that earlier versions did not have: at their defaults they leave trial_ids alone."""
+RECIPE = 2
+"""Version of what a configuration means in training; part of every trial_id.
+
+1: every epoch saw the crops, order and augmentation of the first, 2-class targets had a gap
+between touching cells, and whole frames were always predicted at once. 2: as documented here.
+"""
 
 _ALIASES = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)}
 
@@ -140,6 +145,9 @@ class TrialConfig(_Frozen):
     """``cosine`` decays to 1 % of the peak over the trial, after a warm-up of 5 % of it."""
     loss: Loss = "dice"
     """Training loss; Dice is the paper's. Always ``stardist`` for task ``stardist``."""
+    gap: Literal[0, 1] = 0
+    """Of task ``semantic2``: 1 makes the line between touching cells, one pixel wide, background
+    in the target, so that cells stay apart; a perfect network then misses these pixels."""
     boundary: Boundary = "outline"
     """Of task ``semantic3``: every cell outlined, as in the paper, or only where cells touch."""
     rays: Annotated[int, Field(ge=8, le=256)] = 32
@@ -171,12 +179,15 @@ class TrialConfig(_Frozen):
             return values
         values = dict(values)
         task = values.get("task", "semantic2")
+        if task != "semantic2":
+            values.pop("gap", None)
         if task != "semantic3":
             values.pop("boundary", None)
         if task == "stardist":
             values["loss"] = "stardist"
             if _key(values.get("architecture", "")) == _key(STARDIST):
-                values.update(encoder="none", encoder_weights="none")
+                # it is trained by Adam, without weight decay
+                values.update(encoder="none", encoder_weights="none", weight_decay=0.0)
         else:
             values.pop("rays", None)
             values.pop("grid", None)
@@ -214,14 +225,61 @@ class TrialConfig(_Frozen):
             Readable prefix and a 10-digit hash of configuration and data; a valid file name
             and W&B run id that stays the same over retries and resumes.
         """
-        fields = self.model_dump(mode="json")
-        for name in _ADDED_LATER:
-            if fields[name] == type(self).model_fields[name].default:
-                del fields[name]
-        text = json.dumps(fields, sort_keys=True) + fingerprint
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        fields = {**self.model_dump(mode="json"), "recipe": RECIPE}
+        return f"{self._prefix()}-s{self.seed}-{_digest(fields, fingerprint)}"
+
+    def candidate_key(self) -> str:
+        """Name of this trial's candidate: equal for trials that differ in nothing but the seed.
+
+        Returns
+        -------
+        str
+            Readable prefix and a 10-digit hash of all fields but the seed. The data are not part
+            of it, and neither is what comes out of a trial (how it predicts, micro-batches).
+
+        Examples
+        --------
+        >>> one = TrialConfig(seed=1)
+        >>> one.candidate_key() == TrialConfig(seed=2).candidate_key()
+        True
+        >>> one.candidate_key() == TrialConfig(seed=1, gap=1).candidate_key()
+        False
+        """
+        fields = {**self.model_dump(mode="json", exclude={"seed"}), "recipe": RECIPE}
+        return f"{self._prefix()}-{_digest(fields)}"
+
+    def _prefix(self) -> str:
         encoder = re.sub(r"[^A-Za-z0-9_]+", "_", self.encoder)
-        return f"{self.task}-{self.architecture}-{encoder}-s{self.seed}-{digest}"
+        return f"{self.task}-{self.architecture}-{encoder}"
+
+
+def _digest(fields: Mapping[str, Any], more: str = "") -> str:
+    text = json.dumps(fields, sort_keys=True) + more
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def recorded_config(values: Mapping[str, Any]) -> TrialConfig:
+    """Read a configuration from a checkpoint or a run folder, also of an earlier version.
+
+    Parameters
+    ----------
+    values : mapping
+        What `TrialConfig.model_dump` gave.
+
+    Returns
+    -------
+    TrialConfig
+        Recipe 1 did not record ``gap``: its 2-class targets always had one.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        When a field is not known, or does not fit.
+    """
+    values = dict(values)
+    if values.get("task") == "semantic2":
+        values.setdefault("gap", 1)
+    return TrialConfig.model_validate(values)
 
 
 class RunOptions(_Frozen):
@@ -267,6 +325,17 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class ImageCounts:
+    """Pixels of the foreground that prediction and truth share, and that either has."""
+
+    split: str
+    image: str
+    group: str
+    intersection: int
+    union: int
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """What a completed trial gave, from its best checkpoint."""
 
@@ -290,3 +359,10 @@ class TrialResult:
     micro_batch: int | None = None
     """Crops per forward pass, where memory did not suffice for a whole batch: batch
     normalisation and batch losses saw so many."""
+    inference: str = "whole"
+    """How images are predicted: ``whole``, or ``tiles of N`` pixels; chosen on validation."""
+    ceiling_iou: float = 1.0
+    """Data-set IoU of the foreground, on validation, that perfect outputs would reach: below 1
+    for targets with a gap and for star-convex polygons."""
+    per_image: tuple[ImageCounts, ...] = ()
+    """Of the validation and test images."""

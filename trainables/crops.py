@@ -79,6 +79,9 @@ class CropDataset(Dataset):
 class EpochBatches(Sampler[list[int]]):
     """Batches in an order derived from (seed, epoch), of sizes that differ by one at most.
 
+    Lightning announces an epoch to ``dataloader.batch_sampler.sampler``, never to the batch
+    sampler itself; here both are this object.
+
     Even sizes keep the last batch from being a single crop, which the networks that normalise
     1x1 maps cannot train on.
 
@@ -99,12 +102,15 @@ class EpochBatches(Sampler[list[int]]):
         Batches in an epoch.
     splits : int
         Parts of a batch.
+    epoch : int
+        The epoch, from 0, that the next iteration is for.
     """
 
     def __init__(
         self, dataset: CropDataset, batch_size: int, seed: int, micro_batch: int | None = None
     ) -> None:
-        self._dataset, self._seed, self._epoch = dataset, seed, 0
+        self._dataset, self._seed, self.epoch = dataset, seed, 0
+        self.sampler = self
         self.steps = steps_per_epoch(len(dataset), batch_size)
         largest, smallest = -(-len(dataset) // self.steps), len(dataset) // self.steps
         wanted = -(-largest // micro_batch) if micro_batch else 1
@@ -112,13 +118,13 @@ class EpochBatches(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration is for (called by Lightning)."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.steps * self.splits
 
     def __iter__(self) -> Iterator[list[int]]:
-        self._dataset.start_epoch(self._epoch)
-        for batch in epoch_batches(len(self._dataset), self.steps, self._seed, self._epoch):
+        self._dataset.start_epoch(self.epoch)
+        for batch in epoch_batches(len(self._dataset), self.steps, self._seed, self.epoch):
             for part in np.array_split(batch, self.splits):
                 yield [int(i) for i in part]

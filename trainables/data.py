@@ -64,6 +64,8 @@ class DataSet:
     options: DataOptions = DataOptions()
     notes: tuple[str, ...] = ()
     """What the user should know, one line each; none of it stops a run."""
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Height and width of each image by stem, where pixels were looked at (`open_dataset`)."""
 
     _by_stem: dict[str, Item] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -272,7 +274,8 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
     if all(item.group == item.stem for item in dataset.items) and options.split == "groups":
         notes += sequence_note(pixels)
     _raise(dataset.root, problems)
-    return replace(dataset, notes=tuple(notes))
+    shapes = {stem: (one.shape[0], one.shape[1]) for stem, one in pixels.items()}
+    return replace(dataset, notes=tuple(notes), shapes=shapes)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 from trainables.config import STARDIST, TrialConfig
 from trainables.files import write_json
 
-FORMAT = 1
+FORMAT = 2
 """Raised when `estimate` or `probe` change what they mean, so that caches are not believed."""
 MIB = 2**20
 FRAMEWORK_MB = 40.0
@@ -211,17 +211,29 @@ def _allocations() -> type[Any]:
 def _estimate_stardist(config: TrialConfig) -> Footprint:
     """Estimate stardist's own U-Net from its layer list, without TensorFlow.
 
-    Config2D's defaults, grid (1, 1), float32. Every convolution's output is kept (the ReLU works
-    in place), and so are pooled, enlarged and joined maps.
+    Config2D's defaults, float32. Every convolution's output is kept (the ReLU works in place),
+    and so are pooled, enlarged and joined maps. For a grid above 1 two convolutions and a pooling
+    per halving come first, and the U-Net works on what is left.
     """
     rays, side = output_channels(config) - 1, config.crop_size
-    convolutions = (  # channels in and out, level, kernel
-        (1, 32, 0, 3), (32, 32, 0, 3), (32, 64, 1, 3), (64, 64, 1, 3), (64, 128, 2, 3),
-        (128, 128, 2, 3), (128, 256, 3, 3), (256, 128, 3, 3), (256, 128, 2, 3), (128, 64, 2, 3),
-        (128, 64, 1, 3), (64, 32, 1, 3), (64, 32, 0, 3), (32, 32, 0, 3), (32, 128, 0, 3),
-        (128, 1, 0, 1), (128, rays, 0, 1),
-    )  # fmt: skip
-    others = ((32, 1), (64, 2), (128, 3), (128, 2), (256, 2), (64, 1), (128, 1), (32, 0), (64, 0))
+    top = config.grid.bit_length() - 1  # level of the U-Net's largest maps
+    first = 32 if top else 1
+    convolutions = [  # channels in and out, level, kernel
+        *((1 if (level, k) == (0, 0) else 32, 32, level, 3) for level in range(top)
+          for k in range(2)),
+        *((i, o, level + top, k) for i, o, level, k in (
+            (first, 32, 0, 3), (32, 32, 0, 3), (32, 64, 1, 3), (64, 64, 1, 3), (64, 128, 2, 3),
+            (128, 128, 2, 3), (128, 256, 3, 3), (256, 128, 3, 3), (256, 128, 2, 3),
+            (128, 64, 2, 3), (128, 64, 1, 3), (64, 32, 1, 3), (64, 32, 0, 3), (32, 32, 0, 3),
+            (32, 128, 0, 3), (128, 1, 0, 1), (128, rays, 0, 1),
+        )),
+    ]  # fmt: skip
+    others = [
+        *((32, level + 1) for level in range(top)),
+        *((c, level + top) for c, level in (
+            (32, 1), (64, 2), (128, 3), (128, 2), (256, 2), (64, 1), (128, 1), (32, 0), (64, 0),
+        )),
+    ]  # fmt: skip
     maps = [*((o, level) for _, o, level, _ in convolutions), *others]
     kept = [4 * channels * (side >> level) ** 2 * config.batch_size for channels, level in maps]
     parameters = sum(o * (i * k**2 + 1) for i, o, _, k in convolutions)
@@ -330,7 +342,7 @@ def footprint_key(
         f"format {FORMAT}", f"{output_channels(config)} channels", config.architecture,
         config.encoder, f"{config.crop_size} px", f"batch {config.batch_size}",
         config.precision, f"images {height}x{width}", f"torch {version('torch')}",
-        f"smp {version('segmentation-models-pytorch')}", device_name,
+        f"smp {version('segmentation-models-pytorch')}", device_name, f"grid {config.grid}",
     )  # fmt: skip
     return " | ".join(parts)
 

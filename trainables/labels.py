@@ -57,18 +57,28 @@ def touching_gap(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     return gap
 
 
-def semantic2_target(labels: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Foreground with the paper's one-pixel gap between touching cells.
+def semantic2_target(labels: NDArray[np.integer], gap: int = 0) -> NDArray[np.float32]:
+    """Cell or background, as the paper's basic annotation.
 
     Parameters
     ----------
     labels : (H, W) integer array
+    gap : {0, 1}
+        1: the line between touching cells, one pixel wide, is background.
 
     Returns
     -------
     (H, W) float32 array of 0 and 1
+
+    Examples
+    --------
+    >>> semantic2_target(np.array([[0, 1, 1, 2, 2, 0]]))
+    array([[0., 1., 1., 1., 1., 0.]], dtype=float32)
+    >>> semantic2_target(np.array([[0, 1, 1, 2, 2, 0]]), gap=1)
+    array([[0., 1., 0., 1., 1., 0.]], dtype=float32)
     """
-    return (foreground(labels) & ~touching_gap(labels)).astype(np.float32)
+    cells = foreground(labels)
+    return (cells & ~touching_gap(labels) if gap else cells).astype(np.float32)
 
 
 def outline(labels: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -18,8 +18,21 @@ from trainables.labels import CLASS_NAMES, foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.predict import Scaling, predict_logits
 from trainables.tasks import Semantic3, Task
+from trainables.tiling import Inference
 
-Images = Iterable[tuple[NDArray[np.float32], NDArray[np.int32]]]
+
+@dataclass
+class Example:
+    """One image that a network is evaluated on."""
+
+    stem: str
+    group: str
+    image: NDArray[np.float32]
+    """(H, W), normalised."""
+    labels: NDArray[np.integer]
+    """(H, W) label image."""
+    target: NDArray[Any] | None = None
+    """What the task makes of the labels, where it is kept; None: made when it is needed."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,8 @@ class Scores:
     image_iou: float
     class_iou: dict[str, float] = field(default_factory=dict)
     """Data-set IoU of each class, of task ``semantic3``."""
+    counts: tuple[tuple[int, int], ...] = ()
+    """Intersection and union of each image, in pixels."""
 
 
 class SegmentationModule(pl.LightningModule):
@@ -69,7 +84,8 @@ class SegmentationModule(pl.LightningModule):
         """Return the loss of one batch: (N, 1, H, W) images and targets."""
         image, target = batch
         x = self.scaling(image).contiguous(memory_format=torch.channels_last)
-        loss = self.loss(self.network(x).float(), target)
+        grid = self.task.grid
+        loss = self.loss(self.network(x)[..., ::grid, ::grid].float(), target)
         self._losses.append(loss.detach())
         return loss
 
@@ -93,32 +109,37 @@ class SegmentationModule(pl.LightningModule):
         }
 
     @torch.inference_mode()
-    def evaluate(self, images: Images, precision: str) -> Scores:
-        """Compare whole-image predictions with label images.
+    def evaluate(self, images: Iterable[Example], precision: str, inference: Inference) -> Scores:
+        """Compare predictions of whole images with label images.
 
         Parameters
         ----------
-        images : iterable of (image, labels)
-            Normalised (H, W) images and their label images.
+        images : iterable of Example
         precision : str
             As `trainables.predict.resolve_precision` gives it.
+        inference : Inference
+            Whether images are predicted at once or in tiles.
 
         Returns
         -------
         Scores
+            The loss is the mean over images.
         """
         was_training = self.network.training
         self.network.eval()
         losses, counts = [], []
         class_counts = np.zeros((len(CLASS_NAMES), 2), np.int64)
-        for image, labels in images:
-            logits = predict_logits(self.network, image, self.scaling, precision)
-            target = self.task.target(labels)
+        for one in images:
+            logits = predict_logits(
+                self.network, one.image, self.scaling, precision,
+                inference=inference, grid=self.task.grid,
+            )  # fmt: skip
+            target = self.task.target(one.labels) if one.target is None else one.target
             truth = torch.from_numpy(target)[None].to(logits.device)
             losses.append(float(self.loss(logits[None], truth)))
             # an untrained or diverged network is told by its loss, not by its outlines
-            pred = self.task.foreground(logits)
-            counts.append(overlap_counts(pred, foreground(labels)))
+            pred = self.task.foreground(logits, (one.labels.shape[0], one.labels.shape[1]))
+            counts.append(overlap_counts(pred, foreground(one.labels)))
             if isinstance(self.task, Semantic3):
                 classes = self.task.classes(logits)
                 for number in range(len(CLASS_NAMES)):
@@ -130,4 +151,5 @@ class SegmentationModule(pl.LightningModule):
                 name: iou_from_counts([(int(i), int(u))])[0]
                 for name, (i, u) in zip(CLASS_NAMES, class_counts)
             }
-        return Scores(float(np.mean(losses)), *iou_from_counts(counts), class_iou)
+        loss = float(np.mean(losses))
+        return Scores(loss, *iou_from_counts(counts), class_iou, tuple(counts))

@@ -14,9 +14,8 @@ from torch import nn
 from trainables.config import TrialConfig
 from trainables.data import normalize
 from trainables.tasks import StarConvex, Task
+from trainables.tiling import STRIDE, Inference, stored_inference, tiled
 
-STRIDE = 32
-"""Networks take sides that are multiples of this."""
 SMALLEST = 128
 """Smaller images are padded to this side, which every network can take."""
 
@@ -88,30 +87,48 @@ def pad_to_stride(image: torch.Tensor, stride: int = STRIDE) -> tuple[torch.Tens
 
 @torch.inference_mode()
 def predict_logits(
-    network: nn.Module, image: NDArray[np.float32], scaling: Scaling, precision: str
+    network: nn.Module,
+    image: NDArray[np.float32],
+    scaling: Scaling,
+    precision: str,
+    *,
+    inference: Inference,
+    grid: int = 1,
 ) -> torch.Tensor:
-    """Run a network in evaluation mode on one whole normalised image.
+    """Run a network in evaluation mode on a normalised image, at once or in blended tiles.
 
     Parameters
     ----------
     network : torch.nn.Module
         Put in evaluation mode by the caller.
     image : (H, W) float32 array
-        As `trainables.data.normalize` gives it.
+        As `trainables.data.normalize` gives it for the whole image.
     scaling : Scaling
     precision : str
         As `resolve_precision` gives it.
+    inference : Inference
+        Whether in tiles, and in which.
+    grid : int
+        Keep the logits of every so many pixels only, in both directions.
 
     Returns
     -------
-    (classes, H, W) float32 tensor on the network's device
+    (classes, ceil(H / grid), ceil(W / grid)) float32 tensor
+        On the network's device; of tiles on the CPU.
     """
     device = next(network.parameters()).device
-    x = torch.from_numpy(np.ascontiguousarray(image))[None, None].to(device)
-    padded, rows, columns = pad_to_stride(scaling(x))
-    with autocast(precision, device):
-        logits = network(padded.contiguous(memory_format=torch.channels_last))
-    return logits[0, :, rows, columns].float()
+
+    def once(part: NDArray[np.float32]) -> torch.Tensor:
+        x = torch.from_numpy(np.ascontiguousarray(part))[None, None].to(device)
+        padded, rows, columns = pad_to_stride(scaling(x))
+        with autocast(precision, device):
+            logits = network(padded.contiguous(memory_format=torch.channels_last))
+        return logits[0, :, rows, columns][:, ::grid, ::grid].float()
+
+    side = inference.side(image.shape)
+    if side is None:
+        return once(image)
+    return torch.from_numpy(tiled(lambda part: once(part).cpu().numpy(), image, side, grid=grid))
 
 
 class Predictor:
@@ -137,6 +154,7 @@ class Predictor:
     ) -> None:
         self.config, self.network, self.scaling, self.info = config, network.eval(), scaling, info
         self.task = task
+        self.inference = stored_inference(info)
 
     def to(self, device: str | torch.device) -> Predictor:
         """Move the network to a device."""
@@ -153,29 +171,37 @@ class Predictor:
 
         Returns
         -------
-        (channels, H, W) float32 tensor on the network's device
+        (channels, h, w) float32 tensor
+            Of every ``task.grid``-th pixel in both directions.
         """
-        return self._logits(normalize(image, self.config.normalization))
+        return self._logits(normalize(image, self.config.normalization), self.inference)
 
-    def _logits(self, normalized: NDArray[np.float32]) -> torch.Tensor:
+    def _logits(self, normalized: NDArray[np.float32], inference: Inference) -> torch.Tensor:
         device = next(self.network.parameters()).device
         precision = resolve_precision(self.config.precision, device)
-        return predict_logits(self.network, normalized, self.scaling, precision)
+        return predict_logits(
+            self.network, normalized, self.scaling, precision,
+            inference=inference, grid=self.task.grid,
+        )  # fmt: skip
 
-    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the network on a normalised image, or on a part of one.
+    def maps(
+        self, normalized: NDArray[np.float32], inference: Inference | None = None
+    ) -> NDArray[np.float32]:
+        """Run the network on a normalised image.
 
         Parameters
         ----------
         normalized : (H, W) float32 array
             As `trainables.data.normalize` gives it for the whole image.
+        inference : Inference, optional
+            Whether in tiles, and in which; None: as the checkpoint says.
 
         Returns
         -------
         (C, h, w) float32 array
             What instances are made from, as `trainables.tasks.Task.maps` gives it.
         """
-        return self.task.maps(self._logits(normalized))
+        return self.task.maps(self._logits(normalized, inference or self.inference))
 
     def probability(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Predict the probability of foreground of each pixel.
@@ -191,11 +217,14 @@ class Predictor:
             Of any cell; of a star-convex head the object probability, which falls towards the
             cell's edge.
         """
-        return self.task.probability(self.logits(image)).cpu().numpy()
+        probability = self.task.probability(self.logits(image)).cpu().numpy()
+        grid = self.task.grid
+        full = probability if grid == 1 else probability.repeat(grid, 0).repeat(grid, 1)
+        return full[: image.shape[0], : image.shape[1]]
 
     def foreground(self, image: NDArray[Any]) -> NDArray[np.bool_]:
         """Predict which pixels belong to a cell, as the ranking counts them: (H, W)."""
-        return self.task.foreground(self.logits(image))
+        return self.task.foreground(self.logits(image), (image.shape[0], image.shape[1]))
 
     def labels(self, image: NDArray[Any]) -> NDArray[np.int32]:
         """Predict the (H, W) label image of a star-convex head.
@@ -207,4 +236,4 @@ class Predictor:
         """
         if not isinstance(self.task, StarConvex):
             raise ValueError(f"task {self.config.task!r} predicts classes, not instances")
-        return self.task.labels(self.logits(image))
+        return self.task.labels(self.logits(image), (image.shape[0], image.shape[1]))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from trainables.config import EpochRecord, TrialResult
+from trainables.config import EpochRecord, ImageCounts, TrialResult
 
 RESUME = "resume.json"
 """Names the files of the last resumable state; written after them."""
@@ -80,4 +80,6 @@ def read_result(folder: Path) -> TrialResult | None:
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     history = tuple(EpochRecord(**row) for row in content.pop("history"))
-    return TrialResult(**{**content, "checkpoint": str(folder)}, history=history)
+    per_image = tuple(ImageCounts(**row) for row in content.pop("per_image", ()))
+    content["checkpoint"] = str(folder)
+    return TrialResult(**content, history=history, per_image=per_image)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.metrics import iou_from_counts, overlap_counts
+
 MOST_CANDIDATES = 50_000
 """Polygons that non-maximum suppression compares at most; an untrained network marks every pixel,
 and comparing a million takes minutes."""
@@ -168,6 +170,30 @@ def decode(
 ) -> NDArray[np.int32]:
     """Return the label image of `detect`."""
     return detect(prob, dist, thresholds, grid=grid, shape=shape)[0]
+
+
+def polygon_ceiling(labels: Sequence[NDArray[np.integer]], rays: int, grid: int) -> float:
+    """Return the data-set IoU that polygons of the true distances reach.
+
+    Parameters
+    ----------
+    labels : sequence of (H, W) integer arrays
+    rays, grid : int
+        As `star_targets` takes them.
+
+    Examples
+    --------
+    >>> square = np.zeros((40, 40), int)
+    >>> square[10:30, 10:30] = 1
+    >>> polygon_ceiling([square], 32, 1) > polygon_ceiling([square], 8, 1)
+    True
+    """
+    counts = []
+    for one in labels:
+        target = star_targets(one, rays, grid)
+        mask = decode(target[0], target[1:], grid=grid, shape=(one.shape[0], one.shape[1])) > 0
+        counts.append(overlap_counts(mask, one > 0))
+    return iou_from_counts(counts)[0]
 
 
 def optimize_thresholds(

@@ -27,6 +27,7 @@ from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.overlays import validation_picture
 from trainables.results import read_result
 from trainables.starconvex import Thresholds, decode
+from trainables.tiling import Inference, stored_inference
 
 OnEpoch = Callable[[EpochRecord], None]
 OnOverlays = Callable[[Sequence[tuple[str, NDArray[np.uint8]]]], None]
@@ -216,6 +217,7 @@ class StarDistPredictor:
         self, config: TrialConfig, weights: Path, thresholds: Thresholds, info: dict[str, Any]
     ) -> None:
         self.config, self.weights, self.thresholds, self.info = config, weights, thresholds, info
+        self.inference = stored_inference(info)
         self.options = RunOptions(threads=max(1, (os.cpu_count() or 2) // 2), device="cpu")
         self._worker: _Worker | None = None
         self._answers: Iterator[dict[str, Any]] = iter(())
@@ -235,13 +237,17 @@ class StarDistPredictor:
         maps = self.maps(normalize(image, self.config.normalization))
         return maps[0], maps[1:]
 
-    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Predict from a normalised image, or from a part of one.
+    def maps(
+        self, normalized: NDArray[np.float32], inference: Inference | None = None
+    ) -> NDArray[np.float32]:
+        """Predict from a normalised image.
 
         Parameters
         ----------
         normalized : (H, W) float32 array
             As `trainables.data.normalize` gives it for the whole image.
+        inference : Inference, optional
+            Whether in tiles, and in which; None: as the checkpoint says.
 
         Returns
         -------
@@ -261,7 +267,8 @@ class StarDistPredictor:
         assert self._folder is not None
         source, target = Path(self._folder.name, "image.npy"), Path(self._folder.name, "out.npz")
         np.save(source, normalized)
-        self._worker.send({"image": str(source), "output": str(target)})
+        how = (inference or self.inference).state()
+        self._worker.send({"image": str(source), "output": str(target), "inference": how})
         self._answer()
         with np.load(target, allow_pickle=False) as content:
             return np.concatenate([content["arr_0"][None], content["arr_1"]])

@@ -9,7 +9,7 @@ import json
 import math
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trainables import memory
 from trainables.augmentation import Augmenter
-from trainables.config import EpochRecord, RunOptions, TrialConfig
+from trainables.config import RECIPE, EpochRecord, ImageCounts, RunOptions, TrialConfig
 from trainables.cutting import (
     crop_corners,
     derived_seed,
@@ -33,12 +33,21 @@ from trainables.files import write_json, write_with
 from trainables.manifest import FORMAT, MANIFEST, library_versions, sha256_of
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.results import RESULT, RESUME, History, forget_states, resume_state
-from trainables.starconvex import Thresholds, decode, optimize_thresholds, star_targets
+from trainables.starconvex import (
+    Thresholds,
+    decode,
+    optimize_thresholds,
+    polygon_ceiling,
+    star_targets,
+)
+from trainables.tiling import Inference
 
 WEIGHTS = "model.weights.h5"
 MOST_CALIBRATION_IMAGES = 20
+MOST_TARGETS_MB = 1024
+"""Validation targets that are kept in memory; further ones are made anew."""
 
-Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
+Pair = tuple[NDArray[np.float32], NDArray[np.integer]]
 
 
 def start_tensorflow(options: RunOptions, gpu_memory_mb: float | None) -> Any:
@@ -82,11 +91,15 @@ def standardise(image: NDArray[np.float32], config: TrialConfig) -> NDArray[np.f
     return (image - (0.5 if own.mean is None else own.mean)) / (own.std or 0.25)
 
 
-def polygons(model: Any, image: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+def polygons(
+    model: Any, image: NDArray[np.float32], inference: Inference
+) -> tuple[NDArray, NDArray]:
     """Return object probability (h, w) and distances (rays, h, w) of a normalised image, on the
-    model's grid.
+    model's grid; tiles are stardist's own, which overlap by the network's reach.
     """
-    prob, dist = model.predict(image, show_tile_progress=False)
+    side = inference.side(image.shape)
+    tiles = None if side is None else tuple(-(-length // side) for length in image.shape)
+    prob, dist = model.predict(image, n_tiles=tiles, show_tile_progress=False)
     return prob, np.moveaxis(dist, -1, 0)
 
 
@@ -116,11 +129,17 @@ class Trial:
         self.best_weights: list[NDArray] | None = None
         self.best_file: str | None = None
         self.saved = time.monotonic()
+        self.inference = Inference()
+        self.targets: dict[int, NDArray[np.float32]] = {}
 
-    def images(self, split: str) -> list[Pair]:
-        """Load a split, normalised."""
-        loaded = (self.data.load(i, self.config.normalization) for i in self.data.subset(split))
-        return [(standardise(image, self.config), labels) for image, labels in loaded]
+    def images(self, split: str) -> Iterator[Pair]:
+        """Load a split, normalised, one image after the other."""
+        for item in self.data.subset(split):
+            image, labels = self.data.load(item, self.config.normalization)
+            yield (
+                standardise(image, self.config),
+                labels.astype(np.min_scalar_type(int(labels.max()))),
+            )
 
     def _batches(self, epoch: int) -> Iterator[tuple[NDArray, tuple[NDArray, NDArray]]]:
         """Yield an epoch's batches, in the order and with the augmentation of other trials."""
@@ -159,7 +178,8 @@ class Trial:
         ]
         self.augment = Augmenter(config.augmentation)
         self.steps = steps_per_epoch(len(self.corners), config.batch_size)
-        validation = self.images("val")
+        validation = list(self.images("val"))
+        self.inference = Inference(None, max(labels.size for _, labels in validation))
         self._resume(network, optimizer)
         rate = learning_rate_factor(config.lr_schedule, config.epochs * self.steps)
         for epoch in range(len(self.history.records), config.epochs):
@@ -184,8 +204,9 @@ class Trial:
         if math.isfinite(loss) and (
             epoch % self.config.validate_every == 0 or epoch == self.config.epochs
         ):
-            val_loss = float(np.mean([self._loss(model, *pair) for pair in validation]))
-            dataset_iou, image_iou = self._iou(model, validation, Thresholds())
+            val_loss = float(np.mean([self._loss(model, i, *p) for i, p in enumerate(validation)]))
+            counts = self._counts(model, validation, Thresholds())
+            dataset_iou, image_iou = iou_from_counts(counts)
         for name, value in (("training", loss), ("validation", val_loss)):
             if value is not None and not math.isfinite(value):
                 raise TrainingError(
@@ -204,30 +225,38 @@ class Trial:
         # not ahead of the reports: a resumed trial would never report what was saved meanwhile
         self.lines.get()
 
-    def _loss(self, model: Any, image: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-        """Return the loss of a whole image, mirrored to sides that the network can halve."""
+    def _loss(
+        self, model: Any, number: int, image: NDArray[np.float32], labels: NDArray[np.integer]
+    ) -> float:
+        """Return the loss of a whole validation image, mirrored to sides that the network can
+        halve.
+        """
         pad = [(0, -side % (8 * self.config.grid)) for side in image.shape]
         x = np.pad(image, pad, mode="reflect")[None, ..., None]
-        cells = np.pad(labels, pad, mode="reflect")
-        y = np.moveaxis(star_targets(cells, self.config.rays, self.config.grid), 0, -1)
+        y = self.targets.get(number)
+        if y is None:
+            cells = np.pad(labels, pad, mode="reflect")
+            y = np.moveaxis(star_targets(cells, self.config.rays, self.config.grid), 0, -1)
+            kept = sum(one.nbytes for one in self.targets.values())
+            if kept + y.nbytes <= MOST_TARGETS_MB * 2**20:
+                self.targets[number] = y
         logs = model.keras_model.test_on_batch(x, _for_keras(y[None]), return_dict=True)
         model.keras_model.reset_metrics()
         return float(logs["loss"])
 
-    def _iou(
-        self, model: Any, pairs: Sequence[Pair], thresholds: Thresholds
-    ) -> tuple[float, float]:
-        return iou_from_counts(
-            [
-                overlap_counts(self._mask(model, image, thresholds), labels > 0)
-                for image, labels in pairs
-            ]
-        )
+    def _counts(
+        self, model: Any, pairs: Iterable[Pair], thresholds: Thresholds
+    ) -> list[tuple[int, int]]:
+        """Return intersection and union of each image, in pixels."""
+        return [
+            overlap_counts(self._mask(model, image, thresholds), labels > 0)
+            for image, labels in pairs
+        ]
 
     def _mask(
         self, model: Any, image: NDArray[np.float32], thresholds: Thresholds
     ) -> NDArray[np.bool_]:
-        prob, dist = polygons(model, image)
+        prob, dist = polygons(model, image, self.inference)
         return decode(prob, dist, thresholds, grid=self.config.grid, shape=image.shape) > 0
 
     def _save(self, epoch: int, network: Any, optimizer: Any) -> None:
@@ -273,11 +302,15 @@ class Trial:
         step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
         chosen = validation[::step][:MOST_CALIBRATION_IMAGES]
         thresholds = optimize_thresholds(
-            [polygons(model, image) for image, _ in chosen], [labels for _, labels in chosen],
+            [polygons(model, image, self.inference) for image, _ in chosen],
+            [labels for _, labels in chosen],
             grid=config.grid,
-        )  # fmt: skip
-        val = self._iou(model, validation, thresholds)
-        test = self._iou(model, self.images("test"), thresholds)
+        )
+        counts = {
+            "val": self._counts(model, validation, thresholds),
+            "test": self._counts(model, self.images("test"), thresholds),
+        }
+        val, test = iou_from_counts(counts["val"]), iou_from_counts(counts["test"])
         write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
         metrics = {
             "best_epoch": best.epoch, "epochs": self.history.records[-1].epoch,
@@ -286,9 +319,18 @@ class Trial:
             "parameters_m": network.count_params() / 1e6,
             "train_seconds": sum(record.seconds for record in self.history.records),
             "peak_memory_mb": memory.process_peak_mb(),
+            "inference": str(self.inference),
+            "ceiling_iou": polygon_ceiling([y for _, y in chosen], config.rays, config.grid),
         }  # fmt: skip
+        per_image = [
+            vars(ImageCounts(split, item.stem, item.group, *one))
+            for split, those in counts.items()
+            for item, one in zip(self.data.subset(split), those)
+        ]
         manifest = {
             "format": FORMAT,
+            "recipe": RECIPE,
+            "inference": self.inference.state(),
             "config": config.model_dump(mode="json"),
             "input": {
                 "mean": 0.5 if config.normalization.mean is None else config.normalization.mean,
@@ -307,7 +349,10 @@ class Trial:
         write_json(self.folder / MANIFEST, manifest)
         masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
         write_arrays(self.folder / "overlays.npz", masks)
-        write_json(self.folder / RESULT, {**metrics, "history": self.history.rows()})
+        write_json(
+            self.folder / RESULT,
+            {**metrics, "history": self.history.rows(), "per_image": per_image},
+        )
         forget_states(self.folder)
         self.say({"done": True})
 

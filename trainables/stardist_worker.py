@@ -48,6 +48,7 @@ from trainables.stardist_training import (
     start_tensorflow,
     write_arrays,
 )
+from trainables.tiling import Inference
 
 PR_SET_PDEATHSIG = 1
 
@@ -89,9 +90,8 @@ def predict(request: dict[str, Any], lines: queue.SimpleQueue[str | None], answe
     print(json.dumps({"ready": True}), file=answer, flush=True)
     while (line := lines.get()) is not None:
         task = json.loads(line)
-        prob, dist = polygons(
-            model, standardise(np.load(task["image"], allow_pickle=False), config)
-        )
+        image = standardise(np.load(task["image"], allow_pickle=False), config)
+        prob, dist = polygons(model, image, Inference(**task["inference"]))
         write_arrays(Path(task["output"]), [prob, dist])
         print(json.dumps({"done": True}), file=answer, flush=True)
 

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.labels import CLASS_NAMES, semantic2_target, semantic3_target
+from trainables.labels import BACKGROUND, CLASS_NAMES, semantic2_target, semantic3_target
 from trainables.losses import build_loss
 from trainables.starconvex import Thresholds, decode, optimize_thresholds, star_targets
 from trainables.starconvex_loss import StarConvexLoss, distances, probability
+
+Shape = tuple[int, int]
 
 MOST_CALIBRATION_IMAGES = 20
 """Validation images, spread evenly, on which star-convex thresholds are chosen: predictions of
@@ -30,6 +32,8 @@ class Task(Protocol):
 
     channels: int
     """Output channels of the network."""
+    grid: int
+    """Logits and targets are of every so many pixels, in both directions."""
 
     def target(self, labels: NDArray[np.integer]) -> NDArray[Any]:
         """Make the training target, without batch axis, from an (H, W) label image."""
@@ -38,13 +42,18 @@ class Task(Protocol):
         """Make the loss: called with logits (N, channels, H, W) and a batch of targets."""
 
     def probability(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the (H, W) probability of any cell for (channels, H, W) logits."""
+        """Return the (h, w) probability of any cell for (channels, h, w) logits."""
 
-    def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
-        """Return the (H, W) mask of any cell for (channels, H, W) logits."""
+    def foreground(self, logits: torch.Tensor, shape: Shape) -> NDArray[np.bool_]:
+        """Return the (H, W) mask of any cell for the logits of an image of that shape."""
+
+    def ideal(self, target: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
+        """Return the (H, W) mask of any cell that a target itself gives, as perfect outputs would:
+        the ceiling of what can be reached.
+        """
 
     def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
-        """Return what instances are made from, for (channels, H, W) logits.
+        """Return what instances are made from, for (channels, h, w) logits.
 
         Foreground probability (1, H, W) for two classes, class probabilities (3, H, W) for
         three, probability and distances (1 + rays, h, w) of every ``config.grid``-th pixel for a
@@ -56,16 +65,16 @@ class Task(Protocol):
 
 
 class Semantic2:
-    """Foreground, with the paper's gap between touching cells."""
+    """Foreground: cell or background, as the paper's basic annotation has it."""
 
-    channels = 1
+    channels, grid = 1, 1
 
     def __init__(self, config: TrialConfig) -> None:
         self.config = config
 
     def target(self, labels: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return a (1, H, W) target of 0 and 1."""
-        return semantic2_target(labels)[None]
+        return semantic2_target(labels, self.config.gap)[None]
 
     def loss(self) -> nn.Module:
         """Return the configured loss."""
@@ -75,9 +84,13 @@ class Semantic2:
         """Return the sigmoid of the one channel."""
         return torch.sigmoid(logits[0])
 
-    def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
+    def foreground(self, logits: torch.Tensor, shape: Shape) -> NDArray[np.bool_]:
         """Probability of at least one half."""
         return (self.probability(logits) >= 0.5).cpu().numpy()
+
+    def ideal(self, target: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
+        """Pixels of the target."""
+        return target[0] > 0.5
 
     def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
         """Return the (1, H, W) foreground probability."""
@@ -91,7 +104,7 @@ class Semantic2:
 class Semantic3:
     """Background, cell, boundary; the boundary belongs to the foreground."""
 
-    channels = len(CLASS_NAMES)
+    channels, grid = len(CLASS_NAMES), 1
 
     def __init__(self, config: TrialConfig) -> None:
         self.config = config
@@ -108,9 +121,13 @@ class Semantic3:
         """Return the probability of not being background."""
         return 1 - torch.softmax(logits, 0)[0]
 
-    def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
+    def foreground(self, logits: torch.Tensor, shape: Shape) -> NDArray[np.bool_]:
         """Probability of cell and boundary together of at least one half."""
         return (self.probability(logits) >= 0.5).cpu().numpy()
+
+    def ideal(self, target: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
+        """Cell and boundary of the target."""
+        return target != BACKGROUND
 
     def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
         """Return the (3, H, W) probabilities of the classes."""
@@ -140,11 +157,11 @@ class StarConvex:
         self, config: TrialConfig, scale: float = 1.0, thresholds: Thresholds = Thresholds()
     ) -> None:
         self.config, self.scale, self.thresholds = config, scale, thresholds
-        self.channels = 1 + config.rays
+        self.channels, self.grid = 1 + config.rays, config.grid
 
     def target(self, labels: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return a (1 + rays, H, W) target."""
-        return star_targets(labels, self.config.rays)
+        """Return a (1 + rays, h, w) target: only what is decoded is learnt."""
+        return star_targets(labels, self.config.rays, self.grid)
 
     def loss(self) -> nn.Module:
         """Return StarDist's loss."""
@@ -155,27 +172,27 @@ class StarConvex:
         return probability(logits[None])[0].reshape(logits.shape[-2:])
 
     def polygons(self, logits: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return object probability (h, w) and radial distances (rays, h, w) in pixels, of every
-        ``config.grid``-th pixel.
-        """
-        thin = logits[:, :: self.config.grid, :: self.config.grid].float()
-        dist = distances(thin[None], self.scale)[0]
-        return self.probability(thin).cpu().numpy(), dist.cpu().numpy()
+        """Return object probability (h, w) and radial distances (rays, h, w) in pixels."""
+        dist = distances(logits[None].float(), self.scale)[0]
+        return self.probability(logits).cpu().numpy(), dist.cpu().numpy()
+
+    def ideal(self, target: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
+        """Cells as polygons of the true distances, at default thresholds."""
+        return decode(target[0], target[1:], grid=self.grid, shape=shape) > 0
 
     def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
         """Return what `polygons` returns, in one (1 + rays, h, w) array."""
         prob, dist = self.polygons(logits)
         return np.concatenate([prob[None], dist])
 
-    def labels(self, logits: torch.Tensor) -> NDArray[np.int32]:
+    def labels(self, logits: torch.Tensor, shape: Shape) -> NDArray[np.int32]:
         """Return the decoded (H, W) label image."""
-        shape = (logits.shape[-2], logits.shape[-1])
         prob, dist = self.polygons(logits)
-        return decode(prob, dist, self.thresholds, grid=self.config.grid, shape=shape)
+        return decode(prob, dist, self.thresholds, grid=self.grid, shape=shape)
 
-    def foreground(self, logits: torch.Tensor) -> NDArray[np.bool_]:
+    def foreground(self, logits: torch.Tensor, shape: Shape) -> NDArray[np.bool_]:
         """Any decoded instance."""
-        return self.labels(logits) > 0
+        return self.labels(logits, shape) > 0
 
     def optimize(
         self,
@@ -187,14 +204,14 @@ class StarConvex:
         Parameters
         ----------
         predict : callable
-            Gives (channels, H, W) logits for a normalised (H, W) image.
+            Gives (channels, h, w) logits for a normalised (H, W) image.
         images : sequence of (image, labels)
         """
         step = max(1, len(images) // MOST_CALIBRATION_IMAGES)
         chosen = images[::step][:MOST_CALIBRATION_IMAGES]
         predictions = [self.polygons(predict(image)) for image, _ in chosen]
         truths = [labels for _, labels in chosen]
-        self.thresholds = optimize_thresholds(predictions, truths, grid=self.config.grid)
+        self.thresholds = optimize_thresholds(predictions, truths, grid=self.grid)
 
     def state(self) -> dict[str, Any]:
         """Return scale and thresholds."""

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from torch.utils.data import DataLoader
 
 from trainables import checkpoint, memory
 from trainables.architectures import build_model
-from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
+from trainables.config import EpochRecord, ImageCounts, RunOptions, TrialConfig, TrialResult
 from trainables.crops import CropDataset, EpochBatches
 from trainables.cutting import derived_seed
 from trainables.data import DataSet
 from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
-from trainables.labels import CLASS_NAMES, foreground
-from trainables.module import Images, Scores, SegmentationModule
+from trainables.labels import foreground
+from trainables.metrics import iou_from_counts, overlap_counts
+from trainables.module import Example, SegmentationModule
 from trainables.overlays import validation_picture
 from trainables.predict import (
     Scaling,
@@ -43,8 +45,14 @@ from trainables.results import (
     read_result,
     resume_state,
 )
-from trainables.tasks import StarConvex, build_task, typical_radius
+from trainables.tasks import MOST_CALIBRATION_IMAGES, StarConvex, Task, build_task, typical_radius
+from trainables.tiling import SMALLEST_TILE, Inference
 from trainables.weights import fetch, resolve
+
+MOST_TARGETS_MB = 1024
+"""Star-convex validation targets that are kept in memory; further ones are made anew."""
+LEAST_GAIN = 0.002
+"""Validation IoU that tiles must gain: they cost several times a whole image."""
 
 OnEpoch = Callable[[EpochRecord], None]
 OnOverlays = Callable[[Sequence[tuple[str, NDArray[np.uint8]]]], None]
@@ -62,12 +70,13 @@ class _EpochEnd(pl.Callback):
         self,
         config: TrialConfig,
         folder: Path,
-        images: Images,
+        images: Sequence[Example],
+        batches: EpochBatches,
         precision: str,
         options: RunOptions,
         on_epoch: OnEpoch | None,
     ) -> None:
-        self.config, self.folder, self.images = config, folder, images
+        self.config, self.folder, self.images, self.batches = config, folder, images, batches
         self.precision, self.options, self.on_epoch = precision, options, on_epoch
         self.history = History()
         self.best_state: dict[str, torch.Tensor] | None = None
@@ -86,6 +95,10 @@ class _EpochEnd(pl.Callback):
     ) -> None:
         if batch_idx == 0:
             self.started = time.monotonic()
+            if self.batches.epoch != trainer.current_epoch:
+                raise RuntimeError(
+                    f"epoch {trainer.current_epoch} got the crops of epoch {self.batches.epoch}"
+                )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationModule)
@@ -98,7 +111,8 @@ class _EpochEnd(pl.Callback):
             )
         scores = None
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
-            scores = pl_module.evaluate(self.images, self.precision)
+            whole = Inference(None, _most_pixels(self.images))
+            scores = pl_module.evaluate(self.images, self.precision, whole)
             if not math.isfinite(scores.loss):  # the epoch's last step can be the one that failed
                 raise TrainingError(
                     f"validation loss became {scores.loss} in epoch {epoch}; try a smaller "
@@ -246,18 +260,17 @@ def _train(
     precision = resolve_precision(config.precision, device)
     memory.reset_peak(device)
 
-    def images(split: str) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
-        return [dataset.load(item, config.normalization) for item in dataset.subset(split)]
-
-    training = images("train")
-    scale = typical_radius([labels for _, labels in training])
+    training = _load(dataset, "train", config)
+    scale = typical_radius([one.labels for one in training])
     task = build_task(config, {"scale": scale})
+    validation = _load(dataset, "val", config)
+    _keep_targets(task, validation)
     network, scaling, weights = _start_network(config, task.channels, options.weights_cache)
-    crops = CropDataset(training, config.crop_size, task.target, config.augmentation, config.seed)
+    pairs = [(one.image, one.labels) for one in training]
+    crops = CropDataset(pairs, config.crop_size, task.target, config.augmentation, config.seed)
     batches = EpochBatches(crops, config.batch_size, config.seed, options.micro_batch)
     module = SegmentationModule(config, network, scaling, task, config.epochs * batches.steps)
-    validation = images("val")
-    epoch_end = _EpochEnd(config, folder, validation, precision, options, on_epoch)
+    epoch_end = _EpochEnd(config, folder, validation, batches, precision, options, on_epoch)
     resume = resume_state(folder)
     if resume is not None:
         epoch_end.best_file = resume["best"]
@@ -277,19 +290,20 @@ def _train(
     assert best is not None
     network.load_state_dict(epoch_end.best_weights())
     network.to(device).eval()
-    val = Scores(
-        best.val_loss or 0.0,
-        best.val_dataset_iou or 0.0,
-        best.val_image_iou or 0.0,
-        {name: getattr(best, f"val_{name}_iou") for name in CLASS_NAMES},
-    )
+    # epochs are compared whole and at default thresholds, the trial by what suits it best
+    inference = _choose_inference(module, validation, precision)
     if isinstance(task, StarConvex):
-        # epochs are compared at default thresholds, the trial by those that suit it best
-        task.optimize(lambda x: predict_logits(network, x, scaling, precision), validation)
-        val = module.evaluate(validation, precision)
-    test = module.evaluate(images("test"), precision)
+        task.optimize(
+            lambda x: predict_logits(
+                network, x, scaling, precision, inference=inference, grid=task.grid
+            ),
+            [(one.image, one.labels) for one in validation],
+        )
+    val = module.evaluate(validation, precision, inference)
+    # one at a time in memory
+    test = module.evaluate(_each(dataset, "test", config), precision, inference)
     if on_overlays is not None:
-        on_overlays(_overlays(module, validation, precision))
+        on_overlays(_overlays(module, validation, precision, inference))
     metrics = {
         "best_epoch": best.epoch,
         "epochs": history.records[-1].epoch,
@@ -302,7 +316,14 @@ def _train(
         "peak_memory_mb": memory.peak_mb(device),
         "class_iou": {"val": val.class_iou, "test": test.class_iou} if test.class_iou else None,
         "micro_batch": -(-config.batch_size // batches.splits) if batches.splits > 1 else None,
+        "inference": str(inference),
+        "ceiling_iou": _ceiling(task, validation),
     }
+    per_image = [
+        vars(ImageCounts(split, item.stem, item.group, *counts))
+        for split, scores in (("val", val), ("test", test))
+        for item, counts in zip(dataset.subset(split), scores.counts)
+    ]
     checkpoint.save(
         folder,
         {k: v.cpu() for k, v in network.state_dict().items()},
@@ -312,20 +333,99 @@ def _train(
         metrics=metrics,
         encoder_weights=weights,
         task=task.state(),
+        inference=inference,
     )
-    write_json(folder / RESULT, {**metrics, "history": history.rows()})
+    write_json(folder / RESULT, {**metrics, "history": history.rows(), "per_image": per_image})
     forget_states(folder)
     result = read_result(folder)
     assert result is not None
     return result
 
 
+def _each(dataset: DataSet, split: str, config: TrialConfig) -> Iterator[Example]:
+    """Read the images of a split one after the other."""
+    for item in dataset.subset(split):
+        image, labels = dataset.load(item, config.normalization)
+        # kept for all of training: no larger than the numbers need
+        small = labels.astype(np.min_scalar_type(int(labels.max())))
+        yield Example(item.stem, item.group, image, small)
+
+
+_loaded: dict[tuple[Any, ...], list[Example]] = {}
+
+
+def _load(dataset: DataSet, split: str, config: TrialConfig) -> list[Example]:
+    """Return the images of a split; a process that runs many trials on them reads them once."""
+    data = (dataset.fingerprint, str(dataset.root), config.normalization)
+    for key in [key for key in _loaded if key[1:] != data]:
+        del _loaded[key]
+    if (split, *data) not in _loaded:
+        _loaded[split, *data] = list(_each(dataset, split, config))
+    return [replace(one) for one in _loaded[split, *data]]
+
+
+def forget_images() -> None:
+    """Release the images that are kept for further trials of this process."""
+    _loaded.clear()
+
+
+def _keep_targets(task: Task, examples: Sequence[Example]) -> None:
+    """Make the targets that are slow to make, star-convex ones, once."""
+    room = MOST_TARGETS_MB * 2**20 if isinstance(task, StarConvex) else 0
+    for one in examples:
+        room -= 4 * task.channels * one.labels.size // task.grid**2
+        if room < 0:
+            return
+        one.target = task.target(one.labels)
+
+
+def _most_pixels(examples: Sequence[Example]) -> int:
+    return max(one.labels.size for one in examples)
+
+
+def _choose_inference(
+    module: SegmentationModule, validation: Sequence[Example], precision: str
+) -> Inference:
+    """Choose how the trial predicts by validation IoU: whole images, or tiles of the size of the
+    training crops or of twice that.
+    """
+    most, crop = _most_pixels(validation), module.config.crop_size
+    longest = max(max(one.labels.shape) for one in validation)
+    chosen = Inference(None, most)
+    best = module.evaluate(validation, precision, chosen).dataset_iou + LEAST_GAIN
+    for side in (crop, 2 * crop):
+        if SMALLEST_TILE <= side < longest:
+            tiles = Inference(side, most)
+            iou = module.evaluate(validation, precision, tiles).dataset_iou
+            if iou > best:
+                chosen, best = tiles, iou
+    return chosen
+
+
+def _ceiling(task: Task, validation: Sequence[Example]) -> float:
+    """Return the data-set IoU that perfect outputs would reach."""
+    step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
+    counts = []
+    for one in validation[::step][:MOST_CALIBRATION_IMAGES]:
+        target = task.target(one.labels) if one.target is None else one.target
+        mask = task.ideal(target, (one.labels.shape[0], one.labels.shape[1]))
+        counts.append(overlap_counts(mask, foreground(one.labels)))
+    return iou_from_counts(counts)[0]
+
+
 def _overlays(
-    module: SegmentationModule, images: Images, precision: str, most: int = 4
+    module: SegmentationModule,
+    images: Sequence[Example],
+    precision: str,
+    inference: Inference,
+    most: int = 4,
 ) -> list[tuple[str, NDArray[np.uint8]]]:
     pictures = []
-    for number, (image, labels) in zip(range(1, most + 1), images):
-        logits = predict_logits(module.network, image, module.scaling, precision)
-        pred = module.task.foreground(logits)
-        pictures.append(validation_picture(number, image, pred, foreground(labels)))
+    for number, one in enumerate(images[:most], 1):
+        logits = predict_logits(
+            module.network, one.image, module.scaling, precision,
+            inference=inference, grid=module.task.grid,
+        )  # fmt: skip
+        pred = module.task.foreground(logits, (one.labels.shape[0], one.labels.shape[1]))
+        pictures.append(validation_picture(number, one.image, pred, foreground(one.labels)))
     return pictures

@@ -1,31 +1,32 @@
-"""Whole images and tiles: a network of known reach stands in for a trained one."""
-
-from itertools import pairwise
-from typing import Any
+"""Maps of one image: a network of known reach stands in for a trained one."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.prediction import TILE, predict_maps, tiled
-from analysis.prediction import positions as tile_positions
+from analysis.prediction import predict_maps
 from trainables.config import TrialConfig
 from trainables.data import normalize
 from trainables.starconvex import star_targets
+from trainables.tiling import WHOLE, Inference, tiled
 
 
 class Blur:
     """A network whose output depends on pixels up to 20 px away."""
 
-    def __init__(self, **config: Any) -> None:
-        fields = {"architecture": "Unet", "encoder": "resnet18", **config}
-        self.config = TrialConfig(**fields)
+    def __init__(self, inference: Inference = WHOLE) -> None:
+        self.config = TrialConfig(architecture="Unet", encoder="resnet18")
+        self.inference = inference
         self.shapes: list[tuple[int, ...]] = []
 
-    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.shapes.append(normalized.shape)
-        return ndimage.gaussian_filter(normalized, 5, truncate=4)[None]
+    def maps(self, normalized: NDArray[np.float32], inference: Inference) -> NDArray[np.float32]:
+        def once(part: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.shapes.append(part.shape)
+            return ndimage.gaussian_filter(part, 5, truncate=4)[None]
+
+        side = inference.side(normalized.shape)
+        return once(normalized) if side is None else tiled(once, normalized, side)
 
 
 def noise(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint16]:
@@ -49,34 +50,23 @@ def test_images_of_any_size_and_depth_are_predicted_whole(
 def test_tiles_agree_with_the_whole_image_everywhere() -> None:
     network, image = Blur(), noise((700, 900))
     whole = predict_maps(network, image, tile="whole")
-    parts = predict_maps(network, image, tile=256, overlap=128)
+    parts = predict_maps(network, image, tile=256)
     assert len(network.shapes) > 10
     assert max(max(s) for s in network.shapes[1:]) == 256
     assert np.abs(whole - parts).max() < 1e-5, "the margin is wider than the network sees"
 
 
-def test_a_constant_offset_per_tile_makes_no_seam() -> None:
-    """Networks with global pooling shift whole tiles: blending must leave no step."""
-    rng = np.random.default_rng(0)
-
-    def shifted(part: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.full((1, *part.shape), rng.uniform(), np.float32)
-
-    maps = tiled(shifted, np.zeros((700, 900), np.float32), 256, 128)[0]
-    steps = max(np.abs(np.diff(maps, axis=0)).max(), np.abs(np.diff(maps, axis=1)).max())
-    assert steps < 1.01 / 64, "a band of 64 px bridges any offset"
-
-
-@pytest.mark.parametrize(
-    ("length", "side", "overlap"), [(1000, 256, 64), (257, 256, 32), (5000, 1024, 256)]
-)
-@pytest.mark.parametrize("grid", [1, 2, 4])
-def test_tiles_cover_and_overlap(length: int, side: int, overlap: int, grid: int) -> None:
-    starts = tile_positions(length, side, overlap, grid)
-    assert starts[0] == 0
-    assert starts[-1] + side >= length
-    assert all(s % grid == 0 for s in starts)
-    assert all(b - a <= side - overlap + grid for a, b in pairwise(starts))
+def test_images_are_predicted_as_the_checkpoint_says() -> None:
+    image = noise((200, 260))
+    network = Blur(Inference(128))
+    predict_maps(network, image)
+    assert set(network.shapes) == {(128, 128)}
+    network = Blur(Inference(None, 100 * 100))  # no larger image was validated
+    predict_maps(network, image)
+    assert set(network.shapes) == {(96, 96)}
+    network.shapes.clear()
+    predict_maps(network, image, tile="whole")
+    assert network.shapes == [(200, 260)]
 
 
 class Polygons:
@@ -87,8 +77,9 @@ class Polygons:
             architecture="Unet", encoder="resnet18", task="stardist", grid=grid
         )
         self.labels = labels
+        self.inference = Inference()
 
-    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+    def maps(self, normalized: NDArray[np.float32], inference: Inference) -> NDArray[np.float32]:
         labels = np.rint(normalized * self.labels.max()).astype(int)
         return star_targets(labels, self.config.rays, self.config.grid)
 
@@ -124,18 +115,7 @@ def test_what_cannot_be_predicted_is_refused() -> None:
         predict_maps(Blur(), np.zeros((0, 10)))
     with pytest.raises(ValueError, match="multiple of 32"):
         predict_maps(Blur(), np.zeros((10, 10)), tile=100)
-    with pytest.raises(ValueError, match="half of it"):
-        predict_maps(Blur(), np.zeros((10, 10)), tile=128, overlap=100)
+    with pytest.raises(ValueError, match="at least 64"):
+        predict_maps(Blur(), np.zeros((10, 10)), tile=32)
     with pytest.raises(ValueError, match="auto, whole"):
-        predict_maps(Blur(), np.zeros((10, 10)), tile="half")  # type: ignore[arg-type]
-
-
-def test_large_images_are_tiled_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = Blur(architecture="FPN")
-    image = noise((1200, 1300))
-    monkeypatch.setattr("analysis.prediction._free_mb", lambda: 1e6)
-    predict_maps(network, image)
-    assert network.shapes == [(1200, 1300)]
-    monkeypatch.setattr("analysis.prediction._free_mb", lambda: 100.0)
-    predict_maps(network, image)
-    assert set(network.shapes[1:]) == {(TILE, TILE)}
+        predict_maps(Blur(), np.zeros((10, 10)), tile="half")

@@ -184,6 +184,29 @@ def test_candidates_by_hand() -> None:
     assert table[1]["val_dataset_iou_sd"] is None
 
 
+def test_settings_that_differ_make_different_candidates() -> None:
+    """Every field of a configuration but its seed: none of them is pooled as if it were one."""
+    configs = [
+        TrialConfig(task="semantic3", boundary=boundary, seed=seed)
+        for boundary in ("outline", "touching")
+        for seed in (0, 1)
+    ]
+    values = (0.9, 0.8, 0.5, 0.4)
+    rows = [
+        trial_row(str(i), c.model_dump(mode="json"), {"status": "done", "metrics": dict.fromkeys(
+            ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou"), v)})
+        for i, (c, v) in enumerate(zip(configs, values))
+    ]  # fmt: skip
+    table = candidates(rows)
+    assert [(c["boundary"], c["seeds"]) for c in table] == [("outline", 2), ("touching", 2)]
+    assert [c["test_dataset_iou_mean"] for c in table] == pytest.approx([0.85, 0.45])
+    assert [c["candidate"] for c in table] == [configs[0].candidate_key(),
+                                               configs[2].candidate_key()]  # fmt: skip
+    shown = set(rows[0])
+    hidden = {"task", "epochs"}  # epochs: planned_epochs
+    assert set(TrialConfig.model_fields) - hidden <= shown
+
+
 def test_paper_correlation() -> None:
     order = ["UnetPlusPlus", "MAnet", "Unet", "Linknet", "FPN", "DeepLabV3Plus", "PAN", "DeepLabV3"]
     rows = [row(name, 0.9 - 0.01 * number) for number, name in enumerate(order)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -113,6 +114,51 @@ def test_tables_of_a_run(finished) -> None:
     plan = json.loads((out / "plan.json").read_text())
     assert len(plan["trials"]) == 4
     assert set(plan["data"]["split"]) == {"train", "val", "test"}
+
+
+def test_counts_of_every_image(finished) -> None:
+    out, *_ = finished
+    table = rows(out, "per_image.csv")
+    assert list(table[0]) == ["trial_id", "split", "image", "group", "intersection", "union"]
+    done = [row for row in rows(out) if row["status"] == "done"]
+    assert {row["trial_id"] for row in table} == {row["trial_id"] for row in done}
+    split = json.loads((out / "plan.json").read_text())["data"]["split"]
+    for row in done:
+        for name in ("val", "test"):
+            mine = [r for r in table if (r["trial_id"], r["split"]) == (row["trial_id"], name)]
+            assert [r["image"] for r in mine] == split[name]
+            pairs = [(int(r["intersection"]), int(r["union"])) for r in mine]
+            dataset = sum(i for i, _ in pairs) / sum(u for _, u in pairs)
+            assert dataset == pytest.approx(float(row[f"{name}_dataset_iou"]), abs=1e-12)
+            image = sum(i / u for i, u in pairs) / len(pairs)
+            assert image == pytest.approx(float(row[f"{name}_image_iou"]), abs=1e-12)
+
+
+def test_the_leaderboard_shows_all_settings(finished) -> None:
+    out, *_ = finished
+    for row in rows(out):
+        assert row["gap"] == "0"
+        assert row["boundary"] == row["rays"] == ""
+        assert (row["crop_size"], row["planned_epochs"]) == ("64", "2")
+        assert row["candidate"].startswith(f"semantic2-{row['architecture']}-")
+        if row["status"] == "done":
+            assert row["inference"] in ("whole", "tiles of 64")
+            assert row["ceiling_iou"] == "1.0"
+
+
+def test_a_run_of_an_earlier_recipe_is_refused(finished, data: Path, tmp_path: Path) -> None:
+    out, *_ = finished
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan.pop("recipe") == 2
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "plan.json").write_text(json.dumps(plan))
+    code, _, err = run(
+        SPACE, "--data", data, "--out", tmp_path / "old", *QUICK, "--resume", cwd=tmp_path
+    )
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "recipe 1" in err
+    assert "name another folder" in err
 
 
 def test_screen_is_quiet(finished) -> None:
@@ -354,6 +400,25 @@ def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
         assert len(rows(out, "history.csv")) == 4 * 8
     finally:
         cluster.shutdown()
+
+
+def test_every_epoch_sees_crops_of_its_own(data: Path, tmp_path: Path) -> None:
+    """Weights that hardly move: what differs between epochs is what the network was shown."""
+    request = (
+        SPACE, "--data", data, "--set", "architecture=Unet", *QUICK, *TINY_TUNE,
+        "--set", "epochs=4", "--set", "learning_rate=1e-9", "--set", "augmentation=strong",
+        "--set", "checkpoint_seconds=0",
+    )  # fmt: skip
+    losses = {}
+    for name in ("first", "second"):
+        code, text, err = run(*request, "--out", tmp_path / name, cwd=tmp_path)
+        assert code == 0, text + err
+        losses[name] = [float(r["train_loss"]) for r in rows(tmp_path / name, "history.csv")]
+    assert losses["first"] == losses["second"]
+    first = losses["first"]
+    assert len(first) == 4
+    # the same crops give losses that differ by 2e-4 at most (steps of 1e-9, running averages)
+    assert min(abs(a - b) for a, b in itertools.combinations(first, 2)) > 1e-3, first
 
 
 @pytest.mark.slow

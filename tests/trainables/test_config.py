@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainables.config import ARCHITECTURES, RunOptions, TrialConfig, architecture_name
+from trainables.config import (
+    ARCHITECTURES,
+    RunOptions,
+    TrialConfig,
+    architecture_name,
+    recorded_config,
+)
 
 
 def test_unknown_keys_and_changes_are_refused() -> None:
@@ -54,7 +60,7 @@ CHANGES = {
 
 
 def test_every_field_is_part_of_the_trial_id() -> None:
-    assert {*CHANGES, "task", "boundary", "rays", "grid"} == set(TrialConfig.model_fields)
+    assert {*CHANGES, "gap", "task", "boundary", "rays", "grid"} == set(TrialConfig.model_fields)
     ids = {TrialConfig(**{k: v}).trial_id("f") for k, v in CHANGES.items()}
     ids |= {TrialConfig().trial_id("f"), TrialConfig().trial_id("g")}
     assert len(ids) == len(CHANGES) + 2
@@ -62,21 +68,45 @@ def test_every_field_is_part_of_the_trial_id() -> None:
 
 def test_what_a_task_does_not_use_makes_no_other_trial() -> None:
     assert TrialConfig(boundary="touching", rays=64, grid=1) == TrialConfig()
+    assert TrialConfig(gap=1).trial_id("f") != TrialConfig().trial_id("f")
+    assert TrialConfig(task="semantic3", gap=1) == TrialConfig(task="semantic3")
     three = TrialConfig(task="semantic3", boundary="touching")
     assert three.trial_id("f") != TrialConfig(task="semantic3").trial_id("f")
     star = TrialConfig(task="stardist", architecture="Unet", loss="focal", rays=64)
     assert (star.loss, star.rays, star.encoder) == ("stardist", 64, "resnet18")
     official = TrialConfig(task="stardist", architecture="star-dist", encoder="vgg19")
     assert (official.architecture, official.encoder) == ("StarDist", "none")
+    decay = TrialConfig(task="stardist", architecture="StarDist", weight_decay=0.1)
+    assert decay == TrialConfig(task="stardist", architecture="StarDist")
+    assert TrialConfig(task="stardist", weight_decay=0.1).weight_decay == 0.1
     assert TrialConfig.model_validate(official.model_dump()) == official
 
 
 def test_trial_ids_stay_the_same() -> None:
-    # runs of earlier versions are found again by these names
-    assert TrialConfig().trial_id("f") == "semantic2-Unet-resnet18-s0-dc45563ab3"
+    # runs of this recipe are found again by these names
+    assert TrialConfig().trial_id("f") == "semantic2-Unet-resnet18-s0-0dbe053236"
     assert TrialConfig(architecture="u-net", learning_rate=1e-3) == TrialConfig()
     named = TrialConfig(encoder="tu-efficientnet_b0.ra/in1k").trial_id("f")
     assert named.startswith("semantic2-Unet-tu_efficientnet_b0_ra_in1k-s0-")
+
+
+def test_a_candidate_is_everything_but_the_seed() -> None:
+    keys = {TrialConfig(**{k: v}).candidate_key() for k, v in CHANGES.items()}
+    assert len(keys) == len(CHANGES)  # the seed's is that of the defaults
+    assert TrialConfig().candidate_key() == TrialConfig(seed=5).candidate_key() in keys
+    three = [TrialConfig(task="semantic3", boundary=b).candidate_key()
+             for b in ("outline", "touching")]  # fmt: skip
+    assert three[0] != three[1]
+
+
+def test_configurations_of_recipe_1_had_a_gap() -> None:
+    old = TrialConfig().model_dump(mode="json")
+    del old["gap"]
+    assert recorded_config(old) == TrialConfig(gap=1)
+    assert recorded_config(TrialConfig().model_dump(mode="json")) == TrialConfig()
+    three = TrialConfig(task="semantic3").model_dump(mode="json")
+    del three["gap"]
+    assert recorded_config(three) == TrialConfig(task="semantic3")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -99,10 +99,15 @@ def test_estimate_takes_no_memory_and_little_time() -> None:
 
 
 def test_stardist_network_of_tensorflow() -> None:
-    config = _config(task="stardist", architecture="StarDist", crop_size=256, batch_size=4)
+    sizes = {"crop_size": 256, "batch_size": 4}
+    config = _config(task="stardist", architecture="StarDist", grid=1, **sizes)
     found = estimate(config)
     assert found.parameters == 1_406_689  # as Keras counts Config2D(grid=(1, 1), n_rays=32)
     assert found.gflops == pytest.approx(21.13, abs=0.01)
+    for grid, parameters in ((2, 1_425_185), (4, 1_443_681)):  # as Keras counts them
+        coarse = estimate(_config(task="stardist", architecture="StarDist", grid=grid, **sizes))
+        assert coarse.parameters == parameters
+        assert coarse.peak_mb < found.peak_mb
     assert 500 < found.peak_mb < 3000
     footprint, reason = probe(config, "cpu")
     assert footprint is None

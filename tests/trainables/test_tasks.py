@@ -68,16 +68,57 @@ def test_a_trial_of_each_task(task: str, dataset: DataSet, tmp_path: Path) -> No
         assert set(predictor.info["task"]) == {"scale", "thresholds"}
 
 
+def crowded(shape: tuple[int, int] = (120, 150)) -> np.ndarray:
+    """Label image of discs that touch one another and all four borders."""
+    rng, labels = np.random.default_rng(0), np.zeros(shape, np.int32)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    for number in range(1, 40):
+        cy, cx = rng.integers(0, shape[0]), rng.integers(0, shape[1])
+        labels[((y - cy) ** 2 + (x - cx) ** 2 <= 100) & (labels == 0)] = number
+    return labels
+
+
+PERFECT = [
+    ({}, 1.0, 1.0),
+    ({"task": "semantic3"}, 1.0, 1.0),
+    ({"task": "semantic3", "boundary": "touching"}, 1.0, 1.0),
+    ({"gap": 1}, 0.9, 0.999),
+    *(({"task": "stardist", "grid": g}, 0.85, 0.999) for g in (1, 2, 4)),
+]
+
+
+@pytest.mark.parametrize(("fields", "low", "high"), PERFECT)
+def test_what_the_truth_itself_scores(fields: dict, low: float, high: float) -> None:
+    """Truth through target, logits, foreground and metric: 1, or the ceiling that is stated."""
+    labels = crowded()
+    task = build_task(TrialConfig(**fields), {"scale": 8.0})
+    target = task.target(labels)
+    if isinstance(task, StarConvex):
+        units = (torch.from_numpy(target[1:]) / 8.0).clamp(min=1e-4)
+        prob = torch.logit(torch.from_numpy(target[:1]), eps=1e-6)
+        logits = torch.cat([prob, torch.log(torch.expm1(units))])
+    elif isinstance(task, Semantic3):
+        logits = 20 * torch.nn.functional.one_hot(torch.from_numpy(target), 3).permute(2, 0, 1)
+        logits = logits.float()
+    else:
+        logits = torch.from_numpy(target) * 20 - 10
+    shape = (labels.shape[0], labels.shape[1])
+    inter, union = overlap_counts(task.foreground(logits, shape), labels > 0)
+    assert low <= inter / union <= high
+    ideal = overlap_counts(task.ideal(target, shape), labels > 0)
+    assert ideal[0] / ideal[1] == pytest.approx(inter / union, abs=2e-3)
+
+
 def test_boundary_and_cell_are_the_foreground() -> None:
     task = build_task(config("semantic3"))
     assert isinstance(task, Semantic3)
     logits = torch.tensor([[[0.0, 2.0, 0.0]], [[1.0, 0.0, -9.0]], [[0.0, 0.0, 0.1]]])
     np.testing.assert_array_equal(task.classes(logits), [[1, 0, 2]])
-    np.testing.assert_array_equal(task.foreground(logits), [[True, False, True]])
+    np.testing.assert_array_equal(task.foreground(logits, (1, 3)), [[True, False, True]])
     # neither class alone is the most probable, together they are
     split = torch.tensor([[[1.0]], [[0.9]], [[0.9]]])
     assert task.classes(split)[0, 0] == 0
-    assert task.foreground(split)[0, 0]
+    assert task.foreground(split, (1, 1))[0, 0]
 
 
 def test_a_perfect_star_convex_output_gives_the_cells_back() -> None:
@@ -93,10 +134,10 @@ def test_a_perfect_star_convex_output_gives_the_cells_back() -> None:
     units = (target[1:] / scale).clamp(min=1e-4)
     raw = torch.cat([torch.logit(target[:1], eps=1e-6), torch.log(torch.expm1(units))])
     assert float(task.loss()(raw[None], target[None])) < 0.5
-    found = task.labels(raw)
+    found = task.labels(raw, (64, 80))
     assert found.max() == 3
     assert overlap_counts(found > 0, labels > 0)[0] / overlap_counts(found > 0, labels > 0)[1] > 0.9
-    np.testing.assert_array_equal(task.foreground(raw), found > 0)
+    np.testing.assert_array_equal(task.foreground(raw, (64, 80)), found > 0)
 
 
 def test_micro_batches_are_recorded_and_close_to_whole_batches(

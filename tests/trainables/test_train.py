@@ -114,7 +114,7 @@ def test_interrupted_before_the_first_validation(dataset: DataSet, tmp_path: Pat
 def test_early_stopping(dataset: DataSet, tmp_path: Path, monkeypatch, cut: int | None) -> None:
     ious = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9]  # an equal value is no better one
 
-    def scripted(self, images, precision):
+    def scripted(self, images, precision, inference):
         iou = ious[min(self.current_epoch, 5)]
         return Scores(0.5, iou, iou)
 
