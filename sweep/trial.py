@@ -140,9 +140,9 @@ def _trainable(config: TrialConfig) -> Any:
     if config.architecture == STARDIST:
         from trainables.stardist import train_stardist
 
-        train_module = sys.modules.get("trainables.train")
-        if train_module is not None:  # the model's own process has images of its own
-            train_module.forget_images()
+        examples = sys.modules.get("trainables.examples")
+        if examples is not None:  # the model's own process has images of its own
+            examples.forget_images()
         return train_stardist
     from trainables.train import train
 

@@ -58,6 +58,6 @@ def test_files_stay_readable_at_one_sitting() -> None:
         str(path.relative_to(ROOT)): count
         for package in OURS
         for path in (ROOT / package).rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 420
+        if (count := len(path.read_text().splitlines())) > 500
     }
     assert not long

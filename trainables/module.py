@@ -9,30 +9,16 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.cutting import derived_seed, learning_rate_factor
+from trainables.examples import Example
 from trainables.labels import CLASS_NAMES, foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.predict import Scaling, predict_logits
 from trainables.tasks import Semantic3, Task
 from trainables.tiling import Inference
-
-
-@dataclass
-class Example:
-    """One image that a network is evaluated on."""
-
-    stem: str
-    group: str
-    image: NDArray[np.float32]
-    """(H, W), normalised."""
-    labels: NDArray[np.integer]
-    """(H, W) label image."""
-    target: NDArray[Any] | None = None
-    """What the task makes of the labels, where it is kept; None: made when it is needed."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from trainables.crops import CropDataset, EpochBatches
 from trainables.cutting import derived_seed
 from trainables.data import DataSet
 from trainables.errors import TrainingError
+from trainables.examples import Example, each_example, keep_targets, load_split, most_pixels
 from trainables.files import write_json, write_with
 from trainables.labels import foreground
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.module import Example, SegmentationModule
+from trainables.module import SegmentationModule
 from trainables.overlays import validation_picture
 from trainables.predict import (
     Scaling,
@@ -49,8 +49,6 @@ from trainables.tasks import MOST_CALIBRATION_IMAGES, StarConvex, Task, build_ta
 from trainables.tiling import SMALLEST_TILE, Inference
 from trainables.weights import fetch, resolve
 
-MOST_TARGETS_MB = 1024
-"""Star-convex validation targets that are kept in memory; further ones are made anew."""
 LEAST_GAIN = 0.002
 """Validation IoU that tiles must gain: they cost several times a whole image."""
 
@@ -111,7 +109,7 @@ class _EpochEnd(pl.Callback):
             )
         scores = None
         if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
-            whole = Inference(None, _most_pixels(self.images))
+            whole = Inference(None, most_pixels(self.images))
             scores = pl_module.evaluate(self.images, self.precision, whole)
             if not math.isfinite(scores.loss):  # the epoch's last step can be the one that failed
                 raise TrainingError(
@@ -260,11 +258,11 @@ def _train(
     precision = resolve_precision(config.precision, device)
     memory.reset_peak(device)
 
-    training = _load(dataset, "train", config)
+    training = load_split(dataset, "train", config)
     scale = typical_radius([one.labels for one in training])
     task = build_task(config, {"scale": scale})
-    validation = _load(dataset, "val", config)
-    _keep_targets(task, validation)
+    validation = load_split(dataset, "val", config)
+    keep_targets(task, validation)
     network, scaling, weights = _start_network(config, task.channels, options.weights_cache)
     pairs = [(one.image, one.labels) for one in training]
     crops = CropDataset(pairs, config.crop_size, task.target, config.augmentation, config.seed)
@@ -301,7 +299,7 @@ def _train(
         )
     val = module.evaluate(validation, precision, inference)
     # one at a time in memory
-    test = module.evaluate(_each(dataset, "test", config), precision, inference)
+    test = module.evaluate(each_example(dataset, "test", config), precision, inference)
     if on_overlays is not None:
         on_overlays(_overlays(module, validation, precision, inference))
     metrics = {
@@ -342,54 +340,13 @@ def _train(
     return result
 
 
-def _each(dataset: DataSet, split: str, config: TrialConfig) -> Iterator[Example]:
-    """Read the images of a split one after the other."""
-    for item in dataset.subset(split):
-        image, labels = dataset.load(item, config.normalization)
-        # kept for all of training: no larger than the numbers need
-        small = labels.astype(np.min_scalar_type(int(labels.max())))
-        yield Example(item.stem, item.group, image, small)
-
-
-_loaded: dict[tuple[Any, ...], list[Example]] = {}
-
-
-def _load(dataset: DataSet, split: str, config: TrialConfig) -> list[Example]:
-    """Return the images of a split; a process that runs many trials on them reads them once."""
-    data = (dataset.fingerprint, str(dataset.root), config.normalization)
-    for key in [key for key in _loaded if key[1:] != data]:
-        del _loaded[key]
-    if (split, *data) not in _loaded:
-        _loaded[split, *data] = list(_each(dataset, split, config))
-    return [replace(one) for one in _loaded[split, *data]]
-
-
-def forget_images() -> None:
-    """Release the images that are kept for further trials of this process."""
-    _loaded.clear()
-
-
-def _keep_targets(task: Task, examples: Sequence[Example]) -> None:
-    """Make the targets that are slow to make, star-convex ones, once."""
-    room = MOST_TARGETS_MB * 2**20 if isinstance(task, StarConvex) else 0
-    for one in examples:
-        room -= 4 * task.channels * one.labels.size // task.grid**2
-        if room < 0:
-            return
-        one.target = task.target(one.labels)
-
-
-def _most_pixels(examples: Sequence[Example]) -> int:
-    return max(one.labels.size for one in examples)
-
-
 def _choose_inference(
     module: SegmentationModule, validation: Sequence[Example], precision: str
 ) -> Inference:
     """Choose how the trial predicts by validation IoU: whole images, or tiles of the size of the
     training crops or of twice that.
     """
-    most, crop = _most_pixels(validation), module.config.crop_size
+    most, crop = most_pixels(validation), module.config.crop_size
     longest = max(max(one.labels.shape) for one in validation)
     chosen = Inference(None, most)
     best = module.evaluate(validation, precision, chosen).dataset_iou + LEAST_GAIN
