@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from analysis import pixelprops
-from analysis.outlines import trace, trackmate_order, trackmate_polygon
+from analysis.outlines import opened_corners, trace, trackmate_order, trackmate_polygon
 from analysis.parts import find_parts
 
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
@@ -61,8 +61,9 @@ def measure(
           1 by ``imagej`` only), solidity (area over that of the convex hull), radius
           ``sqrt(area / pi)`` (pixels), shape_index ``perimeter / sqrt(area)``
         - area_um2, perimeter_um, radius_um, where `pixel_size_um` is given
-        - parts : how many disjoint (8-connected) parts the label has. Only the one of most pixels
-          is measured (the first in raster order among equals)
+        - parts : how many disjoint parts the label has: 8-connected, with ``trackmate`` and
+          ``trackmate_raw`` what TrackMate makes an object of. Only the one of most pixels is
+          measured (the first in raster order among equals)
         - num_pixels, top, left, bottom, right (past the last row and column),
           axis_major_length, axis_minor_length, eccentricity, orientation of that part's pixels,
           as in `skimage.measure.regionprops`
@@ -136,12 +137,12 @@ def outlines(
     if convention not in CONVENTIONS[:2]:
         raise ValueError(f"contours are those of {' or '.join(CONVENTIONS[:2])}, not {convention}")
     image = np.ascontiguousarray(label_image, dtype=np.int64)
-    parts, count = find_parts(image, True)
+    parts, count = find_parts(image, True, True)
+    opened = opened_corners(parts)
     found, _, boxes, _ = _largest(image, parts, count)
     order = np.argsort(found)
-    return {
-        int(found[i]): _polygon(parts, boxes[i], convention == "trackmate") - 0.5 for i in order
-    }
+    simplified = convention == "trackmate"
+    return {int(found[i]): _polygon(parts, opened, boxes[i], simplified) - 0.5 for i in order}
 
 
 @njit(cache=True)
@@ -202,20 +203,22 @@ def _largest(
 
 
 @njit(cache=True)
-def _corners(parts: NDArray[np.int32], box: NDArray[np.int64]) -> NDArray[np.int32]:
+def _corners(
+    parts: NDArray[np.int32], opened: NDArray[np.bool_], box: NDArray[np.int64]
+) -> NDArray[np.int32]:
     corners = np.empty((4 * (box[3] - box[1] + box[4] - box[2]) + 4, 2), np.int32)
-    count = trace(parts, box[1], box[5], corners)
+    count = trace(parts, opened, box[1], box[5], corners)
     if count > len(corners):  # a jagged one
         corners = np.empty((count, 2), np.int32)
-        trace(parts, box[1], box[5], corners)
+        trace(parts, opened, box[1], box[5], corners)
     return corners[:count]
 
 
 @njit(cache=True)
 def _polygon(
-    parts: NDArray[np.int32], box: NDArray[np.int64], simplified: bool
+    parts: NDArray[np.int32], opened: NDArray[np.bool_], box: NDArray[np.int64], simplified: bool
 ) -> NDArray[np.float64]:
-    corners = _corners(parts, box)
+    corners = _corners(parts, opened, box)
     return trackmate_polygon(corners) if simplified else trackmate_order(corners)
 
 
@@ -238,7 +241,9 @@ def _traced_perimeter(corners: NDArray[np.int32]) -> float:
 def _measure(
     labels: NDArray[np.int64], convention: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    parts, count = find_parts(labels, True)
+    scanned = convention <= 1
+    parts, count = find_parts(labels, True, scanned)
+    opened = opened_corners(parts) if scanned else np.empty((0, 0), np.bool_)
     found, number, boxes, sums = _largest(labels, parts, count)
     values = np.full((len(found), 18), np.nan)
     lengths = pixelprops.perimeters(parts, count) if convention == 3 else np.empty(0)
@@ -253,7 +258,7 @@ def _measure(
         row[10], row[11], row[12], row[13] = top, left, bottom, right
         row[14], row[15], row[16], row[17] = major, minor, eccentricity, orientation
         if convention <= 1:
-            polygon = _polygon(parts, boxes[i], convention == 0)
+            polygon = _polygon(parts, opened, boxes[i], convention == 0)
             if len(polygon) == 0:
                 continue
             cx, cy = pixelprops.polygon_centroid(polygon)
@@ -262,7 +267,7 @@ def _measure(
             perimeter = pixelprops.polygon_perimeter(polygon)
             hull = abs(pixelprops.polygon_area(pixelprops.convex_hull(polygon)))
         elif convention == 2:
-            corners = _corners(parts, boxes[i])
+            corners = _corners(parts, opened, boxes[i])
             cx, cy, area = cx + 0.5, cy + 0.5, float(n)
             perimeter = _traced_perimeter(corners)
             hull = abs(pixelprops.polygon_area(pixelprops.convex_hull(corners.astype(np.float64))))

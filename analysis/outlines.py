@@ -25,27 +25,22 @@ def _inside(parts: NDArray[np.int32], part: int, y: int, x: int) -> bool:
 
 
 @njit(cache=True)
-def trace(parts: NDArray[np.int32], y0: int, x0: int, out: NDArray[np.int32]) -> int:
-    """Walk round a part, clockwise on the screen, diagonal pixels joined.
+def _walk(
+    parts: NDArray[np.int32],
+    part: int,
+    opened: NDArray[np.bool_],
+    start: tuple[int, int, int],
+    out: NDArray[np.int32],
+) -> int:
+    """Walk clockwise round a part from a corner (y, x) until it is met again; return the turns.
 
-    Parameters
-    ----------
-    parts : (H, W) int32
-    y0, x0 : int
-        The part's first pixel in raster order.
-    out : (N, 2) int32
-        Receives the first N corners' (x, y), those between collinear neighbours left out, from the
-        upper left corner of the first pixel.
-
-    Returns
-    -------
-    int
-        Number of corners, which may be more.
+    Directions are 0 east, 1 south, 2 west, 3 north. Where diagonal pixels meet, the walk passes
+    from one to the other, except where `opened_corners` says otherwise. A walk that starts north
+    ends with -1 when it meets a corner that is later in raster order.
     """
-    part = parts[y0, x0]
-    y, x, direction, count = y0, x0, 0, 0  # directions: 0 east, 1 south, 2 west, 3 north
-    out[0, 0], out[0, 1] = x, y
-    count = 1
+    y, x, direction = start
+    y0, x0, first = start
+    count = 0
     while True:
         if direction == 0:
             x += 1
@@ -59,19 +54,90 @@ def trace(parts: NDArray[np.int32], y0: int, x0: int, out: NDArray[np.int32]) ->
         else:
             y -= 1
             left, right = _inside(parts, part, y - 1, x - 1), _inside(parts, part, y - 1, x)
+        if left and not right and opened.size:
+            if direction % 2:  # pixels at the upper left and lower right
+                left = not _inside(parts, part, y, x - 2)
+            else:
+                left = not opened[y, x]
         if left:
             turned = (direction + 3) % 4
         elif right:
             turned = direction
         else:
             turned = (direction + 1) % 4
-        if y == y0 and x == x0 and turned == 0:
+        if y == y0 and x == x0 and (first == 3 or turned == 0):
             return count
+        if first == 3 and (y > y0 or (y == y0 and x > x0)):
+            return -1
         if turned != direction:
             if count < len(out):
                 out[count, 0], out[count, 1] = x, y
             count += 1
             direction = turned
+
+
+@njit(cache=True)
+def opened_corners(parts: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Find the corners at which a hole is open to its lower right, as TrackMate traces outlines.
+
+    TrackMate follows ImageJ's ThresholdToSelection, which joins pieces of outline row by row. Where
+    only two diagonal pixels of an object meet, at (y, x), this comes to:
+
+    - Pixels at the upper left and lower right are joined if the pixel at (y, x - 2) is outside,
+      that to the left of the gap below. Else the gaps are joined.
+    - Pixels at the upper right and lower left are joined, unless (y, x - 2) is inside and the edge
+      from (y, x - 1) to (y, x) is the last, in raster order, of a hole's outline: then the hole
+      opens through the corner.
+
+    Parameters
+    ----------
+    parts : (H, W) int32
+        From `find_parts` with ``scanned=True``.
+
+    Returns
+    -------
+    (H, W) bool
+        Where the second rule has opened a hole.
+    """
+    opened = np.zeros(parts.shape, np.bool_)
+    nowhere = np.empty((0, 2), np.int32)
+    for y in range(1, parts.shape[0]):
+        for x in range(2, parts.shape[1]):
+            part = parts[y, x - 1]
+            if (
+                part == 0 or parts[y, x] == part or parts[y - 1, x] != part
+                or parts[y - 1, x - 1] == part or parts[y, x - 2] != part
+            ):  # fmt: skip
+                continue
+            # the walk round the gap above meets only corners that have been decided
+            opened[y, x] = _walk(parts, part, opened, (y, x, 3), nowhere) >= 0
+    return opened
+
+
+@njit(cache=True)
+def trace(
+    parts: NDArray[np.int32], opened: NDArray[np.bool_], y0: int, x0: int, out: NDArray[np.int32]
+) -> int:
+    """Walk round a part, clockwise on the screen.
+
+    Parameters
+    ----------
+    parts : (H, W) int32
+    opened : (H, W) bool
+        From `opened_corners`; empty: diagonal pixels are joined everywhere.
+    y0, x0 : int
+        The part's first pixel in raster order.
+    out : (N, 2) int32
+        Receives the first N corners' (x, y), those between collinear neighbours left out, from the
+        upper left corner of the first pixel.
+
+    Returns
+    -------
+    int
+        Number of corners, which may be more.
+    """
+    out[0, 0], out[0, 1] = x0, y0
+    return 1 + _walk(parts, parts[y0, x0], opened, (y0, x0, 0), out[1:])
 
 
 @njit(cache=True)

@@ -32,7 +32,7 @@ def _count_runs(labels: NDArray[np.integer[Any]]) -> int:
 
 @njit(cache=True)
 def find_parts(
-    labels: NDArray[np.integer[Any]], diagonal: bool = True
+    labels: NDArray[np.integer[Any]], diagonal: bool = True, scanned: bool = False
 ) -> tuple[NDArray[np.int32], int]:
     """Number the connected parts of all labels, in raster order of their first pixels.
 
@@ -41,6 +41,10 @@ def find_parts(
     labels : (H, W) integer or boolean array
     diagonal : bool
         Whether pixels that touch at a corner only are connected (8 neighbours, else 4).
+    scanned : bool
+        Whether those are not connected that TrackMate parts: the upper left and the lower right
+        pixel at a corner (y, x) where the pixel at (y, x - 2) has their label too (see
+        `analysis.outlines.opened_corners`).
 
     Returns
     -------
@@ -76,7 +80,9 @@ def find_parts(
                 above += 1
             run = above
             while run < begin[y] and start[run] < x + reach:
-                if labels[y - 1, start[run]] == label:
+                if labels[y - 1, start[run]] == label and not (
+                    scanned and end[run] == first and first > 1 and labels[y, first - 2] == label
+                ):
                     a, b = _root(parent, run), _root(parent, used)
                     parent[max(a, b)] = min(a, b)
                 run += 1

@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parent / "morphology"
 """What TrackMate 8.1.7, ImageJ 1.53t and scikit-image 0.26.0 gave: see its README."""
 
 
-@pytest.mark.parametrize("image", ["discs", "special"])
+@pytest.mark.parametrize("image", ["discs", "special", "corner_holes"])
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_agrees_with_the_real_programs(convention: str, image: str) -> None:
     golden = pd.read_csv(GOLDEN / f"{convention}.csv")
