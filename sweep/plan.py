@@ -161,11 +161,8 @@ def _weights_value(text: str) -> str:
     if text in ("none", "pretrained", *TRAINING_DATA):
         return text
     path = Path(text).expanduser().absolute()
-    if path.exists():
-        return str(path)
-    if is_path(text):
-        raise RequestError(f"--set encoder_weights={text}: no such file or folder: {path}")
-    return text  # perhaps a name that timm gives to weights
+    # what is no path may be a name that timm gives to weights
+    return str(path) if is_path(text) or path.exists() else text
 
 
 def make_request(

@@ -100,7 +100,7 @@ def terms_of(encoder: str, variant: str) -> Terms:
     >>> print(terms_of("resnet18", "swsl").licence)
     CC-BY-NC-4.0 (not commercial)
     """
-    data = TRAINING_DATA.get(variant, "data not known")
+    data = TRAINING_DATA.get(variant, "unknown data")
     by_encoder = next(
         (terms for start, terms in _BY_ENCODER.items() if encoder.startswith(start)),
         (NOT_KNOWN, ""),

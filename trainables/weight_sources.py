@@ -250,7 +250,7 @@ def _local(encoder: str, path: Path) -> WeightsInfo:
         filename=path.name,
         revision=record.get("revision"),
         terms=Terms(
-            str(record.get("training_data", "data not known (a file of your own)")),
+            str(record.get("training_data", "unknown data (a file of your own)")),
             str(record.get("licence", NOT_KNOWN)),
             str(record.get("licence_source", "")),
         ),

@@ -14,6 +14,9 @@ import torch
 
 from search_spaces import SearchSpace, grid
 from sweep.plan import RequestError, make_request
+from sweep.trial import config_of
+from sweep.weights import name_weights, weights_ids
+from trainables.config import TrialConfig
 
 SPACE = """
 from search_spaces import SearchSpace, grid
@@ -107,5 +110,40 @@ def test_names_are_not_taken_for_paths(tmp_path: Path, monkeypatch: pytest.Monke
     assert value("in12k_ft_in1k") == {"in12k_ft_in1k"}
     assert value("./swsl") == {str(tmp_path / "swsl")}
     assert value("mine") == {str(tmp_path / "mine")}
-    with pytest.raises(RequestError, match="no such file or folder"):
-        value("other/resnet18.pth")
+    assert value("not/there") == {str(tmp_path / "not" / "there")}
+
+
+def test_a_search_that_draws_encoders_names_the_weights_of_each(hub: Any, tmp_path: Path) -> None:
+    space = SearchSpace(
+        trials=grid(encoder="resnet18", encoder_weights="pretrained"),
+        dimensions={"encoder": ["resnet18", "resnet34"]},
+        settings={"search": "optuna"},
+    )
+    request = name_weights(make_request("mine", space, [], None), tmp_path, None)
+    runtime = {
+        "base": request.configs[0].model_dump(mode="json"),
+        "weights_ids": weights_ids(request),
+    }
+    found = {e: config_of({"encoder": e}, runtime).weights_id for e in ("resnet18", "resnet34")}
+    digest = hub.digests["model.safetensors"]
+    for encoder, identity in found.items():
+        assert re.fullmatch(f"smp-hub/{encoder}.imagenet@[0-9a-f]{{40}}#{digest}", identity)
+    assert request.configs[0].weights_id == found["resnet18"]
+
+
+def test_a_recorded_run_is_named_without_network_and_without_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    path = tmp_path / "resnet18.pth"
+    for weights in ("swsl", str(path)):
+        config = TrialConfig(encoder="resnet18", encoder_weights=weights, weights_id="a@b#c")
+        recorded = {"trials": [{"config": config.model_dump(mode="json")}], "key": {}}
+        space = SearchSpace(trials=grid(encoder="resnet18", encoder_weights=weights))
+        request = make_request("mine", space, [], None)
+        assert name_weights(request, tmp_path, recorded).configs == (config,)
+        with pytest.raises(RequestError):
+            name_weights(request, tmp_path, None)
+    path.write_bytes(b"new")  # a file that is there is read again
+    named = name_weights(request, tmp_path, recorded).configs[0].weights_id
+    assert named == f"resnet18.pth#{hashlib.sha256(b'new').hexdigest()}"
