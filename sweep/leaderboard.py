@@ -18,7 +18,8 @@ COLUMNS = (
     "batch_size", "status", "parameters_m", "val_dataset_iou", "val_image_iou",
     "test_dataset_iou", "test_image_iou", "best_epoch", "epochs", "train_seconds",
     "peak_memory_mb", "error", "checkpoint", "wandb_id", "micro_batch", "inference",
-    "ceiling_iou", "candidate", "encoder_weights", "crop_size", "weight_decay", "lr_schedule",
+    "ceiling_iou", "candidate", "encoder_weights",
+    "weights_id", "crop_size", "weight_decay", "lr_schedule",
     "gap", "boundary", "rays", "grid", "validate_every", "early_stopping", "precision",
     "normalization", "planned_epochs",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +21,13 @@ from search_spaces import SearchSpace, override
 from trainables.config import RECIPE, STARDIST, TrialConfig
 from trainables.data import DataOptions, DataSet
 from trainables.files import write_json
+from trainables.licences import TRAINING_DATA
+from trainables.weight_sources import WeightsInfo, is_path
 
 FORMAT = 1
+
+Pair = tuple[str, str]
+"""An encoder and the value of ``encoder_weights`` that it starts from."""
 
 
 class RequestError(ValueError):
@@ -83,6 +88,8 @@ class Request:
     configs: tuple[TrialConfig, ...]
     settings: Settings
     data_options: DataOptions
+    weights: Mapping[Pair, WeightsInfo | str] = field(default_factory=dict)
+    """What is known of the encoder weights; only their identity where a run has recorded it."""
 
 
 def load_space(name: str) -> tuple[str, SearchSpace]:
@@ -147,6 +154,17 @@ def _value(text: str) -> Any:
     return None if text.lower() == "null" else text
 
 
+def _weights_value(text: str) -> str:
+    """Return a name as it is, and a path as an absolute one: trials do not run in this folder."""
+    if text == "imagenet":
+        return "pretrained"  # one name for one thing
+    if text in ("none", "pretrained", *TRAINING_DATA):
+        return text
+    path = Path(text).expanduser().absolute()
+    # what is no path may be a name that timm gives to weights
+    return str(path) if is_path(text) or path.exists() else text
+
+
 def make_request(
     space_name: str, space: SearchSpace, changes: Sequence[str], seeds: int | None
 ) -> Request:
@@ -179,12 +197,11 @@ def make_request(
         if key in TrialConfig.model_fields:
             if key == "normalization":
                 raise RequestError("--set normalization: give it in a search space file")
+            if key == "weights_id":
+                raise RequestError("--set weights_id: it follows from encoder_weights")
             trial_changes[key] = [_value(v.strip()) for v in value.split(",")]
-            if key == "encoder_weights":  # trials do not run in this folder
-                trial_changes[key] = [
-                    v if v in ("none", "pretrained") else str(Path(str(v)).expanduser().absolute())
-                    for v in trial_changes[key]
-                ]
+            if key == "encoder_weights":
+                trial_changes[key] = [_weights_value(str(v)) for v in trial_changes[key]]
         elif key in Settings.model_fields:
             settings[key] = _value(value)
         elif key in DataOptions.model_fields:
@@ -335,8 +352,13 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
         return None
     missing = [trial_id for trial_id in old if trial_id not in new]
     one = next(iter(new.values()))
+    defaults = TrialConfig().model_dump(mode="json")
     changed = min(
-        ({k: (v, one[k]) for k, v in old[i].items() if one[k] != v} for i in missing), key=len
+        (
+            {k: (was, now) for k, now in one.items() if (was := old[i].get(k, defaults[k])) != now}
+            for i in missing
+        ),
+        key=len,
     )
     listed = ", ".join(f"{k} {was} -> {now}" for k, (was, now) in changed.items())
     return f"its trials are others ({listed})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simula
 from sweep.plan import Plan
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, slots
 from trainables.footprint import Footprint
+from trainables.weight_sources import WeightsInfo
 
 
 def _cpu() -> Throughput:
@@ -106,6 +107,21 @@ def print_plan(
         ):
             console.print(line)
         console.print("an estimate from operations and memory, without validation and start-up")
+
+
+def print_weights(console: Console, weights: Iterable[WeightsInfo | str]) -> None:
+    """Print which weights encoders start from: training data, licence, revision and SHA-256."""
+    for info in weights:
+        if isinstance(info, WeightsInfo):
+            console.print(
+                f"encoder weights {info.name}: {info.terms}"
+                + (f" (says {info.terms.source})" if info.terms.source else "")
+                + (f"; revision {info.revision}" if info.revision else "")
+                + (f"; SHA-256 {info.sha256}" if info.sha256 else "")
+                + f"; from {info.source}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def storage_gb(footprints: Mapping[str, Footprint], count: int, out: Path) -> tuple[float, float]:

@@ -51,7 +51,7 @@ from sweep.plan import (
     read_plan,
     write_plan,
 )
-from sweep.preview import print_plan, warn_of_storage
+from sweep.preview import print_plan, print_weights, warn_of_storage
 from sweep.resources import (
     Gpus,
     Resources,
@@ -64,6 +64,7 @@ from sweep.resources import (
 )
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration, print_leaderboard
+from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data import DataError, DataSet, index_dataset, open_dataset
 from trainables.encoder_names import check_encoder
@@ -153,39 +154,6 @@ def _check_names(request: Request) -> None:
             raise RequestError(str(error)) from error
 
 
-def _weights(request: Request) -> list[Any]:
-    """Return what is known of the encoder weights that the trials start from."""
-    pairs = dict.fromkeys((c.encoder, c.encoder_weights) for c in request.configs)
-    if all(weights == "none" for _, weights in pairs):
-        return []
-    from trainables.weights import WeightsError, resolve
-
-    try:
-        return [info for pair in pairs if (info := resolve(*pair)) is not None]
-    except WeightsError as error:
-        raise RequestError(str(error)) from error
-
-
-def _check_weights(request: Request, out: Path) -> None:
-    for info in _weights(request):
-        from trainables.weights import available
-
-        answer = available(info, out / "weights")
-        if not answer:
-            raise RequestError(answer.message)
-
-
-def _fetch_weights(request: Request, out: Path) -> None:
-    """Fetch all weights once, before any trial starts, into a folder that trials share."""
-    for info in _weights(request):
-        from trainables.weights import WeightsError, fetch
-
-        try:
-            fetch(info, out / "weights")
-        except WeightsError as error:
-            raise RequestError(str(error)) from error
-
-
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
     """Hold the run folder for this process; released by the system when it dies."""
@@ -260,11 +228,11 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     recorded = read_plan(out)
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(f"--resume: there is no run in {out}")
-    if recorded is None:
-        _check_weights(request, out)
+    request = name_weights(request, out, recorded)
     if arguments.plan and arguments.data is None and request.space.builtin_data is None:
         trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
         print_plan(console, Plan(request, "", "", trials), resources, gpus, _paper_crops, out)
+        print_weights(console, check_weights(request, out).weights.values())
         console.print("no --data: your images were not checked, and an epoch is the paper's")
         return DONE
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
@@ -292,13 +260,13 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         dataset = open_dataset(root, request.data_options)
         for note in dataset.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
-        if recorded is not None:
-            _check_weights(request, out)
+        request = check_weights(request, out)
         if arguments.plan:
             print_plan(console, plan, resources, gpus, partial(count_crops, dataset), out)
+            print_weights(console, request.weights.values())
             return DONE
         with _lock(out):
-            _fetch_weights(request, out)
+            fetch_weights(request, out)
             return _start(arguments, command, console, plan, dataset, out, gpus, mode)
 
 

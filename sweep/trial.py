@@ -33,12 +33,17 @@ def config_of(tune_config: dict[str, Any], runtime: dict[str, Any]) -> TrialConf
     tune_config : dict
         ``{"trial": {"config": {...}, "limits": {...}}}`` of a grid, or what a search drew.
     runtime : dict
-        Holds ``base``: what a search does not draw.
+        Holds ``base``: what a search does not draw, and ``weights_ids``: the encoder weights'
+        identities by encoder and weights.
     """
     if "trial" in tune_config:
         return TrialConfig.model_validate(tune_config["trial"]["config"])
     drawn = {k: v for k, v in tune_config.items() if k in TrialConfig.model_fields}
-    return TrialConfig.model_validate({**runtime["base"], **drawn})
+    fields = {**runtime["base"], **drawn}
+    # what a search draws may be another encoder, which starts from other weights
+    pair = f"{fields.get('encoder')} {fields.get('encoder_weights')}"
+    fields["weights_id"] = runtime.get("weights_ids", {}).get(pair, "")
+    return TrialConfig.model_validate(fields)
 
 
 def limits_of(tune_config: dict[str, Any], default: Limits = Limits()) -> Limits:

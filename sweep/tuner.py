@@ -19,6 +19,7 @@ from sweep.resources import Resources, slots
 from sweep.tracking import TrackingOptions
 from sweep.trial import limits_of, reason_of, run_trial
 from sweep.view import View
+from sweep.weights import weights_ids
 
 
 def _search(plan: Plan, finished: Sequence[Mapping[str, Any]], waiting: Sequence[Any]) -> Any:
@@ -121,6 +122,7 @@ def run(
         "data_options": plan.request.data_options.model_dump(),
         "fingerprint": plan.fingerprint,
         "base": base.model_dump(mode="json"),
+        "weights_ids": weights_ids(plan.request),
         "tracking": vars(tracking),
         "options": {
             "threads": max(1, math.floor(settings.cpus_per_trial)),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,3 +46,33 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
         tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
     return root
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Hub of Hugging Face (tests/hub.py) with one weights file, asked by subprocesses too."""
+    import torch
+    from safetensors.torch import save
+
+    path = Path(__file__).with_name("hub.py")
+    spec = importlib.util.spec_from_file_location("segsweep_test_hub", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    server = module.Hub(
+        {
+            "model.safetensors": save({"conv1.weight": torch.arange(6.0)}),
+            "config.json": json.dumps(config).encode(),
+        }
+    )
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -57,7 +57,8 @@ def save(
     metrics : dict
         What it reached, for a reader's information.
     encoder_weights : dict, optional
-        Which weights the encoder started from: name, source, revision.
+        Which weights the encoder started from (`trainables.weights.WeightsInfo.record`): name,
+        source, revision, SHA-256, training data and licence.
     task : dict, optional
         What decoding needs, as `trainables.tasks.Task.state` gives it.
     inference : Inference

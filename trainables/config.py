@@ -128,7 +128,10 @@ class TrialConfig(_Frozen):
     encoder: str = "resnet18"
     """Any encoder name of segmentation-models-pytorch, or one of `PAPER_ENCODERS`."""
     encoder_weights: str = "none"
-    """``none``, ``pretrained``, or the absolute path of a weights file or folder."""
+    """``none``, ``pretrained`` (ImageNet-1k alone), the name of other published weights, or the
+    absolute path of a weights file or folder (`trainables.weight_sources.resolve`)."""
+    weights_id: str = ""
+    """Which bytes `encoder_weights` means (`WeightsInfo.identity`); a sweep sets it."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds initial weights, order of crops, augmentation and dropout."""
     crop_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 224
@@ -191,6 +194,8 @@ class TrialConfig(_Frozen):
         else:
             values.pop("rays", None)
             values.pop("grid", None)
+        if values.get("encoder_weights", "none") == "none":
+            values.pop("weights_id", None)
         return values
 
     @model_validator(mode="after")

@@ -102,19 +102,6 @@ HALF: tuple[RGB, RGB] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN: tuple[RGB, RGB] = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 """Mean and standard deviation of the dual path networks."""
 
-BEST_FIRST = (
-    "noisy-student",
-    "noisy-student-475",
-    "swsl",
-    "instagram",
-    "ssl",
-    "imagenet+5k",
-    "advprop",
-    "imagenet",
-    "imagenet+background",
-)
-"""Published weights by the ImageNet accuracy of the same network, best first."""
-
 
 def check_encoder(name: str) -> None:
     """Check an encoder's name.

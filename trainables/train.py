@@ -47,7 +47,7 @@ from trainables.results import (
 )
 from trainables.tasks import MOST_CALIBRATION_IMAGES, StarConvex, Task, build_task, typical_radius
 from trainables.tiling import SMALLEST_TILE, Inference
-from trainables.weights import fetch, resolve
+from trainables.weights import WeightsError, check_bytes, fetch, pinned, resolve
 
 LEAST_GAIN = 0.002
 """Validation IoU that tiles must gain: they cost several times a whole image."""
@@ -166,7 +166,12 @@ def _start_network(
     info = resolve(config.encoder, config.encoder_weights)
     path, mean, std = None, 0.5, 0.25
     if info is not None:
+        info = pinned(info, config.weights_id) or info
         path = fetch(info, Path(cache) if cache else Path.home() / ".cache" / "segsweep")
+        try:
+            info = check_bytes(info, path, config.weights_id)
+        except WeightsError as error:
+            raise TrainingError(str(error)) from error
         mean, std = info.grey_mean, info.grey_std
     torch.manual_seed(derived_seed(config.seed, "weights"))
     network = build_model(
@@ -174,8 +179,7 @@ def _start_network(
     ).to(memory_format=torch.channels_last)
     own = config.normalization
     scaling = Scaling(own.mean if own.mean is not None else mean, own.std or std)
-    record = None if info is None else {k: str(v) for k, v in vars(info).items()}
-    return network, scaling, record
+    return network, scaling, None if info is None else info.record()
 
 
 def _trainer(config: TrialConfig, device: torch.device, precision: str, folder: Path,

@@ -1,84 +1,54 @@
-"""Weights that encoders start from: which exist, where they come from, fetching and loading.
+"""Getting the weights that encoders start from: which bytes, whether to be had, fetching, loading.
 
-Three values are understood everywhere: ``none`` (random), ``pretrained`` (the best that
-segmentation-models-pytorch or timm publish for the encoder) and the path of a file or folder.
-A cache filled by `fetch` is such a folder: copied to a machine without network it is used as
-``encoder_weights=FOLDER``, means and standard deviations included.
+Which weights there are is in `trainables.weight_sources`. A cache filled by `fetch` is a folder of
+weights: copied to a machine without network it is used as ``encoder_weights=FOLDER``, with its
+means, standard deviations and licences.
+
+Which bytes are meant is `WeightsInfo.identity`: it is part of a trial's name.
 
 Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import tempfile
 import urllib.request
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock
 
-from trainables.encoder_names import (
-    BEST_FIRST,
-    IMAGENET,
-    RGB,
-    TIMM_NAMES,
-    check_encoder,
-    scaling_of,
-)
+from trainables.encoder_names import scaling_of
 from trainables.files import sync_folder, write_json
-from trainables.weight_loading import SUFFIXES, WeightsError, load_into
+from trainables.manifest import sha256_of
+from trainables.weight_loading import WeightsError, load_into
+from trainables.weight_sources import (
+    WAYS_OUT,
+    WeightsInfo,
+    is_path,
+    read_record,
+    record_path,
+    resolve,
+)
 
 __all__ = [
     "Availability",
     "WeightsError",
     "WeightsInfo",
     "available",
+    "check_bytes",
     "fetch",
+    "identify",
+    "is_path",
     "load_into",
+    "pinned",
     "resolve",
     "scaling_of",
 ]
-
-WAYS_OUT = "use encoder_weights=none, or a local folder: encoder_weights=FOLDER"
-
-
-@dataclass(frozen=True)
-class WeightsInfo:
-    """Where an encoder's weights come from and which input they were trained on."""
-
-    name: str
-    """``<encoder>.<variant>``; also names the file in the cache."""
-    kind: Literal["hub", "url", "file"]
-    """A repository of the Hugging Face hub, an address, or a local file."""
-    source: str
-    """Repository, address or absolute path."""
-    filename: str
-    """Name of the file at the source."""
-    revision: str | None
-    """Commit of the repository, or SHA-256 (or its beginning) of the file; None: not pinned."""
-    mean: RGB
-    """Mean of the red, green and blue channel, on `input_range`."""
-    std: RGB
-    """Standard deviation of the red, green and blue channel."""
-    input_space: str = "RGB"
-    """Order of the channels."""
-    input_range: tuple[float, float] = (0.0, 1.0)
-    """Smallest and largest value of an image before scaling."""
-
-    @property
-    def grey_mean(self) -> float:
-        """Mean for grey images: the average over the channels."""
-        return sum(self.mean) / len(self.mean)
-
-    @property
-    def grey_std(self) -> float:
-        """Standard deviation for grey images: the average over the channels."""
-        return sum(self.std) / len(self.std)
 
 
 @dataclass(frozen=True)
@@ -93,148 +63,93 @@ class Availability:
         return self.ok
 
 
-def resolve(encoder: str, encoder_weights: str | Path | None) -> WeightsInfo | None:
-    """Find out which weights are meant, without network.
+def cached(info: WeightsInfo, cache: Path) -> Path | None:
+    """Return the file of `info` in a cache when it is there, whole and of the wanted revision."""
+    path = cache / f"{info.name}{Path(info.filename).suffix}"
+    record = read_record(path)
+    # what is not pinned was pinned by whoever fetched it first
+    same = info.revision is None or info.revision in (record.get("wanted"), record.get("revision"))
+    same = same and info.sha256 in (None, record.get("sha256"))
+    return path if record and same else None
+
+
+def identify(info: WeightsInfo, cache: Path) -> WeightsInfo:
+    """Find out revision and SHA-256, so that `WeightsInfo.identity` names the very bytes.
+
+    A local file is read; what is in the cache is known; else the hub is asked, without
+    downloading the weights. The answer is the same before and after `fetch`.
 
     Parameters
     ----------
-    encoder : str
-        As `trainables.architectures.build_model` takes it.
-    encoder_weights : str or path, optional
-        ``none``, ``pretrained``, a file (``.safetensors``, ``.pth``, ``.pt``), or a folder with
-        a file named after the encoder: ``resnet152.pth``, or ``resnet152.imagenet.safetensors``
-        as `fetch` names it.
-
-    Returns
-    -------
-    WeightsInfo or None
-        None for ``none``.
+    info : WeightsInfo
+        From `resolve`.
+    cache : Path
+        Where `fetch` puts them.
 
     Raises
     ------
     WeightsError
-        When there are no such weights.
-    ValueError
-        When the encoder is not known.
+        When they cannot be had.
     """
-    check_encoder(encoder)
-    choice = "none" if encoder_weights is None else str(encoder_weights)
-    if choice.lower() == "none":
-        return None
-    if choice.lower() != "pretrained":
-        return _local(encoder, Path(choice).expanduser())
-    name = TIMM_NAMES.get(encoder, encoder)
-    return _timm(encoder, name) if name.startswith("tu-") else _native(encoder)
-
-
-def _native(encoder: str) -> WeightsInfo:
-    from segmentation_models_pytorch.encoders import encoders as registry
-
-    settings = registry[encoder]["pretrained_settings"]
-    variant = min(
-        settings,
-        key=lambda name: BEST_FIRST.index(name) if name in BEST_FIRST else len(BEST_FIRST),
-    )
-    name = f"{encoder}.{variant}"
-    mean, std = scaling_of(name)
-    repository, revision = settings[variant]["repo_id"], settings[variant]["revision"]
-    return WeightsInfo(name, "hub", repository, "model.safetensors", revision, mean, std)
-
-
-def _timm(encoder: str, name: str) -> WeightsInfo:
-    import timm
-
-    model = name.removeprefix("tu-")
-    try:
-        cfg = timm.get_pretrained_cfg(model)
-    except RuntimeError as error:
-        raise WeightsError(f"{encoder}: {error}") from error
-    if cfg is None or cfg.custom_load or not (cfg.hf_hub_id or cfg.url):
-        raise WeightsError(f"timm publishes no weights for {encoder!r} that fit here; {WAYS_OUT}")
-    # Named after the encoder as asked for, so that a cache can serve as a local folder.
-    full = f"{encoder}.{cfg.tag}" if cfg.tag and not encoder.endswith(f".{cfg.tag}") else encoder
-    mean, std = _rgb(cfg.mean), _rgb(cfg.std)
-    if cfg.hf_hub_id:
-        repository, _, revision = cfg.hf_hub_id.partition("@")
-        filename = cfg.hf_hub_filename or "model.safetensors"
-        return WeightsInfo(full, "hub", repository, filename, revision or None, mean, std)
-    filename = cfg.url.rsplit("/", 1)[-1]
-    digest = re.search(r"-([0-9a-f]{8,64})\.", filename)
-    return WeightsInfo(
-        full, "url", cfg.url, filename, digest.group(1) if digest else None, mean, std
-    )
-
-
-def _usual_scaling(encoder: str) -> tuple[RGB, RGB]:
-    """Return mean and standard deviation for a file that does not tell its own."""
-    if not TIMM_NAMES.get(encoder, encoder).startswith("tu-"):
-        return scaling_of(f"{encoder}.imagenet")
-    try:
-        info = resolve(encoder, "pretrained")
-    except WeightsError:
-        info = None
-    return (info.mean, info.std) if info else IMAGENET
-
-
-def _rgb(values: Any) -> RGB:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
-
-
-def _local(encoder: str, path: Path) -> WeightsInfo:
-    path = path.absolute()
-    if path.is_dir():
-        exact = [path / f"{encoder}{suffix}" for suffix in SUFFIXES]
-        named = [file for file in exact if file.is_file()] or [
-            file
-            for file in sorted(path.iterdir())
-            if file.suffix in SUFFIXES and re.fullmatch(re.escape(encoder) + r"\.[^.]+", file.stem)
-        ]
-        if len(named) != 1:
-            found = f"several: {', '.join(file.name for file in named)}" if named else "none"
-            raise WeightsError(
-                f"{path} must hold one weights file named after the encoder, "
-                f"e.g. {encoder}.safetensors or {encoder}.pth; it holds {found}"
-            )
-        path = named[0]
-    elif not path.is_file():
-        raise WeightsError(
-            f"encoder weights {str(path)!r}: no such file or folder; "
-            "known besides paths: none, pretrained"
+    if info.kind == "file":
+        if not Path(info.source).is_file():
+            raise WeightsError(f"{info.source}: no such file")
+        return replace(info, sha256=sha256_of(Path(info.source)))
+    if path := cached(info, cache):
+        record = read_record(path)
+        return pinned(info, str(record.get("identity") or "")) or replace(
+            info, revision=record.get("revision"), sha256=record.get("sha256")
         )
-    if path.suffix not in SUFFIXES:
-        raise WeightsError(f"{path}: weights files end in {', '.join(SUFFIXES)}")
-    record = _record(path)
-    mean, std = _usual_scaling(encoder)
-    return WeightsInfo(
-        name=str(record.get("name", path.stem)),
-        kind="file",
-        source=str(path),
-        filename=path.name,
-        revision=record.get("revision"),
-        mean=_rgb(record.get("mean", mean)),
-        std=_rgb(record.get("std", std)),
-    )
-
-
-def _record_path(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """Return what `fetch` wrote down about a file; empty when it did not fetch it whole."""
     try:
-        record = json.loads(_record_path(path).read_text(encoding="utf-8"))
-        return dict(record) if record["bytes"] == path.stat().st_size else {}
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
-        return {}
+        commit, digest = _look(info, timeout_s=30.0)
+    except Exception as error:  # as in `available`
+        raise WeightsError(_unreachable(info, error)) from error
+    if info.kind == "url":  # an address tells no more than the digest in its name
+        return info
+    return replace(info, revision=commit or info.revision, sha256=digest)
 
 
-def cached(info: WeightsInfo, cache: Path) -> Path | None:
-    """Return the file of `info` in a cache when it is there, whole and of the wanted revision."""
-    path = cache / f"{info.name}{Path(info.filename).suffix}"
-    record = _record(path)
-    return path if record and record.get("wanted") == info.revision else None
+def pinned(info: WeightsInfo, identity: str) -> WeightsInfo | None:
+    """Return weights with the revision and SHA-256 of an identity; None: it is not theirs.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+        From `resolve`: of the hub, or an address.
+    identity : str
+        A `WeightsInfo.identity`, from a plan or a cache.
+    """
+    named, _, digest = identity.rpartition("#")
+    source, _, revision = named.rpartition("@")
+    if source != info.source or info.revision not in (None, revision):
+        return None
+    return replace(info, revision=revision or None, sha256=digest or None)
+
+
+def check_bytes(info: WeightsInfo, path: Path, identity: str) -> WeightsInfo:
+    """Check that a file holds the weights that a plan named; return them with their SHA-256.
+
+    Parameters
+    ----------
+    info : WeightsInfo
+    path : Path
+        The file that will be loaded.
+    identity : str
+        What the plan recorded; empty: nothing to compare with.
+
+    Raises
+    ------
+    WeightsError
+        When it is another file than when the sweep was planned.
+    """
+    digest = sha256_of(path)
+    planned = identity.rpartition("#")[2]
+    if not digest.startswith(planned):
+        raise WeightsError(
+            f"encoder weights {path} have changed since the sweep was planned: their SHA-256 is "
+            f"{digest[:12]}..., planned was {planned[:12]}...; start a new run with --out"
+        )
+    return replace(info, sha256=digest)
 
 
 def available(
@@ -312,14 +227,14 @@ def fetch(info: WeightsInfo, cache: Path) -> Path:
                 raise
             except Exception as error:  # as in `available`
                 raise WeightsError(_unreachable(info, error)) from error
-            record = {**asdict(info), "wanted": info.revision, **facts}
+            record = {**info.record(), **facts, "wanted": info.revision}
             # Without its record the file does not count, so one that replaces it comes first.
-            _record_path(target).unlink(missing_ok=True)
+            record_path(target).unlink(missing_ok=True)
             with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(file, target)
             sync_folder(cache)
-            write_json(_record_path(target), record)
+            write_json(record_path(target), record)
     return target
 
 
@@ -372,15 +287,18 @@ def _download(info: WeightsInfo, folder: Path) -> tuple[Path, dict[str, Any]]:
         file = get(info.filename)
         if info.source.startswith("smp-hub/"):
             _check_scaling(info, json.loads(get("config.json").read_text(encoding="utf-8")))
-    with open(file, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    digest = sha256_of(file)
+    expected = info.sha256 or expected
     if expected and not digest.startswith(expected):
         raise WeightsError(
             f"{info.name} from {info.source} is damaged: its SHA-256 is {digest}, "
             f"not {expected}; try again"
         )
-    facts = {"sha256": digest, "bytes": file.stat().st_size}
-    return file, {**facts, "revision": commit or info.revision or digest}
+    revision = commit or info.revision or digest
+    # the identity is what was known before the download: a plan made then says the same
+    known = info if info.kind == "url" else replace(info, revision=revision, sha256=expected)
+    facts = {"sha256": digest, "bytes": file.stat().st_size, "identity": known.identity}
+    return file, {**facts, "revision": revision}
 
 
 def _check_scaling(info: WeightsInfo, config: dict[str, Any]) -> None:

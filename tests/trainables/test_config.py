@@ -60,10 +60,19 @@ CHANGES = {
 
 
 def test_every_field_is_part_of_the_trial_id() -> None:
-    assert {*CHANGES, "gap", "task", "boundary", "rays", "grid"} == set(TrialConfig.model_fields)
+    assert {*CHANGES, "gap", "task", "boundary", "rays", "grid", "weights_id"} == set(
+        TrialConfig.model_fields
+    )
     ids = {TrialConfig(**{k: v}).trial_id("f") for k, v in CHANGES.items()}
     ids |= {TrialConfig().trial_id("f"), TrialConfig().trial_id("g")}
     assert len(ids) == len(CHANGES) + 2
+
+
+def test_which_bytes_an_encoder_starts_from_is_part_of_the_trial_id() -> None:
+    plain = TrialConfig(encoder_weights="pretrained")
+    ids = {plain.model_copy(update={"weights_id": w}).trial_id("f") for w in ("", "a#1", "a#2")}
+    assert len(ids) == 3
+    assert TrialConfig(weights_id="a#1") == TrialConfig()  # none: nothing to name
 
 
 def test_what_a_task_does_not_use_makes_no_other_trial() -> None:
@@ -84,7 +93,7 @@ def test_what_a_task_does_not_use_makes_no_other_trial() -> None:
 
 def test_trial_ids_stay_the_same() -> None:
     # runs of this recipe are found again by these names
-    assert TrialConfig().trial_id("f") == "semantic2-Unet-resnet18-s0-0dbe053236"
+    assert TrialConfig().trial_id("f") == "semantic2-Unet-resnet18-s0-cdc6e998fa"
     assert TrialConfig(architecture="u-net", learning_rate=1e-3) == TrialConfig()
     named = TrialConfig(encoder="tu-efficientnet_b0.ra/in1k").trial_id("f")
     assert named.startswith("semantic2-Unet-tu_efficientnet_b0_ra_in1k-s0-")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -186,8 +187,22 @@ def test_encoder_weights_from_a_file(dataset: DataSet, tmp_path: Path) -> None:
     first = next(iter(predictor.network.encoder.parameters()))
     assert first.shape[1] == 1
     torch.testing.assert_close(first, torch.full_like(first, 0.03))  # summed over colours
-    assert predictor.info["encoder_weights"]["name"]
+    record = predictor.info["encoder_weights"]
+    assert record["name"] == "mobilenet_v2"
+    assert record["licence"] == "licence not known"
+    content = (tmp_path / "mobilenet_v2.pth").read_bytes()
+    assert record["sha256"] == hashlib.sha256(content).hexdigest()
     assert predictor.scaling.mean == pytest.approx((0.485 + 0.456 + 0.406) / 3, abs=1e-6)
+
+
+def test_weights_that_changed_after_the_plan_end_the_trial(
+    dataset: DataSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "mobilenet_v2.pth"
+    torch.save({"a": torch.zeros(1)}, path)
+    cfg = config(encoder_weights=str(path), weights_id=f"{path.name}#{'1' * 64}")
+    with pytest.raises(TrainingError, match=r"mobilenet_v2\.pth have changed since the sweep was"):
+        train(cfg, dataset, tmp_path / "t")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (31, 33), (100, 100), (200, 257)])
@@ -223,8 +238,6 @@ def copy(calm: TrialResult, tmp_path: Path, monkeypatch) -> Path:
 
 
 def rehash(folder: Path, **changes: object) -> None:
-    import hashlib
-
     manifest = json.loads((folder / "checkpoint.json").read_text())
     content = (folder / "weights.pt").read_bytes()
     manifest["weights"]["sha256"] = hashlib.sha256(content).hexdigest()

@@ -4,87 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import Counter
-from collections.abc import Iterator
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from trainables.config import PAPER_ENCODERS
 from trainables.encoder_names import SMP_ENCODERS, scaling_of
-from trainables.weights import WeightsError, WeightsInfo, available, fetch, resolve
+from trainables.licences import NOT_KNOWN, TRAINING_DATA, terms_of_timm
+from trainables.weights import (
+    WeightsError,
+    WeightsInfo,
+    available,
+    fetch,
+    identify,
+    pinned,
+    resolve,
+)
 
 torch.set_num_threads(1)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(ThreadingHTTPServer):
-    """Answers as the Hugging Face hub does: commit and SHA-256 in the headers."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.files = files
-        self.asked: Counter[tuple[str, str]] = Counter()
-        self.digests = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self._send(body=False)
-
-    def do_GET(self) -> None:
-        self._send(body=True)
-
-    def _send(self, *, body: bool) -> None:
-        name = self.path.split("?")[0].rsplit("/", 1)[-1]
-        self.server.asked[self.command, name] += 1
-        if name not in self.server.files:
-            self.send_error(404)
-            return
-        data = self.server.files[name]
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{self.server.digests[name]}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    config = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    server = Hub(
-        {
-            "model.safetensors": save({"conv1.weight": torch.arange(6.0)}),
-            "config.json": json.dumps(config).encode(),
-        }
-    )
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _info(encoder: str = "resnet152") -> WeightsInfo:
@@ -113,30 +58,82 @@ def test_none_needs_nothing(nothing: str | None) -> None:
             "smp-hub/inceptionresnetv2.imagenet",
             0.5,
         ),
-        (
-            "resnext101_32x32d",
-            "resnext101_32x32d.instagram",
-            "smp-hub/resnext101_32x32d.instagram",
-            0.449,
-        ),
         ("resnest269", "resnest269.in1k", "timm/resnest269e.in1k", 0.449),
         ("tu-resnet18.a1_in1k", "tu-resnet18.a1_in1k", "timm/resnet18.a1_in1k", 0.449),
-        ("resnet50", "resnet50.swsl", "smp-hub/resnet50.swsl", 0.449),
+        ("resnet50", "resnet50.imagenet", "smp-hub/resnet50.imagenet", 0.449),
+        ("resnet18", "resnet18.imagenet", "smp-hub/resnet18.imagenet", 0.449),
+        ("tu-convnext_tiny", "tu-convnext_tiny.fb_in1k", "timm/convnext_tiny.fb_in1k", 0.449),
     ],
 )
-def test_pretrained_is_the_best_there_is(encoder: str, name: str, source: str, mean: float) -> None:
+def test_pretrained_is_imagenet(encoder: str, name: str, source: str, mean: float) -> None:
     info = _info(encoder)
     assert (info.name, info.source, info.kind) == (name, source, "hub")
     assert info.grey_mean == pytest.approx(mean)
     assert (info.input_space, info.input_range) == ("RGB", (0.0, 1.0))
     assert info.revision is None or len(info.revision) == 40
+    assert info.terms.data == "ImageNet-1k"
 
 
-def test_every_encoder_has_weights() -> None:
-    for encoder in (*PAPER_ENCODERS, *SMP_ENCODERS):
+LACKING = {"resnext101_32x4d", "resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d",
+           "dpn68b", "dpn92", "dpn107", "timm-efficientnet-l2"}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", [*PAPER_ENCODERS, *SMP_ENCODERS])
+def test_every_encoder_has_imagenet_weights_or_says_what_else(encoder: str) -> None:
+    if encoder in LACKING:
+        with pytest.raises(WeightsError, match="ImageNet-1k alone are published") as caught:
+            resolve(encoder, "pretrained")
+        for name in re.findall("encoder_weights=([^ ]+)", str(caught.value)):
+            other = resolve(encoder, name)
+            assert other is not None
+            assert other.terms.licence in str(caught.value)
+    else:
         info = _info(encoder)
-        assert info.name.startswith(f"{encoder}.")
-        assert info.kind == "hub"
+        assert info.name in (f"{encoder}.imagenet", "resnest269.in1k")
+        assert info.terms.data == "ImageNet-1k"
+
+
+def test_all_published_weights_have_a_licence_and_known_training_data() -> None:
+    from segmentation_models_pytorch.encoders import encoders as registry
+
+    asked = 0
+    for encoder in SMP_ENCODERS:
+        for name, settings in registry[encoder]["pretrained_settings"].items():
+            info = resolve(encoder, name)
+            assert info is not None
+            assert info.revision == settings["revision"]
+            assert info.terms.data == TRAINING_DATA[name]
+            assert info.terms.licence not in ("", NOT_KNOWN), (encoder, name)
+            assert info.terms.source.startswith("github.com/")
+            hidden = name in ("ssl", "swsl", "instagram") or encoder.startswith("mit_b")
+            assert ("not commercial" in info.terms.licence) == hidden, (encoder, name)
+            asked += 1
+    assert asked == 116
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name", "licence"),
+    [("tu-resnet50", "fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0 (not commercial)"),
+     ("tu-resnet50.fb_swsl_ig1b_ft_in1k", "fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0 (not commercial)"),
+     ("tu-convnext_tiny", "in12k_ft_in1k", "apache-2.0"),
+     ("tu-tf_efficientnet_b0", "ns_jft_in1k", "apache-2.0")],
+)  # fmt: skip
+def test_timm_weights_go_by_their_tag(encoder: str, name: str, licence: str) -> None:
+    info = resolve(encoder, name)
+    assert info is not None
+    assert info.name == f"{encoder.partition('.')[0]}.{name}"
+    assert info.terms.licence == licence
+    assert name in info.terms.data
+
+
+def test_an_encoder_named_with_a_tag_of_other_data_is_not_pretrained() -> None:
+    with pytest.raises(WeightsError, match=r"cc-by-nc-4\.0 \(not commercial\)"):
+        resolve("tu-resnet50.fb_swsl_ig1b_ft_in1k", "pretrained")
+
+
+def test_what_timm_keeps_silent_about_is_not_known() -> None:
+    assert terms_of_timm("x_in1k", None, None).licence == NOT_KNOWN
+    assert terms_of_timm("x_in1k", "unknown", None).licence == NOT_KNOWN
 
 
 def test_means_and_deviations_are_the_published_ones() -> None:
@@ -176,8 +173,10 @@ def test_wrong_paths_are_said_in_one_line(tmp_path: Path) -> None:
     _touch(tmp_path / "resnet18.a.pth"), _touch(tmp_path / "resnet18.b.pth")
     with pytest.raises(WeightsError, match=r"holds several: resnet18\.a\.pth, resnet18\.b\.pth"):
         resolve("resnet18", tmp_path)
-    with pytest.raises(WeightsError, match="no such file or folder; known besides paths"):
-        resolve("resnet18", "imagenet")
+    with pytest.raises(WeightsError, match="no such file or folder"):
+        resolve("resnet18", tmp_path / "imagenet")
+    with pytest.raises(WeightsError, match=r"for resnet18; there is: .*encoder_weights=swsl"):
+        resolve("resnet18", "noisy-student")
     with pytest.raises(WeightsError, match=r"weights files end in \.safetensors"):
         resolve("resnet18", _touch(tmp_path / "resnet18.onnx"))
     with pytest.raises(ValueError, match="unknown encoder 'resnet19'"):
@@ -193,7 +192,7 @@ def test_wrong_paths_are_said_in_one_line(tmp_path: Path) -> None:
 # fetch
 
 
-def test_forty_workers_fetch_once(hub: Hub, tmp_path: Path) -> None:
+def test_forty_workers_fetch_once(hub: Any, tmp_path: Path) -> None:
     info, cache = _info(), tmp_path / "cache"
     assert available(info, cache)
     with ThreadPoolExecutor(40) as pool:
@@ -210,7 +209,7 @@ def test_forty_workers_fetch_once(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_afterwards_no_network_is_needed(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = _info()
     path = fetch(info, tmp_path)
@@ -222,9 +221,36 @@ def test_afterwards_no_network_is_needed(
     local = resolve("resnet152", tmp_path)
     assert local is not None
     assert (local.source, local.revision, local.mean) == (str(path), COMMIT, info.mean)
+    assert local.terms == info.terms
 
 
-def test_a_broken_or_outdated_cache_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder", ["resnet152", "resnest269"])
+def test_the_identity_is_the_same_before_and_after_fetching(
+    encoder: str, hub: Any, tmp_path: Path
+) -> None:
+    info = _info(encoder)
+    before = identify(info, tmp_path)
+    digest = hub.digests["model.safetensors"]
+    assert before.identity == f"{info.source}@{COMMIT}#{digest}"
+    assert hub.asked["GET", "model.safetensors"] == 0
+    fetch(info, tmp_path)
+    asked = sum(hub.asked.values())
+    assert identify(info, tmp_path).identity == before.identity
+    assert sum(hub.asked.values()) == asked
+    # a plan made long ago names a revision: it is that one which is fetched
+    if info.revision is None:
+        assert pinned(info, before.identity) == before
+        assert fetch(before, tmp_path) == fetch(info, tmp_path)
+    assert pinned(info, "elsewhere/resnet152@1#2") is None
+
+
+def test_other_bytes_than_planned_are_not_fetched(hub: Any, tmp_path: Path) -> None:
+    planned = replace(_info(), sha256="1" * 64)
+    with pytest.raises(WeightsError, match=r"is damaged: its SHA-256 .* not 1111"):
+        fetch(planned, tmp_path)
+
+
+def test_a_broken_or_outdated_cache_is_fetched_again(hub: Any, tmp_path: Path) -> None:
     info = _info()
     path = fetch(info, tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
@@ -236,19 +262,19 @@ def test_a_broken_or_outdated_cache_is_fetched_again(hub: Hub, tmp_path: Path) -
     assert hub.asked["GET", "model.safetensors"] == 3
 
 
-def test_a_damaged_download_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_a_damaged_download_is_refused(hub: Any, tmp_path: Path) -> None:
     hub.digests["model.safetensors"] = "0" * 64
     with pytest.raises(WeightsError, match="is damaged: its SHA-256"):
         fetch(_info(), tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
 
 
-def test_a_scaling_that_is_not_the_known_one_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_a_scaling_that_is_not_the_known_one_is_refused(hub: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"inceptionresnetv2.* says mean"):
         fetch(_info("inceptionresnetv2"), tmp_path)
 
 
-def test_timm_weights_are_not_pinned_but_recorded(hub: Hub, tmp_path: Path) -> None:
+def test_timm_weights_are_not_pinned_but_recorded(hub: Any, tmp_path: Path) -> None:
     info = _info("resnest269")
     path = fetch(info, tmp_path)
     assert fetch(info, tmp_path) == path
@@ -258,7 +284,7 @@ def test_timm_weights_are_not_pinned_but_recorded(hub: Hub, tmp_path: Path) -> N
     assert local.revision == COMMIT
 
 
-def test_addresses_with_a_digest(hub: Hub, tmp_path: Path) -> None:
+def test_addresses_with_a_digest(hub: Any, tmp_path: Path) -> None:
     digest = hub.digests["model.safetensors"]
     url = f"{hub.url}/models/model.safetensors"
     info = replace(_info(), kind="url", source=url, revision=digest[:8])
@@ -284,5 +310,5 @@ def test_without_network_the_two_ways_out_are_named(
         fetch(_info(), tmp_path)
 
 
-def test_what_the_hub_lacks_is_not_available(hub: Hub) -> None:
+def test_what_the_hub_lacks_is_not_available(hub: Any) -> None:
     assert not available(replace(_info(), filename="nothing.safetensors"))

@@ -1,0 +1,165 @@
+"""Encoder weights of a sweep: found by the driver, named in every trial, fetched once.
+
+Imports torch only where a trial starts from published weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweep.plan import Pair, Request, RequestError
+from trainables.config import TrialConfig
+from trainables.weights import (
+    WeightsError,
+    WeightsInfo,
+    available,
+    fetch,
+    identify,
+    is_path,
+    pinned,
+    resolve,
+)
+
+
+def name_weights(request: Request, out: Path, recorded: Mapping[str, Any] | None) -> Request:
+    """Say in every configuration which bytes its encoder starts from.
+
+    Parameters
+    ----------
+    request : Request
+    out : Path
+        The run folder; fetched weights lie in ``OUT/weights``.
+    recorded : mapping or None
+        Contents of plan.json. What it names is kept, without asking the network; a local file
+        is read again, so that another content at the same path is another trial.
+
+    Returns
+    -------
+    Request
+        With ``weights_id`` in its configurations, and with `Request.weights`.
+
+    Raises
+    ------
+    RequestError
+        When there are no such weights, or they cannot be had.
+    """
+    known = _recorded(recorded)
+    found: dict[Pair, WeightsInfo | str] = {}
+    missing: dict[str, str] = {}
+    for encoder, choice in _pairs(request):
+        before = known.get((encoder, choice))
+        if before and not (is_path(choice) and Path(choice).exists()):
+            found[encoder, choice] = before
+            continue
+        try:
+            info = resolve(encoder, choice)
+        except (WeightsError, ValueError) as error:
+            missing[encoder] = str(error)
+            continue
+        if info is not None:
+            found[encoder, choice] = info
+    if missing:
+        raise RequestError(_say_missing(request, missing))
+    try:
+        weights = {
+            pair: identify(info, out / "weights") if isinstance(info, WeightsInfo) else info
+            for pair, info in found.items()
+        }
+    except WeightsError as error:
+        raise RequestError(str(error)) from error
+    return named(replace(request, weights=weights))
+
+
+def named(request: Request) -> Request:
+    """Write the identities of `Request.weights` into the configurations."""
+    ids = {pair: _identity(info) for pair, info in request.weights.items()}
+
+    def name(config: TrialConfig) -> TrialConfig:
+        wanted = ids.get((config.encoder, config.encoder_weights), "")
+        return config.model_copy(update={"weights_id": wanted})
+
+    return replace(request, configs=tuple(name(config) for config in request.configs))
+
+
+def check_weights(request: Request, out: Path) -> Request:
+    """Check that weights can be had that a recorded run has named before.
+
+    Returns
+    -------
+    Request
+        With all that is known of them in `Request.weights`.
+
+    Raises
+    ------
+    RequestError
+        When they cannot be had.
+    """
+    weights: dict[Pair, WeightsInfo | str] = {}
+    for pair, info in request.weights.items():
+        if not isinstance(info, WeightsInfo):
+            try:
+                found = resolve(*pair)
+            except WeightsError as error:
+                raise RequestError(str(error)) from error
+            assert found is not None
+            info = pinned(found, info) or found
+            answer = available(info, out / "weights")
+            if not answer:
+                raise RequestError(answer.message)
+        weights[pair] = info
+    return replace(request, weights=weights)
+
+
+def fetch_weights(request: Request, out: Path) -> None:
+    """Fetch all weights once, before any trial starts, into a folder that trials share."""
+    for info in request.weights.values():
+        assert isinstance(info, WeightsInfo)
+        try:
+            fetch(info, out / "weights")
+        except WeightsError as error:
+            raise RequestError(str(error)) from error
+
+
+def weights_ids(request: Request) -> dict[str, str]:
+    """Return identities by encoder and weights, for configurations that a search draws."""
+    return {" ".join(pair): _identity(info) for pair, info in request.weights.items()}
+
+
+def _identity(info: WeightsInfo | str) -> str:
+    return info.identity if isinstance(info, WeightsInfo) else info
+
+
+def _pairs(request: Request) -> list[Pair]:
+    """Return every encoder with the weights that it starts from, those that may be drawn too."""
+    drawn = request.space.dimensions if request.settings.search != "grid" else {}
+    pairs = {
+        (str(encoder), str(choice)): None
+        for config in request.configs
+        for encoder in drawn.get("encoder", [config.encoder])
+        for choice in drawn.get("encoder_weights", [config.encoder_weights])
+    }
+    return [pair for pair in pairs if pair[1] != "none"]
+
+
+def _recorded(recorded: Mapping[str, Any] | None) -> dict[Pair, str]:
+    if recorded is None:
+        return {}
+    configs = [trial["config"] for trial in recorded["trials"]] + recorded["key"].get("base", [])
+    return {(c["encoder"], c["encoder_weights"]): c.get("weights_id", "") for c in configs}
+
+
+def _say_missing(request: Request, missing: Mapping[str, str]) -> str:
+    """Say which encoders lack the weights, and what can be done, in one line."""
+    text = " | ".join(missing.values())
+    rest = [e for e in dict.fromkeys(c.encoder for c in request.configs) if e not in missing]
+    rest = [encoder for encoder in rest if encoder != "none"]
+    if not rest:
+        return text
+    return (
+        f"{text}. Either leave {' and '.join(missing)} out, so that all encoders start from equal "
+        f"data: --set encoder={','.join(rest)}; or use encoder_weights=none for all; or train "
+        "with other weights in a run of its own (--out)"
+    )
