@@ -183,12 +183,14 @@ def test_other_test_images_change_nothing_but_the_test(
     results = []
     for number, root in enumerate((tiny_dataset, other)):
         seen.clear()
-        dataset, during = open_dataset(root), []
-        result = train(
-            cfg, dataset, tmp_path / str(number), on_epoch=lambda _, during=during: during.extend(seen)
-        )
+        dataset, during = open_dataset(root), set()
+
+        def while_training(_: EpochRecord, during: set[str] = during) -> None:
+            during |= set(seen)
+
+        result = train(cfg, dataset, tmp_path / str(number), on_epoch=while_training)
         assert during
-        assert not set(during) & set(dataset.split["test"]), "test images were read while training"
+        assert not during & set(dataset.split["test"]), "test images were read while training"
         results.append(result)
     one, two = results
     assert (one.best_epoch, one.val_dataset_iou, one.val_image_iou) == (

@@ -1,16 +1,14 @@
 """What is saved are the weights of the best validated epoch, whatever came after it.
 
 Only the evaluation is scripted: validation peaks at epoch 2 of 4. Training, files and interruption
-are real.
+are real. (Of StarDist: test_stardist_scripted.py.)
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +16,6 @@ from trainables import checkpoint
 from trainables.config import EpochRecord, RunOptions, TrialConfig
 from trainables.data import DataSet, open_dataset
 from trainables.module import Scores, SegmentationModule
-from trainables.stardist import train_stardist
 from trainables.train import train
 
 IOUS = [0.2, 0.9, 0.5, 0.6]
@@ -49,7 +46,7 @@ def in_pieces(run: Any, cut: int | None) -> Any:
 
 
 @pytest.mark.parametrize("cut", [None, 1, 2, 3])
-def test_of_a_network(
+def test_the_best_epochs_weights_are_saved(
     cut: int | None, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[int, dict[str, torch.Tensor]] = {}
@@ -79,83 +76,3 @@ def test_of_a_network(
         assert all(equal) if epoch == BEST else not any(
             same for same, name in zip(equal, state) if name.endswith("weight")
         ), f"epoch {epoch}"  # fmt: skip
-
-
-SCRIPT = """
-import importlib.abc, importlib.util, json, os, sys
-
-class Scripted(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "trainables.stardist_training":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            patch(module)
-        spec.loader.exec_module = exec_module
-        return spec
-
-def patch(module):
-    import numpy as np
-    ious = json.loads(os.environ["SCRIPTED_IOUS"])
-    def scripted(self, model, pairs, *_, **__):
-        epoch = len(self.history.records) + 1
-        if epoch > len(ious):
-            return max(ious), 0.3
-        arrays = model.keras_model.get_weights()
-        np.savez(os.path.join(os.environ["SCRIPTED_OUT"], f"{epoch}.npz"), *arrays)
-        return ious[epoch - 1], 0.3
-    module.Trial._iou = scripted
-
-sys.meta_path.insert(0, Scripted())
-"""
-"""Read by StarDist's process as it starts: replaces its evaluation, as monkeypatch does here."""
-
-
-def h5_arrays(path: Path) -> list[np.ndarray]:
-    import h5py
-
-    found: list[np.ndarray] = []
-    with h5py.File(path) as handle:
-        handle.visititems(
-            lambda _, node: found.append(node[()]) if isinstance(node, h5py.Dataset) else None
-        )
-    return found
-
-
-@pytest.mark.parametrize("cut", [None, 3])
-def test_of_stardist(
-    cut: int | None, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "path").mkdir()
-    (tmp_path / "seen").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(SCRIPT)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
-    monkeypatch.setenv("SCRIPTED_IOUS", json.dumps(IOUS))
-    monkeypatch.setenv("SCRIPTED_OUT", str(tmp_path / "seen"))
-    cfg = TrialConfig(
-        task="stardist", architecture="StarDist", crop_size=64, epochs=4, batch_size=8,
-        learning_rate=1e-3, rays=16, augmentation="none",
-    )  # fmt: skip
-    result = in_pieces(
-        lambda on_epoch: train_stardist(
-            cfg, dataset, tmp_path / "t", options=OFTEN, on_epoch=on_epoch
-        ),
-        cut,
-    )
-    assert (result.best_epoch, result.epochs, result.val_dataset_iou) == (BEST, 4, IOUS[BEST - 1])
-    saved = h5_arrays(Path(result.checkpoint) / "model.weights.h5")
-
-    def is_saved(array: np.ndarray) -> bool:
-        return any(one.shape == array.shape and np.array_equal(one, array) for one in saved)
-
-    for epoch in range(1, 5):
-        with np.load(tmp_path / "seen" / f"{epoch}.npz") as content:
-            kernels = [content[name] for name in content.files if content[name].ndim > 1]
-            arrays = [content[name] for name in content.files]
-        if epoch == BEST:
-            assert all(map(is_saved, arrays))
-        else:
-            assert not any(map(is_saved, kernels)), f"epoch {epoch}"

@@ -192,7 +192,7 @@ def by_hand(result: TrialResult, dataset: DataSet, split: str) -> dict[str, Any]
     loss = predictor.task.loss()
     found: dict[str, Any] = {"intersections": [], "unions": [], "losses": [], "classes": []}
     for item in dataset.subset(split):
-        image, labels = dataset.load(item, predictor.config.normalization)
+        _, labels = dataset.load(item, predictor.config.normalization)
         pred, true = predictor.foreground(read_image(item.image)), labels > 0
         found["intersections"].append(np.sum(pred & true))
         found["unions"].append(np.sum(pred | true))
