@@ -1,12 +1,16 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests; what takes long is made once per session."""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 from hypothesis import settings
+from skimage.draw import disk
 
 # the same examples every time; --hypothesis-profile=default draws new ones
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -30,21 +35,34 @@ def real_data() -> Path:
     return folder
 
 
+TINY = {
+    "train": [((90, 100), 4), ((90, 100), 4), ((90, 100), 4)],
+    "val": [((90, 100), 4), ((82, 108), 1)],
+    "test": [((90, 100), 3), ((88, 97), 1), ((95, 110), 4)],
+}
+"""Shapes and numbers of discs: no two images of val or test alike, so that means can be wrong.
+Padded for StarDist they are alike again: TensorFlow compiles once.
+"""
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of five noisy images with four bright discs each, of sides no network likes."""
-    from skimage.draw import disk
-
+    """Folder of eight noisy images of bright discs, of sides no network likes: see `TINY`."""
     root, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
     for name in ("images", "masks"):
         (root / name).mkdir()
-    for number in range(5):
-        labels = np.zeros((90, 100), np.uint16)
-        for label, center in enumerate([(20, 20), (20, 60), (60, 30), (65, 70)], 1):
+    images = [(split, *one) for split, many in TINY.items() for one in many]
+    stems: dict[str, list[str]] = {split: [] for split in TINY}
+    for number, (split, shape, discs) in enumerate(images):
+        stems[split].append(f"i{number}")
+        labels = np.zeros(shape, np.uint16)
+        for label, center in enumerate([(20, 20), (20, 60), (60, 30), (65, 70)][:discs], 1):
             labels[disk(np.add(center, rng.integers(-5, 6, 2)), 10, shape=labels.shape)] = label
         image = rng.normal(1000, 30, labels.shape) + 300 * (labels > 0)
         tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
         tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
+    lines = [f"  {name}: [{', '.join(members)}]" for name, members in stems.items()]
+    (root / "dataset.yaml").write_text("\n".join(["split:", *lines]) + "\n")
     return root
 
 
@@ -76,3 +94,112 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def make_cells(root: Path) -> Path:
+    """Write 18 images of touching small and large discs; one of each split shows no cell."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    rows = ["image,label,track,population"]
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for number in range(18):
+        stem = f"i{number:02d}"
+        split = ("train", "val", "test")[number // 6]
+        splits[split].append(stem)
+        labels = np.zeros((96, 110), np.uint16)
+        if number % 6 != 5:
+            centers = [(20, 20), (20, 38), (60, 30), (65, 80), (30, 80)]
+            for label, center in enumerate(centers, 1):
+                radius = 7 if label % 2 else 11
+                place = np.add(center, rng.integers(-3, 4, 2))
+                labels[disk(place, radius, shape=labels.shape)] = label
+            present = np.unique(labels[labels > 0])
+            rows += [f"{stem},{i},,{'small' if i % 2 else 'large'}" for i in present]
+        image = rng.normal(1000, 30, labels.shape) + 400 * (labels > 0)
+        tifffile.imwrite(root / "images" / f"{stem}.tif", image.astype(np.uint16))
+        tifffile.imwrite(root / "masks" / f"{stem}.tif", labels)
+    (root / "objects.csv").write_text("\n".join(rows) + "\n")
+    lines = [f"  {name}: [{', '.join(stems)}]" for name, stems in splits.items()]
+    (root / "dataset.yaml").write_text("\n".join(["pixel_size_um: 0.5", "split:", *lines]) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the data set of `swept`."""
+    return make_cells(tmp_path_factory.mktemp("cells") / "data")
+
+
+SPACE = """
+from search_spaces import SearchSpace, grid
+SHARED = dict(crop_size=64, batch_size=4, epochs=6, learning_rate=5e-3, augmentation="none")
+NETWORKS = (
+    *grid({"architecture": ["Unet", "FPN"]}, encoder="mobilenet_v2", **SHARED),
+    *grid(task="semantic3", architecture="Unet", encoder="mobilenet_v2", **SHARED),
+)
+SPACE = SearchSpace(trials=(
+    *NETWORKS,
+    *grid(task="stardist", architecture="Unet", encoder="mobilenet_v2", **SHARED),
+    *grid(architecture="Unet", encoder="tu-no_such_network", **SHARED),
+))
+"""
+SHARE_ONE_GPU = (
+    "--gpus", "1", "--set", "gpus_per_trial=0.5", "--set", "cpus_per_trial=0.5",
+)  # fmt: skip
+"""Or what Ray takes for one: nothing here needs a real GPU."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep, as the command line left it; to be read only."""
+
+    out: Path
+    space: Path
+    data: Path
+    code: int
+    text: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def sweep_of_cells(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """The one undisturbed sweep of this session, by the real command line.
+
+    Three ways of making instances, trials that share a GPU, W&B and TensorBoard, one trial that
+    fails.
+    """
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "space.py").write_text(SPACE)
+    words = (
+        "space.py", "--data", cells, "--out", folder / "run", *SHARE_ONE_GPU,
+        "--wandb", "offline", "--set", "tensorboard=true",
+    )  # fmt: skip
+    drop = ("RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE")
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.run", *map(str, words)], cwd=folder, text=True,
+        env={k: v for k, v in os.environ.items() if k not in drop},
+        capture_output=True, timeout=500,
+    )  # fmt: skip
+    return Swept(
+        folder / "run", folder / "space.py", cells, done.returncode, done.stdout, done.stderr
+    )
+
+
+@pytest.fixture(scope="session")
+def swept(sweep_of_cells: Swept) -> Path:
+    """Run folder of a sweep in which exactly the trial failed that had to, for its reason."""
+    told = sweep_of_cells.text + sweep_of_cells.err
+    assert sweep_of_cells.code == 1, told
+    with open(sweep_of_cells.out / "leaderboard.csv", newline="") as handle:
+        board = list(csv.DictReader(handle))
+    found = sorted((row["task"], row["architecture"], row["status"]) for row in board)
+    assert found == [
+        ("semantic2", "FPN", "done"), ("semantic2", "Unet", "done"),
+        ("semantic2", "Unet", "failed"), ("semantic3", "Unet", "done"),
+        ("stardist", "Unet", "done"),
+    ], told  # fmt: skip
+    (failed,) = (row for row in board if row["status"] == "failed")
+    assert failed["encoder"] == "tu-no_such_network"
+    assert "no_such_network" in failed["error"]
+    return sweep_of_cells.out

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import tifffile
 
 from analysis.evidence import FEATURES, TRUTH
 from analysis.measuring import KEYS
+from analysis.run import main
 
 
 def run(*words: object, cwd: Path) -> tuple[int, str, str]:
@@ -24,6 +26,18 @@ def run(*words: object, cwd: Path) -> tuple[int, str, str]:
         capture_output=True, timeout=500,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process, which has imported everything already."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = main([*map(str, words)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +70,23 @@ def test_three_ways_are_compared(analysed: tuple[Path, str]) -> None:
     known = best[(best["metric"] == "ap_mean")]
     assert (known["low"] <= known["value"]).all()
     assert (known["value"] <= known["high"]).all()
+
+
+def test_methods_are_ranked_by_validation_alone(analysed: tuple[Path, str]) -> None:
+    methods, scores = (table(analysed[0], name) for name in ("methods", "scores"))
+    scores = scores[(scores["metric"] == "ap_mean") & (scores["parameters"] == "calibrated")]
+    by_split = {
+        split: rows.groupby("method")["value"].mean() for split, rows in scores.groupby("split")
+    }
+    shown = methods.groupby("method")["val_score"].first()
+    pd.testing.assert_series_equal(
+        shown, by_split["val"][shown.index], check_names=False, rtol=1e-9
+    )
+    assert (shown - by_split["test"][shown.index]).abs().max() > 1e-3, "nothing to tell apart"
+    board = pd.read_csv(analysed[0] / "leaderboard.csv").set_index("trial_id")
+    for _, rows in methods.groupby("method"):
+        own = board.loc[rows["trial_id"], "val_dataset_iou"]
+        assert own[rows.loc[rows["representative"], "trial_id"]].eq(own.max()).all()
 
 
 def test_object_table(analysed: tuple[Path, str]) -> None:
@@ -126,7 +157,7 @@ def test_the_same_command_again_gives_the_same_numbers_sooner(analysed: tuple[Pa
         pd.testing.assert_frame_equal(table(out, name), frame)
 
 
-def test_half_finished_and_without_ways(swept: Path, tmp_path: Path) -> None:
+def test_half_finished_and_without_ways(swept: Path, tmp_path: Path, here) -> None:
     out = tmp_path / "half"
     shutil.copytree(swept, out)
     board = pd.read_csv(out / "leaderboard.csv")
@@ -137,14 +168,14 @@ def test_half_finished_and_without_ways(swept: Path, tmp_path: Path) -> None:
         shutil.rmtree(out / "checkpoints" / trial_id)
     board.to_csv(out / "leaderboard.csv", index=False)
     (out / "candidates.csv").unlink()
-    code, text, err = run(out, "--budget", 4, "--resamples", 50, cwd=tmp_path)
+    code, text, err = here(out, "--budget", 4, "--resamples", 50)
     assert code == 0, err
     assert "not finished: 3 of 5" in text
     assert "'3-class'" in text
     assert (out / "report" / "index.html").is_file()
 
 
-def test_only_images_without_cells(swept: Path, tmp_path: Path) -> None:
+def test_only_images_without_cells(swept: Path, tmp_path: Path, here) -> None:
     out, data = tmp_path / "run", tmp_path / "empty"
     shutil.copytree(swept, out)
     rng = np.random.default_rng(0)
@@ -154,7 +185,7 @@ def test_only_images_without_cells(swept: Path, tmp_path: Path) -> None:
         pixels = rng.normal(1000, 30, (70, 80)).astype(np.uint16)
         tifffile.imwrite(data / "images" / f"e{number}.tif", pixels)
         tifffile.imwrite(data / "masks" / f"e{number}.tif", np.zeros((70, 80), np.uint16))
-    code, text, err = run(out, "--data", data, "--budget", 4, "--top", 1, cwd=tmp_path)
+    code, text, err = here(out, "--data", data, "--budget", 4, "--top", 1)
     assert code == 0, text + err
     assert "Images without any true cell: e0, e1" in text
     assert (out / "report" / "index.html").is_file()
@@ -173,7 +204,7 @@ def test_only_images_without_cells(swept: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_requests_are_refused_in_one_line(
-    spoil: str, words: str, swept: Path, tmp_path: Path
+    spoil: str, words: str, swept: Path, tmp_path: Path, here
 ) -> None:
     out = tmp_path / "run"
     if spoil != "nothing":
@@ -198,7 +229,7 @@ def test_bad_requests_are_refused_in_one_line(
             tifffile.imwrite(image, tifffile.imread(image) + 1)
         told["data"]["path"] = str(here)
         plan.write_text(json.dumps(told))
-    code, text, err = run(out, cwd=tmp_path)
+    code, text, err = here(out)
     assert code == 2
     assert text == ""
     assert words in err

@@ -94,10 +94,10 @@ def test_result_and_pictures(dataset: DataSet, tmp_path: Path) -> None:
     assert result.best_epoch == result.epochs == 2
     assert 6 < result.parameters_m < 7
     assert result.peak_memory_mb > 50
-    ((caption, picture),) = pictures
-    assert "truth" in caption
-    assert picture.dtype == np.uint8
-    assert picture.shape == (90, 100, 3)
+    assert [picture.shape for _, picture in pictures] == [(90, 100, 3), (82, 108, 3)]
+    for caption, picture in pictures:
+        assert "truth" in caption
+        assert picture.dtype == np.uint8
 
 
 def test_two_runs_are_equal(calm: TrialResult, dataset: DataSet, tmp_path: Path) -> None:

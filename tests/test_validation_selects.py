@@ -1,0 +1,204 @@
+"""Nothing but validation ranks or chooses: whatever test says, here the opposite of validation."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from rich.console import Console
+
+from analysis.report_tables import chosen_trials
+from analysis.rundir import candidates, choose, read_run
+from analysis.segmenter import choose_model
+from sweep import leaderboard
+from sweep.plan import load_space, make_request
+from sweep.tuner import _search
+from sweep.view import print_leaderboard
+from trainables import checkpoint
+from trainables.config import EpochRecord, TrialConfig
+from trainables.data import DataSet, open_dataset
+from trainables.results import History
+from trainables.train import train
+
+VAL = {("Unet", 0): 0.90, ("Unet", 1): 0.70, ("FPN", 0): 0.79, ("FPN", 1): 0.80,
+       ("Linknet", 0): 0.60, ("Linknet", 1): 0.61}  # fmt: skip
+"""Of architecture and seed. Means: Unet .80, FPN .795, Linknet .605; best single trial: Unet 0."""
+
+
+def config(architecture: str, seed: int) -> TrialConfig:
+    return TrialConfig(architecture=architecture, encoder="resnet18", seed=seed)
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    made = []
+    for (architecture, seed), val in VAL.items():
+        metrics = {
+            "val_dataset_iou": val, "val_image_iou": 1 - val,
+            "test_dataset_iou": 1 - val, "test_image_iou": 1 - val, "train_seconds": 100 * val,
+        }  # fmt: skip
+        one = config(architecture, seed)
+        record = {"status": "done", "metrics": metrics}
+        fields = one.model_dump(mode="json")
+        made.append(leaderboard.trial_row(one.trial_id("f"), fields, record))
+    return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
+
+
+BY_VAL = sorted(VAL, key=lambda key: -VAL[key])
+
+
+def names(ranked: Any) -> list[tuple[str, int]]:
+    return [(row["architecture"], row["seed"]) for row in ranked]
+
+
+def test_the_leaderboard_and_what_is_printed_of_it(rows: list[dict[str, Any]]) -> None:
+    ranked = leaderboard.rank(rows)
+    assert names(ranked) == BY_VAL
+    screen = io.StringIO()
+    print_leaderboard(Console(file=screen, width=120), ranked, top=3)
+    shown = [line.split() for line in screen.getvalue().splitlines()[1:4]]
+    assert [(line[1], int(line[2])) for line in shown] == BY_VAL[:3]
+
+
+def test_candidates_by_their_mean(rows: list[dict[str, Any]]) -> None:
+    table = leaderboard.candidates(rows)
+    assert [line["architecture"] for line in table] == ["Unet", "FPN", "Linknet"]
+    assert [line["val_dataset_iou_mean"] for line in table] == pytest.approx([0.8, 0.795, 0.605])
+    assert table[0]["val_dataset_iou_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert table[0]["test_dataset_iou_mean"] == pytest.approx(0.2)
+
+
+@pytest.fixture
+def out(rows: list[dict[str, Any]], tmp_path: Path) -> Path:
+    """Run folder with the tables as the sweep writes them, and checkpoints that hold no network."""
+    trials, records = [], {}
+    for row in rows:
+        one = config(row["architecture"], row["seed"])
+        trial_id, fields = row["trial_id"], one.model_dump(mode="json")
+        trials.append({"trial_id": trial_id, "config": fields})
+        metrics = {k: row[k] for k in (*leaderboard.IOUS, "train_seconds")}
+        records[trial_id] = {"status": "done", "config": fields, "metrics": metrics}
+        folder = tmp_path / "checkpoints" / trial_id
+        folder.mkdir(parents=True)
+        (folder / "weights.pt").write_bytes(trial_id.encode())
+        digest = hashlib.sha256(trial_id.encode()).hexdigest()
+        manifest = {
+            "format": 1, "config": fields, "input": {"mean": 0.5, "std": 0.25},
+            "weights": {"file": "weights.pt", "sha256": digest},
+        }  # fmt: skip
+        (folder / "checkpoint.json").write_text(json.dumps(manifest))
+    plan = {"trials": trials, "data": {"path": "data", "fingerprint": "f"}, "commands": ["x"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    leaderboard.write_tables(tmp_path, plan, records)
+    return tmp_path
+
+
+def test_what_is_analysed(out: Path) -> None:
+    found = candidates(read_run(out))
+    assert [c.config.architecture for c in found] == ["Unet", "FPN", "Linknet"]
+    assert [c.score for c in found] == pytest.approx([0.8, 0.795, 0.605])
+    for one in found:
+        seeds = [read_run(out).configs[i].seed for i in one.trials]
+        assert seeds == [seed for name, seed in BY_VAL if name == one.config.architecture]
+    chosen, _ = choose(found, 2)
+    assert [c.config.architecture for c in chosen] == ["Unet", "FPN"]
+    board = pd.read_csv(out / "leaderboard.csv").sort_values("test_dataset_iou")
+    kept = chosen_trials(board.sample(frac=1, random_state=0))
+    assert names(kept.to_dict("records")) == [("Unet", 0), ("FPN", 1), ("Linknet", 1)]
+
+
+def test_what_segments_new_images(out: Path) -> None:
+    assert names([choose_model(out).config.model_dump()]) == [("Unet", 0)]
+    # with a report, its first representative: methods.csv is in the order of validation
+    (out / "report").mkdir()
+    ids = {(c.architecture, c.seed): i for i, c in read_run(out).configs.items()}
+    methods = pd.DataFrame([
+        {"method": "b", "trial_id": ids["FPN", 0], "way": "w", "representative": False},
+        {"method": "b", "trial_id": ids["FPN", 1], "way": "w", "representative": True},
+        {"method": "a", "trial_id": ids["Unet", 0], "way": "w", "representative": True},
+    ])  # fmt: skip
+    methods.to_csv(out / "report" / "methods.csv", index=False)
+    assert names([choose_model(out).config.model_dump()]) == [("FPN", 1)]
+
+
+def test_what_a_search_is_taught() -> None:
+    name, space = load_space("hpo")
+    request = make_request(name, space, ["search=optuna", "samples=4"], None)
+    base = request.configs[0]
+    finished = [
+        {"config": {**base.model_dump(mode="json"), "learning_rate": rate},
+         "metrics": {"val_dataset_iou": val, "test_dataset_iou": 1 - val, "val_image_iou": 0.5}}
+        for rate, val in ((1e-3, 0.9), (2e-3, 0.2))
+    ]  # fmt: skip
+    search = _search(SimpleNamespace(request=request), finished, [])  # type: ignore[arg-type]
+    study = search._ot_study
+    assert [trial.value for trial in study.trials] == [0.9, 0.2]
+    assert study.best_params["learning_rate"] == 1e-3
+    assert study.direction.name == "MAXIMIZE"
+
+
+def test_the_best_epoch() -> None:
+    history = History()
+    # (validation data-set IoU, everything else says the opposite)
+    values = [0.3, None, 0.8, 0.8, 0.5]
+    better = [
+        history.append(EpochRecord(n, 1 - (v or 0), v, v, None if v is None else 1 - v, 1.0))
+        for n, v in enumerate(values, 1)
+    ]
+    assert better == [True, False, True, False, False]
+    assert history.best is not None
+    assert history.best.epoch == 3
+
+
+@pytest.mark.parametrize("task", ["semantic2", "stardist"])
+def test_other_test_images_change_nothing_but_the_test(
+    task: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, best epoch, thresholds and validation do not depend on the test images."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_dataset, other)
+    seen: list[str] = []
+    load = DataSet.load
+    monkeypatch.setattr(
+        DataSet, "load", lambda self, item, *a: seen.append(item.stem) or load(self, item, *a)
+    )
+    for stem in open_dataset(other).split["test"]:
+        labels = tifffile.imread(other / "masks" / f"{stem}.tif")
+        noise = np.random.default_rng(1).integers(0, 4000, labels.shape).astype(np.uint16)
+        tifffile.imwrite(other / "images" / f"{stem}.tif", noise)
+    cfg = TrialConfig(
+        task=task, encoder="mobilenet_v2", crop_size=64, batch_size=4, epochs=3,
+        learning_rate=3e-3, augmentation="none",
+    )  # fmt: skip
+    results = []
+    for number, root in enumerate((tiny_dataset, other)):
+        seen.clear()
+        dataset, during = open_dataset(root), set()
+
+        def while_training(_: EpochRecord, during: set[str] = during) -> None:
+            during |= set(seen)
+
+        result = train(cfg, dataset, tmp_path / str(number), on_epoch=while_training)
+        assert during
+        assert not during & set(dataset.split["test"]), "test images were read while training"
+        results.append(result)
+    one, two = results
+    assert (one.best_epoch, one.val_dataset_iou, one.val_image_iou) == (
+        two.best_epoch, two.val_dataset_iou, two.val_image_iou,
+    )  # fmt: skip
+    first, second = (checkpoint.load(result.checkpoint) for result in results)
+    assert first.info["task"] == second.info["task"]
+    states = [p.network.state_dict() for p in (first, second)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    if task == "semantic2":
+        assert one.test_dataset_iou != two.test_dataset_iou
