@@ -177,6 +177,7 @@ class TrialConfig(_Frozen):
             values["loss"] = "stardist"
             if _key(values.get("architecture", "")) == _key(STARDIST):
                 values.update(encoder="none", encoder_weights="none")
+                values["precision"] = "32"  # TensorFlow computes in float32
         else:
             values.pop("rays", None)
             values.pop("grid", None)
