@@ -114,7 +114,7 @@ def _kept(trial: TrialConfig, changes: Mapping[str, Sequence[Any]]) -> dict[str,
     """Return a trial's fields without those that only its own task could have."""
     fields = trial.model_dump()
     if trial.task == "stardist" and {"task", "architecture"} & set(changes):
-        for name, own in (("loss", "stardist"), ("encoder", "none")):
+        for name, own in (("loss", "stardist"), ("encoder", "none"), ("precision", "32")):
             if fields[name] == own:
                 del fields[name]
         if trial.architecture == STARDIST:

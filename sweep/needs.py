@@ -11,11 +11,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sweep.limits import Limits
+from sweep.nodes import label_selector
 from sweep.packing import Item, Throughput, estimate_seconds
 from trainables.config import TrialConfig
 from trainables.data import DataSet
@@ -114,6 +116,7 @@ def probe_on_gpus(
     configs: Mapping[str, TrialConfig],
     image_shape: tuple[int, int] | None = None,
     cache: FootprintCache | None = None,
+    avoid: Collection[str] | None = None,
 ) -> tuple[dict[str, Footprint], float | None, list[str]]:
     """Measure trials on the GPUs of the Ray cluster that is joined, one distinct network at a time
     and GPU.
@@ -126,6 +129,8 @@ def probe_on_gpus(
         Of the largest image that will be evaluated whole.
     cache : FootprintCache, optional
         None: the user's.
+    avoid : collection of str, optional
+        As `sweep.resources.Resources` has it: nodes not to measure on.
 
     Returns
     -------
@@ -139,7 +144,10 @@ def probe_on_gpus(
     import ray
 
     cache = cache or default_cache()
-    device = ray.remote(num_gpus=1, num_cpus=0)(gpu_of_this_machine)
+    options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0}
+    if avoid is not None:
+        options["label_selector"] = label_selector(avoid, on_gpu=True)
+    device = ray.remote(**options)(gpu_of_this_machine)
     try:
         name, memory = ray.get(device.remote(), timeout=WAIT_SECONDS)
     except ray.exceptions.GetTimeoutError:
@@ -149,7 +157,7 @@ def probe_on_gpus(
     keys = {i: footprint_key(c, name, image_shape=image_shape) for i, c in configs.items()}
     found = {k: f for k in set(keys.values()) if (f := cache.get(k))}
     todo = {keys[i]: c for i, c in configs.items() if keys[i] not in found}
-    remote = ray.remote(num_gpus=1, num_cpus=0)(probe)
+    remote = ray.remote(**options)(probe)
     waiting = {
         key: remote.remote(config, "cuda", image_shape=image_shape, timeout_s=300.0)
         for key, config in todo.items()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
 from search_spaces import SearchSpace, override
+from sweep.precision import Precision, settle
 from trainables.config import RECIPE, STARDIST, TrialConfig
 from trainables.data import DataOptions, DataSet
 from trainables.files import write_json
@@ -249,6 +250,8 @@ class Plan:
     fingerprint: str
     trials: tuple[Trial, ...]
     """Empty where a search draws them."""
+    precision: Precision | None = None
+    """None: decided when the sweep has joined its cluster; until then trials say ``auto``."""
 
     @property
     def drawn(self) -> bool:
@@ -266,14 +269,16 @@ class Plan:
         return key
 
 
-def make_plan(request: Request, dataset: DataSet) -> Plan:
-    """Name the trials of a request on a data set."""
+def make_plan(request: Request, dataset: DataSet, precision: Precision | None = None) -> Plan:
+    """Name the trials of a request on a data set, in a precision if that is decided."""
+    if precision is not None:
+        request = settle(request, precision)
     trials = tuple(
         Trial(config.trial_id(dataset.fingerprint), config) for config in request.configs
     )
     if request.settings.search != "grid":
         trials = ()
-    return Plan(request, str(dataset.root), dataset.fingerprint, trials)
+    return Plan(request, str(dataset.root), dataset.fingerprint, trials, precision)
 
 
 def _git_commit() -> str | None:
@@ -388,6 +393,7 @@ def write_plan(
         "git_commit": _git_commit(),
         "versions": _versions(),
         "settings": plan.request.settings.model_dump(mode="json"),
+        "precision": plan.precision.to_dict() if plan.precision else None,
         "data": {
             "path": plan.data,
             "fingerprint": dataset.fingerprint,

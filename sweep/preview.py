@@ -15,15 +15,12 @@ from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simula
 from sweep.plan import Plan
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, slots
 from trainables.footprint import Footprint
+from trainables.hardware import cpu_computes_bf16
 from trainables.weight_sources import WeightsInfo
 
 
 def _cpu() -> Throughput:
-    try:
-        flags = open("/proc/cpuinfo", encoding="utf-8").read()  # noqa: SIM115
-    except OSError:
-        return CPU
-    return CPU_BF16 if "avx512_bf16" in flags or "amx_bf16" in flags else CPU
+    return CPU_BF16 if cpu_computes_bf16() else CPU
 
 
 def _share(limits: Limits, cpus: float) -> str:
@@ -57,6 +54,7 @@ def print_plan(
         Where the run folder will be.
     """
     settings = plan.request.settings
+    print_precision(console, plan)
     if plan.drawn:
         drawn = ", ".join(plan.request.space.dimensions)
         console.print(f"{settings.samples} trials, drawn by {settings.search} over {drawn}")
@@ -151,6 +149,20 @@ def warn_of_storage(
             f"note: checkpoints may take {needed:.0f} GB, and {free:.0f} GB are free: trials whose "
             "checkpoint cannot be written fail; make room, and --resume tries them again"
         )
+
+
+def print_precision(console: Console, plan: Plan) -> None:
+    """Say what ``precision=auto`` is in a run, and why."""
+    if plan.precision is not None:
+        text = f"precision=auto is {plan.precision.auto} in this run: {plan.precision.why}"
+    elif any(config.precision == "auto" for config in plan.request.configs):
+        text = (
+            "precision=auto: the sweep decides when it has joined the cluster, and the ends of the "
+            "trial_ids will differ from those below; --gpus COUNTxTYPE decides it now"
+        )
+    else:
+        return
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def _print_slots(console: Console, plan: Plan, resources: Resources | None) -> None:

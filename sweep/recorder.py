@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,16 @@ class Recorder(Callback):
     runtime : dict
         As `sweep.trial.run_trial` takes it.
     view : View
+    avoid : iterable of str
+        Ids of nodes that do not compute in the run's precision; more are found on the way.
     """
 
     def __init__(
-        self, out: Path, plan: Mapping[str, Any], runtime: dict[str, Any], view: View
-    ) -> None:
+        self, out: Path, plan: Mapping[str, Any], runtime: dict[str, Any], view: View,
+        avoid: Iterable[str] = (),
+    ) -> None:  # fmt: skip
         self.out, self.plan, self.runtime, self.view = out, plan, runtime, view
+        self.avoid = set(avoid)
         self.ledger = Ledger(out)
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
@@ -195,14 +199,24 @@ class Recorder(Callback):
         self.view.message(f"Ray Tune gave up ({reason}); going on with {len(left)} trials")
         return left
 
-    def short_of_memory(self) -> list[str]:
-        """Return the trials that ran out of memory and shall try again."""
+    def to_try_again(self) -> list[str]:
+        """Return the trials that ran out of memory, or met a node that does not compute in their
+        precision, and shall try again.
+        """
         return [i for i in self.states if self.records.get(i, {}).get("retry")]
 
     def _again(self, state: TrialState, record: dict[str, Any]) -> None:
-        """Let a trial that ran out of memory wait for its next attempt."""
+        """Let a trial wait for its next attempt, after others."""
         self.records[state.trial_id] = record
         state.status = "waiting"
+        if refused := record.get("refused"):
+            if refused["node"] not in self.avoid:
+                self.avoid.add(refused["node"])
+                self.view.message(
+                    f"node {refused['host']} gets no trial: {refused['why']}; what was sent there "
+                    "is trained on other nodes"
+                )
+            return
         self.view.message(
             f"{state.name}: {record['out_of_memory'][-1]}; will be tried again with "
             f"{Limits(**record['retry'])}"

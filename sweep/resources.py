@@ -23,6 +23,9 @@ class Resources:
     gpus: float
     memory_gb: float | None = None
     """Memory of a node; None: not known."""
+    avoid: frozenset[str] | None = None
+    """Ids of the nodes that do not compute in the run's precision: they and later ones like them
+    get no trial. None: every node is used."""
 
 
 @dataclass(frozen=True)

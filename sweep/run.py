@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from sweep.needs import (
     largest_shape,
     probe_on_gpus,
 )
+from sweep.nodes import before_start, check_here, join
 from sweep.packing import CPU, order_large_first
 from sweep.plan import (
     Plan,
@@ -51,13 +52,12 @@ from sweep.plan import (
     read_plan,
     write_plan,
 )
-from sweep.preview import print_plan, print_weights, warn_of_storage
+from sweep.preview import print_plan, print_precision, print_weights, warn_of_storage
 from sweep.resources import (
     Gpus,
     Resources,
     at_once,
     first_limits,
-    growing,
     local_resources,
     parse_gpus,
     slots,
@@ -226,18 +226,20 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         raise RequestError(f"--out {arguments.out}: name a folder; addresses are not supported yet")
     out = Path(arguments.out or Path("runs") / name).absolute()
     recorded = read_plan(out)
+    precision = before_start(recorded, request.settings, resources, gpus)
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(f"--resume: there is no run in {out}")
     request = name_weights(request, out, recorded)
     if arguments.plan and arguments.data is None and request.space.builtin_data is None:
         trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
-        print_plan(console, Plan(request, "", "", trials), resources, gpus, _paper_crops, out)
+        plan = Plan(request, "", "", trials, precision)
+        print_plan(console, plan, resources, gpus, _paper_crops, out)
         print_weights(console, check_weights(request, out).weights.values())
         console.print("no --data: your images were not checked, and an epoch is the paper's")
         return DONE
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
         dataset = _index(root, request)
-        plan = make_plan(request, dataset)
+        plan = make_plan(request, dataset, precision)
         if recorded is not None:
             reason = conflict(plan, recorded)
             if reason:
@@ -258,7 +260,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                     "trials have not ended); add --resume to go on, or name another --out"
                 )
         dataset = open_dataset(root, request.data_options)
-        for note in dataset.notes:
+        emulated = check_here(plan, resources, gpus) if resources else ""
+        for note in filter(None, (*dataset.notes, emulated)):
             console.print(f"note: {note}", markup=False, soft_wrap=True)
         request = check_weights(request, out)
         if arguments.plan:
@@ -292,7 +295,9 @@ def _fit(
     footprints = {i: f for i, f in estimates.result().items() if i in configs}
     if resources.gpus and settings.gpus_per_trial is None and configs:
         screen.print("measuring the networks' memory on a GPU ...")
-        measured, seen, problems = probe_on_gpus(configs, largest_shape(dataset))
+        measured, seen, problems = probe_on_gpus(
+            configs, largest_shape(dataset), avoid=resources.avoid
+        )
         footprints.update(measured)
         memory = memory or seen
         for problem in problems:
@@ -330,18 +335,23 @@ def _start(
         tensorboard=plan.request.settings.tensorboard,
     )
     address = cluster.where(arguments.address)
-    # while Ray starts
     shape = largest_shape(dataset)
-    estimates = Estimates({trial.trial_id: trial.config for trial in plan.trials}, shape)
-    with quiet_screen(out / "sweep.log") as screen, closing(estimates):
+    with quiet_screen(out / "sweep.log") as screen, ExitStack() as stack:
+
+        def estimating() -> Estimates:
+            configs = {trial.trial_id: trial.config for trial in plan.trials}
+            return stack.enter_context(closing(Estimates(configs, shape)))
+
+        estimates = estimating() if plan.precision else None  # while Ray starts
         place = f"the cluster at {address}" if address else "a private Ray on this machine"
         screen.print(f"starting {place} ...")
         with cluster.ray_session(address, gpus.count if gpus else None) as resources:
             from sweep import tuner
 
             if address:
-                told = gpus.count if gpus else None
-                resources = growing(resources, plan.request.settings, told)
+                plan, resources = join(plan, dataset, resources, gpus, screen)
+            print_precision(screen, plan)
+            estimates = estimates or estimating()
             recorded = write_plan(out, plan, dataset, command, read_plan(out))
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
             limits, todo = _fit(plan, recorded, todo, resources, gpus, estimates, screen, dataset)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sweep.ledger import Ledger
 from sweep.limits import Limits, next_limits
+from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig
 from trainables.data import DataError, DataOptions, cached_index
@@ -71,10 +72,12 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         return  # an attempt that was lost after it had recorded its result
     if record.get("round") == runtime["round"]:
         return  # it ran out of memory, recorded that, and took its worker with it
-    tracking = TrackingOptions(**runtime["tracking"])
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
+    node = ray.get_runtime_context().get_node_id()
+    if _unfit(ledger, trial_id, config, limits, runtime, node):
+        return
     tracker = Tracker(
-        tracking,
+        TrackingOptions(**runtime["tracking"]),
         trial_id,
         {
             **config.model_dump(mode="json"),
@@ -83,7 +86,6 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         },
         resumed=bool(ledger.attempts(trial_id)),
     )
-    node = ray.get_runtime_context().get_node_id()
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
     # a resumed trial's best may lie before the interruption
     best = max((r["val_dataset_iou"] or 0.0 for r in ledger.read_history(trial_id)), default=0.0)
@@ -138,6 +140,30 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         if not ended:  # Tune stopped the trial from inside a report
             tracker.finish({})
         _release_memory()
+
+
+def _unfit(
+    ledger: Ledger, trial_id: str, config: TrialConfig, limits: Limits,
+    runtime: dict[str, Any], node: str,
+) -> bool:  # fmt: skip
+    """Whether this node cannot compute in a trial's precision; recorded, so that the trial is tried
+    on another one. That is no attempt at it: nothing was trained.
+    """
+    precision = Precision(**runtime["precision"])
+    if limits.gpu and not precision.tf32:
+        # read by CUDA's libraries when they are loaded, under torch as under TensorFlow
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    why = refusal(precision, config, bool(limits.gpu)) if runtime["refuse"] else None
+    if why is None:
+        return False
+    ledger.write(
+        trial_id, config, "running",
+        attempts=ledger.attempts(trial_id),
+        retry=limits.to_dict(),
+        refused={"node": node, "host": os.uname().nodename, "why": why},
+        round=runtime["round"],
+    )  # fmt: skip
+    return True
 
 
 def _trainable(config: TrialConfig) -> Any:

@@ -13,11 +13,12 @@ from ray import tune
 
 from sweep.leaderboard import planned
 from sweep.limits import Limits, limits_from
+from sweep.nodes import label_selector
 from sweep.plan import Plan
 from sweep.recorder import Recorder
 from sweep.resources import Resources, slots
 from sweep.tracking import TrackingOptions
-from sweep.trial import limits_of, reason_of, run_trial
+from sweep.trial import config_of, limits_of, reason_of, run_trial
 from sweep.view import View
 from sweep.weights import weights_ids
 
@@ -132,7 +133,11 @@ def run(
     }
     runtime["limits"] = limits[""].to_dict()
     runtime["most_memory_gb"] = settings.most_memory_per_trial or resources.memory_gb
-    recorder = Recorder(out, recorded, runtime, view)
+    assert plan.precision is not None
+    precision = plan.precision
+    runtime["precision"] = precision.to_dict()
+    runtime["refuse"] = resources.avoid is not None
+    recorder = Recorder(out, recorded, runtime, view, avoid=resources.avoid or ())
     at_once = slots(settings, resources)
     scheduler = None
     if settings.scheduler == "asha":
@@ -146,6 +151,14 @@ def run(
             grace_period=settings.grace_epochs,
         )
 
+    def away(config: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
+        """Keep a trial from the nodes that do not compute in its precision."""
+        demanding = precision.demands_bf16(config_of(config, runtime), on_gpu)
+        if resources.avoid is None or not demanding:
+            return {}
+        selector = label_selector(recorder.avoid, on_gpu)
+        return {"bundle_label_selector": [selector]} if selector else {}
+
     def fit(param_space: dict[str, Any], **options: Any) -> None:
         runtime["round"] = f"{time.time_ns():x}"
 
@@ -157,7 +170,7 @@ def run(
             }
             if own.memory_gb is not None:
                 bundle["memory"] = own.memory_gb * 2**30
-            return tune.PlacementGroupFactory([bundle])
+            return tune.PlacementGroupFactory([bundle], **away(config, bool(own.gpu)))
 
         tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, runtime=runtime), needs),
@@ -202,8 +215,9 @@ def run(
                 ),
                 list(todo), recorder,
             )  # fmt: skip
-        # what ran out of memory tries again with more of it, until all have ended
-        while again := recorder.short_of_memory():
+        # what ran out of memory tries again with more of it, and what met a node that does not
+        # compute in its precision on others, until all have ended
+        while again := recorder.to_try_again():
             _fit_on(
                 lambda left: fit(grid(left), max_concurrent_trials=settings.concurrency),
                 again, recorder,

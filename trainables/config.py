@@ -189,8 +189,10 @@ class TrialConfig(_Frozen):
         if task == "stardist":
             values["loss"] = "stardist"
             if _key(values.get("architecture", "")) == _key(STARDIST):
-                # it is trained by Adam, without weight decay
-                values.update(encoder="none", encoder_weights="none", weight_decay=0.0)
+                # it is trained by Adam, without weight decay; TensorFlow computes in float32
+                values.update(
+                    encoder="none", encoder_weights="none", weight_decay=0.0, precision="32"
+                )
         else:
             values.pop("rays", None)
             values.pop("grid", None)

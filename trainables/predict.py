@@ -13,6 +13,7 @@ from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.data import normalize
+from trainables.hardware import cpu_computes_bf16
 from trainables.tasks import StarConvex, Task
 from trainables.tiling import STRIDE, Inference, stored_inference, tiled
 
@@ -36,8 +37,7 @@ def computes_bf16(device: torch.device) -> bool:
     """Whether the hardware computes in bfloat16, rather than emulating it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return cpu_computes_bf16()
 
 
 def resolve_device(name: str) -> torch.device:

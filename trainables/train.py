@@ -329,7 +329,8 @@ def _train(
     checkpoint.save(
         folder,
         {k: v.cpu() for k, v in network.state_dict().items()},
-        config,
+        # auto is what it was here, wherever the checkpoint predicts
+        config.model_copy(update={"precision": "bf16" if "bf16" in precision else "32"}),
         module.scaling,
         data={"fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um},
         metrics=metrics,

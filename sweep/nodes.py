@@ -1,0 +1,241 @@
+"""Which nodes a sweep may use, so that all its trials compute in the precision that they say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+
+from sweep.plan import Plan, RequestError, Settings, make_plan
+from sweep.precision import (
+    WITHOUT_BF16,
+    Precision,
+    Processor,
+    decide,
+    gpu_computes_bf16,
+    names,
+    of_this_machine,
+)
+from sweep.resources import Gpus, Resources, gpus_per_trial, growing
+from trainables.config import TrialConfig
+from trainables.data import DataSet
+
+TYPE_LABEL, NODE_LABEL = "ray.io/accelerator-type", "ray.io/node-id"
+"""Labels that Ray gives its nodes."""
+TYPE_RESOURCE = "accelerator_type:"
+"""Start of the resource that names a node's GPUs."""
+ANSWER_SECONDS = 120.0
+"""Longest wait for the nodes' answers."""
+
+
+def told_type(gpus: Gpus | None) -> list[Processor]:
+    """Return the GPUs that ``--gpus`` names; none where it names no known type."""
+    if gpus is None or not gpus.name:
+        return []
+    told = Processor(gpus.name, gpu_computes_bf16(gpus.name))
+    return [] if told.bf16 is None else [told]
+
+
+def before_start(
+    recorded: Mapping[str, Any] | None,
+    settings: Settings,
+    resources: Resources | None,
+    gpus: Gpus | None,
+) -> Precision | None:
+    """Return a run's precision as far as it is known without asking a cluster.
+
+    Parameters
+    ----------
+    recorded : dict or None
+        Contents of plan.json: what it says holds.
+    settings : Settings
+    resources : Resources or None
+        Of this machine; None where the sweep will join a cluster.
+    gpus : Gpus or None
+        What ``--gpus`` says.
+    """
+    if recorded and recorded.get("precision"):
+        return Precision(**recorded["precision"])
+    if resources is None:
+        told = told_type(gpus) if settings.gpus_per_trial != 0 else []
+        return decide(told, on_gpus=True) if told else None
+    return decide(*_here(settings, resources, gpus))
+
+
+def _here(
+    settings: Settings, resources: Resources, gpus: Gpus | None
+) -> tuple[list[Processor], bool]:
+    """Return what trials compute on in a private Ray on this machine, and whether on GPUs."""
+    on_gpus = bool(gpus_per_trial(settings, resources))
+    told = told_type(gpus) if on_gpus else []
+    return told or [of_this_machine(on_gpus)], on_gpus
+
+
+def _wanted(plan: Plan) -> list[TrialConfig]:
+    """Return a plan's configurations, with every precision that a search may draw."""
+    configs, drawn = plan.request.configs, plan.request.space.dimensions.get("precision", ())
+    return [*configs, *(configs[0].model_copy(update={"precision": one}) for one in drawn)]
+
+
+def check_here(plan: Plan, resources: Resources, gpus: Gpus | None) -> str:
+    """Return what the user should know of this machine's precision before a plan runs on it.
+
+    Raises
+    ------
+    RequestError
+        When its GPUs cannot compute what the trials demand.
+    """
+    if plan.precision is None:
+        return ""
+    found, on_gpus = _here(plan.request.settings, resources, gpus)
+    nodes = choose_nodes(plan.precision, _wanted(plan), found, on_gpus)
+    if nodes.problem:
+        raise RequestError(nodes.problem)
+    return nodes.note
+
+
+def join(
+    plan: Plan, dataset: DataSet, present: Resources, gpus: Gpus | None, screen: Console
+) -> tuple[Plan, Resources]:
+    """Decide precision and nodes of a sweep on the Ray cluster that it has joined.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its precision is kept, where that is decided.
+    dataset : DataSet
+    present : Resources
+        What has joined the cluster so far.
+    gpus : Gpus or None
+        What ``--gpus`` says.
+    screen : rich.console.Console
+
+    Returns
+    -------
+    Plan, Resources
+        What will be there in time, without the nodes that get no trial.
+
+    Raises
+    ------
+    RequestError
+        When no node can compute what the trials demand.
+    """
+    settings, count = plan.request.settings, gpus.count if gpus else None
+    on_gpus = bool(gpus_per_trial(settings, growing(present, settings, count)))
+    found = of_cluster(on_gpus)
+    if plan.precision is None:
+        plan = make_plan(plan.request, dataset, decide(found, on_gpus))
+    assert plan.precision is not None
+    told = told_type(gpus) if on_gpus else []
+    nodes = choose_nodes(plan.precision, _wanted(plan), [*found, *told], on_gpus)
+    if nodes.problem:
+        raise RequestError(nodes.problem)
+    if nodes.note:
+        screen.print(f"note: {nodes.note}", markup=False, soft_wrap=True)
+    lost = sum(one.gpus for one in found if one.node in (nodes.avoid or ()))
+    usable = growing(replace(present, gpus=present.gpus - lost), settings, count)
+    return plan, replace(usable, avoid=nodes.avoid)
+
+
+def of_cluster(on_gpus: bool) -> list[Processor]:
+    """Return what trials compute on in each node of the Ray cluster that is joined.
+
+    Nodes without a GPU (or, for trials on CPUs, without a core for them) do not count. A GPU's
+    type is the node's label or resource; what these do not tell the node itself is asked.
+    """
+    import ray
+
+    kind = "GPU" if on_gpus else "CPU"
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get(kind, 0.0) > 0]
+    found = {n["NodeID"]: _by_label(n) if on_gpus else Processor("CPU", None) for n in nodes}
+    unknown = [node for node, one in found.items() if one.bf16 is None]
+    for node, answer in _ask(unknown, on_gpus).items():
+        name = answer.name if found[node].name in ("CPU", "GPU") else found[node].name
+        found[node] = replace(answer, name=name)
+    gpus = {n["NodeID"]: n["Resources"].get("GPU", 0.0) for n in nodes}
+    return [replace(one, node=node, gpus=gpus[node]) for node, one in found.items()]
+
+
+def _by_label(node: Mapping[str, Any]) -> Processor:
+    kinds = [k.removeprefix(TYPE_RESOURCE) for k in node["Resources"] if TYPE_RESOURCE in k]
+    name = (node.get("Labels") or {}).get(TYPE_LABEL) or next(iter(kinds), "GPU")
+    return Processor(name, gpu_computes_bf16(name))
+
+
+def _ask(nodes: Sequence[str], on_gpus: bool) -> dict[str, Processor]:
+    """Ask nodes by a task on each; those that give no answer are missing."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0)(of_this_machine)
+    asked = {
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(on_gpus): node
+        for node in nodes
+    }  # fmt: skip
+    if not asked:
+        return {}
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+    for answer in late:
+        ray.cancel(answer, force=True)
+    answers = {}
+    for answer in ready:
+        try:
+            answers[asked[answer]] = ray.get(answer)
+        except ray.exceptions.RayError:  # the node has left meanwhile, or cannot start a worker
+            continue
+    return answers
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Which nodes a sweep may use."""
+
+    avoid: frozenset[str] | None = frozenset()
+    """Ids of nodes that do not compute in the run's precision; None: every node is used."""
+    note: str = ""
+    """What the user should know about it."""
+    problem: str = ""
+    """Why the sweep cannot run on these nodes."""
+
+
+def choose_nodes(
+    precision: Precision,
+    configs: Collection[TrialConfig],
+    processors: Sequence[Processor],
+    on_gpus: bool,
+) -> Nodes:
+    """Leave out the nodes that cannot compute what trials demand, wherever others can.
+
+    Where no node can, CPUs emulate bfloat16, which is slow and gives the same result up to
+    rounding; on GPUs the request is refused.
+    """
+    if not any(precision.demands_bf16(config, on_gpus) for config in configs):
+        return Nodes(None)
+    cannot = [one for one in processors if one.bf16 is False]
+    if not cannot or len(cannot) < len(processors):
+        note = f"{names(cannot)} cannot compute in the run's precision and gets no trial"
+        return Nodes(frozenset(one.node for one in cannot if one.node), note if cannot else "")
+    if not on_gpus:
+        note = "this CPU has no bfloat16 instructions: precision=bf16 is emulated, which is slow"
+        return Nodes(None, note)
+    bf16 = any(config.precision == "bf16" for config in configs)
+    what = "precision=bf16" if bf16 else "this run's precision=32 with TF32"
+    hint = "use GPUs that can (A100, A10G, L4 or newer), or --set precision=32 with another --out"
+    return Nodes(problem=f"{names(cannot)} cannot compute in {what}: {hint}")
+
+
+def label_selector(avoid: Collection[str], on_gpu: bool) -> dict[str, str]:
+    """Return Ray's label selector that keeps a trial away from nodes that cannot compute in its
+    precision: those whose label names such a GPU, whenever they join, and those in `avoid`. Nodes
+    without the label pass.
+    """
+    selector = {}
+    if on_gpu:
+        selector[TYPE_LABEL] = f"!in({','.join(WITHOUT_BF16)})"
+    if avoid:
+        selector[NODE_LABEL] = f"!in({','.join(sorted(avoid))})"
+    return selector

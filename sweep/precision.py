@@ -1,0 +1,144 @@
+"""In which precision a sweep computes, and on which nodes: decided once, before its first trial.
+
+``precision=auto`` becomes ``bf16`` where every processor that trials may get computes in bfloat16,
+else ``32``. ``plan.json`` keeps the answer, so that a run computes alike wherever it is resumed.
+GPUs that compute in bfloat16 also use TF32 for float32 convolutions, and older ones do not: what
+is said here of bf16 on GPUs holds for TF32.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from trainables.config import TrialConfig
+from trainables.hardware import FIRST_WITH_BF16, cpu_computes_bf16, local_gpus
+
+if TYPE_CHECKING:
+    from sweep.plan import Request
+
+WITHOUT_BF16 = ("V100", "V100S", "T4", "T4G", "P100", "P40", "P4", "K80", "M60")
+"""GPUs that cannot, as Ray names them (label ``ray.io/accelerator-type``)."""
+WITH_BF16 = (
+    "A100", "H100", "H200", "H20", "B200", "B300", "GB200", "GB300", "A10", "A10G", "A30", "A40",
+    "L4", "L40", "L40S", "RTX3090", "RTX4090",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a run computes in, as plan.json keeps it under ``precision``."""
+
+    auto: str
+    """What ``precision=auto`` means in this run: ``bf16`` or ``32``."""
+    tf32: bool
+    """Whether GPUs may use TF32 at precision ``32``: only where all of them have it."""
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary."""
+        return asdict(self)
+
+    def demands_bf16(self, config: TrialConfig, on_gpu: bool) -> bool:
+        """Whether a trial must run on a processor that has bfloat16 (of GPUs: and TF32)."""
+        return config.precision == "bf16" or (on_gpu and self.tf32)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What trials compute on in one node."""
+
+    name: str
+    bf16: bool | None
+    """Whether it computes in bfloat16; None: not known."""
+    node: str = ""
+    """Ray's id of the node."""
+    gpus: float = 0.0
+    """GPUs of the node."""
+
+
+def gpu_computes_bf16(name: str) -> bool | None:
+    """Say by a GPU's name whether it computes in bfloat16; None for unknown names.
+
+    Examples
+    --------
+    >>> gpu_computes_bf16("Tesla V100-SXM2-32GB"), gpu_computes_bf16("A100"), gpu_computes_bf16("X")
+    (False, True, None)
+    """
+    words = re.findall(r"[A-Z0-9]+", name.upper())
+    words += [first + second for first, second in pairwise(words)]
+    if any(word in WITHOUT_BF16 for word in words):
+        return False
+    return True if any(word in WITH_BF16 for word in words) else None
+
+
+def of_this_machine(on_gpus: bool) -> Processor:
+    """Return what trials compute on in this machine."""
+    if not on_gpus:
+        return Processor("CPU", cpu_computes_bf16())
+    gpus = local_gpus()
+    if not gpus:
+        return Processor("GPU", None)
+    named = " and ".join(dict.fromkeys(gpu.name for gpu in gpus))
+    return Processor(named, all(gpu.capability >= FIRST_WITH_BF16 for gpu in gpus))
+
+
+def decide(processors: Sequence[Processor], on_gpus: bool) -> Precision:
+    """Decide what ``precision=auto`` is on given processors.
+
+    Examples
+    --------
+    >>> decide([Processor("A100", True), Processor("V100", False)], on_gpus=True)
+    Precision(auto='32', tf32=False, why='V100 cannot compute in bfloat16')
+    """
+    cannot = [one for one in processors if one.bf16 is False]
+    unknown = [one for one in processors if one.bf16 is None]
+    if processors and not cannot and not unknown:
+        return Precision("bf16", on_gpus, f"{names(processors)} can compute in bfloat16")
+    if cannot:
+        return Precision("32", False, f"{names(cannot)} cannot compute in bfloat16")
+    if not on_gpus:
+        why = "the nodes did not say whether their CPUs compute in bfloat16"
+        return Precision("32", False, f"{why}; --set precision=bf16 overrides this")
+    why = f"unknown GPU type {names(unknown)}" if unknown else "no GPU is up yet"
+    hint = "name the type, such as --gpus 4xA100, or --set precision=bf16, to override this"
+    return Precision("32", False, f"{why}; {hint}")
+
+
+def names(processors: Sequence[Processor]) -> str:
+    """Return what processors are called, each name once."""
+    return " and ".join(dict.fromkeys(one.name for one in processors))
+
+
+def settle(request: Request, precision: Precision) -> Request:
+    """Put what ``auto`` means into all trials of a request, and into what a search draws from."""
+
+    def settled(value: str) -> str:
+        return precision.auto if value == "auto" else value
+
+    configs = dict.fromkeys(
+        config.model_copy(update={"precision": settled(config.precision)})
+        for config in request.configs
+    )
+    dimensions = dict(request.space.dimensions)
+    if "precision" in dimensions:
+        dimensions["precision"] = list(dict.fromkeys(map(settled, dimensions["precision"])))
+    space = request.space.model_copy(update={"dimensions": dimensions})
+    return replace(request, configs=tuple(configs), space=space)
+
+
+@functools.cache
+def _here(on_gpu: bool) -> Processor:
+    return of_this_machine(on_gpu)
+
+
+def refusal(precision: Precision, config: TrialConfig, on_gpu: bool) -> str | None:
+    """Say why the node of this worker must not train a trial; None where it may."""
+    if not precision.demands_bf16(config, on_gpu) or _here(on_gpu).bf16 is not False:
+        return None
+    what = "bfloat16" if config.precision == "bf16" else "TF32"
+    return f"its {_here(on_gpu).name} does not compute in {what}"

@@ -1,0 +1,62 @@
+"""What the processors of this machine can compute, asked without importing torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+"""Flags of x86 processors that multiply bfloat16 numbers."""
+WITHOUT_BF16 = frozenset(
+    {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+)
+"""Values of ONEDNN_MAX_CPU_ISA under which oneDNN, torch's library for CPUs, emulates bfloat16:
+https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html"""
+FIRST_WITH_BF16 = (8, 0)
+"""CUDA compute capability (Ampere) from which GPUs compute in bfloat16, and in TF32."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    """CUDA compute capability."""
+
+
+def cpu_computes_bf16(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether this machine's CPU computes in bfloat16, rather than emulating it.
+
+    Parameters
+    ----------
+    cpuinfo : Path
+        Linux's description of the processors. Where there is none, the answer is no.
+    """
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16:
+        return False
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    flags = [set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")]
+    return bool(flags) and all(BF16_FLAGS & each for each in flags)
+
+
+def local_gpus() -> list[Gpu]:
+    """Return the NVIDIA GPUs of this machine, hidden ones too; none where nvidia-smi is missing
+    or does not know compute capabilities (drivers before 2022).
+    """
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        rows = [line.rpartition(",") for line in done.stdout.splitlines() if line.strip()]
+        versions = [[int(part) for part in row[2].split(".")] for row in rows]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+    return [Gpu(row[0].strip(), (version[0], version[1])) for row, version in zip(rows, versions)]
