@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import STARDIST, TrialConfig
-from trainables.data import normalize
 from trainables.labels import BOUNDARY, CELL
 
 Maps = NDArray[np.float32]
@@ -37,6 +36,9 @@ class MapPredictor(Protocol):
     """What this module needs of `trainables.checkpoint.load`'s predictors."""
 
     config: TrialConfig
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Scale a raw (H, W) image as those of the training were."""
 
     def maps(self, normalized: NDArray[np.float32]) -> Maps:
         """Return (C, h, w) maps of a normalised image."""
@@ -83,7 +85,7 @@ def predict_maps(
     """
     if image.ndim != 2 or 0 in image.shape:
         raise ValueError(f"an image of shape {image.shape}; segsweep predicts single (H, W) images")
-    normalized = normalize(image, predictor.config.normalization)
+    normalized = predictor.normalize(image)
     side = _side(predictor.config, normalized.shape, tile)
     if side is not None and (side % 32 or side < 64 or not 32 <= overlap <= side // 2):
         raise ValueError(

@@ -76,7 +76,6 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
     from analysis.intensities import measure_intensities
     from analysis.morphology import measure
     from analysis.overlays import write_overlay
-    from trainables.data import normalize
 
     image = frame.read()
     labels = segmenter(image)
@@ -90,8 +89,7 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
     write_labels(labels, out / "labels" / f"{frame.name}.tif")
     write_binary(labels, out / "binary" / f"{frame.name}.png")
     if options.overlays:
-        normalized = normalize(image, segmenter.predictor.config.normalization)
-        write_overlay(normalized, labels, out / "overlays" / f"{frame.name}.png")
+        write_overlay(segmenter.predictor.normalize(image), labels, out / "overlays" / f"{frame.name}.png")
     if options.rois:
         position = frame.number if frame.page is None else frame.page
         write_rois(labels, out / "rois" / f"{frame.name}.zip", position=position)

@@ -17,6 +17,7 @@ COLUMNS = (
     "batch_size", "status", "parameters_m", "val_dataset_iou", "val_image_iou",
     "test_dataset_iou", "test_image_iou", "best_epoch", "epochs", "train_seconds",
     "peak_memory_mb", "error", "checkpoint", "wandb_id", "micro_batch",
+    "normalization",
 )  # fmt: skip
 CONFIG_COLUMNS = COLUMNS[1:9]
 IOUS = ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou")
@@ -39,6 +40,7 @@ def trial_row(
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row.update(trial_id=trial_id, status="waiting", error="")
     row.update({name: config[name] for name in CONFIG_COLUMNS})
+    row["normalization"] = (config.get("normalization") or {}).get("mode", "image")
     if record:
         row.update({k: v for k, v in record.get("metrics", {}).items() if k in row})
         row.update(status=record["status"], error=record.get("error", ""))
@@ -67,7 +69,7 @@ def candidates(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     A candidate is one task, architecture and encoder with one set of settings, over seeds.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    keys = tuple(name for name in CONFIG_COLUMNS if name != "seed")
+    keys = (*(name for name in CONFIG_COLUMNS if name != "seed"), "normalization")
     for row in rows:
         groups.setdefault(tuple(row[k] for k in keys), []).append(row)
     table = []

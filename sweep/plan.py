@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -170,6 +170,11 @@ def make_request(
     ------
     RequestError
         For an unknown key or a value that does not fit, naming both.
+
+    Notes
+    -----
+    ``normalization=dataset`` changes whose percentiles scale the intensities; other percentiles
+    are given in a search space file.
     """
     trial_changes: dict[str, list[Any]] = {}
     settings = dict(space.settings)
@@ -177,8 +182,6 @@ def make_request(
     for text in changes:
         key, value = _split_key(text)
         if key in TrialConfig.model_fields:
-            if key == "normalization":
-                raise RequestError("--set normalization: give it in a search space file")
             trial_changes[key] = [_value(v.strip()) for v in value.split(",")]
             if key == "encoder_weights":  # trials do not run in this folder
                 trial_changes[key] = [
@@ -248,7 +251,8 @@ class Plan:
 
 
 def make_plan(request: Request, dataset: DataSet) -> Plan:
-    """Name the trials of a request on a data set."""
+    """Name the trials of a request on a data set, divided as it was there."""
+    request = replace(request, data_options=dataset.options)
     trials = tuple(
         Trial(config.trial_id(dataset.fingerprint), config) for config in request.configs
     )
@@ -330,8 +334,12 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
     changed = min(
         ({k: (v, one[k]) for k, v in old[i].items() if one[k] != v} for i in missing), key=len
     )
-    listed = ", ".join(f"{k} {was} -> {now}" for k, (was, now) in changed.items())
+    listed = ", ".join(f"{k} {_short(was)} -> {_short(now)}" for k, (was, now) in changed.items())
     return f"its trials are others ({listed})"
+
+
+def _short(value: Any) -> Any:
+    return value.get("mode", value) if isinstance(value, dict) else value
 
 
 def write_plan(

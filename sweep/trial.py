@@ -13,7 +13,7 @@ from typing import Any
 from sweep.ledger import Ledger
 from sweep.limits import Limits, next_limits
 from sweep.tracking import Tracker, TrackingOptions
-from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig
+from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
 from trainables.data import DataError, DataOptions, cached_index
 
 OUT_OF_MEMORY = 77
@@ -37,7 +37,7 @@ def config_of(tune_config: dict[str, Any], runtime: dict[str, Any]) -> TrialConf
     if "trial" in tune_config:
         return TrialConfig.model_validate(tune_config["trial"]["config"])
     drawn = {k: v for k, v in tune_config.items() if k in TrialConfig.model_fields}
-    return TrialConfig.model_validate({**runtime["base"], **drawn})
+    return with_changes(runtime["base"], drawn)
 
 
 def limits_of(tune_config: dict[str, Any], default: Limits = Limits()) -> Limits:

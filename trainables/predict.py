@@ -13,6 +13,7 @@ from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.data import normalize
+from trainables.intensities import Intensities
 from trainables.tasks import StarConvex, Task
 
 STRIDE = 32
@@ -27,6 +28,8 @@ class Scaling:
 
     mean: float
     std: float
+    intensities: Intensities | None = None
+    """Raw intensities that normalisation makes 0 and 1; None: each image's own percentiles."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Standardise a batch."""
@@ -155,7 +158,11 @@ class Predictor:
         -------
         (channels, H, W) float32 tensor on the network's device
         """
-        return self._logits(normalize(image, self.config.normalization))
+        return self._logits(self.normalize(image))
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Scale a raw (H, W) image as those of the training were: (H, W) float32."""
+        return normalize(image, self.config.normalization, self.scaling.intensities)
 
     def _logits(self, normalized: NDArray[np.float32]) -> torch.Tensor:
         device = next(self.network.parameters()).device
@@ -168,7 +175,7 @@ class Predictor:
         Parameters
         ----------
         normalized : (H, W) float32 array
-            As `trainables.data.normalize` gives it for the whole image.
+            As `normalize` gives it for the whole image.
 
         Returns
         -------

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from trainables.architectures import build_model
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.crops import CropDataset, EpochBatches
 from trainables.cutting import derived_seed
-from trainables.data import DataSet
+from trainables.data import DataSet, largest_shape
 from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
 from trainables.labels import CLASS_NAMES, foreground
@@ -255,6 +256,7 @@ def _train(
     network, scaling, weights = _start_network(config, task.channels, options.weights_cache)
     crops = CropDataset(training, config.crop_size, task.target, config.augmentation, config.seed)
     batches = EpochBatches(crops, config.batch_size, config.seed, options.micro_batch)
+    scaling = replace(scaling, intensities=dataset.intensities(config.normalization))
     module = SegmentationModule(config, network, scaling, task, config.epochs * batches.steps)
     validation = images("val")
     epoch_end = _EpochEnd(config, folder, validation, precision, options, on_epoch)
@@ -308,7 +310,10 @@ def _train(
         {k: v.cpu() for k, v in network.state_dict().items()},
         config,
         module.scaling,
-        data={"fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um},
+        data={
+            "fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um,
+            "image_shape": largest_shape(labels.shape for _, labels in training),
+        },
         metrics=metrics,
         encoder_weights=weights,
         task=task.state(),

@@ -132,6 +132,9 @@ class Network:
     def __init__(self) -> None:
         self.calls = 0
 
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
+
     def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
         self.calls += 1
         return normalized[None]

@@ -23,6 +23,9 @@ class Blur:
         self.config = TrialConfig(**fields)
         self.shapes: list[tuple[int, ...]] = []
 
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
+
     def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
         self.shapes.append(normalized.shape)
         return ndimage.gaussian_filter(normalized, 5, truncate=4)[None]
@@ -87,6 +90,9 @@ class Polygons:
             architecture="Unet", encoder="resnet18", task="stardist", grid=grid
         )
         self.labels = labels
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
 
     def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
         labels = np.rint(normalized * self.labels.max()).astype(int)
