@@ -25,9 +25,7 @@ class Intensities(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def intensities_of(
-    paths: Sequence[Path], low: float, high: float, fingerprint: str
-) -> Intensities:
+def intensities_of(paths: Sequence[Path], low: float, high: float, fingerprint: str) -> Intensities:
     """Return percentiles over all pixels of some images together.
 
     Parameters

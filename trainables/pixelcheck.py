@@ -131,9 +131,7 @@ def size_notes(pixels: Mapping[str, Pixels], split: Mapping[str, Sequence[str]])
     Each image is scaled by its own percentiles: those of a cut-out of cells are not those of
     the whole frame that it was cut from.
     """
-    largest = {
-        name: max((pixels[s].shape for s in split[name]), key=np.prod) for name in SPLITS
-    }
+    largest = {name: max((pixels[s].shape for s in split[name]), key=np.prod) for name in SPLITS}
     trained = largest["train"]
     evaluated = max(largest["val"], largest["test"], key=np.prod)
     consequence = (

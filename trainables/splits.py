@@ -81,7 +81,7 @@ def read_metadata(root: Path, problems: list[str]) -> Metadata:
         problems.append(f"dataset.yaml: cannot be read ({error.strerror})")
         return Metadata()
     if not isinstance(content, dict):
-        problems.append("dataset.yaml: must be a mapping with keys such as pixel_size_um, groups, split")
+        problems.append("dataset.yaml: must be a mapping with pixel_size_um, groups, split")
         return Metadata()
     if isinstance(content.get("groups"), dict):  # YAML reads names such as 007 as numbers
         content["groups"] = {str(k): str(v) for k, v in content["groups"].items()}
@@ -182,8 +182,9 @@ def make_split(
     members = group_members(stems, meta)
     if meta.split is None:
         if len(members) < 3:
+            count = sum(map(len, members.values()))
             problems.append(
-                f"{sum(map(len, members.values()))} images form {len(members)} group(s) ({some(list(members))}): a "
+                f"{count} images form {len(members)} group(s) ({some(list(members))}): a "
                 "split into train, val and test needs at least 3 groups, since images of one "
                 f"group are not independent; {_TIME_BLOCKS_HINT}"
             )
@@ -192,9 +193,7 @@ def make_split(
     else:
         by_group = {name: meta.split.get(name, []) for name in SPLITS}  # type: ignore[call-overload]
         problems += _split_problems(by_group, members)
-    sides = {
-        stem: name for name in SPLITS for g in by_group[name] for stem in members.get(g, ())
-    }
+    sides = {stem: name for name in SPLITS for g in by_group[name] for stem in members.get(g, ())}
     return {name: tuple(stem for stem in stems if sides.get(stem) == name) for name in SPLITS}
 
 

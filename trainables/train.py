@@ -311,7 +311,8 @@ def _train(
         config,
         module.scaling,
         data={
-            "fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um,
+            "fingerprint": dataset.fingerprint,
+            "pixel_size_um": dataset.pixel_size_um,
             "image_shape": largest_shape(labels.shape for _, labels in training),
         },
         metrics=metrics,

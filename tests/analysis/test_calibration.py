@@ -26,7 +26,7 @@ from analysis.calibration import (
 from analysis.methods import RANGES, default_parameters, make_instances, way_of
 from analysis.scores import METRICS, image_scores, pooled
 from trainables.config import TrialConfig
-from trainables.data import DataSet, index_dataset
+from trainables.data import DataSet, index_dataset, normalize
 from trainables.labels import semantic3_target
 from trainables.starconvex import star_targets
 

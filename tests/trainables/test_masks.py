@@ -17,7 +17,8 @@ def cells(seed: int, count: int, side: int = 300, radius: int = 8) -> np.ndarray
     """Draw apart discs, numbered from 1."""
     rng, labels = np.random.default_rng(seed), np.zeros((side, side), np.uint16)
     step = 2 * radius + 4
-    places = [(y, x) for y in range(step, side - step, step) for x in range(step, side - step, step)]
+    marks = range(step, side - step, step)
+    places = [(y, x) for y in marks for x in marks]
     assert len(places) >= count
     order = rng.permutation(len(places))[:count]
     for label, k in enumerate(sorted(order), 1):
