@@ -82,17 +82,18 @@ def gap_notes(gap: Gap, unused: int) -> list[str]:
     """
     notes = []
     if gap.wanted > gap.frames:
-        left_out = f"{_frames(gap.frames)} between two blocks ({unused} in all) are not used"
+        left_out = f"{_frames(gap.frames)} left out between two blocks ({unused} in all)"
         notes.append(
             f"blocks of time: neighbouring frames correlate over {_frames(gap.wanted)}, the "
             f"sequence is too short for such gaps; {left_out if gap.frames else 'no gap is left'}. "
-            "Validation and test figures will be too good: use more frames, or set gap_frames"
+            "Validation and test figures will be too good: use more frames, or a longer gap with "
+            "--set gap_frames=N"
         )
     elif gap.frames:
         notes.append(
             f"blocks of time: {gap.frames} frames between two blocks ({unused} frames in all) are "
-            "not used, because neighbouring frames correlate for so long (set gap_frames to "
-            "change it)"
+            "not used, because neighbouring frames correlate for so long (--set gap_frames=N "
+            "changes it)"
         )
     if gap.still > STILL:
         notes.append(

@@ -41,7 +41,7 @@ def write(root: Path, count: int = 5, dtype: type = np.uint16) -> Path:
         for label in range(1, 2 + 2 * number):
             y, x = 10 * ((label - 1) // 4), 20 * ((label - 1) % 4)
             labels[y : y + 9, x : x + 18] = label
-        image = (rng.normal(1000, 30, labels.shape) + 1000 * (labels > 0)) / scale
+        image = (rng.normal(1000, 30, labels.shape) + (600 + 200 * number) * (labels > 0)) / scale
         tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(dtype))
         tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
     return root
