@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainables.data import SUFFIXES
 from trainables.imagefiles import ImageFileError, read_image
-from trainables.splits import natural_key
+from trainables.splits import natural_key, read_metadata
 
 # What the decoders raise on damaged files; sizes and counts in a header may be anything.
 _DAMAGED = (
@@ -96,7 +96,8 @@ def list_frames(inputs: Sequence[Path]) -> list[Frame]:
     inputs : sequence of Path
         TIFF and PNG files, TIFF stacks of shape (T, H, W), and folders of files. Every folder and
         every stack is a sequence, in the natural order of names; single files of one folder are
-        one, too.
+        one, too. Of a data set (its folder, its ``images/`` or files there) the groups of
+        dataset.yaml are the sequences, and an image without group is one by itself.
 
     Returns
     -------
@@ -109,7 +110,9 @@ def list_frames(inputs: Sequence[Path]) -> list[Frame]:
     """
     problems: list[str] = []
     frames: list[Frame] = []
-    sequences: dict[Path, str] = {}  # of folders and stacks, which may have equal names
+    # of folders, stacks and groups, which may have equal names
+    sequences: dict[tuple[Path, str], str] = {}
+    groups = _Groups(problems)
     counts: dict[str, int] = {}
     taken: set[str] = set()
     seen: set[Path] = set()
@@ -123,9 +126,11 @@ def list_frames(inputs: Sequence[Path]) -> list[Frame]:
             problems.append(f"{path}: {error}")
             continue
         stack = pages is not None
-        key = path.resolve() if stack else path.absolute().parent.resolve()
+        folder = path.absolute().parent.resolve()
+        group = "" if stack else groups.of(folder, path.stem)
+        key = (path.resolve() if stack else folder, group)
         if key not in sequences:
-            base = path.stem if stack else (key.name or "images")
+            base = path.stem if stack else group or folder.name or "images"
             sequences[key] = _free(base, set(sequences.values()))
         sequence = sequences[key]
         for page in range(pages or 1):
@@ -141,7 +146,28 @@ def list_frames(inputs: Sequence[Path]) -> list[Frame]:
         problems.append("no image was given")
     if problems:
         raise InputError("; ".join(problems[:20]))
-    return frames
+    order = {sequence: place for place, sequence in enumerate(counts)}
+    return sorted(frames, key=lambda frame: order[frame.sequence])  # whole sequences; stable
+
+
+class _Groups:
+    """Which images of data sets belong together, by their dataset.yaml."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self._problems = problems
+        self._known: dict[Path, dict[str, str]] = {}
+
+    def of(self, folder: Path, stem: str) -> str:
+        """Return an image's group; itself where others have one, empty where none has."""
+        if folder not in self._known:
+            found: list[str] = []
+            known = {}
+            if folder.name == "images" and (folder.parent / "dataset.yaml").is_file():
+                known = read_metadata(folder.parent, found).groups
+            self._known[folder] = known
+            self._problems += [f"{folder.parent}: {problem}" for problem in found]
+        groups = self._known[folder]
+        return groups.get(stem, stem) if groups else ""
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -151,11 +177,17 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
+def _images_in(folder: Path) -> list[Path]:
+    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES]
+    return [p for p in files if p.is_file() and not p.name.startswith(".")]
+
+
 def _files(inputs: Sequence[Path], problems: list[str]) -> Iterator[Path]:
     for path in inputs:
         if path.is_dir():
-            files = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
-            files = [p for p in files if p.is_file() and not p.name.startswith(".")]
+            files = _images_in(path)
+            if not files and (path / "images").is_dir():  # a data set
+                files = _images_in(path / "images")
             if not files:
                 problems.append(f"{path}: holds no TIFF or PNG file")
             yield from sorted(files, key=lambda p: natural_key(p.name))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import TrialConfig
-from trainables.data import normalize
 from trainables.labels import BOUNDARY, CELL
 from trainables.tiling import Inference, Maps, chosen_inference
 
@@ -19,6 +18,9 @@ class MapPredictor(Protocol):
 
     config: TrialConfig
     inference: Inference
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Scale a raw (H, W) image as those of the training were."""
 
     def maps(self, normalized: NDArray[np.float32], inference: Inference | None = None) -> Maps:
         """Return (C, h, w) maps of a normalised image."""
@@ -63,7 +65,7 @@ def predict_maps(
     if image.ndim != 2 or 0 in image.shape:
         raise ValueError(f"an image of shape {image.shape}; segsweep predicts single (H, W) images")
     inference = chosen_inference(predictor.inference, tile)
-    normalized = normalize(image, predictor.config.normalization)
+    normalized = predictor.normalize(image)
 
     def maps(part: NDArray[np.float32]) -> Maps:
         return predictor.maps(np.ascontiguousarray(part), inference)

@@ -14,9 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from analysis.rundir import AnalysisError, open_data, read_run
-from trainables.data import DataError
+from analysis.frames import InputError, list_frames
+from analysis.rundir import AnalysisError, Run, open_data, read_run
+from analysis.sizes import size_note, trained_shape
+from trainables.data import DataError, DataSet
 from trainables.errors import CheckpointError
+from trainables.manifest import read_manifest
 
 DONE, REFUSED, INTERRUPTED = 0, 2, 130
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
@@ -96,6 +99,8 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
+    if other is not None:
+        _say_sizes(console, run, other)
     began = time.monotonic()
     # slow imports, after everything that can be refused
     from analysis.report import write_report
@@ -123,6 +128,19 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     console.print(f"report: {page}")
     console.print(f"this took {time.monotonic() - began:.0f} s")
     return DONE
+
+
+def _say_sizes(console: Console, run: Run, other: DataSet) -> None:
+    """Warn of images that are much larger than the training images."""
+    best = run.done()[0]
+    trained = trained_shape(read_manifest(run.checkpoint(best)))
+    configs = [run.configs[trial_id] for trial_id in run.done()]
+    by_image = [c for c in configs if c.normalization.mode == "image"]
+    if trained is not None and by_image:
+        shapes = [frame.shape for frame in list_frames([item.image for item in other.items])]
+        note = size_note(by_image[0], trained, shapes)
+        if note:
+            console.print(f"note: {note}", markup=False)
 
 
 def _say(console: Console, evidence: Any) -> None:
@@ -153,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return analyse(arguments, shlex.join(["python", "-m", "analysis.run", *words]))
-    except (AnalysisError, DataError, CheckpointError) as error:
+    except (AnalysisError, DataError, InputError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:

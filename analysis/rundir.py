@@ -18,7 +18,7 @@ from analysis.methods import OFFICIAL, WAYS, way_of
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data import DataError, DataSet, index_dataset
 from trainables.manifest import MANIFEST
-from trainables.splits import DataOptions
+from trainables.splits import recorded_options
 
 PRETTY = {
     "Unet": "U-Net", "UnetPlusPlus": "U-Net++", "MAnet": "MA-Net", "Linknet": "LinkNet",
@@ -156,13 +156,13 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
         When data are missing, were changed, or are wrong.
     """
     told = run.plan["data"]
-    options = DataOptions.model_validate(told.get("options", {}))
+    options = recorded_options(told.get("options", {}))
     if data is not None:
         try:
             found = index_dataset(data, options)
         except DataError:  # not divisible, so not the sweep's; what else is wrong is said below
             found = index_dataset(data, divide=False)
-        if found.fingerprint == told["fingerprint"]:
+        if told["fingerprint"] in (found.fingerprint, found.old_fingerprint):
             return found, None
         found = index_dataset(data, divide=False)
     try:
@@ -171,7 +171,7 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
         raise AnalysisError(
             f"the sweep's data cannot be opened: {error}; say where they are now with --data PATH"
         ) from error
-    if dataset.fingerprint != told["fingerprint"]:
+    if told["fingerprint"] not in (dataset.fingerprint, dataset.old_fingerprint):
         raise AnalysisError(
             f"{dataset.root} was changed since the sweep (fingerprint {dataset.fingerprint[:12]}, "
             f"then {told['fingerprint'][:12]}); restore it, or say where the old one is: --data"
@@ -279,8 +279,10 @@ def command_of(run: Run, trial_id: str) -> str:
     told = {words[k + 1].split("=")[0] for k, w in enumerate(words[:-1]) if w == "--set"}
     for name, value in mine.items():
         differs = any(other[name] != value for other in others)
-        if isinstance(value, dict) or not differs:
+        if not differs:
             continue
+        if name == "normalization":
+            value = value["mode"]
         if name in told:
             at = next(k for k, w in enumerate(words) if w.startswith(f"{name}="))
             words[at] = f"{name}={value}"

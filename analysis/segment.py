@@ -27,6 +27,7 @@ from analysis.segmenting import (
     tables_are_there,
     write_settings,
 )
+from analysis.sizes import size_note
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.tiling import Inference, chosen_inference
 
@@ -84,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IMAGES",
         nargs="+",
         type=Path,
-        help="TIFF and PNG files, TIFF stacks, folders; each folder or stack is a sequence",
+        help="TIFF and PNG files, TIFF stacks, folders; each folder or stack is a sequence (of a "
+        "data set with groups in dataset.yaml: each group)",
     )
     add(
         "--model",
@@ -167,7 +169,8 @@ def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) ->
             counts[frame.sequence] = counts.get(frame.sequence, 0) + 1
         if max(counts.values()) < 2:
             raise InputError(
-                "--track needs a sequence: a folder or a stack with at least two images"
+                "--track needs a sequence: a folder, a stack, or a group of a data set with at "
+                "least two images"
             )
     for path in arguments.images:
         if path.is_dir() and out == path.absolute():
@@ -221,7 +224,7 @@ def _work(
         if getattr(options, {"tracked": "track"}.get(name, name), True):
             (out / name).mkdir(exist_ok=True)
     waiting = [frame for frame in frames if not is_done(out, frame, options)]
-    _introduce(choice, options, len(frames), len(waiting))
+    _introduce(choice, options, frames, len(waiting))
     unreadable, found = _segment_and_assemble(out, frames, waiting, options, choice, arguments)
     write_settings(
         out, request, choice, command, finished=not unreadable, **found, unreadable=unreadable
@@ -291,7 +294,8 @@ def _segment_and_assemble(
         return unreadable, assemble(out, ready, options)
 
 
-def _introduce(choice: Choice, options: Options, images: int, waiting: int) -> None:
+def _introduce(choice: Choice, options: Options, frames: Sequence[Frame], waiting: int) -> None:
+    images = len(frames)
     print(f"model: {choice.why}")
     kind = "calibrated (calibration.json)" if choice.calibrated else (
         "default (not calibrated: python -m analysis.run OUT does that)"
@@ -304,6 +308,9 @@ def _introduce(choice: Choice, options: Options, images: int, waiting: int) -> N
             "note: lengths are in pixels; the model's training images had "
             f"{choice.pixel_size_um:g} um per pixel (--pixel-size-um)"
         )
+    note = size_note(choice.config, choice.image_shape, [frame.shape for frame in frames])
+    if note:
+        print(f"note: {note}")
     if waiting < images:
         print(f"{images - waiting} of {images} images are done already")
 

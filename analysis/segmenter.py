@@ -15,6 +15,7 @@ from analysis.calibration import CALIBRATION, read_calibration
 from analysis.methods import GIVEN_BACK, default_parameters, make_instances, way_of
 from analysis.prediction import MapPredictor, predict_maps
 from analysis.rundir import AnalysisError, candidates, read_run
+from analysis.sizes import trained_shape
 from trainables.config import TrialConfig, recorded_config
 from trainables.errors import CheckpointError
 from trainables.manifest import MANIFEST, first_line, read_manifest, sha256_of
@@ -37,6 +38,8 @@ class Choice:
     config: TrialConfig
     inference: Inference
     """How the network predicts images."""
+    image_shape: tuple[int, int] | None = None
+    """Of the largest training image; None where an older checkpoint does not say."""
 
 
 def choose_model(model: Path) -> Choice:
@@ -108,7 +111,7 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
     size = (manifest.get("data") or {}).get("pixel_size_um")
     return Choice(
         checkpoint, dict(parameters), stored is not None, give_back_gap, size, why,
-        manifest["weights"]["sha256"], config, inference,
+        manifest["weights"]["sha256"], config, inference, trained_shape(manifest),
     )  # fmt: skip
 
 

@@ -79,7 +79,6 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
     from analysis.intensities import measure_intensities
     from analysis.morphology import measure
     from analysis.overlays import write_overlay
-    from trainables.data import normalize
 
     image = frame.read()
     labels = segmenter(image)
@@ -93,7 +92,7 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
     write_labels(labels, out / "labels" / f"{frame.name}.tif")
     write_binary(labels, out / "binary" / f"{frame.name}.png")
     if options.overlays:
-        normalized = normalize(image, segmenter.predictor.config.normalization)
+        normalized = segmenter.predictor.normalize(image)
         write_overlay(normalized, labels, out / "overlays" / f"{frame.name}.png")
     if options.rois:
         position = frame.number if frame.page is None else frame.page
@@ -271,6 +270,8 @@ def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:
             part = out / "parts" / f"{one['name']}.parquet"
             if changed.keys() <= {"bytes", "modified"} and not part.is_file():
                 continue  # repaired before it was ever used
+            if "sequence" in changed and "path" not in changed:
+                return f"image {other['name']} is of sequence {one['sequence']} there"
             what = "was changed since" if "path" not in changed else f"is {one['path']} there"
             return f"image {other['name']} {what}"
     return ""

@@ -29,7 +29,7 @@ from analysis.rundir import Candidate, Run, candidates, choose, command_of, unfi
 from analysis.scores import METRICS, ImageScores, intervals, pooled, unit_weights
 from analysis.selection import Selected, select
 from trainables.checkpoint import load
-from trainables.config import TrialConfig
+from trainables.config import Normalization
 from trainables.data import DataSet, Item, normalize
 from trainables.errors import CheckpointError
 from trainables.imagefiles import read_image, read_labels
@@ -282,13 +282,12 @@ def _pictured(items: Sequence[Item]) -> list[str]:
 def _pictures(
     items: Sequence[Item], kept: Sequence[str], trials: Sequence[_Trial], split: str
 ) -> list[Picture]:
-    normalization = trials[0].candidate.config.normalization
     found = []
     for item in (i for i in items if i.stem in kept):
         labels: dict[str, Any] = {}
         for trial in trials:
             labels.update(trial.test.labels.get(item.stem, {}))
-        pixels = normalize(read_image(item.image), normalization)
+        pixels = normalize(read_image(item.image), Normalization())
         truth = read_labels(item.mask).labels
         found.append(Picture(item.stem, split, pixels, truth, labels))
     return found
@@ -300,8 +299,7 @@ def _crop(items: Sequence[Item]) -> tuple[Crop | None, Item | None]:
         truth = read_labels(item.mask).labels
         if not truth.any():
             continue
-        image = normalize(read_image(item.image), TrialConfig(
-            architecture="Unet", encoder="resnet18").normalization)  # fmt: skip
+        image = normalize(read_image(item.image), Normalization())
         side = min(CROP_SIDE, *truth.shape)
         corners = [
             (y, x)

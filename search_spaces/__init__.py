@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from trainables.config import STARDIST, TrialConfig
+from trainables.config import STARDIST, TrialConfig, with_changes
 
 
 class BuiltinData(BaseModel):
@@ -103,7 +103,7 @@ def override(
         For a value that the field does not take.
     """
     changed = {
-        TrialConfig.model_validate({**_kept(trial, changes), **dict(zip(changes, values))}): None
+        with_changes(_kept(trial, changes), dict(zip(changes, values))): None
         for trial in trials
         for values in itertools.product(*changes.values())
     }

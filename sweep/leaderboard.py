@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.ledger import Ledger
-from trainables.config import TrialConfig
+from trainables.config import Normalization, TrialConfig
 from trainables.files import write_text
 
 COLUMNS = (
@@ -63,10 +63,14 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     values = {n: None if n in unused else config.get(n) for n in SETTING_COLUMNS}
     values["planned_epochs"] = config["epochs"]
     given = config["normalization"]
-    values["normalization"] = " ".join(f"{k}={v}" for k, v in given.items() if v is not None)
+    changed = {k: v for k, v in given.items() if k != "mode" and v != _NORMALIZATION[k]}
+    values["normalization"] = " ".join(
+        [given.get("mode", "image"), *(f"{k}={v}" for k, v in changed.items())]
+    )
     return values
 
 
+_NORMALIZATION = Normalization().model_dump()
 _OF_TASK = {"gap": "semantic2", "boundary": "semantic3", "rays": "stardist", "grid": "stardist"}
 _STATUS_ORDER = {"done": 0, "stopped": 1, "running": 2, "waiting": 3, "failed": 4}
 

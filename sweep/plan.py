@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -189,6 +189,11 @@ def make_request(
     ------
     RequestError
         For an unknown key or a value that does not fit, naming both.
+
+    Notes
+    -----
+    ``normalization=dataset`` changes whose percentiles scale the intensities; other percentiles
+    are given in a search space file.
     """
     trial_changes: dict[str, list[Any]] = {}
     settings = dict(space.settings)
@@ -196,8 +201,6 @@ def make_request(
     for text in changes:
         key, value = _split_key(text)
         if key in TrialConfig.model_fields:
-            if key == "normalization":
-                raise RequestError("--set normalization: give it in a search space file")
             if key == "weights_id":
                 raise RequestError("--set weights_id: it follows from encoder_weights")
             trial_changes[key] = [_value(v.strip()) for v in value.split(",")]
@@ -270,7 +273,10 @@ class Plan:
 
 
 def make_plan(request: Request, dataset: DataSet, precision: Precision | None = None) -> Plan:
-    """Name the trials of a request on a data set, in a precision if that is decided."""
+    """Name the trials of a request on a data set, divided as it was there, in a precision if
+    that is decided.
+    """
+    request = replace(request, data_options=dataset.options)
     if precision is not None:
         request = settle(request, precision)
     trials = tuple(
@@ -365,8 +371,12 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
         ),
         key=len,
     )
-    listed = ", ".join(f"{k} {was} -> {now}" for k, (was, now) in changed.items())
+    listed = ", ".join(f"{k} {_short(was)} -> {_short(now)}" for k, (was, now) in changed.items())
     return f"its trials are others ({listed})"
+
+
+def _short(value: Any) -> Any:
+    return value.get("mode", value) if isinstance(value, dict) else value
 
 
 def write_plan(

@@ -66,8 +66,10 @@ from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration, print_leaderboard
 from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
-from trainables.data import DataError, DataSet, index_dataset, open_dataset
+from trainables.data import DataError, DataOptions, DataSet, index_dataset, open_dataset
 from trainables.encoder_names import check_encoder
+from trainables.pixelcheck import CROPS_ADVICE
+from trainables.splits import recorded_options
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -137,12 +139,37 @@ def _dataset_root(request: Request, data: str | None, out: Path, keep: bool) -> 
         yield generate(Path(folder) / "data", **options)
 
 
-def _index(root: Path, request: Request) -> DataSet:
+def _index(root: Path, options: DataOptions) -> DataSet:
     """List a data set; when that shows it to be wrong, say all that is wrong with it."""
     try:
-        return index_dataset(root, request.data_options)
+        return index_dataset(root, options)
     except DataError:
-        return open_dataset(root, request.data_options)
+        return open_dataset(root, options)
+
+
+def _data_options(request: Request, recorded: dict[str, Any] | None) -> DataOptions:
+    """Return how to divide the data: where a run has chosen a gap between blocks, with it."""
+    asked = request.data_options
+    if recorded is None or asked.split != "time_blocks" or asked.gap_frames is not None:
+        return asked
+    chosen = recorded_options(recorded["data"]["options"])
+    return chosen if chosen.model_copy(update={"gap_frames": None}) == asked else asked
+
+
+def _open(root: Path, options: DataOptions, request: Request, console: Console) -> DataSet:
+    """Read all files once, refuse what cannot be right, and say what is remarkable."""
+    dataset = open_dataset(root, options)
+    modes = {config.normalization.mode for config in request.configs}
+    modes |= set(request.space.dimensions.get("normalization", ()))
+    if "dataset" in modes and len(dataset.bits) > 1:
+        raise RequestError(
+            f"data set {root}: normalization=dataset scales all images alike, but some are of 8 "
+            "bit and some of 16 bit; save all in 16 bit from the same source, or leave it out"
+        )
+    for note in dataset.notes:
+        if modes != {"dataset"} or CROPS_ADVICE not in note:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+    return dataset
 
 
 def _check_names(request: Request) -> None:
@@ -238,7 +265,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         console.print("no --data: your images were not checked, and an epoch is the paper's")
         return DONE
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
-        dataset = _index(root, request)
+        options = _data_options(request, recorded)
+        dataset = _index(root, options)
         plan = make_plan(request, dataset, precision)
         if recorded is not None:
             reason = conflict(plan, recorded)
@@ -259,10 +287,9 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                     f"{out} holds an unfinished run ({len(started)} of {len(recorded['trials'])} "
                     "trials have not ended); add --resume to go on, or name another --out"
                 )
-        dataset = open_dataset(root, request.data_options)
-        emulated = check_here(plan, resources, gpus) if resources else ""
-        for note in filter(None, (*dataset.notes, emulated)):
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
+        dataset = _open(root, options, request, console)
+        if resources and (emulated := check_here(plan, resources, gpus)):
+            console.print(f"note: {emulated}", markup=False, soft_wrap=True)
         request = check_weights(request, out)
         if arguments.plan:
             print_plan(console, plan, resources, gpus, partial(count_crops, dataset), out)

@@ -15,7 +15,7 @@ from sweep.ledger import Ledger
 from sweep.limits import Limits, next_limits
 from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
-from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig
+from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
 from trainables.data import DataError, DataOptions, cached_index
 
 OUT_OF_MEMORY = 77
@@ -40,9 +40,9 @@ def config_of(tune_config: dict[str, Any], runtime: dict[str, Any]) -> TrialConf
     if "trial" in tune_config:
         return TrialConfig.model_validate(tune_config["trial"]["config"])
     drawn = {k: v for k, v in tune_config.items() if k in TrialConfig.model_fields}
-    fields = {**runtime["base"], **drawn}
+    fields = with_changes(runtime["base"], drawn).model_dump()
     # what a search draws may be another encoder, which starts from other weights
-    pair = f"{fields.get('encoder')} {fields.get('encoder_weights')}"
+    pair = f"{fields['encoder']} {fields['encoder_weights']}"
     fields["weights_id"] = runtime.get("weights_ids", {}).get(pair, "")
     return TrialConfig.model_validate(fields)
 

@@ -18,7 +18,9 @@ from trainables.manifest import (
     FORMAT,
     MANIFEST,
     first_line,
+    input_record,
     library_versions,
+    read_intensities,
     read_manifest,
     sha256_of,
 )
@@ -53,7 +55,8 @@ def save(
     config : TrialConfig
     scaling : Scaling
     data : dict
-        What the network was trained on: at least the fingerprint.
+        What the network was trained on: at least the fingerprint; `image_shape`, the largest
+        training image's, tells from what size on new images are of another kind.
     metrics : dict
         What it reached, for a reader's information.
     encoder_weights : dict, optional
@@ -69,7 +72,7 @@ def save(
         "format": FORMAT,
         "recipe": RECIPE,
         "config": config.model_dump(mode="json"),
-        "input": {"mean": scaling.mean, "std": scaling.std},
+        "input": input_record(scaling.mean, scaling.std, scaling.intensities),
         "inference": inference.state(),
         "data": data,
         "metrics": metrics,
@@ -147,6 +150,9 @@ def load(path: Path | str) -> Predictor | StarDistPredictor:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{weights} does not fit {config.candidate}: {reason}") from error
-    scaling = Scaling(float(manifest["input"]["mean"]), float(manifest["input"]["std"]))
+    scaling = Scaling(
+        float(manifest["input"]["mean"]), float(manifest["input"]["std"]),
+        read_intensities(manifest, config, folder / MANIFEST),
+    )  # fmt: skip
     network.to(memory_format=torch.channels_last)
     return Predictor(config, network, scaling, task, manifest)

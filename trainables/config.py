@@ -97,13 +97,18 @@ class _Frozen(BaseModel):
 
 
 class Normalization(_Frozen):
-    """Per-image intensity scaling, the same in training and in prediction.
+    """Intensity scaling, the same in training and in prediction.
 
-    ``x = clip((image - p_low) / (p_high - p_low), -0.5, 1.5)`` with the image's own intensity
-    percentiles, so that exposure and camera offset cancel while a few hot pixels do not set
-    the scale; the network then sees ``(x - mean) / std``.
+    ``x = clip((image - p_low) / (p_high - p_low), -0.5, 1.5)`` with intensity percentiles of the
+    image itself, so that exposure and camera offset cancel while a few hot pixels do not set the
+    scale; or of all training images together. The network then sees ``(x - mean) / std``.
+
+    A word alone is the mode: ``Normalization.model_validate("dataset")``.
     """
 
+    mode: Literal["image", "dataset"] = "image"
+    """Whose percentiles: each image's own, or those of all training images together (stored in
+    the checkpoint), for images of one exposure and unequal contents, such as cut-outs."""
     low: Annotated[float, Field(ge=0, lt=50)] = 1.0
     """Percentile that becomes 0."""
     high: Annotated[float, Field(gt=50, le=100)] = 99.8
@@ -112,6 +117,23 @@ class Normalization(_Frozen):
     """None: that of the encoder weights (grey average), or 0.5 without weights."""
     std: Annotated[float, Field(gt=0)] | None = None
     """None: that of the encoder weights (grey average), or 0.25 without weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_alone(cls, values: Any) -> Any:
+        return {"mode": values} if isinstance(values, str) else values
+
+
+def with_changes(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> TrialConfig:
+    """Make a configuration from another's fields and changes to them.
+
+    A mode of normalisation leaves the percentiles as they were.
+    """
+    changed = {**fields, **changes}
+    mode, before = changes.get("normalization"), fields.get("normalization")
+    if isinstance(mode, str) and before is not None:
+        changed["normalization"] = {**before, "mode": mode}
+    return TrialConfig.model_validate(changed)
 
 
 class TrialConfig(_Frozen):

@@ -7,10 +7,11 @@ reason why it cannot be used.
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +22,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from trainables.config import Normalization
-from trainables.imagefiles import read_image, read_labels
-from trainables.pixelcheck import Pixels, duplicates, inspect_pair, sequence_note
+from trainables.imagefiles import ImageFileError, read_image, read_labels
+from trainables.intensities import Intensities, intensities_of
+from trainables.maskcheck import pieces_note, wrong_masks
+from trainables.pixelcheck import (
+    Pixels,
+    bits_note,
+    duplicates,
+    inspect_pair,
+    sequence_note,
+    size_notes,
+    thumbnail,
+)
 from trainables.splits import (
     SPLITS,
     DataOptions,
@@ -31,7 +42,9 @@ from trainables.splits import (
     natural_key,
     read_metadata,
     some,
+    time_sequences,
 )
+from trainables.timegap import Gap, choose_gap, gap_notes
 
 SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -60,12 +73,18 @@ class DataSet:
     """Stems of each of `SPLITS`, in natural order."""
     pixel_size_um: float | None
     fingerprint: str
-    """Hash of all files' contents, groups and split."""
+    """Hash of all files' contents, groups and split; not of what only gives units."""
     options: DataOptions = DataOptions()
+    """With the gap between blocks of time that was chosen."""
     notes: tuple[str, ...] = ()
     """What the user should know, one line each; none of it stops a run."""
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Height and width of each image by stem, where pixels were looked at (`open_dataset`)."""
+    frame_interval_s: float | None = None
+    old_fingerprint: str = ""
+    """As earlier versions had it, with the pixel size."""
+    bits: tuple[int, ...] = ()
+    """8, 16 or both, of the images; empty where their pixels were not looked at."""
 
     _by_stem: dict[str, Item] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -85,26 +104,74 @@ class DataSet:
         -------
         image : (H, W) float32 array in [-0.5, 1.5]
         labels : (H, W) int32 array, 0 = background
+
+        Raises
+        ------
+        DataError
+            When the images have no scale in common, as `normalization` asks for.
         """
-        return normalize(read_image(item.image), normalization), read_labels(item.mask).labels
+        image, scale = read_image(item.image), self.intensities(normalization)
+        try:
+            scaled = normalize(image, normalization, scale)
+        except ValueError as error:
+            raise DataError(f"data set {self.root}: images/{item.image.name}: {error}") from error
+        return scaled, read_labels(item.mask).labels
+
+    def intensities(self, normalization: Normalization) -> Intensities | None:
+        """Return the raw intensities that become 0 and 1 in all images; None: each has its own.
+
+        Computed from all pixels of the training images together, once per process.
+        """
+        if normalization.mode == "image":
+            return None
+        paths = tuple(item.image for item in self.subset("train"))
+        try:
+            return intensities_of(paths, normalization.low, normalization.high, self.fingerprint)
+        except ValueError as error:
+            raise DataError(f"data set {self.root}: {error}") from error
 
 
-def normalize(image: NDArray[Any], normalization: Normalization) -> NDArray[np.float32]:
-    """Scale an image's intensities by its own percentiles.
+def largest_shape(shapes: Iterable[tuple[int, ...]]) -> list[int]:
+    """Return the (H, W) of the image with most pixels."""
+    return [int(side) for side in max(shapes, key=np.prod)]
+
+
+def normalize(
+    image: NDArray[Any], normalization: Normalization, intensities: Intensities | None = None
+) -> NDArray[np.float32]:
+    """Scale an image's intensities.
 
     Parameters
     ----------
     image : (H, W) array
         Any integer or float type.
     normalization : Normalization
-        Which percentiles become 0 and 1.
+        Which of the image's own percentiles become 0 and 1, or that the training set's do.
+    intensities : Intensities, optional
+        Those of the training set: needed for `normalization` of mode ``dataset``.
 
     Returns
     -------
     (H, W) float32 array in [-0.5, 1.5]
-        All 0 for an image without contrast.
+        All 0 for an image without contrast that is scaled by its own percentiles.
+
+    Raises
+    ------
+    ValueError
+        When an image of 8 bit is to be scaled like images of 16 bit, or the other way round.
     """
-    low, high = np.percentile(image, [normalization.low, normalization.high])
+    if normalization.mode == "dataset":
+        if intensities is None:
+            raise ValueError("normalization=dataset needs the intensities of the training set")
+        bits = 8 * image.dtype.itemsize
+        if image.dtype in (np.uint8, np.uint16) and bits != intensities.bits:
+            raise ValueError(
+                f"the image is of {bits} bit, the training images were of {intensities.bits} bit: "
+                "with normalization=dataset both must be alike"
+            )
+        low, high = intensities.low, intensities.high
+    else:
+        low, high = np.percentile(image, [normalization.low, normalization.high])
     if high <= low:
         low, high = float(image.min()), float(image.max())
     if high <= low:
@@ -124,7 +191,7 @@ def _listing(folder: Path, problems: list[str]) -> dict[str, Path]:
             continue
         name = f"{folder.name}/{path.name}"
         if path.suffix.lower() not in SUFFIXES:
-            problems.append(f"{name}: not a TIFF or PNG file; convert it or take it away")
+            problems.append(f"{name}: not a TIFF or PNG file; convert it or remove it")
         elif not path.is_file():
             problems.append(f"{name}: not a file, or a link to a file that is not there")
         elif path.stem in found:
@@ -136,24 +203,30 @@ def _listing(folder: Path, problems: list[str]) -> dict[str, Path]:
     return found
 
 
-def _fingerprint(
-    root: Path, items: Sequence[Item], split: Mapping[str, Sequence[str]], meta: Metadata
-) -> str:
+def _fingerprints(
+    items: Sequence[Item], split: Mapping[str, Sequence[str]], meta: Metadata
+) -> tuple[str, str]:
+    """Return the fingerprint, and that of earlier versions, which held the pixel size."""
     digest = hashlib.sha256()
     for item in items:
         for path in (item.image, item.mask):
             with open(path, "rb") as handle:
                 content = hashlib.file_digest(handle, "sha256").hexdigest()
             digest.update(f"{path.name}\0{content}\0{item.group}\n".encode())
-    rest = {"split": {k: list(v) for k, v in split.items()}, "um": meta.pixel_size_um}
-    digest.update(json.dumps(rest, sort_keys=True).encode())
-    return digest.hexdigest()
+    old = digest.copy()
+    for one, size in ((digest, None), (old, meta.pixel_size_um)):
+        rest = {"split": {k: list(v) for k, v in split.items()}, "um": size}
+        one.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest(), old.hexdigest()
 
 
 def index_dataset(
     root: Path | str, options: DataOptions = DataOptions(), *, divide: bool = True
 ) -> DataSet:
     """List a data set and its split, with its fingerprint, without looking at pixels.
+
+    (Blocks of time without ``gap_frames`` are the exception: the gap is chosen from the frames.
+    The result's options hold it, and with these options no pixels are needed.)
 
     Parameters
     ----------
@@ -174,24 +247,68 @@ def index_dataset(
         For everything that file names and dataset.yaml alone show to be wrong.
     """
     problems: list[str] = []
-    dataset = _index(Path(root).absolute(), options, problems, divide=divide)
+    dataset, _ = _index(Path(root).absolute(), options, problems, divide=divide)
     _raise(dataset.root, problems)
     return dataset
 
 
+def _orphans(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
+    """Name images without a mask and masks without an image, and what may be meant."""
+    problems = []
+    for mine, what, others, other in (
+        (images, "mask", masks, "masks"), (masks, "image", images, "images")
+    ):  # fmt: skip
+        free = [stem for stem in others if stem not in mine]
+        for stem in sorted(set(mine) - set(others), key=natural_key):
+            longer = [s for s in free if s.startswith(stem) or stem.startswith(s)]
+            close = longer or difflib.get_close_matches(stem, free, n=1)
+            hint = f"; did you mean {other}/{others[close[0]].name}?" if close else ""
+            where = f"{mine[stem].parent.name}/{mine[stem].name}"
+            problems.append(f"{where}: orphan, no {what} of this name{hint}")
+    return problems
+
+
+def _gap(
+    stems: Sequence[str], images: Mapping[str, Path], meta: Metadata, seen: Mapping[str, Pixels]
+) -> Gap:
+    """Choose the gap between blocks of time from thumbnails of the frames."""
+    frames = {}
+    for group, members in time_sequences(stems, meta).items():
+        try:
+            frames[group] = [
+                seen[s].thumbnail if s in seen else thumbnail(read_image(images[s]))
+                for s in members
+            ]
+        except (ImageFileError, OSError):
+            continue  # what is wrong with it is said elsewhere
+    return choose_gap(frames)
+
+
 def _index(
-    root: Path, options: DataOptions, problems: list[str], *, divide: bool = True
-) -> DataSet:
+    root: Path,
+    options: DataOptions,
+    problems: list[str],
+    *,
+    divide: bool = True,
+    look: bool = False,
+) -> tuple[DataSet, dict[str, Pixels]]:
+    """List a data set and divide it; `look`: at all pixels, too."""
     if not root.is_dir():
         raise DataError(f"data set {root}: no such folder")
     meta = read_metadata(root, problems)
     images, masks = _listing(root / "images", problems), _listing(root / "masks", problems)
     if images and masks:
-        for stem in sorted(set(images) - set(masks), key=natural_key):
-            problems.append(f"images/{images[stem].name}: orphan, no mask masks/{stem}.*")
-        for stem in sorted(set(masks) - set(images), key=natural_key):
-            problems.append(f"masks/{masks[stem].name}: orphan, no image images/{stem}.*")
+        problems += _orphans(images, masks)
     stems = sorted(set(images) & set(masks), key=natural_key)
+    pixels: dict[str, Pixels] = {}
+    for stem in stems if look else ():
+        one = inspect_pair(stem, images[stem], masks[stem], problems)
+        if one is not None:
+            pixels[stem] = one
+    gap = None
+    if divide and options.split == "time_blocks" and options.gap_frames is None:
+        gap = _gap(stems, images, meta, pixels)
+        options = options.model_copy(update={"gap_frames": gap.frames})
     before = len(problems)
     split: dict[str, tuple[str, ...]] = {**dict.fromkeys(SPLITS, ()), "test": tuple(stems)}
     if stems and divide:
@@ -203,24 +320,54 @@ def _index(
             if not split[name]
         ]
     items = tuple(Item(s, images[s], masks[s], meta.groups.get(s, s)) for s in stems)
-    unused = [s for s in stems if not any(s in split[name] for name in SPLITS)]
     try:
-        fingerprint = _fingerprint(root, items, split, meta)
+        fingerprint, old = _fingerprints(items, split, meta)
     except OSError as error:
-        fingerprint = ""
+        fingerprint = old = ""
         problems.append(f"{error.filename}: cannot be read ({error.strerror})")
-    notes = []
-    if unused and not problems:
-        notes.append(f"{len(unused)} images belong to no split and are not used: {some(unused)}")
-    return DataSet(
+    dataset = DataSet(
         root=root,
         items=items,
         split=split,
         pixel_size_um=meta.pixel_size_um,
         fingerprint=fingerprint,
         options=options,
-        notes=tuple(notes),
+        notes=() if problems else tuple(_unused(split, stems, meta, options, gap)),
+        frame_interval_s=meta.frame_interval_s,
+        old_fingerprint=old,
     )
+    return dataset, pixels
+
+
+def _unused(
+    split: Mapping[str, Sequence[str]],
+    stems: Sequence[str],
+    meta: Metadata,
+    options: DataOptions,
+    gap: Gap | None,
+) -> list[str]:
+    """Say which images are in no split, and why."""
+    used = {stem for name in SPLITS for stem in split[name]}
+    rest, notes = [s for s in stems if s not in used], []
+    unnamed = [s for s in rest if meta.groups and s not in meta.groups]
+    if unnamed:
+        notes.append(
+            f"groups of dataset.yaml does not name {len(unnamed)} of {len(stems)} images: "
+            f"{some(unnamed)}. They are in no split and not used: name their groups (an image "
+            "alone is a group of its own)"
+        )
+    rest = [s for s in rest if s not in unnamed]
+    if options.split == "time_blocks":
+        if gap is not None:
+            notes += gap_notes(gap, len(rest))
+        elif rest:
+            notes.append(
+                f"blocks of time: {len(rest)} frames between blocks are not used "
+                f"(gap_frames={options.gap_frames})"
+            )
+    elif rest:
+        notes.append(f"{len(rest)} images belong to no split and are not used: {some(rest)}")
+    return notes
 
 
 def _raise(root: Path, problems: list[str]) -> None:
@@ -253,12 +400,7 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
         One message that lists all offending files.
     """
     problems: list[str] = []
-    dataset = _index(Path(root).absolute(), options, problems)
-    pixels: dict[str, Pixels] = {}
-    for item in dataset.items:
-        one = inspect_pair(item.stem, item.image, item.mask, problems)
-        if one is not None:
-            pixels[item.stem] = one
+    dataset, pixels = _index(Path(root).absolute(), options, problems, look=True)
     notes = list(dataset.notes)
     notes += duplicates(pixels, dataset.split, problems)
     binary = [stem for stem, one in pixels.items() if one.binary]
@@ -267,19 +409,27 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
             f"{len(binary)} masks are binary: their connected components (8 neighbours) are taken "
             f"as cells: {some(binary)}"
         )
+    pieces = {stem: one.pieces for stem, one in pixels.items() if not one.binary}
+    problems += wrong_masks({item.stem: item.mask.name for item in dataset.items}, pieces)
+    notes += pieces_note(pieces)
     if not problems:
         for name in SPLITS:
             if not any(pixels[stem].has_cells for stem in dataset.split[name]):
                 problems.append(f"split {name}: no mask holds any cell")
-    if all(item.group == item.stem for item in dataset.items) and options.split == "groups":
-        notes += sequence_note(pixels)
+    if options.split == "groups":
+        notes += sequence_note(pixels, {item.stem: item.group for item in dataset.items})
+    if not problems:
+        notes += bits_note(pixels) + size_notes(pixels, dataset.split)
     _raise(dataset.root, problems)
+    bits = tuple(sorted({one.bits for one in pixels.values()}))
     shapes = {stem: (one.shape[0], one.shape[1]) for stem, one in pixels.items()}
-    return replace(dataset, notes=tuple(notes), shapes=shapes)
+    return replace(dataset, notes=tuple(notes), bits=bits, shapes=shapes)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    options = DataOptions(split=arguments.split, split_seed=arguments.split_seed)
+    options = DataOptions(
+        split=arguments.split, split_seed=arguments.split_seed, gap_frames=arguments.gap_frames
+    )
     dataset = open_dataset(arguments.data, options)
     print(f"{dataset.root}: {len(dataset.items)} images can be used")
     for name in SPLITS:
@@ -301,11 +451,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument("data", help="folder with images/ and masks/")
     check.add_argument("--split", choices=["groups", "time_blocks"], default="groups")
     check.add_argument("--split-seed", type=int, default=0)
+    check.add_argument("--gap-frames", type=int, help="frames to leave out between time blocks")
     check.set_defaults(run=_check)
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (DataError, ValidationError) as error:
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

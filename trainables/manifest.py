@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from trainables.config import TrialConfig
 from trainables.errors import CheckpointError
+from trainables.intensities import Intensities
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -36,6 +38,37 @@ def sha256_of(path: Path) -> str:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def input_record(mean: float, std: float, intensities: Intensities | None) -> dict[str, Any]:
+    """Return what a manifest says of the network's input.
+
+    Intensities stand there only where all images are scaled alike.
+    """
+    record: dict[str, Any] = {"mean": mean, "std": std}
+    return record if intensities is None else {**record, **intensities._asdict()}
+
+
+def read_intensities(
+    manifest: dict[str, Any], config: TrialConfig, path: Path
+) -> Intensities | None:
+    """Return the raw intensities that become 0 and 1 in all images; None: each has its own.
+
+    Raises
+    ------
+    CheckpointError
+        When the configuration needs them and they are not there.
+    """
+    if config.normalization.mode == "image":
+        return None
+    try:
+        entry = manifest["input"]
+        found = Intensities(float(entry["low"]), float(entry["high"]), int(entry["bits"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: no intensities ({error!r})") from error
+    if not found.low < found.high:
+        raise CheckpointError(f"{path} is damaged: intensities {found.low:g} to {found.high:g}")
+    return found
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.imagefiles import ImageFileError, read_image, read_labels
-from trainables.splits import SPLITS
+from trainables.maskcheck import Pieces, count_pieces
+from trainables.splits import SPLITS, some
+from trainables.timegap import STILL
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,12 @@ class Pixels:
     thumbnail: NDArray[np.float32]
     has_cells: bool
     binary: bool
+    bits: int
+    """Of the image's type: 8 or 16."""
+    pieces: Pieces
 
 
-def _thumbnail(image: NDArray[Any]) -> NDArray[np.float32]:
+def thumbnail(image: NDArray[Any]) -> NDArray[np.float32]:
     """Reduce to about 128 px, less the local mean: what illumination alone has in common is no
     sign of one field.
     """
@@ -62,8 +67,9 @@ def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pix
         return None
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     return Pixels(
-        pixels.shape, digest, _thumbnail(pixels), bool(labels.labels.any()), labels.was_binary
-    )
+        pixels.shape, digest, thumbnail(pixels), bool(labels.labels.any()), labels.was_binary,
+        8 * pixels.dtype.itemsize, count_pieces(labels.labels),
+    )  # fmt: skip
 
 
 def duplicates(
@@ -86,19 +92,75 @@ def duplicates(
     return notes
 
 
-def sequence_note(pixels: Mapping[str, Pixels]) -> list[str]:
-    """Warn when neighbours in name order look like consecutive frames of one field."""
-    ordered = list(pixels.values())
-    correlations = [
-        float(np.mean(a.thumbnail * b.thumbnail))
-        for a, b in itertools.pairwise(ordered)
-        if a.thumbnail.shape == b.thumbnail.shape
+def sequence_note(pixels: Mapping[str, Pixels], group_of: Mapping[str, str]) -> list[str]:
+    """Warn when neighbours in name order that are in different groups look like consecutive
+    frames of one field.
+
+    Parameters
+    ----------
+    pixels : mapping
+        Stem to pixels, in natural order.
+    group_of : mapping
+        Stem to group.
+    """
+    pairs = [
+        (a, b, float(np.mean(pixels[a].thumbnail * pixels[b].thumbnail)))
+        for a, b in itertools.pairwise(pixels)
+        if group_of[a] != group_of[b] and pixels[a].shape == pixels[b].shape
     ]
-    if len(correlations) < 2 or np.median(correlations) <= 0.8:
+    correlations = [correlation for *_, correlation in pairs]
+    if len(correlations) < 2 or np.median(correlations) <= STILL:
         return []
+    count = len({stem for a, b, _ in pairs for stem in (a, b)})
     return [
-        f"the {len(ordered)} images look like consecutive frames of one field, a single group "
+        f"{count} images look like consecutive frames of one field, a single group "
         f"(neighbours correlate at {np.median(correlations):.2f}), but are taken as independent: "
         "test figures will be too good. Give their groups in dataset.yaml, or split this "
         "time-lapse in blocks of time with --set split=time_blocks"
+    ]
+
+
+PAPER_CROP = 224
+"""Side of the paper's cut-outs, in pixels."""
+CROPS_ADVICE = "--set normalization=dataset"
+
+
+def size_notes(pixels: Mapping[str, Pixels], split: Mapping[str, Sequence[str]]) -> list[str]:
+    """Warn when training images are cut-outs, or much smaller than those for evaluation.
+
+    Each image is scaled by its own percentiles: those of a cut-out of cells are not those of
+    the whole frame that it was cut from.
+    """
+    largest = {name: max((pixels[s].shape for s in split[name]), key=np.prod) for name in SPLITS}
+    trained = largest["train"]
+    evaluated = max(largest["val"], largest["test"], key=np.prod)
+    consequence = (
+        "Intensities are scaled by each image's own percentiles, and those of a cut-out differ "
+        f"from those of a whole frame: if you will segment whole frames, train with {CROPS_ADVICE}"
+    )
+    if np.prod(evaluated) >= 4 * np.prod(trained):
+        return [
+            f"training images are much smaller ({_size(trained)} pixels at most) than those for "
+            f"validation and testing (up to {_size(evaluated)}). {consequence}"
+        ]
+    if max(trained) <= 1.5 * PAPER_CROP:
+        return [
+            f"the training images are as small as cut-outs ({_size(trained)} pixels at most; a "
+            f"training crop has {PAPER_CROP}x{PAPER_CROP} unless set). {consequence}"
+        ]
+    return []
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+def bits_note(pixels: Mapping[str, Pixels]) -> list[str]:
+    """Warn of images of 8 and of 16 bit in one data set."""
+    by_bits = {bits: [s for s, one in pixels.items() if one.bits == bits] for bits in (8, 16)}
+    if not all(by_bits.values()):
+        return []
+    return [
+        f"images of 8 bit ({some(by_bits[8], 3)}) and of 16 bit ({some(by_bits[16], 3)}) in one "
+        "data set: each is scaled by its own percentiles, normalization=dataset is not possible"
     ]

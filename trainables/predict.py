@@ -14,6 +14,7 @@ from torch import nn
 from trainables.config import TrialConfig
 from trainables.data import normalize
 from trainables.hardware import cpu_computes_bf16
+from trainables.intensities import Intensities
 from trainables.tasks import StarConvex, Task
 from trainables.tiling import STRIDE, Inference, stored_inference, tiled
 
@@ -27,6 +28,8 @@ class Scaling:
 
     mean: float
     std: float
+    intensities: Intensities | None = None
+    """Raw intensities that normalisation makes 0 and 1; None: each image's own percentiles."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Standardise a batch."""
@@ -174,7 +177,11 @@ class Predictor:
         (channels, h, w) float32 tensor
             Of every ``task.grid``-th pixel in both directions.
         """
-        return self._logits(normalize(image, self.config.normalization), self.inference)
+        return self._logits(self.normalize(image), self.inference)
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Scale a raw (H, W) image as those of the training were: (H, W) float32."""
+        return normalize(image, self.config.normalization, self.scaling.intensities)
 
     def _logits(self, normalized: NDArray[np.float32], inference: Inference) -> torch.Tensor:
         device = next(self.network.parameters()).device
@@ -192,7 +199,7 @@ class Predictor:
         Parameters
         ----------
         normalized : (H, W) float32 array
-            As `trainables.data.normalize` gives it for the whole image.
+            As `normalize` gives it for the whole image.
         inference : Inference, optional
             Whether in tiles, and in which; None: as the checkpoint says.
 

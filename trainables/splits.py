@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SPLITS = ("train", "val", "test")
 
@@ -21,13 +22,33 @@ class DataOptions(BaseModel):
 
     split: Literal["groups", "time_blocks"] = "groups"
     """``groups``: whole groups go to one side; ``time_blocks``: each group is cut in three
-    consecutive blocks of frames, in the natural order of names."""
+    consecutive blocks of frames, in the natural order of names, with a gap between them."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seeds the drawing of groups; not used where dataset.yaml gives the split."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of groups (or of frames) for validation; at least one."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of groups (or of frames) for testing; at least one."""
+    gap_frames: Annotated[int, Field(ge=0)] | None = None
+    """Of ``time_blocks``: frames left unused between two blocks; None: as many as neighbouring
+    frames correlate for."""
+
+    @model_validator(mode="after")
+    def _gap_between_blocks(self) -> DataOptions:
+        if self.gap_frames is not None and self.split != "time_blocks":
+            raise ValueError("gap_frames needs split=time_blocks")
+        return self
+
+
+def recorded_options(content: Mapping[str, Any]) -> DataOptions:
+    """Return the options that a run folder's plan.json holds.
+
+    Runs older than the gap had none.
+    """
+    content = dict(content)
+    if content.get("split") == "time_blocks" and content.get("gap_frames") is None:
+        content["gap_frames"] = 0
+    return DataOptions.model_validate(content)
 
 
 class Metadata(BaseModel):
@@ -36,6 +57,7 @@ class Metadata(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     pixel_size_um: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    frame_interval_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     groups: dict[str, str] = {}
     split: dict[Literal["train", "val", "test"], list[str]] | None = None
 
@@ -73,7 +95,13 @@ def read_metadata(root: Path, problems: list[str]) -> Metadata:
     except ValidationError as error:
         for one in error.errors():
             where = ".".join(str(part) for part in one["loc"])
-            problems.append(f"dataset.yaml: {where}: {one['msg'].lower()}")
+            message = one["msg"].lower()
+            if one["type"] == "extra_forbidden":
+                known = list(Metadata.model_fields)
+                close = difflib.get_close_matches(where, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+                message = f"unknown key; {hint}"
+            problems.append(f"dataset.yaml: {where}: {message}")
         return Metadata()
 
 
@@ -91,19 +119,24 @@ def _draw_split(groups: Sequence[str], options: DataOptions) -> dict[str, list[s
 def _time_blocks(
     members: Mapping[str, list[str]], options: DataOptions
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Cut each group's frames into three consecutive blocks."""
+    """Cut each group's frames into three consecutive blocks with gaps between them."""
     split: dict[str, list[str]] = {name: [] for name in SPLITS}
+    gap = options.gap_frames or 0
     short = []
     for group, stems in members.items():
-        n_val = max(1, round(options.val_fraction * len(stems)))
-        n_test = max(1, round(options.test_fraction * len(stems)))
-        n_train = len(stems) - n_val - n_test
+        used = len(stems) - 2 * gap
+        n_val = max(1, round(options.val_fraction * used))
+        n_test = max(1, round(options.test_fraction * used))
+        n_train = used - n_val - n_test
         if n_train < 1:
             short.append(f"group {group}: {len(stems)} frames cannot be cut in three time blocks")
+            most = (len(stems) - 3) // 2
+            if gap and most >= 0:
+                short[-1] += f" with gap_frames={gap}; at most gap_frames={most}"
             continue
         split["train"] += stems[:n_train]
-        split["val"] += stems[n_train : n_train + n_val]
-        split["test"] += stems[n_train + n_val :]
+        split["val"] += stems[n_train + gap : n_train + gap + n_val]
+        split["test"] += stems[n_train + 2 * gap + n_val :]
     return split, short
 
 
@@ -113,28 +146,45 @@ _TIME_BLOCKS_HINT = (
 )
 
 
+def group_members(stems: Sequence[str], meta: Metadata) -> dict[str, list[str]]:
+    """Return the images of each group.
+
+    Without groups each image is one. Where dataset.yaml names the groups of some images, the
+    others belong to none: nobody said that they are independent of those. An image that `split`
+    names is a group by itself.
+    """
+    by_itself = {name for names in (meta.split or {}).values() for name in names}
+    members: dict[str, list[str]] = {}
+    for stem in stems:
+        if stem in meta.groups:
+            members.setdefault(meta.groups[stem], []).append(stem)
+        elif not meta.groups or stem in by_itself:
+            members.setdefault(stem, []).append(stem)
+    return members
+
+
+def time_sequences(stems: Sequence[str], meta: Metadata) -> dict[str, list[str]]:
+    """Return the frames of each sequence that `time_blocks` cuts: groups, else all images."""
+    return group_members(stems, meta) if meta.groups else {"all images": list(stems)}
+
+
 def make_split(
     stems: Sequence[str], meta: Metadata, options: DataOptions, problems: list[str]
 ) -> dict[str, tuple[str, ...]]:
     """Decide which stems are for training, validation and testing."""
-    group_of = {stem: meta.groups.get(stem, stem) for stem in stems}
     unknown = sorted(set(meta.groups) - set(stems), key=natural_key)
     if unknown:
         problems.append(f"dataset.yaml: groups names images that are not there: {some(unknown)}")
-    members: dict[str, list[str]] = {}
-    for stem in stems:
-        members.setdefault(group_of[stem], []).append(stem)
-
     if options.split == "time_blocks":
-        if not meta.groups:  # one field unless said otherwise
-            members = {"all images": list(stems)}
-        by_stem, short = _time_blocks(members, options)
+        by_stem, short = _time_blocks(time_sequences(stems, meta), options)
         problems += short
         return {name: tuple(by_stem[name]) for name in SPLITS}
+    members = group_members(stems, meta)
     if meta.split is None:
         if len(members) < 3:
+            count = sum(map(len, members.values()))
             problems.append(
-                f"{len(stems)} images form {len(members)} group(s) ({some(list(members))}): a "
+                f"{count} images form {len(members)} group(s) ({some(list(members))}): a "
                 "split into train, val and test needs at least 3 groups, since images of one "
                 f"group are not independent; {_TIME_BLOCKS_HINT}"
             )
@@ -143,10 +193,8 @@ def make_split(
     else:
         by_group = {name: meta.split.get(name, []) for name in SPLITS}  # type: ignore[call-overload]
         problems += _split_problems(by_group, members)
-    sides = {g: name for name in SPLITS for g in by_group[name]}
-    return {
-        name: tuple(stem for stem in stems if sides.get(group_of[stem]) == name) for name in SPLITS
-    }
+    sides = {stem: name for name in SPLITS for g in by_group[name] for stem in members.get(g, ())}
+    return {name: tuple(stem for stem in stems if sides.get(stem) == name) for name in SPLITS}
 
 
 def _split_problems(by_group: Mapping[str, list[str]], members: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data import DataSet, normalize
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
+from trainables.manifest import MANIFEST, read_intensities
 from trainables.overlays import validation_picture
 from trainables.results import read_result
 from trainables.starconvex import Thresholds, decode
@@ -211,6 +212,11 @@ class StarDistPredictor:
     thresholds : Thresholds
     info : dict
         What ``checkpoint.json`` says.
+
+    Raises
+    ------
+    CheckpointError
+        When `info` lacks the intensities that the configuration needs.
     """
 
     def __init__(
@@ -218,6 +224,7 @@ class StarDistPredictor:
     ) -> None:
         self.config, self.weights, self.thresholds, self.info = config, weights, thresholds, info
         self.inference = stored_inference(info)
+        self.intensities = read_intensities(info, config, weights.parent / MANIFEST)
         self.options = RunOptions(threads=max(1, (os.cpu_count() or 2) // 2), device="cpu")
         self._worker: _Worker | None = None
         self._answers: Iterator[dict[str, Any]] = iter(())
@@ -234,8 +241,12 @@ class StarDistPredictor:
         """Predict object probability (h, w) and radial distances (rays, h, w) in pixels, of every
         ``config.grid``-th pixel.
         """
-        maps = self.maps(normalize(image, self.config.normalization))
+        maps = self.maps(self.normalize(image))
         return maps[0], maps[1:]
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Scale a raw (H, W) image as those of the training were: (H, W) float32."""
+        return normalize(image, self.config.normalization, self.intensities)
 
     def maps(
         self, normalized: NDArray[np.float32], inference: Inference | None = None
@@ -245,7 +256,7 @@ class StarDistPredictor:
         Parameters
         ----------
         normalized : (H, W) float32 array
-            As `trainables.data.normalize` gives it for the whole image.
+            As `normalize` gives it for the whole image.
         inference : Inference, optional
             Whether in tiles, and in which; None: as the checkpoint says.
 

@@ -27,10 +27,10 @@ from trainables.cutting import (
     pad_to_size,
     steps_per_epoch,
 )
-from trainables.data import DataOptions, index_dataset
+from trainables.data import DataOptions, index_dataset, largest_shape
 from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
-from trainables.manifest import FORMAT, MANIFEST, library_versions, sha256_of
+from trainables.manifest import FORMAT, MANIFEST, input_record, library_versions, sha256_of
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.results import RESULT, RESUME, History, forget_states, resume_state
 from trainables.starconvex import (
@@ -169,7 +169,8 @@ class Trial:
         size = config.crop_size
         # not standardised yet: augmentation takes what normalisation gives
         items = self.data.subset("train")
-        loaded = (self.data.load(item, config.normalization) for item in items)
+        loaded = [self.data.load(item, config.normalization) for item in items]
+        self.image_shape = largest_shape(labels.shape for _, labels in loaded)
         self.training = [(pad_to_size(x, size), pad_to_size(y, size)) for x, y in loaded]
         self.corners = [
             (i, y, x)
@@ -332,12 +333,14 @@ class Trial:
             "recipe": RECIPE,
             "inference": self.inference.state(),
             "config": config.model_dump(mode="json"),
-            "input": {
-                "mean": 0.5 if config.normalization.mean is None else config.normalization.mean,
-                "std": config.normalization.std or 0.25,
-            },
+            "input": input_record(
+                0.5 if config.normalization.mean is None else config.normalization.mean,
+                config.normalization.std or 0.25,
+                self.data.intensities(config.normalization),
+            ),
             "data": {
                 "fingerprint": self.data.fingerprint, "pixel_size_um": self.data.pixel_size_um,
+                "image_shape": self.image_shape,
             },
             "metrics": metrics,
             "encoder_weights": None,

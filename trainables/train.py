@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from trainables.architectures import build_model
 from trainables.config import EpochRecord, ImageCounts, RunOptions, TrialConfig, TrialResult
 from trainables.crops import CropDataset, EpochBatches
 from trainables.cutting import derived_seed
-from trainables.data import DataSet
+from trainables.data import DataSet, largest_shape
 from trainables.errors import TrainingError
 from trainables.examples import Example, each_example, keep_targets, load_split, most_pixels
 from trainables.files import write_json, write_with
@@ -271,6 +272,7 @@ def _train(
     pairs = [(one.image, one.labels) for one in training]
     crops = CropDataset(pairs, config.crop_size, task.target, config.augmentation, config.seed)
     batches = EpochBatches(crops, config.batch_size, config.seed, options.micro_batch)
+    scaling = replace(scaling, intensities=dataset.intensities(config.normalization))
     module = SegmentationModule(config, network, scaling, task, config.epochs * batches.steps)
     epoch_end = _EpochEnd(config, folder, validation, batches, precision, options, on_epoch)
     resume = resume_state(folder)
@@ -332,7 +334,11 @@ def _train(
         # auto is what it was here, wherever the checkpoint predicts
         config.model_copy(update={"precision": "bf16" if "bf16" in precision else "32"}),
         module.scaling,
-        data={"fingerprint": dataset.fingerprint, "pixel_size_um": dataset.pixel_size_um},
+        data={
+            "fingerprint": dataset.fingerprint,
+            "pixel_size_um": dataset.pixel_size_um,
+            "image_shape": largest_shape(one.labels.shape for one in training),
+        },
         metrics=metrics,
         encoder_weights=weights,
         task=task.state(),

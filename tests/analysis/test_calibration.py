@@ -26,7 +26,7 @@ from analysis.calibration import (
 from analysis.methods import RANGES, default_parameters, make_instances, way_of
 from analysis.scores import METRICS, image_scores, pooled
 from trainables.config import TrialConfig
-from trainables.data import DataSet, index_dataset
+from trainables.data import DataSet, index_dataset, normalize
 from trainables.labels import semantic3_target
 from trainables.starconvex import star_targets
 
@@ -131,6 +131,9 @@ class Network:
 
     def __init__(self) -> None:
         self.calls = 0
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
 
     def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
         self.calls += 1

@@ -105,3 +105,37 @@ def test_nothing_of_a_file_is_left_out_silently(tmp_path: Path) -> None:
     for name, words in says.items():
         with pytest.raises(InputError, match=words):
             list_frames([tmp_path / (name if name.endswith(".tif") else f"{name}.tif")])
+
+
+def grouped(root: Path, yaml: str, names: str = "a1 a2 a10 b1 b2 c1") -> Path:
+    (root / "images").mkdir(parents=True)
+    for name in names.split():
+        tifffile.imwrite(root / "images" / f"{name}.tif", image())
+    (root / "dataset.yaml").write_text(yaml)
+    return root
+
+
+def test_groups_of_a_data_set_are_its_sequences(tmp_path: Path) -> None:
+    yaml = "pixel_size_um: 0.3\ngroups: {a1: x, b1: y, a2: y, a10: x, b2: x, gone: z}\n"
+    root = grouped(tmp_path / "d", yaml)
+    expected = [
+        ("a1", "x", 0), ("a10", "x", 1), ("b2", "x", 2), ("a2", "y", 0), ("b1", "y", 1),
+        ("c1", "c1", 0),
+    ]  # fmt: skip
+    files = sorted((root / "images").iterdir())
+    for inputs in ([root / "images"], [root], files):
+        frames = list_frames(inputs)
+        assert {f.name: f.sequence for f in frames} == {name: s for name, s, _ in expected}
+    assert list_frames([root / "images"]) == list_frames([root])
+    assert [(f.name, f.sequence, f.number) for f in list_frames([root])] == expected
+    # groups of one name in two data sets are two sequences
+    other = grouped(tmp_path / "e", "groups: {a1: x, a2: x, a10: x}")
+    assert {f.sequence for f in list_frames([root, other])} >= {"x", "x-2", "y"}
+
+
+def test_a_data_set_without_groups_is_a_film(tmp_path: Path) -> None:
+    root = grouped(tmp_path / "d", "frame_interval_s: 60\n")
+    assert {f.sequence for f in list_frames([root / "images"])} == {"images"}
+    (root / "dataset.yaml").write_text("pixel_size: 1\n")
+    with pytest.raises(InputError, match=r"dataset.yaml: pixel_size: unknown key; did you mean"):
+        list_frames([root / "images"])

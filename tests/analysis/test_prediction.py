@@ -20,6 +20,9 @@ class Blur:
         self.inference = inference
         self.shapes: list[tuple[int, ...]] = []
 
+    def normalize(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
+
     def maps(self, normalized: NDArray[np.float32], inference: Inference) -> NDArray[np.float32]:
         def once(part: NDArray[np.float32]) -> NDArray[np.float32]:
             self.shapes.append(part.shape)
@@ -78,6 +81,9 @@ class Polygons:
         )
         self.labels = labels
         self.inference = Inference()
+
+    def normalize(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
 
     def maps(self, normalized: NDArray[np.float32], inference: Inference) -> NDArray[np.float32]:
         labels = np.rint(normalized * self.labels.max()).astype(int)

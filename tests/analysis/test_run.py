@@ -181,13 +181,14 @@ def test_only_images_without_cells(swept: Path, tmp_path: Path, here) -> None:
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (data / name).mkdir(parents=True)
-    for number in range(2):
-        pixels = rng.normal(1000, 30, (70, 80)).astype(np.uint16)
+    for number, shape in enumerate([(70, 80), (200, 230)]):
+        pixels = rng.normal(1000, 30, shape).astype(np.uint16)
         tifffile.imwrite(data / "images" / f"e{number}.tif", pixels)
-        tifffile.imwrite(data / "masks" / f"e{number}.tif", np.zeros((70, 80), np.uint16))
+        tifffile.imwrite(data / "masks" / f"e{number}.tif", np.zeros(shape, np.uint16))
     code, text, err = here(out, "--data", data, "--budget", 4, "--top", 1)
     assert code == 0, text + err
     assert "Images without any true cell: e0, e1" in text
+    assert "230x200 pixels) are much larger than the largest training image (110x96)" in text
     assert (out / "report" / "index.html").is_file()
 
 

@@ -410,3 +410,47 @@ def test_47_frames_take_no_more_memory_than_a_few(model: Path, tmp_path: Path) -
     sizes = [float(w) for w in done.stdout.split("MB ")[1].split()]
     assert len(sizes) == 47
     assert max(sizes[10:]) < max(sizes[3:10]) + 60, sizes
+
+
+def test_the_generators_sequences_are_tracked_apart(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainables.synthetic import generate
+
+    root = generate(tmp_path / "d", sequences=2, frames=3, seed=1, height=200, width=230, cells=4)
+    words = ("--model", model, root / "images", "--out", tmp_path / "out", "--track")
+    assert main([*map(str, words), "--no-rois", "--max-distance", "9"]) == 0
+    text = capsys.readouterr().out
+    assert "6 images" in text
+    frames = json.loads((tmp_path / "out" / "settings.json").read_text())["request"]["images"]
+    assert [(f["sequence"], f["number"]) for f in frames] == [
+        (name, number) for name in ("s00", "s01") for number in range(3)
+    ]
+    plain = pd.read_csv(tmp_path / "out" / "objects_plain.csv")
+    tracks = plain.dropna(subset="track_id").groupby("track_id")["sequence"].nunique()
+    assert (tracks == 1).all()
+    # trained on images of 110x96
+    assert "the images (230x200 pixels) are much larger" in text
+    assert "110x96" in text
+    assert "--set normalization=dataset" in text
+
+
+def test_no_word_on_sizes_where_all_images_are_scaled_alike(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = shutil.copytree(model, tmp_path / "trial")
+    manifest = json.loads((mine / "checkpoint.json").read_text())
+    manifest["config"]["normalization"]["mode"] = "dataset"
+    manifest["input"].update(low=950.0, high=1450.0, bits=16)
+    (mine / "checkpoint.json").write_text(json.dumps(manifest))
+    large = picture(3, (250, 300))[0]
+    tifffile.imwrite(tmp_path / "large.tif", large)
+    tifffile.imwrite(tmp_path / "part.tif", large[:96, :110])
+    words = [str(w) for w in ("--model", mine, tmp_path / "large.tif", "--out", tmp_path / "o")]
+    assert main([*words, "--no-rois"]) == 0
+    assert "much larger" not in capsys.readouterr().out
+    # another type of image cannot be scaled so: said for the image
+    (tmp_path / "eight.png").write_bytes(imagecodecs.png_encode((large // 8).astype(np.uint8)))
+    words[2], words[4] = str(tmp_path / "eight.png"), str(tmp_path / "p")
+    assert main([*words, "--no-rois"]) == 2
+    assert "8 bit, the training images were of 16 bit" in capsys.readouterr().err

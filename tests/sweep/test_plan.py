@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from search_spaces import SearchSpace, grid, override
-from sweep.leaderboard import candidates, paper_correlation, rank, trial_row, write_tables
+from sweep.leaderboard import IOUS, candidates, paper_correlation, rank, trial_row, write_tables
 from sweep.ledger import Ledger
 from sweep.plan import RequestError, Settings, load_space, make_request
 from sweep.resources import Resources, growing, slots
 from sweep.run import parse_gpus
 from sweep.tracking import wandb_mode
+from sweep.trial import config_of
 from trainables.config import ARCHITECTURES, TrialConfig
 
 SPACE = SearchSpace(trials=grid({"architecture": ["Unet", "FPN"]}, encoder="resnet18"))
@@ -253,3 +254,27 @@ def test_override_keeps_order() -> None:
         ("Unet", "dice"), ("Unet", "focal"), ("FPN", "dice"), ("FPN", "focal")
     ]  # fmt: skip
     assert json.loads(json.dumps(SPACE.dimensions))
+
+
+def test_normalization_is_a_dimension_and_a_column(tmp_path: Path) -> None:
+    configs = request("normalization=image,dataset", seeds=2).configs
+    assert [c.normalization.mode for c in configs[:4]] == ["image", "image", "dataset", "dataset"]
+    own = SearchSpace(trials=grid(normalization={"low": 2.0, "high": 99.0}))
+    (config,) = make_request("mine", own, ["normalization=dataset"], None).configs
+    assert config.normalization.model_dump(exclude_none=True) == {
+        "mode": "dataset", "low": 2.0, "high": 99.0
+    }  # fmt: skip
+    rows = []
+    for config in configs[::2][:2]:
+        metrics = dict.fromkeys(IOUS, 0.5)
+        record = {"status": "done", "metrics": metrics}
+        rows.append(trial_row("x", config.model_dump(mode="json"), record))
+    assert [r["normalization"] for r in rows] == ["image", "dataset"]
+    assert [(c["normalization"], c["seeds"]) for c in candidates(rows)] == [
+        ("image", 1), ("dataset", 1)
+    ]  # fmt: skip
+    drawn = config_of({"normalization": "dataset"}, {"base": own.trials[0].model_dump(mode="json")})
+    assert (
+        drawn.normalization
+        == make_request("m", own, ["normalization=dataset"], None).configs[0].normalization
+    )

@@ -1,0 +1,234 @@
+"""Intensities scaled by the training set's percentiles instead of each image's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainables import checkpoint
+from trainables.config import Normalization, TrialConfig
+from trainables.data import DataError, normalize, open_dataset
+from trainables.errors import CheckpointError
+from trainables.imagefiles import read_image
+from trainables.intensities import Intensities, intensities_of
+from trainables.stardist import train_stardist
+from trainables.train import train
+
+DATASET = Normalization(mode="dataset")
+SMALL = {"crop_size": 64, "batch_size": 4, "epochs": 1, "augmentation": "none"}
+UNET = TrialConfig(encoder="mobilenet_v2", normalization=DATASET, **SMALL)
+STARDIST = TrialConfig(
+    task="stardist", architecture="StarDist", rays=16, normalization=DATASET, **SMALL
+)
+
+
+def write(root: Path, count: int = 5, dtype: type = np.uint16) -> Path:
+    """Write images of very unequal contents: the last ones hold little but bright cells."""
+    rng = np.random.default_rng(5)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    scale = 16 if dtype is np.uint8 else 1
+    for number in range(count):
+        labels = np.zeros((80, 90), np.uint16)
+        for label in range(1, 2 + 2 * number):
+            y, x = 10 * ((label - 1) // 4), 20 * ((label - 1) % 4)
+            labels[y : y + 9, x : x + 18] = label
+        image = (rng.normal(1000, 30, labels.shape) + (600 + 200 * number) * (labels > 0)) / scale
+        tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(dtype))
+        tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
+    return root
+
+
+@given(
+    low=st.floats(0, 40), high=st.floats(60, 100), seed=st.integers(0, 99),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+)  # fmt: skip
+@settings(max_examples=25)
+def test_percentiles_are_those_of_all_pixels_together(
+    tmp_path_factory: pytest.TempPathFactory, low: float, high: float, seed: int, dtype: type
+) -> None:
+    folder, rng = tmp_path_factory.mktemp("p"), np.random.default_rng(seed)
+    images = [rng.integers(0, 50 * 5**k, (7, 9 + k)).astype(dtype) for k in range(3)]
+    for number, image in enumerate(images):
+        tifffile.imwrite(folder / f"{number}.tif", image)
+    paths = tuple(sorted(folder.iterdir()))
+    found = intensities_of(paths, low, high, str(folder))
+    pixels = np.concatenate([image.ravel() for image in images])
+    assert found[:2] == pytest.approx(tuple(np.percentile(pixels, [low, high])))
+    assert found.bits == 8 * pixels.itemsize
+
+
+def test_an_image_is_scaled_as_the_training_set_was(tmp_path: Path) -> None:
+    dataset = open_dataset(write(tmp_path / "d"))
+    train_pixels = np.concatenate([read_image(i.image).ravel() for i in dataset.subset("train")])
+    low, high = np.percentile(train_pixels, [1, 99.8])
+    differences = []
+    for item in dataset.items:  # validation and test images, too
+        image = read_image(item.image)
+        loaded, _ = dataset.load(item, DATASET)
+        expected = np.clip((image - low) / (high - low), -0.5, 1.5)
+        np.testing.assert_allclose(loaded, expected, atol=1e-5)
+        own, _ = dataset.load(item, Normalization())
+        differences.append(np.abs(own - loaded).max())
+    assert max(differences) > 0.02
+    with pytest.raises(ValueError, match="needs the intensities"):
+        normalize(image, DATASET)
+
+
+@pytest.mark.parametrize("config", [UNET, STARDIST], ids=["torch", "stardist"])
+def test_the_checkpoint_keeps_the_intensities(config: TrialConfig, tmp_path: Path) -> None:
+    dataset = open_dataset(write(tmp_path / "d"))
+    trainer = train_stardist if config is STARDIST else train
+    result = trainer(config, dataset, tmp_path / "t")
+    manifest = json.loads((tmp_path / "t" / "checkpoint.json").read_text())
+    intensities = dataset.intensities(DATASET)
+    assert intensities is not None
+    assert {k: manifest["input"][k] for k in ("low", "high", "bits")} == intensities._asdict()
+    assert manifest["data"]["image_shape"] == [80, 90]
+    image = read_image(dataset.subset("test")[0].image)
+    predictor = checkpoint.load(tmp_path / "t")
+    try:
+        whole, scaled = predictor.probability(image), predictor.normalize(image)
+        np.testing.assert_array_equal(scaled, dataset.load(dataset.subset("test")[0], DATASET)[0])
+        # a part is scaled as the whole was: that is the purpose
+        part = image[16:48, :64]
+        np.testing.assert_array_equal(predictor.normalize(part), scaled[16:48, :64])
+        assert whole.shape == image.shape
+        with pytest.raises(ValueError, match="image is of 8 bit, the training images were of 16"):
+            predictor.probability((image // 16).astype(np.uint8))
+    finally:
+        if config is STARDIST:
+            predictor.close()
+    del manifest["input"]["low"]
+    (tmp_path / "t" / "checkpoint.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="no intensities"):
+        checkpoint.load(tmp_path / "t")
+    assert result.epochs == 1
+
+
+def test_the_test_score_is_that_of_the_loaded_checkpoint(tmp_path: Path) -> None:
+    """Evaluation and prediction scale alike."""
+    from trainables.metrics import iou_from_counts, overlap_counts
+
+    dataset = open_dataset(write(tmp_path / "d"))
+    config = UNET.model_copy(update={"epochs": 4, "learning_rate": 5e-3})
+    result = train(config, dataset, tmp_path / "t")
+    predictor = checkpoint.load(tmp_path / "t")
+    counts = [
+        overlap_counts(predictor.foreground(read_image(i.image)), dataset.load(i, DATASET)[1] > 0)
+        for i in dataset.subset("test")
+    ]
+    assert iou_from_counts(counts)[0] == pytest.approx(result.test_dataset_iou, abs=1e-6)
+    assert result.test_dataset_iou > 0.1
+
+
+def test_old_checkpoints_still_load(tmp_path: Path) -> None:
+    config = UNET.model_copy(update={"normalization": Normalization()})
+    train(config, open_dataset(write(tmp_path / "d")), tmp_path / "t")
+    path = tmp_path / "t" / "checkpoint.json"
+    manifest = json.loads(path.read_text())
+    assert set(manifest["input"]) == {"mean", "std"}
+    del manifest["config"]["normalization"]["mode"], manifest["data"]["image_shape"]
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.load(tmp_path / "t").config.normalization.mode == "image"
+
+
+def test_names_of_trials() -> None:
+    old = TrialConfig().model_dump(mode="json")
+    del old["normalization"]["mode"]
+    assert TrialConfig(**old).trial_id("f") == TrialConfig().trial_id("f")
+    assert TrialConfig(normalization=DATASET).trial_id("f") != TrialConfig().trial_id("f")
+    word = TrialConfig(normalization="dataset")  # type: ignore[arg-type]
+    assert word == TrialConfig(normalization=DATASET)
+
+
+def test_8_and_16_bit_cannot_share_a_scale(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    image = tifffile.imread(root / "images" / "i2.tif")
+    tifffile.imwrite(root / "images" / "i2.tif", (image // 16).astype(np.uint8))
+    (root / "dataset.yaml").write_text("split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
+    dataset = open_dataset(root)
+    assert any("8 bit (i2) and of 16 bit (i0, i1, i3 and 1 more)" in n for n in dataset.notes)
+    with pytest.raises(DataError, match=r"8 bit .* and of 16 bit"):
+        dataset.load(dataset.items[0], DATASET)
+    # an image for evaluation that differs from the training images
+    (root / "dataset.yaml").write_text("split: {train: [i0, i1, i3], val: [i2], test: [i4]}")
+    dataset = open_dataset(root)
+    with pytest.raises(DataError, match=r"images/i2.tif: the image is of 8 bit"):
+        dataset.load(dataset.subset("val")[0], DATASET)
+    words = ("--data", root, "--plan", "--set", "normalization=dataset", "--wandb", "off")
+    done = plan(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "some are of 8 bit and some of 16 bit" in done.stderr
+
+
+def test_an_empty_scale_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((9, 9), 77, np.uint8))
+    with pytest.raises(ValueError, match="all pixels of the training images are equal"):
+        intensities_of((tmp_path / "a.tif",), 1, 99.8, "flat")
+    image = np.zeros((100, 100), np.uint8)
+    image[0, 0] = 200  # less than both percentiles leave: the range counts
+    tifffile.imwrite(tmp_path / "b.tif", image)
+    found = intensities_of((tmp_path / "b.tif",), 1, 99.8, "sparse")
+    assert found == Intensities(0, 200, 8)
+
+
+SPACE = """
+from search_spaces import SearchSpace, grid
+SPACE = SearchSpace(trials=grid(encoder="mobilenet_v2", crop_size=64, batch_size=4, epochs=1,
+                                normalization={"low": 2.0}))
+"""
+
+
+def plan(*words: object, module: str = "sweep.run") -> subprocess.CompletedProcess[str]:
+    head = [sys.executable, "-m", module]
+    return subprocess.run([*head, *map(str, words)], capture_output=True, text=True, timeout=300)
+
+
+def test_crops_are_told_of_and_the_grid_spans_both_modes(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    (tmp_path / "space.py").write_text(SPACE)
+    done = plan("check", root, module="trainables.data")
+    assert done.returncode == 0
+    told = "as small as cut-outs (90x80 pixels at most; a training crop has 224x224"
+    assert told in done.stdout
+    assert "--set normalization=dataset" in done.stdout
+    words = (tmp_path / "space.py", "--data", root, "--plan", "--wandb", "off")
+    one = plan(*words)
+    assert one.returncode == 0, one.stderr
+    assert told in one.stdout
+    both = plan(*words, "--set", "normalization=image,dataset")
+    assert both.returncode == 0, both.stderr
+    assert "2 trials" in both.stdout
+    assert told in both.stdout
+    # whoever has taken the advice is not given it again
+    taken = plan(*words, "--set", "normalization=dataset")
+    assert told not in taken.stdout
+    assert "1 trials" in taken.stdout
+    wrong = plan(*words, "--set", "normalization=film")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: --set normalization.mode: ")
+    assert "'image' or 'dataset', not 'film'" in wrong.stderr
+
+
+def test_small_training_images_beside_whole_frames(tmp_path: Path) -> None:
+    root = write(tmp_path / "d")
+    for folder in ("images", "masks"):
+        path = root / folder / "i4.tif"
+        tifffile.imwrite(path, np.tile(tifffile.imread(path), (8, 8)))
+    labels = np.zeros((640, 720), np.uint16)
+    labels[10:40, 10:40] = 1
+    tifffile.imwrite(root / "masks" / "i4.tif", labels)
+    (root / "dataset.yaml").write_text("split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
+    (note,) = [n for n in open_dataset(root).notes if "normalization=dataset" in n]
+    assert "much smaller (90x80 pixels at most)" in note
+    assert "up to 720x640" in note
