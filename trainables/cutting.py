@@ -87,8 +87,8 @@ def pad_to_size(
         for side, (before, after) in zip(labels.shape, margins, strict=True)
     )
     copy = rows[:, None] * (columns[-1] + 1) + columns
-    cells = np.where(cells > 0, cells + copy * len(values), 0).astype(np.int32)
-    return np.pad(image, margins, mode="symmetric"), cells
+    cells = np.where(cells > 0, cells + copy * len(values), 0)
+    return np.pad(image, margins, mode="symmetric"), cells.astype(np.int32)
 
 
 class Cutter:

@@ -80,7 +80,7 @@ def test_a_disc_stays_a_disc(strength: str) -> None:
 
 @pytest.mark.parametrize("strength", MOVING)
 @given(seed=st.integers(0, 10_000), side=st.sampled_from([50, 64, 66, 80, 140]))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_no_cell_grows_by_its_mirror_image_or_falls_apart(
     strength: str, seed: int, side: int
 ) -> None:
@@ -150,7 +150,7 @@ def test_noise_has_its_bound(strength: str) -> None:
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_image_and_labels_move_together(strength: str, seed: int) -> None:
     dataset = crops_of([one_disc(30)], strength, 128, seed)
     for crop, cells in draws(dataset, len(dataset) - 1):

@@ -20,7 +20,7 @@ from trainables.labels import (
     semantic3_target,
     touching_gap,
 )
-from trainables.losses import LOSSES, build_loss
+from trainables.losses import build_loss
 
 
 def test_gap_is_one_pixel_wide() -> None:
@@ -167,24 +167,3 @@ def test_unknown_names_are_refused() -> None:
         Augmenter("wild")
     with pytest.raises(ValueError, match="unknown loss 'l2'; known: dice"):
         build_loss("l2")
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("classes", [1, 3])
-def test_losses_prefer_the_truth(name: str, classes: int) -> None:
-    loss = build_loss(name, classes=classes)
-    if classes == 1:
-        target = torch.tensor([[0.0, 1.0], [1.0, 1.0]])[None, None]
-        logits = 20 * (target - 0.5)
-    else:
-        target = torch.tensor([[0, 1], [2, 1]])[None]
-        logits = 20 * torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2).float() - 10
-    assert float(loss(logits, target)) < 0.05
-    assert float(loss(-logits, target)) > float(loss(logits, target)) + 0.2
-
-
-def test_dice_by_hand() -> None:
-    target = torch.tensor([[1.0, 0.0], [0.0, 0.0]])[None, None]
-    logits = torch.tensor([[0.0, 0.0], [-50.0, -50.0]])[None, None]
-    # probabilities .5 .5 0 0: 1 - 2 * .5 / (1 + 1) = .5
-    assert float(build_loss("dice")(logits, target)) == pytest.approx(0.5, abs=1e-6)
