@@ -300,7 +300,14 @@ def _git_commit() -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    names = ("ray", "torch", "lightning", "segmentation-models-pytorch", "albumentations", "numpy")
+    names = (
+        "ray",
+        "torch",
+        "lightning",
+        "segmentation-models-pytorch",
+        "opencv-python-headless",
+        "numpy",
+    )
     return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
 
 

@@ -10,14 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from trainables.augmentation import Augmenter
-from trainables.cutting import (
-    crop_corners,
-    derived_seed,
-    epoch_batches,
-    pad_to_size,
-    steps_per_epoch,
-)
+from trainables.cutting import Cutter, epoch_batches, steps_per_epoch
 
 Target = Callable[[NDArray[np.integer]], NDArray[Any]]
 
@@ -47,29 +40,19 @@ class CropDataset(Dataset):
         strength: str,
         seed: int,
     ) -> None:
-        self._images = [
-            (pad_to_size(image, size), pad_to_size(labels, size)) for image, labels in images
-        ]
-        self._size, self._target, self._seed = size, target, seed
-        self._augment = Augmenter(strength)
-        self.corners = [
-            (i, y, x)
-            for i, (_, labels) in enumerate(self._images)
-            for y, x in crop_corners(labels, size)
-        ]
+        self._target, self._epoch = target, 0
+        self._cutter = Cutter(images, size, strength, seed)
+        self.corners = self._cutter.corners
 
     def start_epoch(self, epoch: int) -> None:
-        """Restart the augmentation's random stream for an epoch."""
-        self._augment.reseed(derived_seed(self._seed, "augmentation", epoch))
+        """Choose the epoch whose augmentation the crops get."""
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self.corners)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        i, y, x = self.corners[index]
-        window = (slice(y, y + self._size), slice(x, x + self._size))
-        image, labels = self._images[i]
-        crop, cells = self._augment(image[window], labels[window])
+        crop, cells = self._cutter.cut(index, self._epoch)
         return (
             torch.from_numpy(np.ascontiguousarray(crop[None], np.float32)),
             torch.from_numpy(np.ascontiguousarray(self._target(cells))),

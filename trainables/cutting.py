@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
+
+from trainables.augmentation import Augmenter
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -56,12 +58,84 @@ def crop_corners(labels: NDArray[np.integer], size: int) -> list[tuple[int, int]
     return corners
 
 
-def pad_to_size(array: NDArray, size: int) -> NDArray:
-    """Mirror an (H, W) array that is smaller than a crop."""
-    missing = [max(0, size - n) for n in array.shape]
+def pad_to_size(
+    image: NDArray[np.float32], labels: NDArray[np.int32], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Mirror an image that is smaller than a crop, and its labels.
+
+    Mirrored cells get numbers of their own, so that no cell is one with its mirror image.
+
+    Parameters
+    ----------
+    image, labels : (H, W) arrays
+    size : int
+        Least side of what is returned, in pixels.
+
+    Returns
+    -------
+    (image, labels)
+        The given arrays where they are large enough.
+    """
+    missing = [max(0, size - side) for side in image.shape]
     if not any(missing):
-        return array
-    return np.pad(array, [(m // 2, m - m // 2) for m in missing], mode="symmetric")
+        return image, labels
+    margins = [(m // 2, m - m // 2) for m in missing]
+    values, numbered = np.unique(np.append(labels, 0), return_inverse=True)
+    cells = np.pad(numbered[:-1].reshape(labels.shape), margins, mode="symmetric")
+    rows, columns = (
+        np.arange(-before, side + after) // side - (-before // side)
+        for side, (before, after) in zip(labels.shape, margins, strict=True)
+    )
+    copy = rows[:, None] * (columns[-1] + 1) + columns
+    cells = np.where(cells > 0, cells + copy * len(values), 0)
+    return np.pad(image, margins, mode="symmetric"), cells.astype(np.int32)
+
+
+class Cutter:
+    """Cuts and augments the training crops of a data set, held in memory as whole images.
+
+    Parameters
+    ----------
+    images : sequence of (image, labels)
+        Normalised float32 images and int32 label images, each (H, W).
+    size : int
+        Side of a crop, in pixels.
+    strength : str
+        Name of the augmentation.
+    seed : int
+        The trial's seed.
+
+    Attributes
+    ----------
+    corners : list of (image's number, y, x)
+        Where each crop lies, before it is turned.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]],
+        size: int,
+        strength: str,
+        seed: int,
+    ) -> None:
+        self._images = [pad_to_size(image, labels, size) for image, labels in images]
+        self._size, self._seed, self._augment = size, seed, Augmenter(strength)
+        self.corners = [
+            (number, y, x)
+            for number, (_, labels) in enumerate(self._images)
+            for y, x in crop_corners(labels, size)
+        ]
+
+    def cut(self, index: int, epoch: int) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+        """Cut one crop; equal seed, epoch and index give equal crops, in whatever order.
+
+        Returns
+        -------
+        crop, cells : (size, size) arrays
+        """
+        number, y, x = self.corners[index]
+        rng = np.random.default_rng(derived_seed(self._seed, "augmentation", epoch, index))
+        return self._augment(*self._images[number], (y, x), self._size, rng)
 
 
 def derived_seed(seed: int, *parts: int | str) -> int:

@@ -1,4 +1,7 @@
-"""Training losses by name; those of segmentation-models-pytorch, on logits."""
+"""Training losses by name, on logits.
+
+None of them is blind to a batch without cells: false positives cost there, too.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,124 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+SMOOTHING = 0.01
+"""Part of a batch's pixels. A class with fewer true pixels is smoothed by what is missing, so that
+an empty batch teaches a network that sees cells everywhere."""
 
-class Dice(nn.Module):
-    """Dice loss over the whole batch, the paper's choice."""
 
-    def __init__(self, mode: str) -> None:
+class Overlap(nn.Module):
+    """One minus the smoothed Tversky index over the whole batch, mean over classes.
+
+    With TP, FP and FN summed over all pixels of the batch, a class costs
+    ``1 - (TP + s) / (TP + false_positive * FP + false_negative * FN + s)``. Weights of one half
+    make it the Dice loss, the paper's choice, weights of 1 the Jaccard loss.
+
+    The smoothing s is 0 for a class that has at least `SMOOTHING` of the batch's pixels, which is
+    the usual case; a rarer class is filled up to that number. Where a class is absent, false
+    positives cost ``false_positive * FP / (false_positive * FP + s)``: nothing for a network that
+    sees none. A constant of a pixel, as often used, would leave no gradient while FP is a hundred
+    thousand pixels.
+
+    Parameters
+    ----------
+    mode : {"binary", "multiclass"}
+    false_positive, false_negative : float
+        What a false pixel weighs, against a true positive.
+
+    References
+    ----------
+    .. [1] Milletari et al. 2016, "V-Net", doi 10.1109/3DV.2016.79 (Dice)
+    .. [2] Salehi et al. 2017, "Tversky loss function for image segmentation using 3D fully
+       convolutional deep networks", doi 10.1007/978-3-319-67389-9_44
+    """
+
+    def __init__(self, mode: str, false_positive: float, false_negative: float) -> None:
         super().__init__()
-        self.loss = smp.losses.DiceLoss(mode, from_logits=True)
+        self.binary = mode == "binary"
+        self.false_positive, self.false_negative = false_positive, false_negative
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss as a scalar tensor."""
-        return self.loss(logits, target)
+        if self.binary:
+            probability, truth = torch.sigmoid(logits), target
+        else:
+            probability = torch.softmax(logits, 1)
+            truth = nn.functional.one_hot(target, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+        overlap = (probability * truth).sum((0, 2, 3))
+        false_positive = probability.sum((0, 2, 3)) - overlap
+        false_negative = truth.sum((0, 2, 3)) - overlap
+        pixels = logits.numel() / logits.shape[1]
+        right = overlap + (SMOOTHING * pixels - truth.sum((0, 2, 3))).clamp_min(0)
+        wrong = self.false_positive * false_positive + self.false_negative * false_negative
+        return (wrong / (right + wrong)).mean()
+
+
+class Focal(nn.Module):
+    """Focal loss with an exponent of 2: ``-(1 - p)^2 log p`` of the true class's probability p.
+
+    Over several classes: foreground or not, and then, for pixels of the foreground, which of its
+    classes; each part is a focal loss. The focal loss of a softmax over all classes is not taken,
+    because it flattens probabilities [2]_: its optimum for a background of .60 beside two classes
+    of .20 is .48, and the pixel would be called foreground. Here, as with two classes, what is
+    more probable than one half stays so.
+
+    Parameters
+    ----------
+    mode : {"binary", "multiclass"}
+        With several classes, class 0 is the background.
+
+    References
+    ----------
+    .. [1] Lin et al. 2017, "Focal loss for dense object detection", doi 10.1109/ICCV.2017.324
+    .. [2] Charoenphakdee et al. 2021, "On focal loss for class-posterior probability estimation: a
+       theoretical perspective", doi 10.1109/CVPR46437.2021.00516
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.binary = mode == "binary"
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss as a scalar tensor, the mean over pixels."""
+        if self.binary:
+            signs = 2 * target - 1
+            return _focal_term(nn.functional.logsigmoid(signs * logits)).mean()
+        cells = torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]
+        signs = 2.0 * (target > 0) - 1
+        log_which = torch.log_softmax(logits[:, 1:], 1)
+        number = (target - 1).clamp_min(0)[:, None]
+        which = _focal_term(log_which.gather(1, number)[:, 0])
+        either = _focal_term(nn.functional.logsigmoid(signs * cells))
+        return (either + (target > 0) * which).mean()
+
+
+def _focal_term(log_probability: torch.Tensor) -> torch.Tensor:
+    return -((1 - log_probability.exp()) ** 2) * log_probability
+
+
+class Lovasz(nn.Module):
+    """Lovasz hinge for two classes, Lovasz softmax for several, over the whole batch.
+
+    Without a cell in the batch the hinge would reach the worst pixel only; it is then the mean
+    hinge over all pixels.
+
+    References
+    ----------
+    .. [1] Berman et al. 2018, "The Lovasz-Softmax loss", doi 10.1109/CVPR.2018.00464
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.binary = mode == "binary"
+        self.loss = smp.losses.LovaszLoss(mode, per_image=False)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss as a scalar tensor."""
+        loss = self.loss(logits, target)
+        if not self.binary:
+            return loss
+        # chosen on the device: asking whether there is a cell would wait for it
+        return torch.where(target.any(), loss, torch.relu(1 + logits).mean())
 
 
 class CrossEntropy(nn.Module):
@@ -40,7 +150,7 @@ class DiceCrossEntropy(nn.Module):
 
     def __init__(self, mode: str) -> None:
         super().__init__()
-        self.dice, self.cross_entropy = Dice(mode), CrossEntropy(mode)
+        self.dice, self.cross_entropy = Overlap(mode, 0.5, 0.5), CrossEntropy(mode)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss as a scalar tensor."""
@@ -48,11 +158,11 @@ class DiceCrossEntropy(nn.Module):
 
 
 LOSSES: dict[str, Callable[[str], nn.Module]] = {
-    "dice": Dice,
-    "jaccard": lambda mode: smp.losses.JaccardLoss(mode, from_logits=True),
-    "focal": lambda mode: smp.losses.FocalLoss(mode),
-    "tversky": lambda mode: smp.losses.TverskyLoss(mode, from_logits=True, alpha=0.3, beta=0.7),
-    "lovasz": lambda mode: smp.losses.LovaszLoss(mode, per_image=False),
+    "dice": lambda mode: Overlap(mode, 0.5, 0.5),
+    "jaccard": lambda mode: Overlap(mode, 1.0, 1.0),
+    "focal": Focal,
+    "tversky": lambda mode: Overlap(mode, 0.3, 0.7),
+    "lovasz": Lovasz,
     "cross_entropy": CrossEntropy,
     "dice_cross_entropy": DiceCrossEntropy,
 }

@@ -17,14 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables import memory
-from trainables.augmentation import Augmenter
 from trainables.config import RECIPE, EpochRecord, ImageCounts, RunOptions, TrialConfig
 from trainables.cutting import (
-    crop_corners,
+    Cutter,
     derived_seed,
     epoch_batches,
     learning_rate_factor,
-    pad_to_size,
     steps_per_epoch,
 )
 from trainables.data import DataOptions, index_dataset, largest_shape
@@ -143,16 +141,13 @@ class Trial:
 
     def _batches(self, epoch: int) -> Iterator[tuple[NDArray, tuple[NDArray, NDArray]]]:
         """Yield an epoch's batches, in the order and with the augmentation of other trials."""
-        self.augment.reseed(derived_seed(self.config.seed, "augmentation", epoch))
         size, rays, grid = self.config.crop_size, self.config.rays, self.config.grid
-        for batch in epoch_batches(len(self.corners), self.steps, self.config.seed, epoch):
+        count = len(self.cutter.corners)
+        for batch in epoch_batches(count, self.steps, self.config.seed, epoch):
             x = np.empty((len(batch), size, size, 1), np.float32)
             y = np.empty((len(batch), size // grid, size // grid, 1 + rays), np.float32)
             for place, index in enumerate(batch):
-                i, top, left = self.corners[index]
-                window = (slice(top, top + size), slice(left, left + size))
-                image, labels = self.training[i]
-                crop, cells = self.augment(image[window], labels[window])
+                crop, cells = self.cutter.cut(int(index), epoch)
                 x[place, ..., 0] = standardise(crop, self.config)
                 y[place] = np.moveaxis(star_targets(cells, rays, grid), 0, -1)
             yield x, _for_keras(y)
@@ -166,19 +161,12 @@ class Trial:
         optimizer = self.tf.keras.optimizers.Adam(config.learning_rate)
         model.prepare_for_training(optimizer)
         optimizer.build(network.trainable_variables)
-        size = config.crop_size
         # not standardised yet: augmentation takes what normalisation gives
         items = self.data.subset("train")
-        loaded = [self.data.load(item, config.normalization) for item in items]
-        self.image_shape = largest_shape(labels.shape for _, labels in loaded)
-        self.training = [(pad_to_size(x, size), pad_to_size(y, size)) for x, y in loaded]
-        self.corners = [
-            (i, y, x)
-            for i, (_, labels) in enumerate(self.training)
-            for y, x in crop_corners(labels, size)
-        ]
-        self.augment = Augmenter(config.augmentation)
-        self.steps = steps_per_epoch(len(self.corners), config.batch_size)
+        training = [self.data.load(item, config.normalization) for item in items]
+        self.image_shape = largest_shape(labels.shape for _, labels in training)
+        self.cutter = Cutter(training, config.crop_size, config.augmentation, config.seed)
+        self.steps = steps_per_epoch(len(self.cutter.corners), config.batch_size)
         validation = list(self.images("val"))
         self.inference = Inference(None, max(labels.size for _, labels in validation))
         self._resume(network, optimizer)

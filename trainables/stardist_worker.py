@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 
 class _NoTorch(MetaPathFinder):
-    """Refuses torch: it must not share a process with TensorFlow, and albumentations imports it
-    where it can. (A None in ``sys.modules`` would do so too, but misleads who looks there.)
+    """Refuses torch: it must not share a process with TensorFlow, and libraries import it
+    where they can. (A None in ``sys.modules`` would do so too, but misleads who looks there.)
     """
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:

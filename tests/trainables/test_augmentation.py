@@ -1,0 +1,275 @@
+"""What augmentation may do to a cell: through the data set that networks train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+from skimage.draw import disk
+from skimage.measure import label, regionprops
+
+from trainables.augmentation import STRENGTHS
+from trainables.config import TrialConfig
+from trainables.crops import CropDataset, EpochBatches
+from trainables.data import open_dataset
+from trainables.synthetic import generate
+
+Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+MOVING = ("medium", "strong")
+ZOOM = {"none": 1.0, "light": 1.0, "medium": 1.1, "strong": 1.25}
+BRIGHTNESS = {"none": 0.0, "light": 0.0, "medium": 0.05, "strong": 0.1}
+NOISE = {"none": 0.0, "light": 0.0, "medium": 0.05, "strong": 0.1}
+
+
+def crops_of(pairs: list[Pair], strength: str, size: int, seed: int = 0) -> CropDataset:
+    return CropDataset(pairs, size, lambda labels: labels, strength, seed)
+
+
+def draws(dataset: CropDataset, index: int, epochs: int = 1) -> Iterator[Pair]:
+    for epoch in range(epochs):
+        dataset.start_epoch(epoch)
+        crop, cells = dataset[index]
+        yield crop[0].numpy(), cells.numpy()
+
+
+def one_disc(radius: int = 20, *, low: float = 0.1, high: float = 0.9) -> Pair:
+    """A disc that only its own crop of 128 px, the last one, holds whole and in its middle."""
+    labels = np.zeros((240, 240), np.int32)
+    labels[disk((119.5, 119.5), radius)] = 5
+    return np.where(labels > 0, high, low).astype(np.float32), labels
+
+
+def many_cells(shape: tuple[int, int], seed: int, count: int = 25) -> Pair:
+    """Equal discs, and open rings that a crop's border may part, up to the image's edges."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int32)
+    for number in range(1, count + 1):
+        center = rng.integers(0, shape)
+        free = np.zeros(shape, bool)
+        free[disk(center, 10, shape=shape)] = True
+        if number % 3 == 0:
+            free[disk(center, 7, shape=shape)] = False
+            free[center[0] :, center[1]] = False
+        free &= labels == 0
+        pieces = label(free, connectivity=2)
+        if pieces.any():
+            labels[pieces == np.bincount(pieces[free]).argmax()] = number
+    image = np.where(labels > 0, 0.8, 0.1) + rng.normal(0, 0.02, shape)
+    return image.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("strength", MOVING)
+def test_a_disc_stays_a_disc(strength: str) -> None:
+    dataset = crops_of([one_disc()], strength, 128)
+    areas = []
+    for _, cells in draws(dataset, len(dataset) - 1, 150):
+        (found,) = regionprops(cells)
+        assert found.axis_major_length / found.axis_minor_length < 1.1
+        areas.append(found.area)
+    zoom = np.sqrt(np.array(areas) / np.count_nonzero(one_disc()[1]))
+    assert 1 / ZOOM[strength] - 0.01 < zoom.min() < 1 - 0.6 * (1 - 1 / ZOOM[strength])
+    assert 1 + 0.6 * (ZOOM[strength] - 1) < zoom.max() < ZOOM[strength] + 0.01
+
+
+@pytest.mark.parametrize("strength", MOVING)
+@given(seed=st.integers(0, 10_000), side=st.sampled_from([50, 64, 66, 80, 140]))
+@settings(max_examples=25)
+def test_no_cell_grows_by_its_mirror_image_or_falls_apart(
+    strength: str, seed: int, side: int
+) -> None:
+    image, labels = many_cells((side, side + 9), seed)
+    whole = np.bincount(labels.ravel())[1:].max() * ZOOM[strength] ** 2 * 1.1
+    dataset = crops_of([(image, labels)], strength, 64, seed)
+    for index in range(len(dataset)):
+        for crop, cells in draws(dataset, index):
+            assert label(cells, connectivity=2).max() == len(np.unique(cells[cells > 0]))
+            # a piece has a number of its own, and at most the pixels of a whole cell, zoomed
+            assert np.bincount(cells.ravel())[1:].max(initial=0) <= whole
+            # labels lie where cells are seen
+            seen = median_filter(crop, 3) > 0.45
+            if strength == "medium" and (cells > 0).mean() > 0.2:
+                assert (seen & (cells > 0)).sum() / (seen | (cells > 0)).sum() > 0.8
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_an_image_without_cells_gets_none(strength: str) -> None:
+    image = np.random.default_rng(0).normal(0.4, 0.1, (100, 130)).astype(np.float32)
+    dataset = crops_of([(image, np.zeros((100, 130), np.int32))], strength, 64)
+    for _, cells in draws(dataset, 0, 20):
+        assert not cells.any()
+
+
+@pytest.mark.parametrize("strength", MOVING)
+def test_only_what_the_image_shows_is_in_a_crop(strength: str) -> None:
+    """At the image's corner stands a cell; mirrored, it would be seen two to four times."""
+    labels = np.zeros((150, 150), np.int32)
+    labels[:9, :14] = 1
+    image = np.where(labels > 0, 0.9, 0.1).astype(np.float32)
+    dataset = crops_of([(image, labels)], strength, 64)
+    shown = 0
+    for crop, cells in draws(dataset, 0, 100):
+        bright = median_filter(crop, 3) > 0.5
+        assert bright.sum() <= 9 * 14 * ZOOM[strength] ** 2 * 1.15 + 4
+        assert label(bright, connectivity=2).max() <= 1
+        shown += cells.any()
+    assert shown > 40  # cells at the edge are not lost to training
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize(("background", "cell"), [(0.03, 0.8), (0.45, 0.85), (0.45, 0.15)])
+def test_the_background_stays_where_it_was(strength: str, background: float, cell: float) -> None:
+    image, labels = one_disc(low=background, high=cell)
+    image += np.random.default_rng(0).normal(0, 0.02, image.shape).astype(np.float32)
+    dataset = crops_of([(image, labels)], strength, 128)
+    shifts, gains = [], []
+    for crop, cells in draws(dataset, len(dataset) - 1, 80):
+        level = float(np.median(crop[cells == 0]))
+        shifts.append(level - background)
+        gains.append((float(np.median(crop[cells > 0])) - level) / (cell - background))
+    assert np.abs(shifts).max() <= BRIGHTNESS[strength] + 0.01
+    assert np.abs(shifts).max() >= 0.7 * BRIGHTNESS[strength]
+    assert min(gains) > 0.5  # never inverted, never faded out
+    assert max(gains) < 1.8
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_noise_has_its_bound(strength: str) -> None:
+    flat = np.full((100, 100), 0.4, np.float32)
+    dataset = crops_of([(flat, np.zeros((100, 100), np.int32))], strength, 96)
+    spread = [float(crop.std()) for crop, _ in draws(dataset, 0, 60)]
+    assert 0.6 * NOISE[strength] <= max(spread) <= 1.05 * NOISE[strength] + 1e-6
+    assert min(spread) < 1e-6
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30)
+def test_image_and_labels_move_together(strength: str, seed: int) -> None:
+    dataset = crops_of([one_disc(30)], strength, 128, seed)
+    for crop, cells in draws(dataset, len(dataset) - 1):
+        smooth = median_filter(crop, 3)
+        middle = (np.median(crop[cells > 0]) + np.median(crop[cells == 0])) / 2
+        bright = smooth > middle
+        assert (bright & (cells > 0)).sum() / (bright | (cells > 0)).sum() > 0.95
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_crops_keep_the_range_of_normalised_images_and_large_labels(strength: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.choice([0, 7, 70_000], (8, 8)), np.ones((16, 16))).astype(np.int32)
+    image = rng.uniform(-0.5, 1.5, labels.shape).astype(np.float32)
+    for crop, cells in draws(crops_of([(image, labels)], strength, 64), 0, 30):
+        assert crop.dtype == np.float32
+        assert crop.shape == cells.shape == (64, 64)
+        assert -0.5 <= crop.min() < crop.max() <= 1.5
+        assert cells.min() >= 0
+        assert {7, 70_000} <= set(np.unique(cells))
+
+
+def test_none_and_light_are_exact() -> None:
+    image, labels = many_cells((64, 64), 0)
+    turned = [np.rot90(a, k) for a in (np.arange(64 * 64).reshape(64, 64),) for k in range(4)]
+    places = [t for turn in turned for t in (turn, turn[:, ::-1])]
+    seen = set()
+    for crop, cells in draws(crops_of([(image, labels)], "light", 64), 0, 100):
+        same = [
+            number
+            for number, place in enumerate(places)
+            if np.array_equal(image.ravel()[place], crop)
+            and np.array_equal(labels.ravel()[place], cells)
+        ]
+        assert len(same) == 1
+        seen.update(same)
+    assert len(seen) == 8
+    for crop, cells in draws(crops_of([(image, labels)], "none", 64), 0, 3):
+        np.testing.assert_array_equal(crop, image)
+        np.testing.assert_array_equal(cells, labels)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_crop_depends_on_seed_epoch_and_its_number_only(strength: str) -> None:
+    pair = many_cells((150, 150), 3)
+    before = pair[0].copy(), pair[1].copy()
+    one, other = crops_of([pair], strength, 64), crops_of([pair], strength, 64)
+    for dataset in (one, other):
+        dataset.start_epoch(7)
+    forwards = [one[i] for i in range(len(one))]
+    backwards = [other[i] for i in reversed(range(len(other)))][::-1]
+    for (x, a), (y, b) in zip(forwards, backwards, strict=True):
+        np.testing.assert_array_equal(x, y)
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(pair[0], before[0])  # what is kept in memory is not changed
+    np.testing.assert_array_equal(pair[1], before[1])
+    if strength != "none":
+        one.start_epoch(8)
+        again = [one[i][0] for i in range(len(one))]
+        assert any(not np.array_equal(x, y) for (x, _), y in zip(forwards, again, strict=True))
+
+
+def test_images_smaller_than_a_crop_hold_no_cell_fused_with_its_mirror_image() -> None:
+    labels = np.zeros((30, 20), np.int32)
+    labels[0:8, 3:9] = 7  # at the upper edge
+    labels[25:30, 15:20] = 2_000_000_000  # in a corner
+    image = np.where(labels > 0, 0.9, 0.1).astype(np.float32)
+    ((crop, cells),) = draws(crops_of([(image, labels)], "none", 64), 0)
+    np.testing.assert_array_equal(crop > 0.5, cells > 0)  # mirrored cells are cells
+    sizes = np.bincount(label(cells, background=0, connectivity=2).ravel())[1:]
+    assert sizes.max() <= 48
+    assert len(np.unique(cells)) - 1 == len(sizes) > 4
+    assert (cells >= 0).all()
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_stardists_own_model_sees_the_same_crops(strength: str, tiny_dataset: Path) -> None:
+    from trainables.cutting import Cutter
+    from trainables.stardist_training import Trial, standardise
+
+    config = TrialConfig(
+        task="stardist", architecture="StarDist", crop_size=64, batch_size=4, rays=8, grid=1,
+        seed=3, augmentation=strength,
+    )  # fmt: skip
+    data = open_dataset(tiny_dataset)
+    pairs = [data.load(item, config.normalization) for item in data.subset("train")]
+    dataset = CropDataset(pairs, 64, lambda labels: labels, strength, config.seed)
+    batches = EpochBatches(dataset, 4, config.seed)
+    trial = Trial.__new__(Trial)  # its own beginning starts TensorFlow
+    trial.config, trial.steps = config, batches.steps
+    trial.cutter = Cutter(pairs, 64, strength, config.seed)
+    dataset.start_epoch(2)
+    batches.set_epoch(2)
+    for indices, (x, (y, _)) in zip(batches, trial._batches(2), strict=True):
+        for place, index in enumerate(indices):
+            crop, cells = dataset[index]
+            np.testing.assert_array_equal(x[place, ..., 0], standardise(crop[0].numpy(), config))
+            np.testing.assert_array_equal(y[place, ..., 0] > 0, cells.numpy() > 0)
+
+
+@pytest.mark.parametrize("strength", MOVING)
+def test_cells_of_the_built_in_data_keep_their_shape(strength: str, tmp_path: Path) -> None:
+    """Elongation of each cell before and after, over whole cells."""
+    generate(tmp_path / "data", sequences=3, frames=1, seed=1, height=300, width=400)
+    data = open_dataset(tmp_path / "data")
+    image, labels = data.load(data.subset("train")[0], TrialConfig().normalization)
+    before = {
+        c.label: c.axis_major_length / c.axis_minor_length
+        for c in regionprops(labels)
+        if c.area > 100
+    }
+    dataset = crops_of([(image, labels)], strength, 128)
+    compared = 0
+    for index in range(len(dataset)):
+        for _, cells in draws(dataset, index, 10):
+            cut = set(np.concatenate([cells[0], cells[-1], cells[:, 0], cells[:, -1]]))
+            for cell in regionprops(cells):
+                if cell.label in before and cell.label not in cut:
+                    after = cell.axis_major_length / cell.axis_minor_length
+                    assert abs(after / before[cell.label] - 1) < 0.1
+                    compared += 1
+    assert compared > 100
