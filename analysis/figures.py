@@ -283,14 +283,14 @@ def draw_calibration(evidence: Evidence) -> Figure | None:
 def _dots(ax: Axes, x: Any, y: Any, colour: str) -> None:
     """Draw each unit's own value; small and pale, so that many do not hide the whole."""
     x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
-    ax.plot(x, y, ".", ms=3.5, color=colour, alpha=0.45, mew=0, gid="units", zorder=1.5)
+    ax.plot(x, y, ".", ms=5, color=colour, alpha=0.5, mew=0, gid="units", zorder=1.5)
 
 
 def _dot_key(text: str, colour: str) -> list[Line2D]:
     """Return what the legend says of the small dots: nothing where there are none."""
     if not text:
         return []
-    return [Line2D([], [], marker=".", ms=3.5, ls="", color=colour, alpha=0.45, mew=0, label=text)]
+    return [Line2D([], [], marker=".", ms=5, ls="", color=colour, alpha=0.5, mew=0, label=text)]
 
 
 def draw_overlaps(evidence: Evidence) -> Figure | None:
@@ -307,7 +307,7 @@ def draw_overlaps(evidence: Evidence) -> Figure | None:
     for number, name in enumerate(methods["method"]):
         rows = part[part["method"] == name]
         rows = rows.assign(overlap=rows["metric"].map(names)).sort_values("overlap")
-        shift = 0.006 * (number - (len(methods) - 1) / 2)  # units beside each other
+        shift = 0.01 * (number - (len(methods) - 1) / 2)  # units beside each other
         each = units[units["method"] == name]
         _dots(
             ax, each["metric"].map(names).astype(float) + shift, each["value"], COLOURS[number % 7]

@@ -36,9 +36,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 SETTINGS = ("top", "convention", "unit", "flips", "budget")
 """Settings that the page's methods name, None where they were not recorded."""
 WHY = (
-    "Whether differences between methods are real, this page does not yet say: in simulations, "
-    "intervals and tests on few independent units erred more often than they state, so they are "
-    "left out until they are rebuilt."
+    "Whether differences between methods are real, this page does not yet say: in simulations with "
+    "few independent units, intervals missed the truth and tests rejected equal methods more often "
+    "than they state, so both are left out until they are rebuilt."
 )
 """Why there are estimates only; said once on the page."""
 
@@ -81,18 +81,17 @@ def _headline(methods: pd.DataFrame) -> str:
         return f"One method was analysed: {names[0]}."
     if not math.isfinite(scores[0]):
         return f"{len(names)} methods were analysed; none has a validation score."
+    equal = scores.count(scores[0])
+    score = f"mean AP {scores[0]:.3f} on validation"
+    if equal > 1:
+        both = " and ".join(names[:equal])
+        return f"{both} score highest of {len(names)} methods, with the same {score}."
     lead = scores[0] - scores[1]
-    if lead == 0:
-        said = f"as much as {names[1]}"
-    elif math.isfinite(lead):
-        small = lead < 0.0005
-        said = f"{'less than 0.001' if small else f'{lead:.3f}'} more than {names[1]}"
-    else:
-        said = f"{names[1]} has no score"
-    return (
-        f"{names[0]} scores highest of {len(names)} methods: mean AP {scores[0]:.3f} on "
-        f"validation, {said}."
-    )
+    said = f"{names[1]} has no score"
+    if math.isfinite(lead):
+        more = "less than 0.001" if lead < 0.0005 else f"{lead:.3f}"
+        said = f"{more} more than {names[1]}"
+    return f"{names[0]} scores highest of {len(names)} methods: {score}, {said}."
 
 
 def _measured(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
@@ -109,9 +108,12 @@ def _measured(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
     if not math.isfinite(first["val_score"]):
         return [f"{said}; no score could be given."]
     if first["val_units"] < 2:
-        return [f"{said}: the mean AP of {first['method']} is {first['val_score']:.3f}."]
+        return [f"{said}."]
     low, high = first["val_lowest"], first["val_highest"]
-    return [f"{said}; its mean AP is {low:.3f} in the lowest {unit} and {high:.3f} in the highest."]
+    return [
+        f"{said}: the mean AP of {first['method']} is {low:.3f} in the lowest {unit} and "
+        f"{high:.3f} in the highest."
+    ]
 
 
 def _many(count: int, name: str) -> str:

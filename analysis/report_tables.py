@@ -398,9 +398,8 @@ def ranking(evidence: Evidence) -> pd.DataFrame:
     scores, biases = measured_scores(evidence, tuple(SHOWN.values())), relative_bias(evidence)
     rows = []
     for mark, method in zip(letters(methods).values(), methods.to_dict("records")):
-        row = {"mark": mark}
-        row |= {k: method[k] for k in ("method", "val_score", "val_units", "val_lowest")}
-        row["val_highest"] = method["val_highest"]
+        known = ("method", "val_score", "val_units", "val_lowest", "val_highest")
+        row = {name: method[name] for name in known}
         for name, metric in SHOWN.items():
             row[name] = math.nan
             if not scores.empty:
@@ -410,7 +409,7 @@ def ranking(evidence: Evidence) -> pd.DataFrame:
             ours = biases[(biases["method"] == method["method"]) & (biases["feature"] == feature)]
             row[f"bias_{feature}"] = 100 * ours["value"].iloc[0] if len(ours) else math.nan
         row["seeds"] = int((evidence.methods["method"] == method["method"]).sum())
-        rows.append(row | {"command": method["command"]})
+        rows.append(row | {"mark": mark, "command": method["command"]})
     return pd.DataFrame(rows)
 
 

@@ -40,7 +40,7 @@ MOST_PICTURES = 4
 """Images in the report's viewer."""
 CROP_SIDE = 224
 """Pixels of the window that is shown through every network: the paper's."""
-CAUTION = "with few units, p-values and intervals err more often than they state"
+CAUTION = "intervals and p-values are not yet reliable with few units: docs/statistics.md"
 """What the first column of tables that hold them says."""
 OBJECT_COLUMNS = ("method", "trial_id", "group", "split", "matched_label", "iou", "population")
 """What ``objects.csv`` says beside TrackMate's columns."""

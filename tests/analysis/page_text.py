@@ -42,9 +42,9 @@ def drawn(page: Path) -> dict[str, list[str]]:
     return found
 
 
-def claims(text: str, allowed: str) -> list[str]:
+def claims(text: str, allowed: str | None = None) -> list[str]:
     """Give what in `text` is forbidden, with the words around it; `allowed` apart."""
-    rest = text.replace(allowed, " ")
+    rest = text.replace(allowed, " ") if allowed else text
     return [
         rest[max(0, m.start() - 40) : m.end() + 40]
         for pattern in FORBIDDEN
