@@ -1,23 +1,33 @@
-"""What stands beside the report's figures: what is shown, n, units, intervals, split."""
+"""What stands beside the report's figures: what is shown, n, units, split."""
 
 from __future__ import annotations
 
 from analysis.evidence import Evidence
 from analysis.figure_images import LARGEST, SIDE
 from analysis.figures import MOST_POINTS
-from analysis.report_tables import feature_column, measured_split
+from analysis.report_tables import (
+    MOST_DOTS,
+    counted,
+    feature_column,
+    independent,
+    measured_split,
+    unit_of,
+)
 
 
 def captions(evidence: Evidence) -> dict[str, tuple[str, str]]:
-    """Return title and caption of every figure: what, n, units, intervals, split."""
+    """Return title and caption of every figure: what, n, units, split."""
     split = measured_split(evidence)
-    board, objects, settings = evidence.leaderboard, evidence.objects, evidence.settings
+    board, objects = evidence.leaderboard, evidence.objects
     done = int((board["status"] == "done").sum()) if len(board) else 0
     trials = evidence.history["trial_id"].nunique() if len(evidence.history) else 0
     images = objects["image"].nunique() if len(objects) else 0
-    unit = settings.get("unit", "image")
+    unit = unit_of(evidence, cells=True)
     units = objects[unit].nunique() if len(objects) and unit in objects else 0
-    seen = f"{images} {split} image{'s' * (images != 1)}, {units} independent {unit}s"
+    seen = f"{images} {split} image{'s' * (images != 1)} with cells, {independent(units, unit)}"
+    count, one = counted(evidence, split), unit_of(evidence)
+    scored = f"{count['images']} {split} image{'s' * (count['images'] != 1)}, "
+    scored += f"{independent(count['units'], one)}, {count['true_objects']:,} true cells"
     area = feature_column(evidence, "area")[1]
     size = "" if area == "µm²" else " No pixel size is known: sizes are in pixels."
     losses = (
@@ -40,7 +50,7 @@ def captions(evidence: Evidence) -> dict[str, tuple[str, str]]:
         f"{window}Of several seeds or settings, the one best on validation. A dash: no such "
         "finished trial."
     )
-    interval = f"95 % intervals by resampling independent {unit}s; none where there are too few."
+    dots = f"Small dots: each {{}} alone (not drawn above {MOST_DOTS})."
     picture = evidence.pictures[0] if evidence.pictures else None
     few = ""
     if picture is not None:
@@ -74,9 +84,9 @@ def captions(evidence: Evidence) -> dict[str, tuple[str, str]]:
             "Six features by method, ground truth first (the paper's Figure 9)",
             f"All instances of {seen}; n is the number of cells. Boxes: quartiles and median; "
             "whiskers: the last value within 1.5 box lengths; dots: values beyond. White diamonds: "
-            f"mean of each {unit} (not drawn above 30). Dashed: the truth's median. Axes end at "
-            "the 0.5 and 99.5 % points, or three box lengths from the box where that is nearer; "
-            f"how many cells lie beyond is printed.{size}",
+            f"mean of each {unit} (not drawn above {MOST_DOTS}). Dashed: the truth's median. "
+            "Axes end at the 0.5 and 99.5 % points, or three box lengths from the box where that "
+            f"is nearer; how many cells lie beyond is printed.{size}",
         ),
         "figure10_overlays": (
             "Overlays of methods on the truth and on each other (the paper's Figure 10)",
@@ -86,18 +96,18 @@ def captions(evidence: Evidence) -> dict[str, tuple[str, str]]:
         ),
         "calibration": (
             "What calibration gains",
-            f"Mean AP over IoU 0.5 to 0.9 on {seen}: instance parameters by default and calibrated "
-            f"on validation. {interval} Ticks: other seeds of the method.",
+            f"Mean AP over IoU 0.5 to 0.9 on {scored}: instance parameters by default and "
+            f"calibrated on validation. {dots.format(one)} Ticks: other seeds of the method.",
         ),
         "overlaps": (
             "AP by the overlap that a match needs",
-            f"Calibrated, {seen}. AP = TP / (TP + FP + FN) at each IoU. {interval} Points are set "
-            "apart sideways so that intervals can be seen.",
+            f"Calibrated, {scored}. AP = TP / (TP + FP + FN) at each IoU. {dots.format(one)} "
+            "Points are set apart sideways so that the dots can be seen.",
         ),
         "bias": (
             "Bias of every feature against the ground truth",
             f"Cells found by both, {seen}: mean of (method − truth) in per cent of the truth's "
-            f"mean. {interval} Grey: the noise floor, by which discs of the sizes of the true and "
-            "of the found cells would differ when drawn on pixels.",
+            f"mean. {dots.format(unit)} Grey: the noise floor, by which discs of the sizes of the "
+            "true and of the found cells would differ when drawn on pixels.",
         ),
     }

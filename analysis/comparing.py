@@ -49,7 +49,7 @@ def comparisons(
     objects : DataFrame
         As `analysis.evidence.Evidence.objects`.
     unit : {"group", "image", "track"}
-        What is independent of each other.
+        The independent unit.
     convention : str
         With which the objects were measured.
     resamples, seed : int
@@ -118,9 +118,50 @@ def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> 
     DataFrame
         As `analysis.evidence.Evidence.agreement`.
     """
+    rows = []
+    for method, feature, pairs in _matched(objects, unit):
+        one = dict(
+            agreement(pairs, feature_true="true", feature_pred="pred", unit="unit", seed=seed)
+        )
+        mean = pairs["true"].mean()
+        relative = one["bias"] / mean if mean else np.nan
+        rows.append({
+            "method": method, "feature": feature, **one, "relative_bias": relative,
+            "relative_low": one["bias_low"] / mean if mean else np.nan,
+            "relative_high": one["bias_high"] / mean if mean else np.nan,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def unit_biases(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
+    """Return each unit's own bias, for cells that a method and the truth both have.
+
+    Returns
+    -------
+    DataFrame
+        One row per method, feature and unit: method, trial_id, split, metric ('bias_area', ...),
+        unit, value: mean of method minus truth over the unit's cells, divided by the truth's mean
+        over the cells of all units.
+    """
+    tables = []
+    for method, feature, pairs in _matched(objects, unit):
+        mean = pairs["true"].mean()
+        if not mean:
+            continue
+        each = ((pairs["pred"] - pairs["true"]) / mean).groupby(pairs["unit"]).mean()
+        row = {"method": method, "metric": f"bias_{feature}"}
+        tables.append(pd.DataFrame({**row, "unit": each.index.astype(str), "value": each.array}))
+    if not tables:
+        return pd.DataFrame()
+    # of one method, all objects are of one trial and one split
+    trials = objects.drop_duplicates("method").set_index("method")[["trial_id", "split"]]
+    return pd.concat(tables, ignore_index=True).join(trials, on="method")
+
+
+def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Give, of each method and feature, the cells that the truth has, too: true, pred, unit."""
     table = with_unit(objects, unit)
     true = table[table["method"] == TRUTH].set_index(["image", "label"])
-    rows = []
     for method, found in table[table["method"] != TRUTH].groupby("method", sort=False):
         found = found[found["matched_label"].notna()]
         keys = pd.MultiIndex.from_arrays([found["image"], found["matched_label"].astype("int64")])
@@ -131,19 +172,8 @@ def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> 
                 "pred": found[feature].to_numpy(float),
                 "unit": found["unit"].to_numpy(),
             }).dropna()  # fmt: skip
-            if not len(pairs):
-                continue
-            one = dict(
-                agreement(pairs, feature_true="true", feature_pred="pred", unit="unit", seed=seed)
-            )
-            mean = pairs["true"].mean()
-            relative = one["bias"] / mean if mean else np.nan
-            rows.append({
-                "method": method, "feature": feature, **one, "relative_bias": relative,
-                "relative_low": one["bias_low"] / mean if mean else np.nan,
-                "relative_high": one["bias_high"] / mean if mean else np.nan,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+            if len(pairs):
+                yield str(method), feature, pairs
 
 
 def noise_of(objects: pd.DataFrame, convention: str) -> pd.DataFrame:

@@ -72,13 +72,17 @@ class Evidence:
     methods: pd.DataFrame
     """One row per analysed trial, best first: method, trial_id, task, architecture, encoder, seed,
     way ('2-class + watershed', '3-class', 'StarDist', 'star-convex head'), representative (bool),
-    default and calibrated (JSON of the parameters), among_best (bool), val_score, val_low,
-    val_high (mean AP over `IOUS` of the method on validation, 95 % interval), command."""
+    default and calibrated (JSON of the parameters), val_score (mean AP over `IOUS` of the method
+    on validation), val_units (independent units there), val_lowest, val_highest (the same of the
+    lowest and the highest unit), command."""
     scores: pd.DataFrame
     """Long: method, trial_id, split ('val', 'test'), parameters ('default', 'calibrated'), metric
     (precision_50 recall_50 f1_50 ap_50 ap_60 ap_70 ap_80 ap_90 ap_mean pq seg hausdorff_mean
-    hausdorff_95 iou), value, low, high (95 % interval over the independent units; NaN where there
-    are too few), images, true_objects, predicted_objects."""
+    hausdorff_95 iou), value, units, images, true_objects, predicted_objects."""
+    units: pd.DataFrame
+    """Long: method, trial_id, split, parameters, metric (those of `scores`, and 'bias_area' etc.:
+    relative bias of each feature), unit, value: each independent unit's own. NaN where the unit
+    has nothing to score."""
     objects: pd.DataFrame
     """One row per instance, of test images (method `TRUTH` included): trial_id method image group
     split label matched_label iou track population, then the columns of

@@ -33,6 +33,7 @@ from analysis.figure_images import (
     task_name,
 )
 from analysis.report_tables import (
+    MOST_DOTS,
     feature_column,
     in_order,
     measured_scores,
@@ -41,6 +42,7 @@ from analysis.report_tables import (
     relative_bias,
     representatives,
     table1,
+    unit_values,
 )
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS, STARDIST
 from trainables.files import write_with
@@ -212,8 +214,8 @@ def draw_boxes(evidence: Evidence) -> Figure | None:
 
 
 def _unit_means(ax: Axes, objects: pd.DataFrame, unit: str, column: str, names: list[str]) -> None:
-    """Draw the mean of every independent unit: what tests at the unit level see."""
-    if unit not in {"group", "image"} & set(objects) or objects[unit].nunique() > 30:
+    """Draw the mean of every independent unit."""
+    if unit not in {"group", "image"} & set(objects) or objects[unit].nunique() > MOST_DOTS:
         return
     for position, name in enumerate(names):
         means = objects[objects["method"] == name].groupby(unit)[column].mean()
@@ -250,30 +252,45 @@ def draw_calibration(evidence: Evidence) -> Figure | None:
     part = measured_scores(evidence, ("ap_mean",), ("default", "calibrated"))
     if part.empty or part["parameters"].nunique() < 2:
         return None
-    figure = Figure(figsize=(ONE_COLUMN + 1.2, 0.9 + 0.42 * len(methods)), layout="constrained")
+    units, one = unit_values(evidence, ("ap_mean",), ("default", "calibrated"))
+    figure = Figure(figsize=(ONE_COLUMN + 1.2, 1.0 + 0.42 * len(methods)), layout="constrained")
     ax = figure.subplots()
-    looks = {"default": ("white", -0.12), "calibrated": (COLOURS[0], 0.12)}
+    looks = {"default": ("white", -0.14), "calibrated": (COLOURS[0], 0.14)}
     for position, name in enumerate(methods["method"]):
         for parameters, (colour, shift) in looks.items():
             rows = part[(part["method"] == name) & (part["parameters"] == parameters)]
             own = rows["own"]
             y = position + shift
+            each = units[(units["method"] == name) & (units["parameters"] == parameters)]
+            _dots(ax, each["value"], y, COLOURS[0])
             ax.plot(rows.loc[~own, "value"], [y] * int((~own).sum()), "|", color="0.5", ms=5)
-            for row in rows[own].to_dict("records"):
-                ax.plot([row["low"], row["high"]], [y, y], color=COLOURS[0], lw=1)
-                ax.plot(row["value"], y, "o", mfc=colour, mec=COLOURS[0], ms=5)
+            ax.plot(rows.loc[own, "value"], [y] * int(own.sum()), "o", mfc=colour, mec=COLOURS[0])
     ax.set_yticks(range(len(methods)), ["\n".join(textwrap.wrap(n, 26)) for n in methods["method"]])
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.set_xlabel(f"Mean AP over IoU 0.5 to 0.9, {measured_split(evidence)} images")
     ax.grid(axis="x", color="0.9", lw=0.4)
     handles = [
-        Line2D([], [], marker="o", mfc=colour, mec=COLOURS[0], color=COLOURS[0], lw=1, label=name)
+        Line2D([], [], marker="o", mfc=colour, mec=COLOURS[0], ls="", label=name)
         for name, (colour, _) in looks.items()
     ]
+    handles += _dot_key(one, COLOURS[0])
     if not part["own"].all():
         handles.append(Line2D([], [], marker="|", color="0.5", ls="", label="other seeds"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
+
+
+def _dots(ax: Axes, x: Any, y: Any, colour: str) -> None:
+    """Draw each unit's own value; small and pale, so that many do not hide the whole."""
+    x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+    ax.plot(x, y, ".", ms=5, color=colour, alpha=0.5, mew=0, gid="units", zorder=1.5)
+
+
+def _dot_key(text: str, colour: str) -> list[Line2D]:
+    """Return what the legend says of the small dots: nothing where there are none."""
+    if not text:
+        return []
+    return [Line2D([], [], marker=".", ms=5, ls="", color=colour, alpha=0.5, mew=0, label=text)]
 
 
 def draw_overlaps(evidence: Evidence) -> Figure | None:
@@ -284,22 +301,24 @@ def draw_overlaps(evidence: Evidence) -> Figure | None:
     if part.empty:
         return None
     part = part[part["own"]]
-    figure = Figure(figsize=(ONE_COLUMN, 2.5 + 0.17 * len(methods)), layout="constrained")
+    units, one = unit_values(evidence, list(names))
+    figure = Figure(figsize=(ONE_COLUMN, 2.6 + 0.17 * len(methods)), layout="constrained")
     ax = figure.subplots()
     for number, name in enumerate(methods["method"]):
         rows = part[part["method"] == name]
         rows = rows.assign(overlap=rows["metric"].map(names)).sort_values("overlap")
-        shift = 0.006 * (number - (len(methods) - 1) / 2)  # intervals beside each other
-        error = np.nan_to_num([rows["value"] - rows["low"], rows["high"] - rows["value"]])
-        ax.errorbar(
+        shift = 0.01 * (number - (len(methods) - 1) / 2)  # units beside each other
+        each = units[units["method"] == name]
+        _dots(
+            ax, each["metric"].map(names).astype(float) + shift, each["value"], COLOURS[number % 7]
+        )
+        ax.plot(
             rows["overlap"] + shift,
             rows["value"],
-            yerr=np.clip(error, 0, None),
             color=COLOURS[number % 7],
             ls=LINES[number % 6],
             marker=MARKERS[number % 7],
             ms=4,
-            elinewidth=0.7,
             label=textwrap.shorten(name, 60),
         )
     ax.set_xlabel("IoU that a match needs")
@@ -307,7 +326,8 @@ def draw_overlaps(evidence: Evidence) -> Figure | None:
     ax.set_xticks(IOUS)
     ax.set_ylim(0, 1.02)
     ax.grid(axis="y", color="0.9", lw=0.4)
-    figure.legend(loc="outside lower center", ncols=1)
+    handles = [*ax.get_legend_handles_labels()[0], *_dot_key(one, "0.3")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=1)
     return figure
 
 
@@ -316,8 +336,9 @@ def draw_bias(evidence: Evidence) -> Figure | None:
     table = relative_bias(evidence)
     if table.empty:
         return None
+    units, one = unit_values(evidence, [f"bias_{feature}" for feature in FEATURES])
     names = in_order(table["method"], tuple(representatives(evidence)["method"]))
-    height = 0.8 + 6 * (0.2 + 0.11 * len(names))
+    height = 0.9 + 6 * (0.2 + 0.11 * len(names))
     figure = Figure(figsize=(TWO_COLUMNS * 0.75, height), layout="constrained")
     ax = figure.subplots()
     step = 0.7 / max(len(names), 1)
@@ -331,16 +352,17 @@ def draw_bias(evidence: Evidence) -> Figure | None:
             rows = table[(table["feature"] == feature) & (table["method"] == name)]
             y = position + (number - (len(names) - 1) / 2) * step
             look: Any = {"color": COLOURS[number % 7], "marker": MARKERS[number % 7], "ms": 4}
-            for row in rows.to_dict("records"):
-                ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=look["color"], lw=1)
-                ax.plot(100 * row["value"], y, ls="", label=name if not position else None, **look)
+            each = units[(units["method"] == name) & (units["metric"] == f"bias_{feature}")]
+            _dots(ax, 100 * each["value"], y, look["color"])
+            for value in rows["value"]:
+                ax.plot(100 * value, y, ls="", label=name if not position else None, **look)
     ax.axvline(0, color="black", lw=0.6)
     ax.set_yticks(range(len(FEATURES)), [f.replace("_", " ").capitalize() for f in FEATURES])
     ax.set_ylim(len(FEATURES) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("Bias against the ground truth (% of its mean)")
     ax.grid(axis="x", color="0.92", lw=0.4)
-    handles, _ = ax.get_legend_handles_labels()
+    handles = [*ax.get_legend_handles_labels()[0], *_dot_key(one, "0.3")]
     if any(pixel_noise(evidence, f) is not None for f in FEATURES):
         handles.append(Patch(fc="0.85", label="no larger than what pixels alone produce"))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(names) > 3 else 2)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import FEATURES, TRUTH, Evidence
+from analysis.statistics import TOO_FEW
 
 PAPER: dict[str, tuple[float, str, float, float]] = {
     "Unet": (67.2, "21:41", 0.0165, 87.21),
@@ -28,18 +29,33 @@ PAPER: dict[str, tuple[float, str, float, float]] = {
 """Table 1 of Vasinkova et al. 2024, encoder ResNet-152, two classes: parameters in millions,
 training time, loss, data-set IoU of the test images in per cent."""
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
+MOST_DOTS = 30
+"""With more independent units, a figure does not draw each."""
 
 
 HEADINGS = {
-    "among_best": "among the best",
-    "val_ap": "mean AP, validation",
+    "mark": "letter in Figure 10",
+    "val_score": "mean AP, validation",
+    "val_units": "validation units",
+    "val_lowest": "lowest unit",
+    "val_highest": "highest unit",
     "test_ap": "mean AP, test",
     "test_f1": "F1 at 0.5, test",
     "test_pq": "PQ, test",
     "test_seg": "SEG, test",
     "test_iou": "IoU, test",
     **{f"bias_{f}": f"{f.replace('_', ' ')} bias (%)" for f in FEATURES},
-    "command": "trains it again",
+    "hausdorff_mean": "mean boundary distance (px)",
+    "hausdorff_95": "95th percentile of boundary distance (px)",
+    "n": "cells",
+    "n_a": "cells a",
+    "n_b": "cells b",
+    "loa_low": "limits of agreement, lower",
+    "loa_high": "limits of agreement, upper",
+    "ccc": "concordance correlation",
+    "discretisation": "from pixels alone",
+    "below_noise": "no larger than from pixels alone",
+    "command": "command to train it again",
     "parameters_m": "parameters (millions)",
     "test_dataset_iou_percent": "test data-set IoU (%)",
     "paper_parameters_m": "paper: parameters",
@@ -96,7 +112,7 @@ def representatives(evidence: Evidence) -> pd.DataFrame:
     """Return one row of `methods` per method, best first."""
     methods = evidence.methods
     if methods.empty:
-        return pd.DataFrame({"method": [], "trial_id": [], "among_best": []})
+        return pd.DataFrame({"method": [], "trial_id": []})
     chosen = methods[methods["representative"].astype(bool)]
     return chosen.drop_duplicates("method").reset_index(drop=True)
 
@@ -190,12 +206,67 @@ def feature_column(evidence: Evidence, feature: str) -> tuple[str, str]:
 
 
 def relative_bias(evidence: Evidence) -> pd.DataFrame:
-    """Return method, feature, n, units, value, low, high: bias over the truth's mean."""
+    """Return method, feature, n, units, value: bias over the truth's mean."""
     if evidence.agreement.empty:
         return pd.DataFrame()
-    names = {"relative_bias": "value", "relative_low": "low", "relative_high": "high"}
-    table = evidence.agreement.rename(columns=names)
-    return table[["method", "feature", "n", "units", *names.values()]].dropna(subset=["value"])
+    table = evidence.agreement.rename(columns={"relative_bias": "value"})
+    return table[["method", "feature", "n", "units", "value"]].dropna(subset=["value"])
+
+
+def unit_values(
+    evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
+) -> tuple[pd.DataFrame, str]:
+    """Return each unit's own values on the reported images, of representative seeds.
+
+    Returns
+    -------
+    DataFrame
+        method, parameters, metric, unit, value; without rows where there are more than
+        `MOST_DOTS` units.
+    str
+        What a figure's legend calls one of them.
+    """
+    table = evidence.units
+    keys = ["method", "parameters", "metric", "unit", "value"]
+    if table.empty:
+        return pd.DataFrame(columns=keys), ""
+    chosen = representatives(evidence)
+    own = set(zip(chosen["method"], chosen["trial_id"]))
+    table = table[
+        (table["split"] == measured_split(evidence))
+        & table["metric"].isin(metrics)
+        & table["parameters"].isin(parameters)
+    ]
+    table = table[[key in own for key in zip(table["method"], table["trial_id"])]]
+    bias = bool(metrics) and metrics[0].startswith("bias")
+    one, count = unit_of(evidence, cells=bias), table["unit"].nunique()
+    if count > MOST_DOTS:
+        return table.loc[[], keys], ""
+    return table.loc[table["value"].notna(), keys], f"one {one} (of {independent(count, one)})"
+
+
+def unit_of(evidence: Evidence, *, cells: bool = False) -> str:
+    """Return what the independent unit is called; tracks are units of `cells`, never of scores."""
+    unit = str(evidence.settings.get("unit", "image"))
+    return "group" if unit == "track" and not cells else unit
+
+
+def independent(count: int, unit: str) -> str:
+    """Return how many units there are.
+
+    >>> independent(1, "group"), independent(6, "image")
+    ('1 independent group', '6 independent images')
+    """
+    return f"{count} independent {unit}{'s' * (count != 1)}"
+
+
+def counted(evidence: Evidence, split: str) -> dict[str, int]:
+    """Return how many units, images and true cells the scores of a split are from."""
+    names = ["units", "images", "true_objects"]
+    if evidence.scores.empty or not (evidence.scores["split"] == split).any():
+        return dict.fromkeys(names, 0)
+    rows = evidence.scores.loc[evidence.scores["split"] == split, names]
+    return {name: int(rows[name].iloc[0]) for name in names}
 
 
 def pixel_noise(evidence: Evidence, feature: str) -> float | None:
@@ -217,8 +288,6 @@ def number(value: float, column: str = "") -> str:
     """
     if not math.isfinite(value):
         return ""
-    if column.startswith("p_"):
-        return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     size = abs(value)
@@ -322,73 +391,80 @@ SHOWN = {"test_ap": "ap_mean", "test_f1": "f1_50", "test_pq": "pq", "test_seg": 
 
 
 def ranking(evidence: Evidence) -> pd.DataFrame:
-    """Return one row per method, best first: standing on validation; scores and biases on test."""
+    """Return one row per method, by validation score: scores there; scores and biases on test."""
     methods = representatives(evidence)
     if methods.empty:
         return pd.DataFrame()
     scores, biases = measured_scores(evidence, tuple(SHOWN.values())), relative_bias(evidence)
     rows = []
     for mark, method in zip(letters(methods).values(), methods.to_dict("records")):
-        standing = (method["val_score"], method["val_low"], method["val_high"])
-        row = {"mark": mark, "method": method["method"], "among_best": bool(method["among_best"])}
-        row |= {"val_ap": with_interval(standing)}
+        known = ("method", "val_score", "val_units", "val_lowest", "val_highest")
+        row = {name: method[name] for name in known}
         for name, metric in SHOWN.items():
-            row[name] = "not known"
+            row[name] = math.nan
             if not scores.empty:
                 own = scores[scores["own"] & (scores["metric"] == metric)]
-                for found in own[own["method"] == method["method"]].to_dict("records")[:1]:
-                    row[name] = with_interval((found["value"], found["low"], found["high"]))
+                row[name] = own.loc[own["method"] == method["method"], "value"].max()
         for feature in FEATURES if len(biases) else ():
             ours = biases[(biases["method"] == method["method"]) & (biases["feature"] == feature)]
             row[f"bias_{feature}"] = 100 * ours["value"].iloc[0] if len(ours) else math.nan
         row["seeds"] = int((evidence.methods["method"] == method["method"]).sum())
-        rows.append(row | {"command": method["command"]})
+        rows.append(row | {"mark": mark, "command": method["command"]})
     return pd.DataFrame(rows)
 
 
-def with_interval(value: tuple[float, float, float], digits: int = 3) -> str:
-    """Write a value with its interval.
+def differences(evidence: Evidence) -> pd.DataFrame:
+    """Return the estimates of `statistics`: differences, effect sizes, cells and units."""
+    table = evidence.statistics
+    if table.empty:
+        return table
+    first = ["comparison", "method", "feature", "a", "b", "difference", "unit_difference"]
+    table = table[[*(c for c in first if c in table), *(c for c in table if c not in first)]]
+    ends = ("_low", "_high")
+    left = [c for c in table if c.startswith("p_") or c.endswith(ends) or c in ("u", "design")]
+    table = table.drop(columns=left).sort_values("below_noise", kind="stable")
+    if "note" in table:  # of tests, which are not shown
+        notes = table["note"].fillna("").str.replace(TOO_FEW, "", regex=False)
+        table["note"] = notes.str.strip("; ")
+    return table
 
-    >>> with_interval((0.81234, 0.78, 0.84))
-    '0.812 (0.780 to 0.840)'
-    >>> with_interval((0.81234, float("nan"), float("nan")))
-    '0.812'
-    """
-    best, low, high = (f"{v:.{digits}f}" for v in value)
-    return best if math.isnan(value[1]) else f"{best} ({low} to {high})"
+
+def agreed(evidence: Evidence) -> pd.DataFrame:
+    """Return the estimates of `agreement`."""
+    names = ("bias", "ccc", "relative")
+    left = [f"{name}_{end}" for name in names for end in ("low", "high")]
+    return evidence.agreement.drop(columns=left, errors="ignore")
 
 
 def make_tables(evidence: Evidence) -> list[Table]:
     """Return the tables of the page, those that answer first."""
-    board, statistics = evidence.leaderboard, evidence.statistics
+    board = evidence.leaderboard
     kept = [c for c in board if c not in ("wandb_id", "augmentation", "loss", "batch_size")]
-    if not statistics.empty:
-        order = ["p_unit_holm", "p_mann_whitney_holm"]
-        statistics = statistics.sort_values(["below_noise", *order], kind="stable")
-        first = ["comparison", "method", "feature", "a", "b", "difference", *order]
-        statistics = statistics[[*first, *(c for c in statistics if c not in first)]]
     ranked = (
-        "Methods, best first, calibrated. Mean AP: over IoU 0.5 to 0.9. PQ: panoptic quality. SEG: "
-        "the Cell Tracking Challenge's. IoU: of pixels. Bias: mean of method minus truth for cells "
-        "found by both, in per cent of the truth's mean. In brackets: 95 % intervals over "
-        f"independent {evidence.settings.get('unit', 'image')}s. Test columns: the "
+        "Methods in the order of their validation scores, calibrated; an order of estimates. Mean "
+        "AP: over IoU 0.5 to 0.9, on validation the mean over seeds. Lowest and highest unit: mean "
+        f"AP on validation of one {unit_of(evidence)} alone. PQ: panoptic quality. SEG: the Cell "
+        "Tracking Challenge's. IoU: of pixels. Bias: mean of method minus truth for cells found by "
+        "both, in per cent of the truth's mean. Test columns: the "
         f"{measured_split(evidence)} images."
     )
     paper = (
         "Table 1 of the paper, ours and theirs (theirs where the encoder is ResNet-152 with two "
         "classes). Training time is mm:ss; loss is the training loss at the kept epoch."
     )
-    differences = (
-        "Differences in cell features, a minus b, in pixels. Grey: no larger than what pixels "
-        "alone produce. Believe p at the unit level; Mann-Whitney over single cells, as in the "
-        "paper, takes cells of one image for independent."
+    pairs = (
+        "Differences in cell features, a minus b, in pixels: over all cells, and between the means "
+        "of independent units. Grey: no larger than what pixels alone produce."
     )
-    agreed = "Agreement with the ground truth: cells found by both, in pixels."
+    cells = (
+        "Agreement with the ground truth, in pixels: cells found by both. Limits of agreement: "
+        "bias minus and plus 1.96 SD of single cells."
+    )
     tables = [
         make_table("ranking", ranked, ranking(evidence)),
         make_table("table1", paper, table1(evidence)),
-        make_table("statistics", differences, statistics, grey="below_noise"),
-        make_table("agreement", agreed, evidence.agreement),
+        make_table("statistics", pairs, differences(evidence), grey="below_noise"),
+        make_table("agreement", cells, agreed(evidence)),
         make_table("scores", "All scores, all seeds.", wide_scores(evidence.scores)),
         make_table("leaderboard", "All trials, best on validation first.", board[kept]),
         make_table("candidates", "Candidates over their seeds.", evidence.candidates),

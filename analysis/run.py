@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--unit",
         choices=("group", "image", "track"),
         default="group",
-        help="what is independent of each other, for tests and intervals (group)",
+        help="independent unit (group)",
     )
     add("--flips", action="store_true", help="average predictions over mirror images (slower)")
     add(
@@ -84,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--resamples",
         type=_positive,
-        default=2000,
+        default=9999,
         metavar="N",
-        help="bootstrap resamples and permutations (2000)",
+        help="permutations and bootstrap resamples for statistics.csv (9999)",
     )
-    add("--seed", type=int, default=0, help="of everything that is drawn (0)")
+    add("--seed", type=int, default=0, help="random seed (0)")
     return parser  # fmt: skip
 
 
@@ -146,16 +146,17 @@ def _say_sizes(console: Console, run: Run, other: DataSet) -> None:
 def _say(console: Console, evidence: Any) -> None:
     from rich.table import Table
 
+    from analysis.report import WHY
+
     table = Table(title="mean average precision over IoU 0.5 to 0.9, validation", title_style="")
-    for name in ("method", "score", "95 % interval", "cannot be told from the best"):
+    unit = "image" if evidence.settings["unit"] == "image" else "group"
+    for name in ("method", "score", f"lowest {unit}", f"highest {unit}", f"{unit}s"):
         table.add_column(name)
     for row in evidence.methods[evidence.methods["representative"]].to_dict("records"):
-        known = row["val_low"] == row["val_low"]
-        span = f"{row['val_low']:.3f} to {row['val_high']:.3f}" if known else "too few units"
-        table.add_row(
-            row["method"], f"{row['val_score']:.3f}", span, "yes" if row["among_best"] else ""
-        )
+        values = (row["val_score"], row["val_lowest"], row["val_highest"])
+        table.add_row(row["method"], *(f"{v:.3f}" for v in values), str(row["val_units"]))
     console.print(table)
+    console.print(WHY, markup=False)
     for line in evidence.missing:
         console.print(f"note: {line}", markup=False)
 

@@ -1,8 +1,8 @@
-"""How well predicted instances agree with true ones: per object, per image, pooled, with intervals.
+"""How well predicted instances agree with true ones: per object, per image, per unit, pooled.
 
 Matching, precision, recall, F1, average precision TP / (TP + FP + FN) and panoptic quality are
 stardist's (`stardist.matching`). Pooled scores are ratios of sums over images, so that every object
-counts alike; intervals come from resampling independent units (images, fields), not objects.
+counts alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from scipy import ndimage
 from stardist.matching import label_overlap, matching
 
 from analysis.evidence import IOUS
-from analysis.resampling import FEWEST_UNITS
 
 _T = tuple(f"{round(100 * t)}" for t in IOUS)
 METRICS = (
@@ -213,37 +212,25 @@ def pooled(
     return np.concatenate([ratio[..., :last], mean, ratio[..., last:]], axis=-1)
 
 
-def unit_weights(units: Sequence[str], resamples: int, seed: int = 0) -> NDArray[np.float64] | None:
-    """Draw bootstrap resamples of independent units.
+def unit_members(units: Sequence[str]) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    """Say which images belong to which independent unit.
 
     Parameters
     ----------
     units : sequence of str
         The unit of each image.
-    resamples, seed : int
 
     Returns
     -------
-    (resamples, images) array or None
-        How often each image counts; None with fewer than `FEWEST_UNITS` units.
+    names : (units,) str array
+        Sorted.
+    members : (units, images) float array
+        1 where the image is of the unit, else 0: weights for `pooled`.
+
+    Examples
+    --------
+    >>> unit_members(["b", "a", "b"])[1].tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
     """
     names, index = np.unique(np.asarray(units, str), return_inverse=True)
-    if len(names) < FEWEST_UNITS:
-        return None
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return counts[:, index].astype(float)
-
-
-def intervals(
-    images: Sequence[ImageScores], weights: NDArray[np.float64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the 95 % percentile interval of each metric: two (metrics,) arrays, NaN if unknown."""
-    if weights is None:
-        nothing = np.full(len(METRICS), np.nan)
-        return nothing, nothing
-    values = pooled(images, weights)
-    known = ~np.isnan(values).all(0)
-    low, high = np.full((2, len(METRICS)), np.nan)
-    low[known], high[known] = np.nanpercentile(values[:, known], [2.5, 97.5], axis=0)
-    return low, high
+    return names, (index == np.arange(len(names))[:, None]).astype(float)

@@ -78,7 +78,7 @@ def choose_model(model: Path) -> Choice:
             raise AnalysisError(
                 f"{table} cannot be read ({error!r}); python -m analysis.run makes it again"
             ) from error
-        why = f"{name}, the best method of the report"
+        why = f"{name}, the first method of the report"
         return _choice(run.checkpoint(trial_id), bool(way == GIVEN_BACK), why)
     best_candidate = candidates(run)[0]
     why = f"{best_candidate.name}, the best by validation IoU ({folder.name} has no report yet)"

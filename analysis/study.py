@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.calibration import BUDGET, Calibration, calibrate_checkpoint
-from analysis.comparing import agreements, comparisons, noise_of
+from analysis.comparing import agreements, comparisons, noise_of, unit_biases
 from analysis.evidence import Crop, Evidence, Picture
 from analysis.measuring import (
     KnownCells,
@@ -26,8 +26,9 @@ from analysis.measuring import (
 from analysis.methods import GIVEN_BACK, make_instances, way_of
 from analysis.prediction import foreground_probability, predict_maps
 from analysis.rundir import Candidate, Run, candidates, choose, command_of, unfinished
-from analysis.scores import METRICS, ImageScores, intervals, pooled, unit_weights
+from analysis.scores import METRICS, ImageScores, pooled, unit_members
 from analysis.selection import Selected, select
+from analysis.statistics import RESAMPLES
 from trainables.checkpoint import load
 from trainables.config import Normalization
 from trainables.data import DataSet, Item, normalize
@@ -39,6 +40,8 @@ MOST_PICTURES = 4
 """Images in the report's viewer."""
 CROP_SIDE = 224
 """Pixels of the window that is shown through every network: the paper's."""
+CAUTION = "intervals and p-values are not yet reliable with few units: docs/statistics.md"
+"""What the first column of tables that hold them says."""
 OBJECT_COLUMNS = ("method", "trial_id", "group", "split", "matched_label", "iou", "population")
 """What ``objects.csv`` says beside TrackMate's columns."""
 
@@ -52,7 +55,7 @@ class Settings:
     unit: str = "group"
     flips: bool = False
     budget: int = BUDGET
-    resamples: int = 2000
+    resamples: int = RESAMPLES
     seed: int = 0
 
 
@@ -133,8 +136,10 @@ def gather(
     if empty:
         missing.append(f"Images without any true cell: {', '.join(empty[:8])}.")
     objects = _together([*truth, *(t for trial in trials for t in trial.test.objects)])
-    standing = select(_by_method(trials), trials[0].validation.groups, resamples=settings.resamples)
-    statistics, agreement, noise = _tables(objects, settings, missing)
+    standing = select(_by_method(trials), _units(trials[0].validation, settings))
+    scores, units = _scores(trials, settings, split)
+    biases = unit_biases(objects, unit=settings.unit).assign(parameters="calibrated")
+    statistics, agreement, noise = _tables(objects, settings)
     if crop is not None and crop_item is not None:
         _fill_crop(run, crop, crop_item, {t.trial_id: t.calibration for t in trials}, task, missing)
     return Evidence(
@@ -144,7 +149,8 @@ def gather(
         candidates=run.candidates,
         history=run.history,
         methods=_methods(run, trials, standing),
-        scores=_scores(trials, settings, split),
+        scores=scores,
+        units=pd.concat([units, biases], ignore_index=True),
         objects=objects,
         statistics=statistics,
         agreement=agreement,
@@ -203,16 +209,13 @@ def _by_method(trials: Sequence[_Trial]) -> dict[str, list[list[ImageScores]]]:
 
 
 def _tables(
-    objects: pd.DataFrame, settings: Settings, missing: list[str]
+    objects: pd.DataFrame, settings: Settings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     statistics = comparisons(
-        objects, unit=settings.unit, convention=settings.convention, seed=settings.seed
-    )
+        objects, unit=settings.unit, convention=settings.convention,
+        resamples=settings.resamples, seed=settings.seed,
+    )  # fmt: skip
     agreement = agreements(objects, unit=settings.unit, seed=settings.seed)
-    if len(statistics) and statistics["p_unit"].isna().all():
-        missing.append(
-            f"There are too few independent units ({settings.unit}s) for p-values: six at least."
-        )
     return statistics, agreement, noise_of(objects, settings.convention)
 
 
@@ -236,10 +239,10 @@ def _methods(run: Run, trials: Sequence[_Trial], standing: dict[str, Selected]) 
                 "representative": trial.representative,
                 "default": json.dumps(calibration.default),
                 "calibrated": json.dumps(calibration.calibrated),
-                "among_best": place.among_best,
                 "val_score": place.score,
-                "val_low": place.low,
-                "val_high": place.high,
+                "val_units": place.units,
+                "val_lowest": place.lowest,
+                "val_highest": place.highest,
                 "command": command_of(run, trial.trial_id),
             })  # fmt: skip
     table = pd.DataFrame(rows)
@@ -249,28 +252,40 @@ def _methods(run: Run, trials: Sequence[_Trial], standing: dict[str, Selected]) 
     )  # fmt: skip
 
 
-def _scores(trials: Sequence[_Trial], settings: Settings, split: str) -> pd.DataFrame:
-    rows = []
+def _units(measured: Measured, settings: Settings) -> list[str]:
+    """Return the independent unit of each image: a group where tracks are the units."""
+    return measured.images if settings.unit == "image" else measured.groups
+
+
+def _scores(
+    trials: Sequence[_Trial], settings: Settings, split: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores of all images together, and those of each independent unit."""
+    rows, each = [], []
     for trial in trials:
         for name, measured in (("val", trial.validation), (split, trial.test)):
-            units = measured.images if settings.unit == "image" else measured.groups
-            weights = unit_weights(units, settings.resamples, settings.seed)
+            units, members = unit_members(_units(measured, settings))
             for variant, images in measured.scores.items():
-                values, (low, high) = pooled(images), intervals(images, weights)
                 common = {
                     "method": variant.method, "trial_id": trial.trial_id, "split": name,
                     "parameters": variant.parameters,
                 }  # fmt: skip
                 counts = {
+                    "units": len(units),
                     "images": len(images),
                     "true_objects": sum(one.true_objects for one in images),
                     "predicted_objects": sum(one.predicted_objects for one in images),
                 }
                 rows += [
-                    {**common, "metric": m, "value": v, "low": a, "high": b, **counts}
-                    for m, v, a, b in zip(METRICS, values, low, high)
+                    {**common, "metric": metric, "value": value, **counts}
+                    for metric, value in zip(METRICS, pooled(images))
                 ]
-    return pd.DataFrame(rows)
+                each += [
+                    {**common, "metric": metric, "unit": unit, "value": value}
+                    for unit, values in zip(units, pooled(images, members))
+                    for metric, value in zip(METRICS, values)
+                ]
+    return pd.DataFrame(rows), pd.DataFrame(each)
 
 
 def _pictured(items: Sequence[Item]) -> list[str]:
@@ -378,7 +393,9 @@ def write_tables(evidence: Evidence, report: Path) -> None:
             evidence.objects, report / "objects.csv",
             pixel_size_um=evidence.settings.get("pixel_size_um"), extra=OBJECT_COLUMNS,
         )  # fmt: skip
-    for name in ("methods", "scores", "statistics", "agreement", "noise"):
-        table: pd.DataFrame = getattr(evidence, name)
+    for name in ("methods", "scores", "units", "statistics", "agreement", "noise"):
+        table: pd.DataFrame = getattr(evidence, name).copy()
+        if name in ("statistics", "agreement"):
+            table.insert(0, "caution", CAUTION)
         write_with(report / f"{name}.csv", partial(table.to_csv, index=False))
     write_json(report / "settings.json", {**evidence.settings, "missing": evidence.missing})

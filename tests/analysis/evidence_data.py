@@ -124,8 +124,8 @@ def make_history(rng: np.random.Generator, board: pd.DataFrame, epochs: int = 60
     return pd.concat(parts, ignore_index=True)
 
 
-def make_methods(board: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Give the analysed trials; the first two cannot be told apart, the first has two seeds."""
+def make_methods(board: pd.DataFrame, names: list[str], units: int = 8) -> pd.DataFrame:
+    """Give the analysed trials; the first has two seeds."""
     rows = []
     for rank, name in enumerate(names):
         task, way, loss = METHODS[name]
@@ -145,17 +145,22 @@ def make_methods(board: pd.DataFrame, names: list[str]) -> pd.DataFrame:
                     "representative": seed == 0,
                     "default": json.dumps({"threshold": 0.5, "min_size": 20}),
                     "calibrated": json.dumps({"threshold": 0.42, "min_size": 31}),
-                    "among_best": rank < 2,
                     "val_score": score,
-                    "val_low": score - 0.03,
-                    "val_high": score + 0.03,
+                    "val_units": units,
+                    "val_lowest": score - spread(units),
+                    "val_highest": score + spread(units),
                     "command": f"python -m analysis.segment --model runs/x/checkpoints/{rank}",
                 }
             )
     return pd.DataFrame(rows)
 
 
-def make_scores(methods: pd.DataFrame) -> pd.DataFrame:
+def spread(units: int) -> float:
+    """Give how far the outermost units lie from their mean."""
+    return 0.03 if units > 1 else 0.0
+
+
+def make_scores(methods: pd.DataFrame, units: int = 8) -> pd.DataFrame:
     """Give scores that fall with the overlap and gain from calibration."""
     rows = []
     for row in methods.to_dict("records"):
@@ -171,10 +176,32 @@ def make_scores(methods: pd.DataFrame) -> pd.DataFrame:
                 for metric, value in values.items():
                     columns = {"method": row["method"], "trial_id": row["trial_id"]}
                     columns |= {"split": split, "parameters": parameters, "metric": metric}
-                    columns |= {"value": value, "low": value - 0.03, "high": value + 0.03}
-                    counts = {"images": 8, "true_objects": 420, "predicted_objects": 411}
-                    rows.append(columns | counts)
+                    counts = {"units": units, "images": 2 * units}
+                    counts |= {"true_objects": 420, "predicted_objects": 411}
+                    rows.append(columns | {"value": value} | counts)
     return pd.DataFrame(rows)
+
+
+def make_units(scores: pd.DataFrame, agreement: pd.DataFrame, units: int = 8) -> pd.DataFrame:
+    """Give each unit's own scores and biases, spread evenly about the method's."""
+    first = scores.drop_duplicates("method").set_index("method")["trial_id"]
+    biases = pd.DataFrame(
+        {
+            "method": agreement["method"],
+            "trial_id": agreement["method"].map(first),
+            "split": "test",
+            "parameters": "calibrated",
+            "metric": "bias_" + agreement["feature"],
+            "value": agreement["relative_bias"],
+        }
+    )
+    keys = ["method", "trial_id", "split", "parameters", "metric", "value"]
+    every = pd.concat([scores[keys], biases], ignore_index=True)
+    offsets = np.linspace(-spread(units), spread(units), units)
+    parts = [
+        every.assign(unit=f"field{n}", value=every["value"] + d) for n, d in enumerate(offsets)
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def make_objects(
@@ -224,7 +251,9 @@ def make_objects(
     return pd.concat(parts, ignore_index=True)
 
 
-def make_statistics(objects: pd.DataFrame, significant: bool = True) -> pd.DataFrame:
+def make_statistics(
+    objects: pd.DataFrame, significant: bool = True, units: int = 8
+) -> pd.DataFrame:
     """Give all pairs of methods and, of each method, the two populations."""
     rows = []
     names = list(dict.fromkeys(objects["method"]))
@@ -243,13 +272,18 @@ def make_statistics(objects: pd.DataFrame, significant: bool = True) -> pd.DataF
                     "b": b,
                     "n_a": 400,
                     "n_b": 400,
-                    "units_a": 8,
-                    "units_b": 8,
+                    "units_a": units,
+                    "units_b": units,
                     "mean_a": mean_a,
                     "mean_b": mean_b,
                     "difference": mean_b - mean_a,
+                    "difference_low": mean_b - mean_a - 1,
+                    "difference_high": mean_b - mean_a + 1,
                     "p_mann_whitney": 0.001 if real else 0.4,
+                    "cliffs_delta": 0.2,
                     "p_unit": 0.004 if real else 0.5,
+                    "p_least": 2 / 2**units,
+                    "note": "" if units > 5 else "too few independent units",
                     "comparison": comparison,
                     "method": method,
                     "p_mann_whitney_holm": 0.01 if real else 1.0,
@@ -261,7 +295,7 @@ def make_statistics(objects: pd.DataFrame, significant: bool = True) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def make_agreement(objects: pd.DataFrame) -> pd.DataFrame:
+def make_agreement(objects: pd.DataFrame, units: int = 8) -> pd.DataFrame:
     """Give the bias of each method's features."""
     rows = []
     for method in dict.fromkeys(objects["method"]):
@@ -270,7 +304,7 @@ def make_agreement(objects: pd.DataFrame) -> pd.DataFrame:
         for number, feature in enumerate(FEATURES):
             mean = objects.loc[objects["method"] == TRUTH, feature].mean()
             relative = (0.08 if "3-class" in method else -0.01) / (1 + number)
-            row = {"method": method, "feature": feature, "n": 380, "units": 8}
+            row = {"method": method, "feature": feature, "n": 380, "units": units}
             row |= {"bias": relative * mean, "bias_low": (relative - 0.02) * mean}
             row |= {"bias_high": (relative + 0.02) * mean, "sd": 0.1 * mean}
             row |= {"loa_low": -0.2 * mean, "loa_high": 0.2 * mean, "relative_bias": relative}
@@ -311,14 +345,19 @@ def make_evidence(
     pixel: float | None = PIXEL,
     significant: bool = True,
     seeds: int = 1,
+    units: int = 8,
     **board: Any,
 ) -> Evidence:
-    """Give full evidence; `names` are keys of `METHODS`, `board` goes to `make_board`."""
+    """Give full evidence; `names` are keys of `METHODS`, `board` goes to `make_board`.
+
+    There are `units` independent groups of images, for validation as for test.
+    """
     rng = np.random.default_rng(0)
     names = list(METHODS) if names is None else names
     leaderboard = make_board(rng, seeds=seeds, **board)
-    methods = make_methods(leaderboard, names)
-    objects = make_objects(rng, methods, pixel=pixel)
+    methods = make_methods(leaderboard, names, units)
+    objects = make_objects(rng, methods, images=units, pixel=pixel)
+    scores, agreement = make_scores(methods, units), make_agreement(objects, units)
     return Evidence(
         out=out,
         plan={
@@ -340,10 +379,11 @@ def make_evidence(
         ].mean(),
         history=make_history(rng, leaderboard),
         methods=methods,
-        scores=make_scores(methods),
+        scores=scores,
+        units=make_units(scores, agreement, units),
         objects=objects,
-        statistics=make_statistics(objects, significant),
-        agreement=make_agreement(objects),
+        statistics=make_statistics(objects, significant, units),
+        agreement=agreement,
         noise=make_noise(),
         crop=make_crop(rng, leaderboard, methods),
         pictures=make_pictures(rng, names),
@@ -368,7 +408,7 @@ def empty(evidence: Evidence) -> Evidence:
     """Give `evidence` of a sweep of which nothing could be analysed."""
     none = {
         name: getattr(evidence, name).iloc[:0]
-        for name in ("methods", "scores", "objects", "statistics", "agreement", "noise")
+        for name in ("methods", "scores", "units", "objects", "statistics", "agreement", "noise")
     }
     return replace(
         evidence,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.comparing import agreements, comparisons
+from analysis.comparing import agreements, comparisons, unit_biases
 from analysis.evidence import FEATURES, TRUTH
 
 
@@ -52,3 +52,16 @@ def test_agreement_with_the_truth() -> None:
     area = found[found["feature"] == "area"].iloc[0]
     assert area["bias"] == pytest.approx(10)
     assert area["relative_bias"] == pytest.approx(10 / 400, rel=0.01)
+
+
+def test_each_unit_has_a_bias_of_its_own() -> None:
+    table = objects(False).assign(trial_id="t1", split="test")
+    second = (table["group"] == "b") & (table["method"] != TRUTH)
+    table.loc[second, "area"] += 20
+    found = unit_biases(table, unit="group")
+    area = found[found["metric"] == "bias_area"].set_index("unit")
+    assert list(area.index) == ["a", "b"]
+    assert area["value"].to_numpy() == pytest.approx([10 / 400, 30 / 400], rel=0.01)
+    assert set(zip(found["method"], found["trial_id"], found["split"])) == {("U-Net", "t1", "test")}
+    assert len(unit_biases(table, unit="image")) == 10 * len(FEATURES)
+    assert unit_biases(table[table["method"] == TRUTH]).empty

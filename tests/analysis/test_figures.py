@@ -112,13 +112,33 @@ def test_features_without_values_are_left_out(evidence) -> None:
     assert sum(ax.get_visible() for ax in figure.axes) == 5
 
 
-def test_scores_without_intervals_are_points(evidence) -> None:
-    scores = evidence.scores.assign(low=np.nan, high=np.nan)
-    bare = replace(evidence, scores=scores)
-    for draw in (figures.draw_overlaps, figures.draw_calibration):
-        figure = draw(bare)
+def dots(figure) -> list[float]:
+    """Give where the small dots, one per unit, lie along the axis of values."""
+    lines = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "units"]
+    return [float(v) for line in lines for v in line.get_xydata().ravel()]
+
+
+def test_every_unit_is_a_dot_and_nothing_is_drawn_as_an_interval(evidence) -> None:
+    draws = (figures.draw_overlaps, figures.draw_calibration, figures.draw_bias)
+    for draw, count in zip(draws, (5 * 4, 2 * 4, 6 * 4)):
+        figure = draw(evidence)
         assert figure is not None
-        figure.draw_without_rendering()
+        assert len(dots(figure)) == 2 * 8 * count
+        assert not [c for ax in figure.axes for c in ax.collections]
+        small = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "units"]
+        assert {line.get_linestyle() for line in small} == {"None"}
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert labels.count("one group (of 8 independent groups)") == 1
+
+
+def test_units_beyond_thirty_are_not_drawn() -> None:
+    many = make_evidence(units=31, names=list(METHODS)[:2], architectures=("Unet", "PAN"))
+    for draw in (figures.draw_overlaps, figures.draw_calibration, figures.draw_bias):
+        figure = draw(many)
+        assert figure is not None
+        assert not dots(figure)
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert not [label for label in labels if "one group" in label]
 
 
 def test_table1_puts_the_paper_beside_resnet152(evidence) -> None:

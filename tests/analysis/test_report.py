@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 
 from analysis.evidence import Evidence
-from analysis.report import answer, embedded, write_report
-from analysis.report_tables import make_table, number
+from analysis.report import WHY, answer, embedded, write_report
+from analysis.report_tables import make_table, make_tables, number
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evidence_data import METHODS, empty, make_evidence
+from page_text import claims, drawn, visible
 
 NAMES = list(METHODS)
 
@@ -58,7 +59,7 @@ def test_text_is_escaped(page: Path) -> None:
     assert json.loads(json_of) == {"name": "</script><!-- & '\""}
 
 
-def test_all_is_told(page: Path, evidence: Evidence) -> None:
+def test_all_is_said(page: Path, evidence: Evidence) -> None:
     text = page.read_text()
     for part in (
         evidence.missing[0],
@@ -75,37 +76,76 @@ def test_all_is_told(page: Path, evidence: Evidence) -> None:
         assert command in text
 
 
-def test_answer_when_two_cannot_be_told_apart(evidence: Evidence) -> None:
+def test_answer_says_who_scores_highest_by_how_much_and_from_how_many(evidence: Evidence) -> None:
     said = answer(evidence)
-    assert said.headline == f"{NAMES[0]} and {NAMES[1]} cannot be told apart."
-    assert any("The remaining 2 are worse." in sentence for sentence in said.sentences)
-    assert any("0.740 (0.710 to 0.770)" in sentence for sentence in said.sentences)
-    assert len(said.differences) == 4
-    assert all("3-class" in line for line in said.differences)
-
-
-def test_answer_when_one_is_best(evidence: Evidence) -> None:
-    methods = evidence.methods.assign(among_best=evidence.methods["method"] == NAMES[0])
-    assert (
-        answer(replace(evidence, methods=methods)).headline == f"{NAMES[0]} is best of 4 methods."
+    assert said.headline == (
+        f"{NAMES[0]} scores highest of 4 methods: mean AP 0.740 on validation, "
+        f"0.010 more than {NAMES[1]}."
     )
+    measured, why, test, features = said.sentences
+    assert measured == (
+        "Measured on 8 independent groups of validation images (16 images, 420 true cells): the "
+        f"mean AP of {NAMES[0]} is 0.710 in the lowest group and 0.770 in the highest."
+    )
+    assert why == WHY
+    assert "test images, not used for training, tuning or selection" in test
+    assert "(8 independent groups, 16 images, 420 true cells)" in test
+    assert "mean AP 0.740, IoU 0.880" in test
+    assert "area -1.0 %, perimeter -0.5 %" in features
+    assert "380 cells" in features
+    assert "8 groups" in features
 
 
-def test_answer_with_too_few_units(evidence: Evidence) -> None:
-    methods = evidence.methods.assign(val_low=np.nan, val_high=np.nan, among_best=True)
-    tests = evidence.statistics.assign(p_unit=np.nan, p_unit_holm=np.nan)
-    said = answer(replace(evidence, methods=methods, statistics=tests))
-    assert "cannot say whether it is best" in said.headline
-    assert any("too few independent groups of images" in sentence for sentence in said.sentences)
-    assert not said.differences
+def test_answer_without_a_lead(evidence: Evidence) -> None:
+    close = evidence.methods.assign(val_score=[0.7401, 0.74, 0.7399, 0.5, 0.4])
+    headline = answer(replace(evidence, methods=close)).headline
+    assert headline.endswith(f"less than 0.001 more than {NAMES[1]}.")
+    equal = evidence.methods.assign(val_score=[0.74, 0.74, 0.74, 0.5, 0.4])
+    assert answer(replace(evidence, methods=equal)).headline == (
+        f"{NAMES[0]} and {NAMES[1]} score highest of 4 methods, with the same mean AP 0.740 on "
+        "validation."
+    )
+    unknown = answer(replace(evidence, methods=evidence.methods.assign(val_score=np.nan)))
+    assert unknown.headline == "4 methods were analysed; none has a validation score."
 
 
-def test_answer_without_differences(evidence: Evidence) -> None:
-    tests = evidence.statistics.assign(below_noise=True)
-    said = answer(replace(evidence, statistics=tests))
-    assert any("No difference in cell features survives" in s for s in said.sentences)
-    none = answer(replace(evidence, statistics=pd.DataFrame()))
-    assert any("not compared" in sentence for sentence in none.sentences)
+def test_units_may_be_single_images(evidence: Evidence) -> None:
+    said = answer(replace(evidence, settings=evidence.settings | {"unit": "image"}))
+    assert "Measured on 8 independent validation images (420 true cells)" in said.sentences[0]
+    assert "in the lowest image" in said.sentences[0]
+
+
+@pytest.mark.parametrize("units", [1, 6, 12])
+def test_page_claims_nothing_that_it_cannot_hold(units: int, tmp_path: Path) -> None:
+    few = make_evidence(units=units, architectures=("Unet", "PAN"), encoders=("resnet152",))
+    page = write_report(few, tmp_path)
+    text, figures = visible(page), drawn(page)
+    assert claims(text, WHY) == []
+    assert text.count(WHY) == 1
+    assert len(figures) >= 10
+    for name, texts in figures.items():
+        assert claims(" ".join(texts)) == [], name
+    counted = "1 independent group" if units == 1 else f"{units} independent groups"
+    assert f"Measured on {counted} of validation images ({2 * units} image" in text
+    in_figures = {"calibration", "overlaps", "bias"}
+    for name in in_figures:
+        caption = re.search(
+            rf'id="{name}".*?<figcaption>(.*?)</figcaption>', page.read_text(), re.S
+        )
+        assert caption is not None
+        assert counted in caption.group(1)
+        assert any("one group" in words for words in figures[name])
+    assert "Bias against the ground truth (% of its mean)" in figures["bias"]
+
+
+def test_differences_are_shown_without_verdicts(evidence: Evidence) -> None:
+    tables = {table.name: table for table in make_tables(evidence)}
+    headings = [heading for heading, _ in tables["statistics"].headings]
+    assert {"difference", "units a", "units b", "cells a", "cliffs delta"} <= set(headings)
+    assert not [h for h in headings if h.startswith("p ") or h.endswith(("low", "high"))]
+    assert tables["statistics"].total == len(evidence.statistics)
+    none = answer(replace(evidence, statistics=pd.DataFrame(), agreement=pd.DataFrame()))
+    assert not [sentence for sentence in none.sentences if "area" in sentence]
 
 
 def test_page_without_anything(bare: Path, evidence: Evidence) -> None:

@@ -17,7 +17,12 @@ import tifffile
 
 from analysis.evidence import FEATURES, TRUTH
 from analysis.measuring import KEYS
+from analysis.report import WHY
 from analysis.run import main
+from analysis.study import CAUTION
+
+sys.path.insert(0, str(Path(__file__).parent))
+from page_text import claims, drawn, visible
 
 
 def run(*words: object, cwd: Path) -> tuple[int, str, str]:
@@ -61,15 +66,44 @@ def test_three_ways_are_compared(analysed: tuple[Path, str]) -> None:
     for name in methods["method"]:
         assert name.split(",")[0] in text
     assert methods["val_score"].is_monotonic_decreasing
-    assert methods["among_best"].any()
+    assert (methods["val_units"] == 6).all()
+    assert (methods["val_lowest"] <= methods["val_score"]).all()
+    assert (methods["val_score"] <= methods["val_highest"]).all()
     scores = table(out, "scores")
     best = scores[(scores["split"] == "test") & (scores["parameters"] == "calibrated")]
     f1 = best[best["metric"] == "f1_50"].groupby("method")["value"].max()
     assert f1.max() > 0.9
     assert set(scores["parameters"]) == {"default", "calibrated"}
-    known = best[(best["metric"] == "ap_mean")]
-    assert (known["low"] <= known["value"]).all()
-    assert (known["value"] <= known["high"]).all()
+    assert (best["units"] == 6).all()
+    keys = ["method", "trial_id", "split", "parameters", "metric"]
+    units = table(out, "units").groupby(keys)["value"]
+    f1 = scores[scores["metric"] == "f1_50"].set_index(keys)["value"]
+    assert (units.min().loc[f1.index] <= f1).all()
+    assert (f1 <= units.max().loc[f1.index]).all()
+
+
+def test_page_claims_nothing_that_it_cannot_hold(analysed: tuple[Path, str]) -> None:
+    out, said = analysed
+    page = out / "report" / "index.html"
+    text, figures = visible(page), drawn(page)
+    assert claims(text, WHY) == []
+    assert text.count(WHY) == 1
+    assert len(figures) >= 8
+    for name, texts in figures.items():
+        assert claims(" ".join(texts)) == [], name
+    methods = table(out, "methods")
+    highest = methods.loc[methods["val_score"] == methods["val_score"].max(), "method"]
+    assert f"{' and '.join(highest)} score{'s' * (len(highest) == 1)} highest of" in text
+    assert "Measured on 6 independent groups of validation images (6 images, 25 true cells)" in text
+    assert any("6 independent groups" in words for words in figures["calibration"])
+    printed = " ".join(said.split())
+    assert printed.count(WHY) == 1
+    assert claims(printed.split("this took")[0], WHY) == []
+    for name in ("methods", "scores", "units"):
+        assert not {"among_best", "low", "high", "val_low", "val_high"} & set(table(out, name))
+    for name in ("statistics", "agreement"):
+        assert table(out, name).columns[0] == "caution"
+        assert (table(out, name)["caution"] == CAUTION).all()
 
 
 def test_methods_are_ranked_by_validation_alone(analysed: tuple[Path, str]) -> None:

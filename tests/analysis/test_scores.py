@@ -1,4 +1,4 @@
-"""Scores per object: by hand, against stardist's, and their intervals."""
+"""Scores per object: by hand, against stardist's, and per unit."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ from analysis.scores import (
     METRICS,
     ImageScores,
     image_scores,
-    intervals,
     match,
     pooled,
-    unit_weights,
+    unit_members,
 )
+from analysis.selection import Selected, select
 
 
 def scores_of(*pairs: tuple[NDArray[np.integer], NDArray[np.integer]]) -> dict[str, float]:
@@ -133,19 +133,22 @@ def test_pooling_sums_before_it_divides_and_counts_by_weight() -> None:
     assert weighted[:, 0] == pytest.approx([0.1, 0.5, 1])
 
 
-def test_intervals_resample_units_and_need_six_of_them() -> None:
-    images = [image(k % 2, 1) for k in range(12)]
-    assert unit_weights([str(k // 3) for k in range(12)], 100) is None
-    assert np.isnan(intervals(images, None)[0]).all()
-    weights = unit_weights([str(k) for k in range(12)], 4000)
-    assert weights is not None
-    assert weights.shape == (4000, 12)
-    assert (weights.sum(1) == 12).all()
-    low, high = intervals(images, weights)
-    # a proportion of 12 with p = 1/2: SD 0.144
-    assert low[0] == pytest.approx(0.5 - 1.96 * 0.144, abs=0.06)
-    assert high[0] == pytest.approx(0.5 + 1.96 * 0.144, abs=0.06)
-    pairs = unit_weights([str(k // 2) for k in range(12)], 4000)
-    assert pairs is not None
-    narrow = intervals(images, pairs)  # each unit holds one of either: no spread at all
-    assert narrow[0][0] == narrow[1][0] == pytest.approx(0.5)
+def test_scores_of_single_units() -> None:
+    images = [image(1, 1), image(0, 9), image(1, 2)]
+    names, members = unit_members(["b", "b", "a"])
+    assert names.tolist() == ["a", "b"]
+    assert pooled(images, members)[:, 0] == pytest.approx([0.5, 0.1])
+
+
+def test_standing_is_a_mean_over_seeds_with_the_outermost_units() -> None:
+    nothing = image(0, 0)
+    methods = {
+        "one": [[image(4, 10), image(9, 10), nothing]],
+        "two": [[image(1, 10), image(2, 10), nothing], [image(3, 10), image(6, 10), nothing]],
+    }
+    found = select(methods, ["x", "y", "z"])
+    assert found["one"] == Selected(pytest.approx(0.65), 3, 0.4, 0.9)
+    assert found["two"] == Selected(pytest.approx(0.3), 3, pytest.approx(0.2), pytest.approx(0.4))
+    unknown = select({"none": [[nothing]]}, ["x"])["none"]
+    assert np.isnan([unknown.score, unknown.lowest, unknown.highest]).all()
+    assert unknown.units == 1

@@ -1,0 +1,52 @@
+"""What a reader of the report reads: the page's text, and the text drawn in its figures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from pathlib import Path
+
+FORBIDDEN = (
+    r"95\s*(%|per ?cent)", r"confiden", r"interval", r"\bp[ -_]?values?\b", r"\bp\s*[<=]",
+    r"\bp (unit|mann|least)", r"Mann", r"\bHolm\b", r"bootstrap", r"permut", r"significan",
+    r"told (apart|from)", r"tied", r"surviv", r"among the best", r"\bis (the )?best\b",
+    r"\bbest \d* ?of\b", r"\bworse\b", r"chance\b", r"real difference", r"\*",
+    r"too few independent",
+)  # fmt: skip
+"""Claims that the page must not make, and the words that they are made with."""
+
+
+def visible(page: Path) -> str:
+    """Give the page's text without markup, styles, scripts and the viewer's pixels."""
+    text = re.sub(r"(?s)<(style|script).*?</\1>", " ", page.read_text(encoding="utf-8"))
+    text = re.sub(r"(?s)<!--.*?-->", " ", text)
+    texts = re.findall(r'(?:alt|title|aria-label)="([^"]*)"', text)
+    return " ".join(html.unescape(" ".join([re.sub(r"<[^>]*>", " ", text), *texts])).split())
+
+
+def drawn(page: Path) -> dict[str, list[str]]:
+    """Give what is written in each embedded figure.
+
+    Matplotlib draws letters as paths and leaves their text in a comment before them.
+    """
+    found = {}
+    pattern = r'<figure id="(\w+)">.*?src="data:image/svg\+xml;base64,([^"]+)"'
+    for name, data in re.findall(pattern, page.read_text(encoding="utf-8"), re.DOTALL):
+        svg = base64.b64decode(data).decode()
+        texts = re.findall(r"<!-- (.*?) -->", svg, re.DOTALL)
+        texts += re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)
+        found[name] = [html.unescape(text) for text in texts]
+        letters = len(re.findall(r'<g id="text_\d+"', svg))
+        assert 0 < letters <= len(texts), f"{name}: {letters} texts drawn, {len(texts)} read"
+    return found
+
+
+def claims(text: str, allowed: str | None = None) -> list[str]:
+    """Give what in `text` is forbidden, with the words around it; `allowed` apart."""
+    rest = text.replace(allowed, " ") if allowed else text
+    return [
+        rest[max(0, m.start() - 40) : m.end() + 40]
+        for pattern in FORBIDDEN
+        for m in re.finditer(pattern, rest, re.IGNORECASE)
+    ]
