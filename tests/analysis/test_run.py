@@ -34,7 +34,7 @@ def run(*words: object, cwd: Path) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def analyse(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process, which has imported everything already."""
 
     def run(*words: object) -> tuple[int, str, str]:
@@ -191,7 +191,7 @@ def test_the_same_command_again_gives_the_same_numbers_sooner(analysed: tuple[Pa
         pd.testing.assert_frame_equal(table(out, name), frame)
 
 
-def test_half_finished_and_without_ways(swept: Path, tmp_path: Path, here) -> None:
+def test_half_finished_and_without_ways(swept: Path, tmp_path: Path, analyse) -> None:
     out = tmp_path / "half"
     shutil.copytree(swept, out)
     board = pd.read_csv(out / "leaderboard.csv")
@@ -202,14 +202,14 @@ def test_half_finished_and_without_ways(swept: Path, tmp_path: Path, here) -> No
         shutil.rmtree(out / "checkpoints" / trial_id)
     board.to_csv(out / "leaderboard.csv", index=False)
     (out / "candidates.csv").unlink()
-    code, text, err = here(out, "--budget", 4, "--resamples", 50)
+    code, text, err = analyse(out, "--budget", 4, "--resamples", 50)
     assert code == 0, err
     assert "not finished: 3 of 5" in text
     assert "'3-class'" in text
     assert (out / "report" / "index.html").is_file()
 
 
-def test_only_images_without_cells(swept: Path, tmp_path: Path, here) -> None:
+def test_only_images_without_cells(swept: Path, tmp_path: Path, analyse) -> None:
     out, data = tmp_path / "run", tmp_path / "empty"
     shutil.copytree(swept, out)
     rng = np.random.default_rng(0)
@@ -219,7 +219,7 @@ def test_only_images_without_cells(swept: Path, tmp_path: Path, here) -> None:
         pixels = rng.normal(1000, 30, shape).astype(np.uint16)
         tifffile.imwrite(data / "images" / f"e{number}.tif", pixels)
         tifffile.imwrite(data / "masks" / f"e{number}.tif", np.zeros(shape, np.uint16))
-    code, text, err = here(out, "--data", data, "--budget", 4, "--top", 1)
+    code, text, err = analyse(out, "--data", data, "--budget", 4, "--top", 1)
     assert code == 0, text + err
     assert "Images without any true cell: e0, e1" in text
     assert "230x200 pixels) are much larger than the largest training image (110x96)" in text
@@ -239,7 +239,7 @@ def test_only_images_without_cells(swept: Path, tmp_path: Path, here) -> None:
     ],
 )
 def test_bad_requests_are_refused_in_one_line(
-    spoil: str, words: str, swept: Path, tmp_path: Path, here
+    spoil: str, words: str, swept: Path, tmp_path: Path, analyse
 ) -> None:
     out = tmp_path / "run"
     if spoil != "nothing":
@@ -264,7 +264,7 @@ def test_bad_requests_are_refused_in_one_line(
             tifffile.imwrite(image, tifffile.imread(image) + 1)
         told["data"]["path"] = str(here)
         plan.write_text(json.dumps(told))
-    code, text, err = here(out)
+    code, text, err = analyse(out)
     assert code == 2
     assert text == ""
     assert words in err

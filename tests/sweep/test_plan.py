@@ -213,6 +213,10 @@ def test_paper_correlation() -> None:
     rows = [row(name, 0.9 - 0.01 * number) for number, name in enumerate(order)]
     assert paper_correlation(rows) == pytest.approx(1)
     assert paper_correlation(rows[1:]) is None
+    # neither another task nor what did not finish counts, whatever it says
+    other = [{**row(name, 0.01 * number), "task": "semantic3"} for number, name in enumerate(order)]
+    lost = [{**row(name, 0.01 * number), "status": "failed"} for number, name in enumerate(order)]
+    assert paper_correlation([*rows, *other, *lost]) == pytest.approx(1)
 
 
 def test_ledger_survives_and_tables_follow(tmp_path: Path) -> None:

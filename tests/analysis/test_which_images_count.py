@@ -1,0 +1,127 @@
+"""Which images and parameters go into a figure, by hand: small bugs went unnoticed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+from numpy.typing import NDArray
+
+from analysis.calibration import Calibration
+from analysis.measuring import KnownCells, Variant, measure_trial
+from analysis.methods import make_instances
+from analysis.scores import METRICS, ImageScores, image_scores, intervals, pooled, unit_weights
+from analysis.selection import select
+from trainables.config import TrialConfig
+from trainables.data import DataSet, index_dataset, normalize
+from trainables.imagefiles import read_image
+
+AP = METRICS.index("ap_mean")
+
+
+def found(count: int, of: int = 10) -> ImageScores:
+    """Score an image of which so many cells were found: their average precision is count / of."""
+    truth = np.zeros((4, 4 * of), np.int32)
+    for number in range(of):
+        truth[1:3, 4 * number + 1 : 4 * number + 3] = number + 1
+    return image_scores(truth, np.where(truth <= count, truth, 0), boundaries=False)
+
+
+def test_methods_are_compared_by_the_mean_over_their_seeds() -> None:
+    methods = {
+        "one lucky seed": [[found(10), found(9)], [found(2), found(1)]],
+        "two good seeds": [[found(7), found(7)], [found(6), found(6)]],
+    }
+    standing = select(methods, ["a", "b"])
+    assert standing["one lucky seed"].score == pytest.approx((0.95 + 0.15) / 2)
+    assert standing["two good seeds"].score == pytest.approx(0.65)
+
+
+def test_cells_of_all_images_are_counted_together() -> None:
+    images = [found(1, of=2), found(9, of=10)]
+    assert pooled(images)[AP] == pytest.approx(10 / 12)  # not the mean of .5 and .9
+
+
+def test_intervals_hold_95_percent_of_the_resamples() -> None:
+    images = [found(count) for count in range(1, 11)]
+    weights = unit_weights([f"u{k}" for k in range(10)], resamples=1000, seed=3)
+    assert weights is not None
+    assert weights.shape == (1000, 10)
+    assert (weights.sum(axis=1) == 10).all()
+    low, high = intervals(images, weights)
+    drawn = np.sort(weights @ np.arange(1, 11) / 100)
+    inside = np.mean((drawn >= low[AP] - 1e-12) & (drawn <= high[AP] + 1e-12))
+    assert 0.95 <= inside < 0.97
+    assert np.mean(drawn < low[AP]) == pytest.approx(0.025, abs=0.01)
+
+
+class Network:
+    """Predicts what it sees: brightness is probability."""
+
+    config = TrialConfig(architecture="Unet", encoder="resnet18")
+
+    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        return normalized[None]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DataSet:
+    """Images whose cells differ in brightness, so that every threshold finds others."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(5):
+        labels = np.zeros((64, 64 + 8 * number), np.uint16)
+        image = rng.normal(1000, 20, labels.shape)
+        for label, (y, x) in enumerate([(5, 5), (5, 35), (35, 5), (35, 35)], 1):
+            labels[y : y + 15, x : x + 15] = label
+            image[labels == label] += 300 * label
+        tifffile.imwrite(tmp_path / "images" / f"i{number}.tif", image.astype(np.uint16))
+        tifffile.imwrite(tmp_path / "masks" / f"i{number}.tif", labels)
+    split = {"train": ["i0"], "val": ["i1", "i2"], "test": ["i3", "i4"]}
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"split": split}))
+    return index_dataset(tmp_path)
+
+
+def at(threshold: float) -> dict[str, float]:
+    return {"threshold": threshold, "seed_depth": 0.5, "min_size": 20, "smoothing": 0.0}
+
+
+def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
+    dataset: DataSet,
+) -> None:
+    calibration = Calibration(
+        default=at(0.1), calibrated=at(0.35), default_score=0, score=0, budget=1,
+        images=["i1", "i2"], held_out={"i1": at(0.6), "i2": at(0.85)},
+    )  # fmt: skip
+    expected = {
+        ("val", "default"): [0.1, 0.1], ("val", "calibrated"): [0.6, 0.85],
+        ("test", "default"): [0.1, 0.1], ("test", "calibrated"): [0.35, 0.35],
+    }  # fmt: skip
+    variants = [Variant("m", "default"), Variant("m", "calibrated")]
+    for split in ("val", "test"):
+        items = dataset.subset(split)
+        measured = measure_trial(
+            "t", Network(), calibration, variants, items, split=split, known=KnownCells(dataset),
+            convention="skimage", pixel_size_um=None,
+        )  # fmt: skip
+        assert measured.images == list(dataset.split[split])
+        for variant in variants:
+            hand = []
+            for item, threshold in zip(items, expected[split, variant.parameters]):
+                labels = tifffile.imread(item.mask).astype(np.int32)
+                maps = normalize(read_image(item.image), Network.config.normalization)[None]
+                instances = make_instances(Network.config, maps, at(threshold), labels.shape)
+                hand.append(image_scores(labels, instances))
+            counts = [one.predicted_objects for one in measured.scores[variant]]
+            assert counts == [one.predicted_objects for one in hand]
+            for one, other in zip(measured.scores[variant], hand):
+                np.testing.assert_allclose(one.above, other.above)
+            if (split, variant.parameters) == ("val", "calibrated"):
+                assert counts[0] != counts[1], "the two thresholds find the same"
+        # what is measured is what was calibrated
+        rows = sum(len(table) for table in measured.objects)
+        assert rows == sum(one.predicted_objects for one in measured.scores[variants[1]])
