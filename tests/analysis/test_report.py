@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from analysis.evidence import Evidence
-from analysis.report import WHY, answer, embedded, write_report
+from analysis.report import WHY, answer, embedded, parameters, write_report
 from analysis.report_tables import make_table, make_tables, number
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -146,6 +146,14 @@ def test_differences_are_shown_without_verdicts(evidence: Evidence) -> None:
     assert tables["statistics"].total == len(evidence.statistics)
     none = answer(replace(evidence, statistics=pd.DataFrame(), agreement=pd.DataFrame()))
     assert not [sentence for sentence in none.sentences if "area" in sentence]
+
+
+def test_parameters_at_their_bound_are_marked(evidence: Evidence) -> None:
+    methods = evidence.methods.assign(at_bound="min_size")
+    marked = {(name, text) for _, name, text in parameters(replace(evidence, methods=methods))}
+    assert ("min_size", "20 → 31 (at its bound)") in marked
+    assert ("threshold", "0.5 → 0.42") in marked
+    assert not any("bound" in text for _, _, text in parameters(evidence))
 
 
 def test_page_without_anything(bare: Path, evidence: Evidence) -> None:
