@@ -161,7 +161,8 @@ def _along(
         for name, one in ranges.items()
     }
     steps = max(1, round(budget / 2 / len(ranges)))
-    places = np.linspace(*bounds[moving], steps + 2)[1:-1]
+    low, high = bounds[moving]
+    places = np.linspace(low, high, steps + 2)[1:-1]
     return [{**stay, moving: int(p) if ranges[moving].whole else float(p)} for p in places]
 
 

@@ -27,6 +27,7 @@ from sweep.view import print_leaderboard
 from trainables import checkpoint
 from trainables.config import EpochRecord, TrialConfig
 from trainables.data import DataSet, open_dataset
+from trainables.examples import forget_images
 from trainables.results import History
 from trainables.train import train
 
@@ -183,6 +184,7 @@ def test_other_test_images_change_nothing_but_the_test(
     results = []
     for number, root in enumerate((tiny_dataset, other)):
         seen.clear()
+        forget_images()
         dataset, during = open_dataset(root), set()
 
         def while_training(_: EpochRecord, during: set[str] = during) -> None:

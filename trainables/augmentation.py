@@ -236,7 +236,7 @@ def one_piece_each(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     Examples
     --------
     >>> one_piece_each(np.kron([[4, 0, 4, 4]], np.ones((3, 3), int)))[0]
-    array([5, 5, 5, 0, 0, 0, 4, 4, 4, 4, 4, 4])
+    array([5, 5, 5, 0, 0, 0, 4, 4, 4, 4, 4, 4], dtype=int32)
     """
     pieces = connected_pieces(labels, background=0, connectivity=2)
     areas = np.bincount(pieces.ravel())
@@ -248,4 +248,5 @@ def one_piece_each(labels: NDArray[np.integer]) -> NDArray[np.integer]:
         return labels
     kept = areas[further] >= SMALLEST_PIECE
     owner[further] = np.where(kept, owner.max() + np.cumsum(kept), 0)
-    return owner.astype(labels.dtype)[pieces]
+    # more numbers than the crop had: its own type may not hold them
+    return owner.astype(np.int32)[pieces]

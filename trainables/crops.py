@@ -34,7 +34,7 @@ class CropDataset(Dataset):
 
     def __init__(
         self,
-        images: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]],
+        images: Sequence[tuple[NDArray[np.float32], NDArray[np.integer]]],
         size: int,
         target: Target,
         strength: str,

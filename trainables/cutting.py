@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from trainables.augmentation import Augmenter
+from trainables.labels import compact
 
 
 def _starts(length: int, size: int) -> list[int]:
@@ -59,8 +60,8 @@ def crop_corners(labels: NDArray[np.integer], size: int) -> list[tuple[int, int]
 
 
 def pad_to_size(
-    image: NDArray[np.float32], labels: NDArray[np.int32], size: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    image: NDArray[np.float32], labels: NDArray[np.integer], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """Mirror an image that is smaller than a crop, and its labels.
 
     Mirrored cells get numbers of their own, so that no cell is one with its mirror image.
@@ -88,7 +89,7 @@ def pad_to_size(
     )
     copy = rows[:, None] * (columns[-1] + 1) + columns
     cells = np.where(cells > 0, cells + copy * len(values), 0)
-    return np.pad(image, margins, mode="symmetric"), cells.astype(np.int32)
+    return np.pad(image, margins, mode="symmetric"), compact(cells)
 
 
 class Cutter:
@@ -97,7 +98,7 @@ class Cutter:
     Parameters
     ----------
     images : sequence of (image, labels)
-        Normalised float32 images and int32 label images, each (H, W).
+        Normalised float32 images and integer label images, each (H, W).
     size : int
         Side of a crop, in pixels.
     strength : str
@@ -113,7 +114,7 @@ class Cutter:
 
     def __init__(
         self,
-        images: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]],
+        images: Sequence[tuple[NDArray[np.float32], NDArray[np.integer]]],
         size: int,
         strength: str,
         seed: int,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainables.config import TrialConfig
 from trainables.data import DataSet
+from trainables.labels import compact
 from trainables.tasks import StarConvex, Task
 
 MOST_TARGETS_MB = 1024
@@ -35,9 +36,7 @@ def each_example(dataset: DataSet, split: str, config: TrialConfig) -> Iterator[
     """Read the images of a split one after the other."""
     for item in dataset.subset(split):
         image, labels = dataset.load(item, config.normalization)
-        # kept for all of training: no larger than the numbers need
-        small = labels.astype(np.min_scalar_type(int(labels.max())))
-        yield Example(item.stem, item.group, image, small)
+        yield Example(item.stem, item.group, image, compact(labels))
 
 
 _loaded: dict[tuple[Any, ...], list[Example]] = {}

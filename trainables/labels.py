@@ -27,6 +27,30 @@ def foreground(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     return labels > 0
 
 
+def compact(labels: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
+    """Return a label image in the smallest type that holds its numbers.
+
+    Parameters
+    ----------
+    labels : (H, W) integer array
+        Not negative. Cells are numbered anew where a number is above 65535: what is made of
+        labels may be as long as the largest.
+
+    Returns
+    -------
+    (H, W) uint8 or uint16 array (uint32 above 65535 cells)
+
+    Examples
+    --------
+    >>> compact(np.array([[0, 7, 300]])).dtype, compact(np.array([[0, 7, 10**9]]))
+    (dtype('uint16'), array([[0, 1, 2]], dtype=uint8))
+    """
+    if labels.max() > np.iinfo(np.uint16).max:
+        index = np.unique(np.append(labels, 0), return_inverse=True)[1]
+        labels = index[:-1].reshape(labels.shape)
+    return labels.astype(np.min_scalar_type(int(labels.max())))
+
+
 def touching_gap(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Pixels to remove so that no two cells touch: a line one pixel wide.
 

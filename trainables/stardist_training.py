@@ -28,6 +28,7 @@ from trainables.cutting import (
 from trainables.data import DataOptions, index_dataset, largest_shape
 from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
+from trainables.labels import compact
 from trainables.manifest import FORMAT, MANIFEST, input_record, library_versions, sha256_of
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.results import RESULT, RESUME, History, forget_states, resume_state
@@ -135,10 +136,7 @@ class Trial:
         """Load a split, normalised, one image after the other."""
         for item in self.data.subset(split):
             image, labels = self.data.load(item, self.config.normalization)
-            yield (
-                standardise(image, self.config),
-                labels.astype(np.min_scalar_type(int(labels.max()))),
-            )
+            yield standardise(image, self.config), compact(labels)
 
     def _batches(self, epoch: int) -> Iterator[tuple[NDArray, tuple[NDArray, NDArray]]]:
         """Yield an epoch's batches, in the order and with the augmentation of other trials."""

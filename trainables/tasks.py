@@ -157,7 +157,8 @@ class StarConvex:
         self, config: TrialConfig, scale: float = 1.0, thresholds: Thresholds = Thresholds()
     ) -> None:
         self.config, self.scale, self.thresholds = config, scale, thresholds
-        self.channels, self.grid = 1 + config.rays, config.grid
+        self.channels = 1 + config.rays
+        self.grid: int = config.grid
 
     def target(self, labels: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return a (1 + rays, h, w) target: only what is decoded is learnt."""

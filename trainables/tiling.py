@@ -136,7 +136,7 @@ def positions(length: int, side: int, overlap: int, grid: int = 1) -> list[int]:
     Examples
     --------
     >>> positions(100, 64, 32)
-    [0, 36]
+    [0, 18, 36]
     >>> positions(50, 64, 32)
     [0]
     """

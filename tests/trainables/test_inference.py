@@ -124,7 +124,8 @@ def test_checkpoints_of_recipe_1_are_what_they_were(trained: TrialResult, tmp_pa
     del manifest["inference"], manifest["config"]["gap"]
     (tmp_path / "checkpoint.json").write_text(json.dumps(manifest))
     old = checkpoint.load(tmp_path)
-    assert old.config == CONFIG.model_copy(update={"gap": 1})
+    precision = checkpoint.load(source).config.precision  # what auto was on this machine
+    assert old.config == CONFIG.model_copy(update={"gap": 1, "precision": precision})
     assert old.inference == WHOLE
     manifest["inference"] = {"tile": 100, "most_pixels": 10}
     (tmp_path / "checkpoint.json").write_text(json.dumps(manifest))

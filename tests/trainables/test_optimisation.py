@@ -23,6 +23,7 @@ from trainables.data import DataSet, open_dataset
 from trainables.imagefiles import read_image
 from trainables.labels import CLASS_NAMES
 from trainables.module import Scores, SegmentationModule
+from trainables.tiling import chosen_inference
 from trainables.train import train
 
 PEAK = 4e-3
@@ -186,9 +187,13 @@ def test_evaluation_leaves_the_network_as_it_was(trained: dict[str, Any]) -> Non
     assert all(one["training before"] for one in evaluations[: trained["config"].epochs])
 
 
-def by_hand(result: TrialResult, dataset: DataSet, split: str) -> dict[str, Any]:
-    """Work out what `result` says, from its checkpoint and the files."""
+def by_hand(
+    result: TrialResult, dataset: DataSet, split: str, whole: bool = False
+) -> dict[str, Any]:
+    """Work out what `result` says, from its checkpoint and the files; epochs are compared whole."""
     predictor = checkpoint.load(result.checkpoint)
+    if whole:
+        predictor.inference = chosen_inference(predictor.inference, "whole")
     loss = predictor.task.loss()
     found: dict[str, Any] = {"intersections": [], "unions": [], "losses": [], "classes": []}
     for item in dataset.subset(split):
@@ -229,6 +234,9 @@ def test_figures_are_means_over_images(task: str, dataset: DataSet, tmp_path: Pa
             for name, (inter, union) in zip(CLASS_NAMES, sums):
                 assert result.class_iou[split][name] == pytest.approx(inter / union, abs=1e-9)
         if split == "val":
+            hand = by_hand(result, dataset, split, whole=True)
+            i, u = np.array(hand["intersections"], float), np.array(hand["unions"], float)
+            dataset_iou, image_iou = i.sum() / u.sum(), np.mean(i / u)
             assert best.val_dataset_iou == pytest.approx(dataset_iou, abs=1e-9)
             assert best.val_image_iou == pytest.approx(image_iou, abs=1e-9)
             assert best.val_loss == pytest.approx(np.mean(hand["losses"]), rel=1e-4)

@@ -69,7 +69,7 @@ def patch(module):
         made["model"] = real(config)
         return made["model"]
 
-    def polygons(model, image):
+    def polygons(model, image, inference):
         history = made["trial"].history
         ended = len(history.records) == len(shifts)
         epoch = history.best.epoch if ended else len(history.records) + 1

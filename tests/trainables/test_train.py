@@ -170,7 +170,8 @@ def test_checkpoint_predicts_what_was_measured(calm: TrialResult, dataset: DataS
     assert iou_from_counts(counts)[0] == pytest.approx(calm.test_dataset_iou, abs=1e-9)
     assert predictor.info["data"]["fingerprint"] == dataset.fingerprint
     assert torch.__version__.startswith(predictor.info["versions"]["torch"])
-    assert predictor.config == config()
+    assert predictor.config.precision in ("32", "bf16")  # what auto was on this machine
+    assert predictor.config == config(precision=predictor.config.precision)
 
 
 def test_encoder_weights_from_a_file(dataset: DataSet, tmp_path: Path) -> None:
