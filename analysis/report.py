@@ -70,7 +70,7 @@ def answer(evidence: Evidence) -> Answer:
     if methods.empty:
         text = "No method could be analysed yet, so there is no answer."
         return Answer(text, [f"{len(evidence.leaderboard)} trials are in the leaderboard.", WHY])
-    first = methods.iloc[0]
+    first = methods.iloc[0].to_dict()
     sentences = [*_measured(evidence, first), WHY, *_tested(evidence), *_features(evidence, first)]
     return Answer(_headline(methods), sentences)
 

@@ -280,7 +280,7 @@ def pixel_noise(evidence: Evidence, feature: str) -> float | None:
     return float(share.max()) if len(share) else None
 
 
-def number(value: float, column: str = "") -> str:
+def number(value: float) -> str:
     """Write a number with the digits a reader can use.
 
     >>> [number(v) for v in (0.912345, 1234567.0, 12.0, 0.00001234, float("nan"))]
@@ -337,7 +337,7 @@ def _cell(value: Any, column: str, numeric: bool) -> Cell:
         return Cell("yes" if value else "no", int(value))
     if numeric:
         plain = column in ("seed", "learning_rate", "epoch")
-        text = f"{value:g}" if plain else number(float(value), column)
+        text = f"{value:g}" if plain else number(float(value))
         text = f"{value:.{DIGITS[column]}f}" if column in DIGITS else text
         return Cell(text, float(value), True)
     if ":" in str(value) and str(value).replace(":", "").isdigit():  # mm:ss
@@ -421,7 +421,8 @@ def differences(evidence: Evidence) -> pd.DataFrame:
     first = ["comparison", "method", "feature", "a", "b", "difference", "unit_difference"]
     table = table[[*(c for c in first if c in table), *(c for c in table if c not in first)]]
     ends = ("_low", "_high")
-    left = [c for c in table if c.startswith("p_") or c.endswith(ends) or c in ("u", "design")]
+    names = table.columns.astype(str)
+    left = [n for n in names if n.startswith("p_") or n.endswith(ends) or n in ("u", "design")]
     table = table.drop(columns=left).sort_values("below_noise", kind="stable")
     if "note" in table:  # of tests, which are not shown
         notes = table["note"].fillna("").str.replace(TOO_FEW, "", regex=False)
