@@ -149,26 +149,24 @@ def run(
             grace_period=settings.grace_epochs,
         )
 
-    def away(config: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
-        """Keep a trial from the nodes that do not compute in its precision."""
-        demanding = precision.demands_bf16(config_of(config, runtime), on_gpu)
-        if resources.avoid is None or not demanding:
-            return {}
-        selector = label_selector(recorder.avoid, on_gpu)
-        return {"bundle_label_selector": [selector]} if selector else {}
-
     def fit(param_space: dict[str, Any], **options: Any) -> None:
         runtime["round"] = f"{time.time_ns():x}"
+        avoid = None if resources.avoid is None else frozenset(recorder.avoid)
 
+        # Ray keeps a copy of this function and of what it refers to: plain values only
         def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
             own = limits_of(config, limits[""])
+            on_gpu = bool(own.gpu)
             bundle: dict[str, float] = {
                 "CPU": settings.cpus_per_trial,
                 **({"GPU": own.gpu} if own.gpu else {}),
             }
             if own.memory_gb is not None:
                 bundle["memory"] = own.memory_gb * 2**30
-            return tune.PlacementGroupFactory([bundle], **away(config, bool(own.gpu)))
+            away: dict[str, Any] = {}
+            if avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu):
+                away["bundle_label_selector"] = [label_selector(avoid, on_gpu)]
+            return tune.PlacementGroupFactory([bundle], **away)
 
         tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, runtime=runtime), needs),

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from sweep.ledger import Ledger
+from sweep.limits import Limits
 from sweep.nodes import choose_nodes, label_selector
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
+from sweep.trial import _unfit
 from trainables.checkpoint import load
 from trainables.config import TrialConfig
 from trainables.hardware import Gpu, cpu_computes_bf16, local_gpus
@@ -143,6 +146,20 @@ def test_gpus_that_cannot_are_refused() -> None:
     assert "--out" in problem
 
 
+@pytest.mark.parametrize(
+    ("gpu", "tf32", "expected"), [(1.0, False, "0"), (1.0, True, None), (0.0, False, None)]
+)
+def test_float32_is_the_same_on_old_and_new_gpus(
+    gpu: float, tf32: bool, expected: str | None, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")  # so that it is put back afterwards
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    runtime = {"precision": Precision("32", tf32, "").to_dict(), "refuse": True, "round": "1"}
+    assert not _unfit(Ledger(tmp_path), "a", FULL, Limits(gpu), runtime, "node")
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == expected
+    assert Ledger(tmp_path).read() == {}
+
+
 def test_selector_is_one_that_ray_takes() -> None:
     from ray.util.placement_group import validate_placement_group
 
@@ -230,7 +247,8 @@ def test_gpu_types_of_a_cluster(data: Path, tmp_path: Path, cluster) -> None:
     words = request(data, out, cluster.address, 6)
     process = start(*words, cwd=tmp_path, RAY_AUTH_MODE="disabled")
     wait_for(lambda: nodes_of(out), process)
-    late = add_gpu(cluster, "V100")  # while most trials still wait
+    late = add_gpu(cluster, "V100")
+    assert len(records(out)) < 4, "no trial waited any more"
     text, err = process.communicate(timeout=400)
     assert process.returncode == 0, text + err
     assert "precision=auto is bf16: A100" in text or "precision=auto is bf16 in" in text
@@ -256,6 +274,7 @@ def test_a_cpu_that_joins_late_without_bf16_gets_no_trial(
     process = start(*words, cwd=tmp_path, RAY_AUTH_MODE="disabled")
     wait_for(lambda: nodes_of(out), process)
     late = cluster.add_node(num_cpus=1, env_vars=NO_BF16).node_id
+    assert len(records(out)) < 4, "no trial waited any more"
     text, err = process.communicate(timeout=400)
     assert process.returncode == 0, text + err
     assert "gets no trial: its CPU does not compute in bfloat16" in text
