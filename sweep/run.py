@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from sweep import cluster
+from sweep.data import data_options, index_data, open_data
 from sweep.leaderboard import (
     ceilings,
     paper_correlation,
@@ -66,10 +67,8 @@ from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration, print_leaderboard
 from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
-from trainables.data import DataError, DataOptions, DataSet, index_dataset, open_dataset
+from trainables.data import DataError, DataSet
 from trainables.encoder_names import check_encoder
-from trainables.pixelcheck import CROPS_ADVICE
-from trainables.splits import recorded_options
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -137,39 +136,6 @@ def _dataset_root(request: Request, data: str | None, out: Path, keep: bool) -> 
         return
     with tempfile.TemporaryDirectory() as folder:
         yield generate(Path(folder) / "data", **options)
-
-
-def _index(root: Path, options: DataOptions) -> DataSet:
-    """List a data set; when that shows it to be wrong, say all that is wrong with it."""
-    try:
-        return index_dataset(root, options)
-    except DataError:
-        return open_dataset(root, options)
-
-
-def _data_options(request: Request, recorded: dict[str, Any] | None) -> DataOptions:
-    """Return how to divide the data: where a run has chosen a gap between blocks, with it."""
-    asked = request.data_options
-    if recorded is None or asked.split != "time_blocks" or asked.gap_frames is not None:
-        return asked
-    chosen = recorded_options(recorded["data"]["options"])
-    return chosen if chosen.model_copy(update={"gap_frames": None}) == asked else asked
-
-
-def _open(root: Path, options: DataOptions, request: Request, console: Console) -> DataSet:
-    """Read all files once, refuse what cannot be right, and say what is remarkable."""
-    dataset = open_dataset(root, options)
-    modes = {config.normalization.mode for config in request.configs}
-    modes |= set(request.space.dimensions.get("normalization", ()))
-    if "dataset" in modes and len(dataset.bits) > 1:
-        raise RequestError(
-            f"data set {root}: normalization=dataset scales all images alike, but some are of 8 "
-            "bit and some of 16 bit; save all in 16 bit from the same source, or leave it out"
-        )
-    for note in dataset.notes:
-        if modes != {"dataset"} or CROPS_ADVICE not in note:
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
-    return dataset
 
 
 def _check_names(request: Request) -> None:
@@ -265,8 +231,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         console.print("no --data: your images were not checked, and an epoch is the paper's")
         return DONE
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
-        options = _data_options(request, recorded)
-        dataset = _index(root, options)
+        options = data_options(request, recorded)
+        dataset = index_data(root, options)
         plan = make_plan(request, dataset, precision)
         if recorded is not None:
             reason = conflict(plan, recorded)
@@ -287,7 +253,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                     f"{out} holds an unfinished run ({len(started)} of {len(recorded['trials'])} "
                     "trials have not ended); add --resume to go on, or name another --out"
                 )
-        dataset = _open(root, options, request, console)
+        dataset = open_data(root, options, request, console)
         if resources and (emulated := check_here(plan, resources, gpus)):
             console.print(f"note: {emulated}", markup=False, soft_wrap=True)
         request = check_weights(request, out)

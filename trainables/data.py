@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from pydantic import ValidationError
 
 from trainables.config import Normalization
 from trainables.imagefiles import ImageFileError, read_image, read_labels
-from trainables.intensities import Intensities, intensities_of
+from trainables.intensities import Intensities, intensities_of, normalize
 from trainables.maskcheck import pieces_note, wrong_masks
 from trainables.pixelcheck import (
     Pixels,
@@ -43,8 +42,9 @@ from trainables.splits import (
     read_metadata,
     some,
     time_sequences,
+    unused_notes,
 )
-from trainables.timegap import Gap, choose_gap, gap_notes
+from trainables.timegap import Gap, choose_gap
 
 SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -134,50 +134,6 @@ class DataSet:
 def largest_shape(shapes: Iterable[tuple[int, ...]]) -> list[int]:
     """Return the (H, W) of the image with most pixels."""
     return [int(side) for side in max(shapes, key=np.prod)]
-
-
-def normalize(
-    image: NDArray[Any], normalization: Normalization, intensities: Intensities | None = None
-) -> NDArray[np.float32]:
-    """Scale an image's intensities.
-
-    Parameters
-    ----------
-    image : (H, W) array
-        Any integer or float type.
-    normalization : Normalization
-        Which of the image's own percentiles become 0 and 1, or that the training set's do.
-    intensities : Intensities, optional
-        Those of the training set: needed for `normalization` of mode ``dataset``.
-
-    Returns
-    -------
-    (H, W) float32 array in [-0.5, 1.5]
-        All 0 for an image without contrast that is scaled by its own percentiles.
-
-    Raises
-    ------
-    ValueError
-        When an image of 8 bit is to be scaled like images of 16 bit, or the other way round.
-    """
-    if normalization.mode == "dataset":
-        if intensities is None:
-            raise ValueError("normalization=dataset needs the intensities of the training set")
-        bits = 8 * image.dtype.itemsize
-        if image.dtype in (np.uint8, np.uint16) and bits != intensities.bits:
-            raise ValueError(
-                f"the image is of {bits} bit, the training images were of {intensities.bits} bit: "
-                "with normalization=dataset both must be alike"
-            )
-        low, high = intensities.low, intensities.high
-    else:
-        low, high = np.percentile(image, [normalization.low, normalization.high])
-    if high <= low:
-        low, high = float(image.min()), float(image.max())
-    if high <= low:
-        return np.zeros(image.shape, np.float32)
-    scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, -0.5, 1.5)
 
 
 def _listing(folder: Path, problems: list[str]) -> dict[str, Path]:
@@ -332,42 +288,11 @@ def _index(
         pixel_size_um=meta.pixel_size_um,
         fingerprint=fingerprint,
         options=options,
-        notes=() if problems else tuple(_unused(split, stems, meta, options, gap)),
+        notes=() if problems else tuple(unused_notes(split, stems, meta, options, gap)),
         frame_interval_s=meta.frame_interval_s,
         old_fingerprint=old,
     )
     return dataset, pixels
-
-
-def _unused(
-    split: Mapping[str, Sequence[str]],
-    stems: Sequence[str],
-    meta: Metadata,
-    options: DataOptions,
-    gap: Gap | None,
-) -> list[str]:
-    """Say which images are in no split, and why."""
-    used = {stem for name in SPLITS for stem in split[name]}
-    rest, notes = [s for s in stems if s not in used], []
-    unnamed = [s for s in rest if meta.groups and s not in meta.groups]
-    if unnamed:
-        notes.append(
-            f"groups of dataset.yaml does not name {len(unnamed)} of {len(stems)} images: "
-            f"{some(unnamed)}. They are in no split and not used: name their groups (an image "
-            "alone is a group of its own)"
-        )
-    rest = [s for s in rest if s not in unnamed]
-    if options.split == "time_blocks":
-        if gap is not None:
-            notes += gap_notes(gap, len(rest))
-        elif rest:
-            notes.append(
-                f"blocks of time: {len(rest)} frames between blocks are not used "
-                f"(gap_frames={options.gap_frames})"
-            )
-    elif rest:
-        notes.append(f"{len(rest)} images belong to no split and are not used: {some(rest)}")
-    return notes
 
 
 def _raise(root: Path, problems: list[str]) -> None:

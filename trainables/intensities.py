@@ -1,4 +1,4 @@
-"""Which raw intensities become 0 and 1, where a data set's images are scaled alike."""
+"""Scaling of intensities: by an image's own percentiles, or alike in a whole data set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.config import Normalization
 from trainables.imagefiles import read_image
 
 
@@ -82,3 +83,47 @@ def percentile(counts: NDArray[np.integer[Any]], q: float) -> float:
     below = int(np.floor(place))
     here, following = np.searchsorted(upto, [below, below + 1], side="right")
     return float(here + (min(following, len(counts) - 1) - here) * (place - below))
+
+
+def normalize(
+    image: NDArray[Any], normalization: Normalization, intensities: Intensities | None = None
+) -> NDArray[np.float32]:
+    """Scale an image's intensities.
+
+    Parameters
+    ----------
+    image : (H, W) array
+        Any integer or float type.
+    normalization : Normalization
+        Which of the image's own percentiles become 0 and 1, or that the training set's do.
+    intensities : Intensities, optional
+        Those of the training set: needed for `normalization` of mode ``dataset``.
+
+    Returns
+    -------
+    (H, W) float32 array in [-0.5, 1.5]
+        All 0 for an image without contrast that is scaled by its own percentiles.
+
+    Raises
+    ------
+    ValueError
+        When an image of 8 bit is to be scaled like images of 16 bit, or the other way round.
+    """
+    if normalization.mode == "dataset":
+        if intensities is None:
+            raise ValueError("normalization=dataset needs the intensities of the training set")
+        bits = 8 * image.dtype.itemsize
+        if image.dtype in (np.uint8, np.uint16) and bits != intensities.bits:
+            raise ValueError(
+                f"the image is of {bits} bit, the training images were of {intensities.bits} bit: "
+                "with normalization=dataset both must be alike"
+            )
+        low, high = intensities.low, intensities.high
+    else:
+        low, high = np.percentile(image, [normalization.low, normalization.high])
+    if high <= low:
+        low, high = float(image.min()), float(image.max())
+    if high <= low:
+        return np.zeros(image.shape, np.float32)
+    scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, -0.5, 1.5)

@@ -12,6 +12,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainables.timegap import Gap, gap_notes
+
 SPLITS = ("train", "val", "test")
 
 
@@ -212,6 +214,37 @@ def _split_problems(by_group: Mapping[str, list[str]], members: Mapping[str, Any
                     f"{seen[group]} and {name}"
                 )
     return problems
+
+
+def unused_notes(
+    split: Mapping[str, Sequence[str]],
+    stems: Sequence[str],
+    meta: Metadata,
+    options: DataOptions,
+    gap: Gap | None,
+) -> list[str]:
+    """Say which images are in no split, and why."""
+    used = {stem for name in SPLITS for stem in split[name]}
+    rest, notes = [s for s in stems if s not in used], []
+    unnamed = [s for s in rest if meta.groups and s not in meta.groups]
+    if unnamed:
+        notes.append(
+            f"groups of dataset.yaml does not name {len(unnamed)} of {len(stems)} images: "
+            f"{some(unnamed)}. They are in no split and not used: name their groups (an image "
+            "alone is a group of its own)"
+        )
+    rest = [s for s in rest if s not in unnamed]
+    if options.split == "time_blocks":
+        if gap is not None:
+            notes += gap_notes(gap, len(rest))
+        elif rest:
+            notes.append(
+                f"blocks of time: {len(rest)} frames between blocks are not used "
+                f"(gap_frames={options.gap_frames})"
+            )
+    elif rest:
+        notes.append(f"{len(rest)} images belong to no split and are not used: {some(rest)}")
+    return notes
 
 
 def some(names: Sequence[str], most: int = 8) -> str:
