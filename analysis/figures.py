@@ -288,7 +288,8 @@ def draw_overlaps(evidence: Evidence) -> Figure | None:
     ax = figure.subplots()
     for number, name in enumerate(methods["method"]):
         rows = part[part["method"] == name]
-        rows = rows.assign(overlap=rows["metric"].map(names)).sort_values("overlap")
+        overlap = rows["metric"].map(names).astype(float)  # also of a method without any score
+        rows = rows.assign(overlap=overlap).sort_values("overlap")
         shift = 0.006 * (number - (len(methods) - 1) / 2)  # intervals beside each other
         error = np.nan_to_num([rows["value"] - rows["low"], rows["high"] - rows["value"]])
         ax.errorbar(
