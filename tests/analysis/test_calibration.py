@@ -29,6 +29,7 @@ from trainables.config import TrialConfig
 from trainables.data import DataSet, index_dataset, normalize
 from trainables.labels import semantic3_target
 from trainables.starconvex import star_targets
+from trainables.tiling import WHOLE, Inference
 
 TWO = TrialConfig(architecture="Unet", encoder="resnet18")
 THREE = TrialConfig(architecture="Unet", encoder="resnet18", task="semantic3")
@@ -128,6 +129,7 @@ class Network:
     """Knows the images of one data set by their first pixel."""
 
     config = TWO
+    inference = WHOLE
 
     def __init__(self) -> None:
         self.calls = 0
@@ -135,7 +137,9 @@ class Network:
     def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
         return normalize(image, self.config.normalization)
 
-    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+    def maps(
+        self, normalized: NDArray[np.float32], inference: Inference | None = None
+    ) -> NDArray[np.float32]:
         self.calls += 1
         return normalized[None]
 
@@ -210,7 +214,9 @@ def test_an_end_at_a_bound_is_stored(dataset: DataSet, tmp_path: Path) -> None:
     class Blind(Network):
         config = STAR
 
-        def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        def maps(
+            self, normalized: NDArray[np.float32], inference: Inference | None = None
+        ) -> NDArray[np.float32]:
             return np.zeros((1 + STAR.rays, *normalized.shape), np.float32)
 
     info = INFO | {"task": {"thresholds": {"prob": 0.9999, "nms": 0.4}}}

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from analysis.calibration import Calibration
 from analysis.measuring import KnownCells, Variant, measure_trial
 from analysis.methods import make_instances
-from analysis.scores import METRICS, ImageScores, image_scores, intervals, pooled, unit_weights
+from analysis.scores import METRICS, ImageScores, image_scores, pooled, unit_members
 from analysis.selection import select
 from trainables.config import TrialConfig
 from trainables.data import DataSet, index_dataset, normalize
 from trainables.imagefiles import read_image
+from trainables.tiling import WHOLE, Inference
 
 AP = METRICS.index("ap_mean")
 
@@ -45,25 +46,27 @@ def test_cells_of_all_images_are_counted_together() -> None:
     assert pooled(images)[AP] == pytest.approx(10 / 12)  # not the mean of .5 and .9
 
 
-def test_intervals_hold_95_percent_of_the_resamples() -> None:
-    images = [found(count) for count in range(1, 11)]
-    weights = unit_weights([f"u{k}" for k in range(10)], resamples=1000, seed=3)
-    assert weights is not None
-    assert weights.shape == (1000, 10)
-    assert (weights.sum(axis=1) == 10).all()
-    low, high = intervals(images, weights)
-    drawn = np.sort(weights @ np.arange(1, 11) / 100)
-    inside = np.mean((drawn >= low[AP] - 1e-12) & (drawn <= high[AP] + 1e-12))
-    assert 0.95 <= inside < 0.97
-    assert np.mean(drawn < low[AP]) == pytest.approx(0.025, abs=0.01)
+def test_the_score_of_a_unit_is_that_of_its_images() -> None:
+    images = [found(count) for count in (10, 2, 6, 4)]
+    names, members = unit_members(["b", "a", "b", "a"])
+    assert names.tolist() == ["a", "b"]
+    assert pooled(images, members)[:, AP] == pytest.approx([0.3, 0.8])
+    one = select({"method": [images]}, ["b", "a", "b", "a"])["method"]
+    assert (one.units, one.lowest, one.highest) == (2, pytest.approx(0.3), pytest.approx(0.8))
 
 
 class Network:
     """Predicts what it sees: brightness is probability."""
 
     config = TrialConfig(architecture="Unet", encoder="resnet18")
+    inference = WHOLE
 
-    def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+    def normalize(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
+
+    def maps(
+        self, normalized: NDArray[np.float32], inference: Inference | None = None
+    ) -> NDArray[np.float32]:
         return normalized[None]
 
 

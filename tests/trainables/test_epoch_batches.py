@@ -37,7 +37,7 @@ def test_a_training_epoch_uses_every_crop_once(
     pairs = [dataset.load(item, cfg.normalization) for item in dataset.subset("train")]
     crops: Counter[bytes] = Counter()
     for image, labels in pairs:
-        image, labels = pad_to_size(image, size), pad_to_size(labels, size)
+        image, labels = pad_to_size(image, labels, size)
         for y, x in crop_corners(labels, size):
             crops[image[y : y + size, x : x + size].tobytes()] += 1
     seen: dict[int, list[list[bytes]]] = {}
