@@ -306,21 +306,14 @@ def draw_overlaps(evidence: Evidence) -> Figure | None:
     ax = figure.subplots()
     for number, name in enumerate(methods["method"]):
         rows = part[part["method"] == name]
-<<<<<<< HEAD
-        rows = rows.assign(overlap=rows["metric"].map(names)).sort_values("overlap")
+        overlap = rows["metric"].map(names).astype(float)  # also of a method without any score
+        rows = rows.assign(overlap=overlap).sort_values("overlap")
         shift = 0.01 * (number - (len(methods) - 1) / 2)  # units beside each other
         each = units[units["method"] == name]
         _dots(
             ax, each["metric"].map(names).astype(float) + shift, each["value"], COLOURS[number % 7]
         )
         ax.plot(
-=======
-        overlap = rows["metric"].map(names).astype(float)  # also of a method without any score
-        rows = rows.assign(overlap=overlap).sort_values("overlap")
-        shift = 0.006 * (number - (len(methods) - 1) / 2)  # intervals beside each other
-        error = np.nan_to_num([rows["value"] - rows["low"], rows["high"] - rows["value"]])
-        ax.errorbar(
->>>>>>> h-data
             rows["overlap"] + shift,
             rows["value"],
             color=COLOURS[number % 7],
