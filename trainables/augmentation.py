@@ -86,7 +86,7 @@ class Augmenter:
     def __call__(
         self,
         image: NDArray[np.float32],
-        labels: NDArray[np.int32],
+        labels: NDArray[np.integer],
         corner: tuple[int, int],
         size: int,
         rng: np.random.Generator,
@@ -97,7 +97,7 @@ class Augmenter:
         ----------
         image : (H, W) float32 array
             Normalised, from `LOW` to `HIGH`.
-        labels : (H, W) int32 array
+        labels : (H, W) integer array
         corner : (y, x)
             Upper left corner of the crop, were it not turned.
         size : int
@@ -165,7 +165,7 @@ def _symmetry(array: NDArray[Any], quarters: int, flipped: bool) -> NDArray[Any]
 
 def _turned(
     image: NDArray[np.float32],
-    labels: NDArray[np.int32],
+    labels: NDArray[np.integer],
     corner: tuple[int, int],
     size: int,
     zoom: float,

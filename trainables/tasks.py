@@ -198,7 +198,7 @@ class StarConvex:
     def optimize(
         self,
         predict: Callable[[NDArray[np.float32]], torch.Tensor],
-        images: Sequence[tuple[NDArray[np.float32], NDArray[np.int32]]],
+        images: Sequence[tuple[NDArray[np.float32], NDArray[np.integer]]],
     ) -> None:
         """Choose the thresholds on images with known labels.
 
