@@ -22,7 +22,7 @@ from trainables.train import train
         (64, 5, None, [4, 4, 4]),
         (64, 8, 3, [3, 3, 3, 3]),
         (96, 4, None, [3, 3]),
-        (32, 8, None, [8, 8, 8, 8, 7, 7]),
+        (32, 8, None, [8, 8, 8, 7, 7, 7]),
     ],
 )
 def test_a_training_epoch_uses_every_crop_once(
