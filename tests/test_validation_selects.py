@@ -31,9 +31,9 @@ from trainables.examples import forget_images
 from trainables.results import History
 from trainables.train import train
 
-VAL = {("Unet", 0): 0.90, ("Unet", 1): 0.70, ("FPN", 0): 0.79, ("FPN", 1): 0.80,
+VAL = {("Unet", 0): 0.90, ("Unet", 1): 0.70, ("FPN", 0): 0.81, ("FPN", 1): 0.82,
        ("Linknet", 0): 0.60, ("Linknet", 1): 0.61}  # fmt: skip
-"""Of architecture and seed. Means: Unet .80, FPN .795, Linknet .605; best single trial: Unet 0."""
+"""Of architecture and seed. Means: FPN .815, Unet .80, Linknet .605; best single trial: Unet 0."""
 
 
 def config(architecture: str, seed: int) -> TrialConfig:
@@ -73,10 +73,10 @@ def test_the_leaderboard_and_what_is_printed_of_it(rows: list[dict[str, Any]]) -
 
 def test_candidates_by_their_mean(rows: list[dict[str, Any]]) -> None:
     table = leaderboard.candidates(rows)
-    assert [line["architecture"] for line in table] == ["Unet", "FPN", "Linknet"]
-    assert [line["val_dataset_iou_mean"] for line in table] == pytest.approx([0.8, 0.795, 0.605])
-    assert table[0]["val_dataset_iou_sd"] == pytest.approx(0.2 / 2**0.5)
-    assert table[0]["test_dataset_iou_mean"] == pytest.approx(0.2)
+    assert [line["architecture"] for line in table] == ["FPN", "Unet", "Linknet"]
+    assert [line["val_dataset_iou_mean"] for line in table] == pytest.approx([0.815, 0.8, 0.605])
+    assert table[1]["val_dataset_iou_sd"] == pytest.approx(0.2 / 2**0.5)
+    assert table[1]["test_dataset_iou_mean"] == pytest.approx(0.2)
 
 
 @pytest.fixture
@@ -106,30 +106,31 @@ def out(rows: list[dict[str, Any]], tmp_path: Path) -> Path:
 
 def test_what_is_analysed(out: Path) -> None:
     found = candidates(read_run(out))
-    assert [c.config.architecture for c in found] == ["Unet", "FPN", "Linknet"]
-    assert [c.score for c in found] == pytest.approx([0.8, 0.795, 0.605])
+    assert [c.config.architecture for c in found] == ["FPN", "Unet", "Linknet"]
+    assert [c.score for c in found] == pytest.approx([0.815, 0.8, 0.605])
     for one in found:
         seeds = [read_run(out).configs[i].seed for i in one.trials]
         assert seeds == [seed for name, seed in BY_VAL if name == one.config.architecture]
     chosen, _ = choose(found, 2)
-    assert [c.config.architecture for c in chosen] == ["Unet", "FPN"]
+    assert [c.config.architecture for c in chosen] == ["FPN", "Unet"]
     board = pd.read_csv(out / "leaderboard.csv").sort_values("test_dataset_iou")
     kept = chosen_trials(board.sample(frac=1, random_state=0))
     assert names(kept.to_dict("records")) == [("Unet", 0), ("FPN", 1), ("Linknet", 1)]
 
 
 def test_what_segments_new_images(out: Path) -> None:
-    assert names([choose_model(out).config.model_dump()]) == [("Unet", 0)]
+    # the best seed of the best candidate, not the single trial that did best
+    assert names([choose_model(out).config.model_dump()]) == [("FPN", 1)]
     # with a report, its first representative: methods.csv is in the order of validation
     (out / "report").mkdir()
     ids = {(c.architecture, c.seed): i for i, c in read_run(out).configs.items()}
     methods = pd.DataFrame([
-        {"method": "b", "trial_id": ids["FPN", 0], "way": "w", "representative": False},
-        {"method": "b", "trial_id": ids["FPN", 1], "way": "w", "representative": True},
+        {"method": "b", "trial_id": ids["Linknet", 0], "way": "w", "representative": False},
+        {"method": "b", "trial_id": ids["Linknet", 1], "way": "w", "representative": True},
         {"method": "a", "trial_id": ids["Unet", 0], "way": "w", "representative": True},
     ])  # fmt: skip
     methods.to_csv(out / "report" / "methods.csv", index=False)
-    assert names([choose_model(out).config.model_dump()]) == [("FPN", 1)]
+    assert names([choose_model(out).config.model_dump()]) == [("Linknet", 1)]
 
 
 def test_what_a_search_is_taught() -> None:
