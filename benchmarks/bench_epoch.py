@@ -80,7 +80,7 @@ def main() -> int:
         def note(record: object) -> None:
             seconds.append(record.seconds)  # type: ignore[attr-defined]
 
-        from trainables.crops import crop_corners
+        from trainables.cutting import crop_corners
         from trainables.imagefiles import read_labels
 
         crops = sum(
