@@ -1,14 +1,16 @@
 """Choose the free parameters of making instances, on validation images only.
 
-All methods get the same number of tries of the same search (optuna's tree-structured Parzen
-estimator, the defaults first), judged by the mean over IoU 0.5 to 0.9 of average precision
-TP / (TP + FP + FN), objects of all images counted together.
+All methods get the same number of tries of the same search (the defaults, steps through one
+parameter after the other, then optuna's tree-structured Parzen estimator), judged by the mean over
+IoU 0.5 to 0.9 of average precision TP / (TP + FP + FN), objects of all images counted together.
+Probabilities are searched on the logit scale up to 0.9999 or more; a parameter that ends where its
+range ends is named.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,11 @@ from trainables.files import write_json
 from trainables.imagefiles import read_image, read_labels
 
 CALIBRATION = "calibration.json"
-FORMAT = 1
+FORMAT = 2
+OLD_FORMATS = (1,)
+"""Searched in narrower ranges: still read, and made again by the next analysis."""
+AT_BOUND = 0.01
+"""Share of a range's length, on its scale, that still counts as its end."""
 BUDGET = 60
 """Sets of parameters that are tried for each method."""
 MOST_IMAGES = 20
@@ -52,6 +58,8 @@ class Calibration:
     """Stems that were used."""
     held_out: dict[str, dict[str, float]]
     """Of each group of validation images: what would have been chosen without it."""
+    at_bound: list[str]
+    """Parameters that ended at a bound of their range: better ones may lie beyond."""
 
     def for_validation(self, group: str) -> dict[str, float]:
         """Return the parameters that know nothing of a group of validation images."""
@@ -89,17 +97,10 @@ def search(
     """
     import optuna
 
-    areas = [np.bincount(labels.ravel())[1:] for _, labels in map(_small, known)]
-    cells = np.concatenate([a[a > 0] for a in areas]) if areas else np.zeros(0)
-    if not cells.size:
-        raise ValueError("no validation image holds a cell to calibrate with")
-    ranges = RANGES[config.task]
-    typical = float(np.median(cells))
-
-    foreground = sum(int(area.sum()) for area in areas)
+    ranges, ends = RANGES[config.task], limits(config, known)
 
     def scores(parameters: Parameters) -> list[ImageScores]:
-        if _hopeless(config, known, parameters, foreground):
+        if _hopeless(config, known, parameters):
             return [
                 image_scores(labels, np.zeros(labels.shape, np.int32), boundaries=False)
                 for _, labels in known
@@ -114,37 +115,117 @@ def search(
     def suggest(trial: Any) -> dict[str, float]:
         chosen: dict[str, float] = {}
         for name, one in ranges.items():
-            high = one.high * typical if one.of_cell else one.high
+            low, high = ends[name]
             if one.whole:
-                chosen[name] = trial.suggest_int(name, int(one.low), max(1, int(high)))
+                chosen[name] = trial.suggest_int(name, int(low), int(high))
             else:
-                chosen[name] = round(trial.suggest_float(name, one.low, high, log=one.log), 3)
+                place = trial.suggest_float(name, one.stretch(low), one.stretch(high))
+                chosen[name] = one.shrink(place)
         return chosen
 
     tried: list[Tried] = [(dict(default), scores(default))]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, budget // 4))
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    for _ in range(budget - 1):
+
+    def attempt() -> None:
+        if len(tried) == budget:
+            return
         trial = study.ask()
         parameters = suggest(trial)
         tried.append((parameters, scores(parameters)))
         study.tell(trial, _objective(tried[-1][1]))
+
+    for name in ranges:
+        for places in _along(config, name, choose(tried), ends, budget):
+            study.enqueue_trial(places)
+            attempt()
+    while len(tried) < budget:
+        attempt()
     return tried
 
 
-def _hopeless(
-    config: TrialConfig, known: Sequence[Known], parameters: Parameters, foreground: int
-) -> bool:
-    """Say whether more pixels propose a star than there are pixels of cells.
+def _along(
+    config: TrialConfig, moving: str, best: Parameters, ends: Mapping[str, tuple[float, float]],
+    budget: int,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Return places in steps through one parameter's range, the others as they are best so far.
 
-    Their suppression would take minutes, for nothing: background would be full of them.
+    All parameters together take half of the budget. The estimator alone draws its first sets at
+    random and returns to the best of them: where most of a range scores alike, it misses the rest.
+    """
+    ranges = RANGES[config.task]
+    bounds = {name: [one.stretch(end) for end in ends[name]] for name, one in ranges.items()}
+    stay = {
+        name: min(max(one.stretch(best[name]), bounds[name][0]), bounds[name][1])
+        for name, one in ranges.items()
+    }
+    steps = max(1, round(budget / 2 / len(ranges)))
+    places = np.linspace(*bounds[moving], steps + 2)[1:-1]
+    return [{**stay, moving: int(p) if ranges[moving].whole else float(p)} for p in places]
+
+
+def _hopeless(config: TrialConfig, known: Sequence[Known], parameters: Parameters) -> bool:
+    """Say whether more than half of the background proposes a star.
+
+    Their suppression would take minutes, for nothing. Fewer may be right: the halo of a cell
+    proposes the cell itself, which suppression is there for.
     """
     if config.task != "stardist":
         return False
-    least = parameters["prob_threshold"]
-    proposed = sum(int(np.count_nonzero(maps[0] >= least)) for maps, _ in known)
-    return proposed * config.grid**2 > foreground
+    proposed = background = 0
+    for maps, labels in known:
+        empty = labels[:: config.grid, :: config.grid] == 0
+        proposed += int(np.count_nonzero((maps[0] >= parameters["prob_threshold"]) & empty))
+        background += int(np.count_nonzero(empty))
+    return proposed > background / 2
+
+
+def limits(config: TrialConfig, known: Sequence[Known]) -> dict[str, tuple[float, float]]:
+    """Return the smallest and the largest value of each parameter that are searched.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    known : sequence of (maps, labels)
+        Their cells' median area is that of a typical cell.
+
+    Raises
+    ------
+    ValueError
+        When no image is given, or none holds a cell.
+    """
+    areas = [np.unique(labels[labels > 0], return_counts=True)[1] for _, labels in known]
+    cells = np.concatenate(areas) if areas else np.zeros(0)
+    if not cells.size:
+        raise ValueError("no validation image holds a cell to calibrate with")
+    typical = float(np.median(cells))
+    return {name: one.limits(typical) for name, one in RANGES[config.task].items()}
+
+
+def at_bound(
+    config: TrialConfig, parameters: Parameters, ends: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    """Name the parameters that are at a bound of their range, or outside of it.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    parameters : mapping
+    ends : mapping
+        As `limits` gives them. A lower end of 0 is no bound: there is nothing below.
+
+    Returns
+    -------
+    list of str
+    """
+    found = []
+    for name, one in RANGES[config.task].items():
+        low, high = (one.stretch(end) for end in ends[name])
+        place, tolerance = one.stretch(parameters[name]), AT_BOUND * (high - low)
+        if place >= high - tolerance or (ends[name][0] > 0 and place <= low + tolerance):
+            found.append(name)
+    return found
 
 
 def choose(tried: Sequence[Tried], images: Sequence[int] | None = None) -> dict[str, float]:
@@ -181,12 +262,6 @@ def held_out(tried: Sequence[Tried], groups: Sequence[str]) -> dict[str, dict[st
 def _objective(scores: Sequence[ImageScores]) -> float:
     value = float(pooled(scores)[METRICS.index("ap_mean")])
     return 0.0 if np.isnan(value) else value
-
-
-def _small(one: Known) -> Known:
-    values, index = np.unique(one[1], return_inverse=True)
-    offset = 0 if values.size and values[0] == 0 else 1
-    return one[0], (index.reshape(one[1].shape) + offset).astype(np.int32)
 
 
 def calibration_images(dataset: DataSet) -> list[Item]:
@@ -248,11 +323,7 @@ def calibrate_checkpoint(
     }
     path = folder / CALIBRATION
     stored = read_calibration(folder)
-    if (
-        stored is not None
-        and "held_out" in stored
-        and all(stored.get(k) == v for k, v in key.items())
-    ):
+    if stored is not None and all(stored.get(k) == v for k, v in key.items()):
         return _calibration(stored)
     known = []
     for item in items:
@@ -269,6 +340,7 @@ def calibrate_checkpoint(
         "default": default,
         "calibrated": best,
         "held_out": held_out(tried, [item.group for item in items]),
+        "at_bound": at_bound(predictor.config, best, limits(predictor.config, known)),
         "default_score": _objective(tried[0][1]),
         "score": max(_objective(scores) for _, scores in tried),
     }
@@ -282,7 +354,8 @@ def read_calibration(folder: Path) -> dict[str, Any] | None:
         content = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+    readable = isinstance(content, dict) and content.get("format") in (FORMAT, *OLD_FORMATS)
+    return content if readable else None
 
 
 def _calibration(content: dict[str, Any]) -> Calibration:
@@ -294,4 +367,5 @@ def _calibration(content: dict[str, Any]) -> Calibration:
         budget=content["budget"],
         images=content["images"],
         held_out=content["held_out"],
+        at_bound=content["at_bound"],
     )

@@ -117,12 +117,13 @@ def from_3class(
         probabilities = np.stack([classes == c for c in range(3)]).astype(np.float32)
     if probabilities.ndim != 3 or probabilities.shape[0] != 3:
         raise ValueError(f"three classes have shape (3, H, W), not {probabilities.shape}")
-    cell, foreground = probabilities[CELL], probabilities[CELL] + probabilities[BOUNDARY]
+    boundary, foreground = probabilities[BOUNDARY], probabilities[CELL] + probabilities[BOUNDARY]
     mask = _mask(foreground, threshold, smoothing, min_size)
     if smoothing > 0:
-        cell = ndimage.gaussian_filter(cell, smoothing, mode="nearest")
+        boundary = ndimage.gaussian_filter(boundary, smoothing, mode="nearest")
         foreground = ndimage.gaussian_filter(foreground, smoothing, mode="nearest")
-    seeds = mask & (cell >= seed_threshold * foreground)
+    # what is left for the boundary: float32 holds 1e-9, and takes 1 - 1e-9 for 1
+    seeds = mask & (boundary <= (1 - seed_threshold) * foreground)
     # 4 neighbours: a boundary one pixel wide separates along diagonals, too
     labels = ndimage.label(seeds)[0].astype(np.int32)
     return _numbered(grow(labels, mask, max(mask.shape)), min_size)

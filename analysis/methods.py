@@ -5,9 +5,10 @@ Every way has the same budget in `analysis.calibration`, whatever its parameters
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,29 +25,53 @@ class Range:
 
     low: float
     high: float
-    log: bool = False
+    scale: Literal["linear", "log", "logit"] = "linear"
+    """On which values are drawn evenly. A trained network gives most pixels of a cell more than
+    0.99: on the logit scale 0.99 and 0.999 are as far apart as 0.5 and 0.9."""
     whole: bool = False
-    of_cell: bool = False
-    """Whether `high` is in units of a typical cell's area."""
+    areas: float = 0.0
+    """In pixels, `high` is so many areas of a typical cell, if that is more."""
+    radii: float = 0.0
+    """In pixels, `high` is so many radii of a typical cell, if that is more."""
+
+    def limits(self, area: float) -> tuple[float, float]:
+        """Return the smallest and the largest value where a typical cell has `area` pixels."""
+        high = max(self.high, self.areas * area, self.radii * math.sqrt(area / math.pi))
+        return self.low, float(int(high)) if self.whole else high
+
+    def stretch(self, value: float) -> float:
+        """Return a value's place on the scale."""
+        if self.scale == "logit":
+            return math.log(value / (1 - value))
+        return math.log(value) if self.scale == "log" else value
+
+    def shrink(self, place: float) -> float:
+        """Return the value of a place on the scale, in digits that keep 0.999999 from 1."""
+        if self.scale == "logit":
+            return round(1 / (1 + math.exp(-place)), 9)
+        return round(math.exp(place) if self.scale == "log" else place, 3)
 
 
-_MIN_SIZE = Range(0, 0.5, whole=True, of_cell=True)
-_SMOOTHING = Range(0, 3)
+_PROBABILITY = Range(0.01, 0.9999, scale="logit")
+# after five epochs, three fourths of a cell's interior were above 0.9999 already
+_SEED = Range(0.1, 0.999999, scale="logit")
+_MIN_SIZE = Range(0, 1, whole=True, areas=0.5)
+_SMOOTHING = Range(0, 3, radii=0.25)
 RANGES: dict[str, dict[str, Range]] = {
     "semantic2": {
-        "threshold": Range(0.1, 0.9),
-        "seed_depth": Range(0.25, 6, log=True),
+        "threshold": _PROBABILITY,
+        "seed_depth": Range(0.25, 6, scale="log", radii=0.5),
         "min_size": _MIN_SIZE,
         "smoothing": _SMOOTHING,
     },
     "semantic3": {
-        "threshold": Range(0.1, 0.9),
-        "seed_threshold": Range(0.1, 0.9),
+        "threshold": _PROBABILITY,
+        "seed_threshold": _SEED,
         "min_size": _MIN_SIZE,
         "smoothing": _SMOOTHING,
     },
     "stardist": {
-        "prob_threshold": Range(0.1, 0.9),
+        "prob_threshold": _PROBABILITY,
         "nms_threshold": Range(0.1, 0.7),
         "min_size": _MIN_SIZE,
     },

@@ -211,12 +211,16 @@ def embedded(value: Any) -> Markup:
 
 
 def parameters(evidence: Evidence) -> list[tuple[str, str, str]]:
-    """Return method, parameter and its values: by default and calibrated."""
+    """Return method, parameter and its values: by default and calibrated; and whether the search
+    ended at a bound.
+    """
     rows = []
     for method in representatives(evidence).to_dict("records"):
         default, calibrated = (_read(method.get(key)) for key in ("default", "calibrated"))
+        ended = str(method.get("at_bound") or "").split()
         for name in dict.fromkeys([*default, *calibrated]):
             text = f"{default.get(name, '–')} → {calibrated.get(name, '–')}"
+            text += " (at its bound)" if name in ended else ""
             rows.append((str(method["method"]), name, text))
     return rows
 

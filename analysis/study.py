@@ -123,6 +123,12 @@ def gather(
                 ))  # fmt: skip
             except (CheckpointError, ValueError) as error:
                 missing.append(f"{candidate.name} could not be analysed: {error}")
+                continue
+            if ended := trials[-1].calibration.at_bound:
+                missing.append(
+                    f"{candidate.name}, seed {run.configs[trial_id].seed}: the best value of "
+                    f"{', '.join(ended)} lies at the end of what calibration searches."
+                )
     if not trials:
         raise CheckpointError("; ".join(missing) or "nothing to analyse")
     truth = measure_truth(
@@ -236,6 +242,7 @@ def _methods(run: Run, trials: Sequence[_Trial], standing: dict[str, Selected]) 
                 "representative": trial.representative,
                 "default": json.dumps(calibration.default),
                 "calibrated": json.dumps(calibration.calibrated),
+                "at_bound": " ".join(calibration.at_bound),
                 "among_best": place.among_best,
                 "val_score": place.score,
                 "val_low": place.low,

@@ -15,6 +15,17 @@ from numpy.typing import NDArray
 MOST_CANDIDATES = 50_000
 """Polygons that non-maximum suppression compares at most; an untrained network marks every pixel,
 and comparing a million takes minutes."""
+PROBS = (
+    0.01, 0.02, 0.05,
+    0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+    0.95, 0.98, 0.99, 0.998, 0.999, 0.9998, 0.9999,
+)  # fmt: skip
+"""Probability thresholds that are tried; those below `COSTLY` only where they may be best."""
+COSTLY = 0.1
+"""Below it, halos and background propose so many stars that one try may take as long as all others
+together."""
+NMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+"""Overlaps that are tried."""
 SMALLEST_DISTANCE = 1e-3
 """Pixels; stardist's own lower bound of predicted distances."""
 
@@ -175,8 +186,8 @@ def optimize_thresholds(
     truths: Sequence[NDArray[np.integer]],
     *,
     grid: int = 1,
-    probs: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    nms: Sequence[float] = (0.3, 0.4, 0.5),
+    probs: Sequence[float] = PROBS,
+    nms: Sequence[float] = NMS,
     ious: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
 ) -> Thresholds:
     """Choose thresholds by mean average precision TP / (TP + FP + FN).
@@ -190,7 +201,9 @@ def optimize_thresholds(
         As `decode` takes it.
     probs, nms : sequence of float
         Coarse search, one after the other: probabilities at the default overlap, then overlaps at
-        the best of them. Then the best probability is refined by half a step, 0.05, either way.
+        the best of them. Then the best probability is refined by half a step of the logit scale
+        either way. Probabilities below `COSTLY` are tried from the largest down, as long as the
+        last is no worse than any and finds no more stars than there are objects.
     ious : sequence of float
         Thresholds of the matching over which precision is averaged; objects are counted over all
         images together.
@@ -220,8 +233,10 @@ def optimize_thresholds(
             for (prob, dist), truth in zip(predictions, numbered)
         ]
         results = matching_dataset(numbered, found, thresh=list(ious), show_progress=False)
+        crowded[thresholds] = results[0].n_pred > results[0].n_true
         return float(np.mean([r.accuracy for r in results]))
 
+    crowded: dict[Thresholds, bool] = {}
     scores = {Thresholds(): score(Thresholds())}
     best = Thresholds()
 
@@ -231,7 +246,35 @@ def optimize_thresholds(
                 scores[trial] = score(trial)
         return max([best, *trials], key=lambda trial: scores[trial])  # the first of equals
 
-    best = consider([Thresholds(prob, best.nms) for prob in probs])
+    probs = sorted(probs)
+    best = consider([Thresholds(prob, best.nms) for prob in probs if prob >= COSTLY])
+    lowest = min((t for t in scores if t.prob >= COSTLY), key=lambda t: t.prob)
+    for prob in (p for p in reversed(probs) if p < COSTLY):
+        if scores[lowest] < scores[best] or crowded[lowest]:
+            break
+        lowest = Thresholds(prob, best.nms)
+        best = consider([lowest])
     best = consider([Thresholds(best.prob, overlap) for overlap in nms])
-    around = [round(best.prob + step, 4) for step in (-0.05, 0.05)]
-    return consider([Thresholds(prob, best.nms) for prob in around if 0 < prob < 1])
+    below = [p for p in probs if p < best.prob][-1:]
+    above = [p for p in probs if p > best.prob][:1]
+    around = [round(_between(best.prob, prob), 7) for prob in (*below, *above)]
+    return consider([Thresholds(prob, best.nms) for prob in around])
+
+
+def _between(a: float, b: float) -> float:
+    """Return the probability in the middle of two on the logit scale."""
+    odds = np.sqrt(a / (1 - a) * b / (1 - b))
+    return float(odds / (1 + odds))
+
+
+def at_bound(thresholds: Thresholds) -> list[str]:
+    """Name the thresholds that are the smallest or largest which `optimize_thresholds` tries.
+
+    Examples
+    --------
+    >>> at_bound(Thresholds(0.9999, 0.4))
+    ['prob']
+    """
+    prob, nms = thresholds.prob, thresholds.nms
+    ends = {"prob": not PROBS[0] < prob < PROBS[-1], "nms": not NMS[0] < nms < NMS[-1]}
+    return [name for name, ended in ends.items() if ended]

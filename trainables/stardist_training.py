@@ -33,7 +33,13 @@ from trainables.files import write_json, write_with
 from trainables.manifest import FORMAT, MANIFEST, library_versions, sha256_of
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.results import RESULT, RESUME, History, forget_states, resume_state
-from trainables.starconvex import Thresholds, decode, optimize_thresholds, star_targets
+from trainables.starconvex import (
+    Thresholds,
+    at_bound,
+    decode,
+    optimize_thresholds,
+    star_targets,
+)
 
 WEIGHTS = "model.weights.h5"
 MOST_CALIBRATION_IMAGES = 20
@@ -299,7 +305,10 @@ class Trial:
             },
             "metrics": metrics,
             "encoder_weights": None,
-            "task": {"thresholds": {"prob": thresholds.prob, "nms": thresholds.nms}},
+            "task": {
+                "thresholds": {"prob": thresholds.prob, "nms": thresholds.nms},
+                "at_bound": at_bound(thresholds),
+            },
             "stardist": json.loads(json.dumps(vars(model.config), default=str)),
             "versions": library_versions("tensorflow", "stardist", "keras"),
             "weights": {"file": WEIGHTS, "sha256": sha256_of(self.folder / WEIGHTS)},

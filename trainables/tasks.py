@@ -17,7 +17,7 @@ from torch import nn
 from trainables.config import TrialConfig
 from trainables.labels import CLASS_NAMES, semantic2_target, semantic3_target
 from trainables.losses import build_loss
-from trainables.starconvex import Thresholds, decode, optimize_thresholds, star_targets
+from trainables.starconvex import Thresholds, at_bound, decode, optimize_thresholds, star_targets
 from trainables.starconvex_loss import StarConvexLoss, distances, probability
 
 MOST_CALIBRATION_IMAGES = 20
@@ -197,9 +197,10 @@ class StarConvex:
         self.thresholds = optimize_thresholds(predictions, truths, grid=self.config.grid)
 
     def state(self) -> dict[str, Any]:
-        """Return scale and thresholds."""
+        """Return scale, thresholds, and which of them ended where their search ended."""
         thresholds = {"prob": self.thresholds.prob, "nms": self.thresholds.nms}
-        return {"scale": self.scale, "thresholds": thresholds}
+        ended = at_bound(self.thresholds)
+        return {"scale": self.scale, "thresholds": thresholds, "at_bound": ended}
 
 
 def typical_radius(labels: Sequence[NDArray[np.integer]]) -> float:

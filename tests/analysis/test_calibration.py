@@ -91,7 +91,7 @@ def test_every_way_can_be_calibrated(config: TrialConfig) -> None:
     else:
         maps = blurred(labels)
     default = default_parameters(config, {})
-    best, score, _ = calibrate(config, [(maps, labels)], default, budget=10)
+    best, score, _ = calibrate(config, [(maps, labels)], default, budget=30)
     assert set(best) == set(default) == set(RANGES[config.task])
     assert score > 0.6
     assert make_instances(config, maps, best, labels.shape).max() == 5
@@ -173,6 +173,7 @@ def test_a_calibration_is_stored_beside_the_weights_and_used_again(
     assert set(content["held_out"]) == {"t2", "t3"}
     assert first.for_validation("t2") == content["held_out"]["t2"]
     assert first.for_validation("elsewhere") == first.calibrated
+    assert content["at_bound"] == first.at_bound
     assert content["budget"] == 4
     assert content["data"] == dataset.fingerprint
     calls = network.calls
@@ -187,6 +188,33 @@ def test_a_calibration_is_stored_beside_the_weights_and_used_again(
     (tmp_path / CALIBRATION).write_text("{broken")
     assert read_calibration(tmp_path) is None
     assert calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4) == first
+
+
+def test_a_calibration_of_the_narrow_search_is_made_again(dataset: DataSet, tmp_path: Path) -> None:
+    network = Network()
+    new = calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4)
+    content = json.loads((tmp_path / CALIBRATION).read_text())
+    old = {k: v for k, v in content.items() if k != "at_bound"} | {"format": 1, "calibrated": {}}
+    (tmp_path / CALIBRATION).write_text(json.dumps(old))
+    assert read_calibration(tmp_path) == old, "still good enough to segment with"
+    assert calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4) == new
+    assert json.loads((tmp_path / CALIBRATION).read_text()) == content
+    (tmp_path / CALIBRATION).write_text(json.dumps(content | {"format": 3}))
+    assert read_calibration(tmp_path) is None
+
+
+def test_an_end_at_a_bound_is_stored(dataset: DataSet, tmp_path: Path) -> None:
+    class Blind(Network):
+        config = STAR
+
+        def maps(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.zeros((1 + STAR.rays, *normalized.shape), np.float32)
+
+    info = INFO | {"task": {"thresholds": {"prob": 0.9999, "nms": 0.4}}}
+    found = calibrate_checkpoint(tmp_path, Blind(), info, dataset, budget=3)
+    assert found.calibrated["prob_threshold"] == 0.9999, "nothing is better"
+    assert found.at_bound == ["prob_threshold"]
+    assert json.loads((tmp_path / CALIBRATION).read_text())["at_bound"] == found.at_bound
 
 
 def test_many_validation_images_are_thinned_evenly(dataset: DataSet) -> None:

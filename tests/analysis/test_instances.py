@@ -237,3 +237,67 @@ def test_cut_lines_and_grow_by_hand() -> None:
     room = np.array([[1, 1, 1, 1, 0, 1]], bool)
     assert grow(seeds, room, 1).tolist() == [[1, 1, 0, 0, 0, 2]]
     assert grow(seeds, room, 9).tolist() == [[1, 1, 1, 1, 0, 2]]
+
+
+def at_borders() -> NDArray[np.int32]:
+    """Cells cut by every border and in every corner, and one that no border cuts."""
+    yy, xx = np.mgrid[:90, :110]
+    labels = np.zeros(yy.shape, np.int32)
+    centres = [
+        (0, 55),
+        (89, 55),
+        (45, 0),
+        (45, 109),
+        (0, 0),
+        (0, 109),
+        (89, 0),
+        (89, 109),
+        (45, 55),
+    ]
+    for number, (y, x) in enumerate(centres, 1):
+        labels[np.hypot(yy - y, xx - x) <= 14] = number
+    return labels
+
+
+@pytest.mark.parametrize("way", ["2-class", "2-class, gap given back", "3-class", "stars"])
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+def test_cells_at_all_four_borders_are_found_and_kept(way: str, smoothing: float) -> None:
+    true = at_borders()
+    quarter = int(np.bincount(true.ravel())[5:9].min())
+
+    def found(min_size: int) -> NDArray[np.int32]:
+        if way == "stars":
+            target = star_targets(true, 32)
+            return from_star_convex(target[0], target[1:], min_size=min_size)
+        options = {"min_size": min_size, "smoothing": smoothing}
+        if way == "3-class":
+            classes = semantic3_target(true)
+            probabilities = np.stack([classes == c for c in range(3)]).astype(np.float32)
+            return from_3class(probabilities, **options)
+        probability = (true > 0).astype(np.float32)
+        return watershed_2class(probability, give_back_gap="given" in way, **options)
+
+    pairs = match(true, found(min_size=quarter // 2), threshold=0.75)
+    assert sorted(pairs.true) == list(range(1, 10))
+    # halves are larger than the size that drops the quarters
+    pairs = match(true, found(min_size=int(1.3 * quarter)), threshold=0.75)
+    assert sorted(pairs.true) == [1, 2, 3, 4, 9]
+
+
+def test_stars_that_reach_over_the_border_are_cut_there() -> None:
+    prob, dist = np.zeros((40, 50), np.float32), np.full((32, 40, 50), 9.0, np.float32)
+    for y, x in ((0, 25), (39, 25), (20, 0), (20, 49)):
+        prob[y, x] = 0.9
+    found = from_star_convex(prob, dist)
+    assert found.max() == 4
+    assert np.bincount(found.ravel())[1:].min() > 0.4 * np.pi * 9**2
+    for border in (found[0], found[-1], found[:, 0], found[:, -1]):
+        assert len(np.unique(border[border > 0])) == 1
+
+
+def test_overlap_and_probability_thresholds_reach_the_stars() -> None:
+    prob, dist = np.zeros((60, 80), np.float32), np.full((32, 60, 80), 15.0, np.float32)
+    prob[30, 30], prob[30, 48] = 0.9, 0.8
+    for overlap, least, stars in ((0.1, 0.5, 1), (0.7, 0.5, 2), (0.7, 0.85, 1), (0.7, 0.95, 0)):
+        found = from_star_convex(prob, dist, prob_threshold=least, nms_threshold=overlap)
+        assert found.max() == stars

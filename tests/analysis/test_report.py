@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from analysis.evidence import Evidence
-from analysis.report import answer, embedded, write_report
+from analysis.report import answer, embedded, parameters, write_report
 from analysis.report_tables import make_table, number
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -106,6 +106,14 @@ def test_answer_without_differences(evidence: Evidence) -> None:
     assert any("No difference in cell features survives" in s for s in said.sentences)
     none = answer(replace(evidence, statistics=pd.DataFrame()))
     assert any("not compared" in sentence for sentence in none.sentences)
+
+
+def test_parameters_at_their_bound_are_marked(evidence: Evidence) -> None:
+    methods = evidence.methods.assign(at_bound="min_size")
+    marked = {(name, text) for _, name, text in parameters(replace(evidence, methods=methods))}
+    assert ("min_size", "20 → 31 (at its bound)") in marked
+    assert ("threshold", "0.5 → 0.42") in marked
+    assert not any("bound" in text for _, _, text in parameters(evidence))
 
 
 def test_page_without_anything(bare: Path, evidence: Evidence) -> None:

@@ -109,10 +109,17 @@ def test_what_is_missing_is_said(analysed: tuple[Path, str]) -> None:
 
 
 def test_calibration_is_kept_and_beside_the_checkpoint(analysed: tuple[Path, str]) -> None:
-    out, _ = analysed
-    for trial_id in table(out, "methods")["trial_id"]:
-        stored = json.loads((out / "checkpoints" / trial_id / "calibration.json").read_text())
-        assert stored
+    out, text = analysed
+    methods = table(out, "methods").fillna({"at_bound": ""})
+    for row in methods.to_dict("records"):
+        folder = out / "checkpoints" / row["trial_id"]
+        stored = json.loads((folder / "calibration.json").read_text())
+        assert stored["calibrated"] == json.loads(row["calibrated"])
+        assert stored["at_bound"] == row["at_bound"].split()
+    at_bound = methods.loc[methods["at_bound"] != "", "trial_id"].nunique()
+    assert text.replace("\n", " ").count("end of what calibration searches") == at_bound
+    page = (out / "report" / "index.html").read_text()
+    assert page.count("(at its bound)") == methods["at_bound"].str.split().str.len().sum()
 
 
 def test_the_same_command_again_gives_the_same_numbers_sooner(analysed: tuple[Path, str]) -> None:

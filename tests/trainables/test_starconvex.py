@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from trainables.starconvex import (
     MOST_CANDIDATES,
+    NMS,
+    PROBS,
     Thresholds,
+    at_bound,
     decode,
     detect,
     optimize_thresholds,
@@ -188,6 +191,77 @@ def test_false_positives_are_left_out_and_large_numbers_do_not_matter() -> None:
     assert optimize_thresholds([prediction], [labels]) == chosen
     with pytest.raises(ValueError, match="1 predictions, 0 truths"):
         optimize_thresholds([prediction], [])
+
+
+def test_a_sure_network_loses_its_false_stars() -> None:
+    labels = discs((20, 20, 10), (40, 50, 10))
+    prob, *dist = star_targets(labels)
+    prob = np.where(labels > 0, 0.98 + 0.015 * prob, 0)
+    for y, x in ((8, 60), (55, 10), (55, 30)):
+        prob[y, x] = 0.97
+    prediction = (prob, np.where(labels > 0, dist, 4.0))
+    assert decode(*prediction, Thresholds(0.9)).max() == 5
+    chosen = optimize_thresholds([prediction], [labels])
+    assert chosen.prob > 0.97
+    assert decode(*prediction, chosen).max() == 2
+    assert at_bound(chosen) == []
+
+
+@pytest.mark.parametrize("largest", [0.09, 0.04, 0.015])
+def test_a_timid_network_finds_its_cells_below_a_tenth(largest: float) -> None:
+    labels = discs((20, 20, 10), (40, 50, 10))
+    prob, *dist = star_targets(labels)
+    chosen = optimize_thresholds([(prob * largest, np.asarray(dist))], [labels])
+    assert chosen.prob < largest
+    assert decode(prob * largest, np.asarray(dist), chosen).max() == 2
+
+
+def test_the_search_for_thresholds_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def counted(prob, dist, thresholds, **options):
+        tried.append(thresholds)
+        return decode(prob, dist, thresholds, **options)
+
+    monkeypatch.setattr("trainables.starconvex.decode", counted)
+    labels = discs((20, 20, 10), (40, 50, 10))
+    prob, *dist = star_targets(labels)
+    rng = np.random.default_rng(0)
+    noise = (rng.uniform(0.02, 0.6, labels.shape), rng.uniform(1, 9, (32, *labels.shape)))
+    for prediction in ((prob, np.asarray(dist)), noise):
+        tried.clear()
+        optimize_thresholds([prediction], [labels])
+        assert len(tried) <= len(PROBS) + len(NMS) + 1  # each once, and two halves of a step
+        assert len(set(tried)) == len(tried)
+    # noise proposes too many stars already: lower thresholds would take longer, for nothing
+    assert min(one.prob for one in tried) == 0.1
+
+
+def test_thresholds_at_their_bound_are_named() -> None:
+    assert at_bound(Thresholds()) == []
+    assert at_bound(Thresholds(0.9999, 0.4)) == ["prob"]
+    assert at_bound(Thresholds(0.01, 0.7)) == ["prob", "nms"]
+
+
+def test_overlap_decides_which_of_two_stars_stay() -> None:
+    """Discs of radius 15 whose centres are 18 apart share a fourth of their area."""
+    shape = (60, 80)
+    prob = np.zeros(shape, np.float32)
+    prob[30, 30], prob[30, 48] = 0.9, 0.8
+    dist = np.full((32, *shape), 15.0, np.float32)
+    shared = 2 * 15**2 * np.arccos(18 / 30) - 9 * np.sqrt(4 * 15**2 - 18**2)
+    # stardist divides the overlap by the smaller area
+    assert 0.1 < shared / (np.pi * 15**2) < 0.7
+    found, one = detect(prob, dist, Thresholds(0.5, 0.1))
+    assert found.max() == len(one.points) == 1
+    assert one.points.tolist() == [[30, 30]], "the more probable stays"
+    found, both = detect(prob, dist, Thresholds(0.5, 0.7))
+    assert found.max() == len(both.points) == 2
+    assert found[30, 39] == 1, "what is shared belongs to the more probable"
+    for nms, stars in ((0.2, 1), (0.3, 2)):
+        assert decode(prob, dist, Thresholds(0.5, nms)).max() == stars
+    prob[30, 48] = 0.4
+    assert decode(prob, dist, Thresholds(0.5, 0.7)).max() == 1, "below the least probability"
 
 
 def test_loss_at_the_truth() -> None:

@@ -65,7 +65,7 @@ def test_a_trial_of_each_task(task: str, dataset: DataSet, tmp_path: Path) -> No
     else:
         labels = predictor.labels(read_image(dataset.items[0].image))
         assert labels.dtype == np.int32
-        assert set(predictor.info["task"]) == {"scale", "thresholds"}
+        assert set(predictor.info["task"]) == {"scale", "thresholds", "at_bound"}
 
 
 def test_boundary_and_cell_are_the_foreground() -> None:

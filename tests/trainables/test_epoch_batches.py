@@ -1,0 +1,57 @@
+"""What a real training epoch hands to the network: every crop once, in batches of like sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.config import RunOptions, TrialConfig
+from trainables.cutting import crop_corners, pad_to_size
+from trainables.data import open_dataset
+from trainables.module import SegmentationModule
+from trainables.train import train
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "micro", "sizes"),
+    [
+        # three images of 90 x 100 pixels: 4 crops of 64 each, 2 of 96, about 15 of 32
+        (64, 5, None, [4, 4, 4]),
+        (64, 8, 3, [3, 3, 3, 3]),
+        (96, 4, None, [3, 3]),
+        (32, 8, None, [8, 8, 8, 8, 7, 7]),
+    ],
+)
+def test_a_training_epoch_uses_every_crop_once(
+    size: int, batch_size: int, micro: int | None, sizes: list[int], tiny_dataset: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    cfg = TrialConfig(
+        architecture="Unet", encoder="mobilenet_v2", crop_size=size, batch_size=batch_size,
+        epochs=2, augmentation="none", validate_every=2,
+    )  # fmt: skip
+    dataset = open_dataset(tiny_dataset)
+    pairs = [dataset.load(item, cfg.normalization) for item in dataset.subset("train")]
+    crops: Counter[bytes] = Counter()
+    for image, labels in pairs:
+        image, labels = pad_to_size(image, size), pad_to_size(labels, size)
+        for y, x in crop_corners(labels, size):
+            crops[image[y : y + size, x : x + size].tobytes()] += 1
+    seen: dict[int, list[list[bytes]]] = {}
+    step = SegmentationModule.training_step
+
+    def watched(self: SegmentationModule, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        contents = [one.numpy().tobytes() for one in batch[0].cpu()]
+        seen.setdefault(self.current_epoch, []).append(contents)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", watched)
+    train(cfg, dataset, tmp_path / "t", options=RunOptions(micro_batch=micro))
+    assert list(seen) == [0, 1]
+    for batches in seen.values():
+        assert Counter(one for batch in batches for one in batch) == crops
+        assert sorted(map(len, batches), reverse=True) == sizes
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
