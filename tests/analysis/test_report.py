@@ -156,14 +156,6 @@ def test_parameters_at_their_bound_are_marked(evidence: Evidence) -> None:
     assert not any("bound" in text for _, _, text in parameters(evidence))
 
 
-def test_parameters_at_their_bound_are_marked(evidence: Evidence) -> None:
-    methods = evidence.methods.assign(at_bound="min_size")
-    marked = {(name, text) for _, name, text in parameters(replace(evidence, methods=methods))}
-    assert ("min_size", "20 → 31 (at its bound)") in marked
-    assert ("threshold", "0.5 → 0.42") in marked
-    assert not any("bound" in text for _, _, text in parameters(evidence))
-
-
 def test_page_without_anything(bare: Path, evidence: Evidence) -> None:
     text = bare.read_text()
     assert "No method could be analysed yet" in text
