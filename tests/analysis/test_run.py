@@ -123,6 +123,22 @@ def test_methods_are_ranked_by_validation_alone(analysed: tuple[Path, str]) -> N
         assert own[rows.loc[rows["representative"], "trial_id"]].eq(own.max()).all()
 
 
+def test_segmenting_takes_the_first_method_of_the_report(
+    analysed: tuple[Path, str], cells: Path, tmp_path: Path
+) -> None:
+    out, _ = analysed
+    words = ("--model", out, cells / "images" / "i12.tif", "--out", tmp_path / "segmented")
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.segment", *map(str, words)], text=True,
+        capture_output=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first = table(out, "methods").iloc[0]
+    assert f"model: {first['method']}, the first method of the report" in done.stdout
+    settings = json.loads((tmp_path / "segmented" / "settings.json").read_text())
+    assert settings["model"]["checkpoint"].endswith(first["trial_id"])
+
+
 def test_object_table(analysed: tuple[Path, str]) -> None:
     objects = pd.read_parquet(analysed[0] / "report" / "objects.parquet")
     assert tuple(objects.columns[: len(KEYS)]) == KEYS
