@@ -98,7 +98,7 @@ def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
 ) -> None:
     calibration = Calibration(
         default=at(0.1), calibrated=at(0.35), default_score=0, score=0, budget=1,
-        images=["i1", "i2"], held_out={"i1": at(0.6), "i2": at(0.85)},
+        images=["i1", "i2"], held_out={"i1": at(0.6), "i2": at(0.85)}, at_bound=[],
     )  # fmt: skip
     expected = {
         ("val", "default"): [0.1, 0.1], ("val", "calibrated"): [0.6, 0.85],
