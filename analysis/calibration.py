@@ -98,72 +98,73 @@ def search(
     import optuna
 
     ranges, ends = RANGES[config.task], limits(config, known)
-
-    def scores(parameters: Parameters) -> list[ImageScores]:
-        if _hopeless(config, known, parameters):
-            return [
-                image_scores(labels, np.zeros(labels.shape, np.int32), boundaries=False)
-                for _, labels in known
-            ]
-        return [
-            image_scores(
-                labels, make_instances(config, maps, parameters, labels.shape), boundaries=False
-            )
-            for maps, labels in known
-        ]
-
-    def suggest(trial: Any) -> dict[str, float]:
-        chosen: dict[str, float] = {}
-        for name, one in ranges.items():
-            low, high = ends[name]
-            if one.whole:
-                chosen[name] = trial.suggest_int(name, int(low), int(high))
-            else:
-                place = trial.suggest_float(name, one.stretch(low), one.stretch(high))
-                chosen[name] = one.shrink(place)
-        return chosen
-
-    tried: list[Tried] = [(dict(default), scores(default))]
+    spans = _spans(config, ends)
+    tried: list[Tried] = [(dict(default), _scores(config, known, default))]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, budget // 4))
     study = optuna.create_study(direction="maximize", sampler=sampler)
+    places, value = _places(config, default, ends), _objective(tried[0][1])
+    study.add_trial(optuna.trial.create_trial(params=places, distributions=spans, value=value))
 
     def attempt() -> None:
-        if len(tried) == budget:
-            return
-        trial = study.ask()
-        parameters = suggest(trial)
-        tried.append((parameters, scores(parameters)))
+        trial = study.ask(spans)
+        parameters = {name: one.shrink(trial.params[name]) for name, one in ranges.items()}
+        tried.append((parameters, _scores(config, known, parameters)))
         study.tell(trial, _objective(tried[-1][1]))
 
-    for name in ranges:
-        for places in _along(config, name, choose(tried), ends, budget):
-            study.enqueue_trial(places)
-            attempt()
+    # The estimator draws its first sets at random and returns to the best of them: where most of a
+    # range scores alike, it misses the rest. Half of the budget goes through all of every range.
+    steps = max(1, round(budget / 2 / len(ranges)))
+    for name, one in ranges.items():
+        best = _places(config, choose(tried), ends)
+        low, high = (one.stretch(end) for end in ends[name])
+        for place in np.linspace(low, high, steps + 2)[1:-1]:
+            if len(tried) < budget:
+                study.enqueue_trial({**best, name: int(place) if one.whole else float(place)})
+                attempt()
     while len(tried) < budget:
         attempt()
     return tried
 
 
-def _along(
-    config: TrialConfig, moving: str, best: Parameters, ends: Mapping[str, tuple[float, float]],
-    budget: int,
-) -> list[dict[str, float]]:  # fmt: skip
-    """Return places in steps through one parameter's range, the others as they are best so far.
+def _spans(config: TrialConfig, ends: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return optuna's distributions of the parameters, on the scales of their ranges."""
+    from optuna.distributions import FloatDistribution, IntDistribution
 
-    All parameters together take half of the budget. The estimator alone draws its first sets at
-    random and returns to the best of them: where most of a range scores alike, it misses the rest.
-    """
-    ranges = RANGES[config.task]
-    bounds = {name: [one.stretch(end) for end in ends[name]] for name, one in ranges.items()}
-    stay = {
-        name: min(max(one.stretch(best[name]), bounds[name][0]), bounds[name][1])
-        for name, one in ranges.items()
-    }
-    steps = max(1, round(budget / 2 / len(ranges)))
-    low, high = bounds[moving]
-    places = np.linspace(low, high, steps + 2)[1:-1]
-    return [{**stay, moving: int(p) if ranges[moving].whole else float(p)} for p in places]
+    spans: dict[str, Any] = {}
+    for name, one in RANGES[config.task].items():
+        low, high = (one.stretch(end) for end in ends[name])
+        if one.whole:
+            spans[name] = IntDistribution(int(low), int(high))
+        else:
+            spans[name] = FloatDistribution(low, high)
+    return spans
+
+
+def _places(
+    config: TrialConfig, parameters: Parameters, ends: Mapping[str, tuple[float, float]]
+) -> dict[str, float]:
+    """Return where parameters lie on the scales of their ranges, or the nearest that does."""
+    places: dict[str, float] = {}
+    for name, one in RANGES[config.task].items():
+        place = one.stretch(min(max(parameters[name], ends[name][0]), ends[name][1]))
+        places[name] = int(place) if one.whole else place
+    return places
+
+
+def _scores(
+    config: TrialConfig, known: Sequence[Known], parameters: Parameters
+) -> list[ImageScores]:
+    """Return what the parameters score on each image."""
+    hopeless = _hopeless(config, known, parameters)
+    found = []
+    for maps, labels in known:
+        shape = (labels.shape[0], labels.shape[1])
+        cells = np.zeros(shape, np.int32)
+        if not hopeless:
+            cells = make_instances(config, maps, parameters, shape)
+        found.append(image_scores(labels, cells, boundaries=False))
+    return found
 
 
 def _hopeless(config: TrialConfig, known: Sequence[Known], parameters: Parameters) -> bool:
