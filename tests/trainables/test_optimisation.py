@@ -79,6 +79,7 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
     evaluations: list[dict[str, Any]] = []
     real = SegmentationModule.evaluate
     losses: list[float] = []
+    mismatches: list[float] = []
     step = SegmentationModule.training_step
 
     def evaluate(self: SegmentationModule, *args: Any, **keywords: Any) -> Scores:
@@ -104,6 +105,8 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
     def training_step(self: SegmentationModule, *args: Any) -> torch.Tensor:
         loss = step(self, *args)
         assert self.network.training
+        image, target = args[0]
+        mismatches.append(float(((image > 0.5) != (target > 0.5)).float().mean()))
         losses.append(float(loss.detach()))
         return loss
 
@@ -116,7 +119,7 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
         )
     return {
         "config": cfg, "result": result, "steps": steps, "evaluations": evaluations,
-        "losses": losses,
+        "losses": losses, "mismatches": mismatches,
     }  # fmt: skip
 
 
@@ -132,6 +135,11 @@ def test_learning_rate_of_every_step_under_micro_batches(
         [PEAK * cosine(number, len(steps)) for number in range(len(steps))]
     )
     assert {(step["kind"], step["decay"]) for step in steps} == {("AdamW", cfg.weight_decay)}
+
+
+def test_images_and_targets_are_of_the_same_place(trained: dict[str, Any]) -> None:
+    # the discs are bright: a shift by one pixel would be seen in more than 1 % of the pixels
+    assert max(trained["mismatches"]) < 0.003
 
 
 def test_the_train_loss_is_the_mean_over_an_epoch(trained: dict[str, Any]) -> None:
