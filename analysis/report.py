@@ -82,16 +82,16 @@ def _headline(methods: pd.DataFrame) -> str:
     if not math.isfinite(scores[0]):
         return f"{len(names)} methods were analysed; none has a validation score."
     equal = scores.count(scores[0])
-    score = f"mean AP {scores[0]:.3f} on validation"
+    said = f"mean AP {scores[0]:.3f} on validation"
+    if equal < len(names):
+        lead = scores[0] - scores[equal]
+        more = "less than 0.001" if lead < 0.0005 else f"{lead:.3f}"
+        known = math.isfinite(lead)
+        said += f", {more} more than {names[equal]}" if known else f"; {names[equal]} has no score"
     if equal > 1:
         both = " and ".join(names[:equal])
-        return f"{both} score highest of {len(names)} methods, with the same {score}."
-    lead = scores[0] - scores[1]
-    said = f"{names[1]} has no score"
-    if math.isfinite(lead):
-        more = "less than 0.001" if lead < 0.0005 else f"{lead:.3f}"
-        said = f"{more} more than {names[1]}"
-    return f"{names[0]} scores highest of {len(names)} methods: {score}, {said}."
+        return f"{both} score highest of {len(names)} methods, with the same {said}."
+    return f"{names[0]} scores highest of {len(names)} methods: {said}."
 
 
 def _measured(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:

@@ -103,7 +103,7 @@ def test_answer_without_a_lead(evidence: Evidence) -> None:
     equal = evidence.methods.assign(val_score=[0.74, 0.74, 0.74, 0.5, 0.4])
     assert answer(replace(evidence, methods=equal)).headline == (
         f"{NAMES[0]} and {NAMES[1]} score highest of 4 methods, with the same mean AP 0.740 on "
-        "validation."
+        f"validation, 0.240 more than {NAMES[2]}."
     )
     unknown = answer(replace(evidence, methods=evidence.methods.assign(val_score=np.nan)))
     assert unknown.headline == "4 methods were analysed; none has a validation score."
