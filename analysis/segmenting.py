@@ -16,7 +16,7 @@ from analysis.frames import Frame, InputError
 from trainables.files import write_json, write_with
 from trainables.imagefiles import ImageFileError
 from trainables.manifest import library_versions
-from trainables.tiling import chosen_inference
+from trainables.tiling import WHOLE, Inference, chosen_inference
 
 if TYPE_CHECKING:
     from analysis.segmenter import Choice, Segmenter
@@ -184,9 +184,10 @@ def request_of(choice: Choice, frames: Sequence[Frame], options: Options) -> dic
             "weights": choice.weights,
             "parameters": choice.parameters,
             "give_back_gap": choice.give_back_gap,
-            "inference": chosen_inference(choice.inference, options.tile).state(),
         },
-        "options": asdict(options),
+        "inference": chosen_inference(choice.inference, options.tile).state(),
+        # what tile means is said by inference
+        "options": {k: v for k, v in asdict(options).items() if k != "tile"},
         "images": [
             {"name": f.name, "sequence": f.sequence, "number": f.number, **f.identity()}
             for f in frames
@@ -255,6 +256,10 @@ def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:
         return f"another model: weights {before['model']['weights'][:12]}"
     if before["model"] != now["model"]:
         return "other parameters of the same model: was it calibrated since?"
+    there = Inference(**before.get("inference", WHOLE.state()))
+    here = Inference(**now["inference"])
+    if there != here:
+        return f"--tile: {there} there, {here} here"
     for name, value in now["options"].items():
         if before["options"].get(name) != value:
             option = _OPTIONS.get(name, f"--{name.removesuffix('_s').replace('_', '-')}")

@@ -104,9 +104,9 @@ def candidates(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = [float(row[name]) for row in done]
             line[f"{name}_mean"] = statistics.fmean(values) if values else None
             line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        table.append(line)
         line["candidate"] = candidate
         line.update({k: members[0][k] for k in keys if k not in line})
+        table.append(line)
     first = "val_dataset_iou_mean"
     return sorted(table, key=lambda r: -(r[first] if r[first] is not None else -1.0))
 

@@ -30,7 +30,7 @@ from trainables.examples import Example, each_example, keep_targets, load_split,
 from trainables.files import write_json, write_with
 from trainables.labels import foreground
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.module import SegmentationModule
+from trainables.module import Scores, SegmentationModule
 from trainables.overlays import validation_picture
 from trainables.predict import (
     Scaling,
@@ -295,7 +295,7 @@ def _train(
     network.load_state_dict(epoch_end.best_weights())
     network.to(device).eval()
     # epochs are compared whole and at default thresholds, the trial by what suits it best
-    inference = _choose_inference(module, validation, precision)
+    inference, val = _choose_inference(module, validation, precision)
     if isinstance(task, StarConvex):
         task.optimize(
             lambda x: predict_logits(
@@ -303,7 +303,7 @@ def _train(
             ),
             [(one.image, one.labels) for one in validation],
         )
-    val = module.evaluate(validation, precision, inference)
+        val = module.evaluate(validation, precision, inference)
     # one at a time in memory
     test = module.evaluate(each_example(dataset, "test", config), precision, inference)
     if on_overlays is not None:
@@ -353,21 +353,22 @@ def _train(
 
 def _choose_inference(
     module: SegmentationModule, validation: Sequence[Example], precision: str
-) -> Inference:
+) -> tuple[Inference, Scores]:
     """Choose how the trial predicts by validation IoU: whole images, or tiles of the size of the
-    training crops or of twice that.
+    training crops or of twice that. Return it with its scores.
     """
     most, crop = most_pixels(validation), module.config.crop_size
     longest = max(max(one.labels.shape) for one in validation)
     chosen = Inference(None, most)
-    best = module.evaluate(validation, precision, chosen).dataset_iou + LEAST_GAIN
+    scores = module.evaluate(validation, precision, chosen)
+    least = scores.dataset_iou + LEAST_GAIN
     for side in (crop, 2 * crop):
         if SMALLEST_TILE <= side < longest:
             tiles = Inference(side, most)
-            iou = module.evaluate(validation, precision, tiles).dataset_iou
-            if iou > best:
-                chosen, best = tiles, iou
-    return chosen
+            tiled = module.evaluate(validation, precision, tiles)
+            if tiled.dataset_iou > least:
+                chosen, scores, least = tiles, tiled, tiled.dataset_iou
+    return chosen, scores
 
 
 def _ceiling(task: Task, validation: Sequence[Example]) -> float:

@@ -287,6 +287,12 @@ def test_a_page_that_turns_out_damaged(
         ("--model MODEL field --out field", "field is the folder of the images"),
         ("--model MODEL field --out field/a1.tif", "is a file"),
         ("--model MODEL field --out busy", "busy holds other files"),
+        ("--model MODEL field --out out --tile 100", "multiple of 32"),
+        ("--model MODEL field --out out --tile half", "choose auto, whole, or a number"),
+        (
+            "--model MODEL field --out old --convention imagej --tile 96",
+            "another request (--tile: tiles of 64 there, tiles of 96 here",
+        ),
         ("--model MODEL field --out old", "another request (--convention: imagej there"),
         ("--model MODEL field/a1.tif --out old --convention imagej", "4 images there, 1 here"),
     ],
@@ -312,6 +318,27 @@ def test_refusals(
     assert said.count("\n") == 1
     assert says in said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_images_are_predicted_in_the_tiles_that_were_asked_for(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for tile in ("auto", "64", "whole"):
+        out = tmp_path / tile
+        words = ["--model", str(model), str(images / "a10.png"), "--out", str(out)]
+        assert main([*words, "--tile", tile]) == 0
+        found[tile] = tifffile.imread(out / "labels" / "a10.tif")
+        said = "whole" if tile == "whole" else "tiles of 64"  # what the trial chose
+        assert f"images are predicted: {said}\n" in capsys.readouterr().out
+        settings = json.loads((out / "settings.json").read_text())
+        assert settings["request"]["inference"]["tile"] == (None if tile == "whole" else 64)
+    np.testing.assert_array_equal(found["auto"], found["64"])
+    assert (found["auto"] != found["whole"]).any()
+    # the same tiles by another word are the same request
+    words = ["--model", str(model), str(images / "a10.png"), "--out", str(tmp_path / "64")]
+    assert main(words) == 0
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_a_changed_image_is_another_request(

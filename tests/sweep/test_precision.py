@@ -25,7 +25,7 @@ from trainables.hardware import Gpu, cpu_computes_bf16, local_gpus
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_sweep import QUICK, SPACE, make_data, records, rows, run, start, wait_for
+from command_line import QUICK, SPACE, make_data, records, rows, run, start, wait_for
 
 NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
 WITH_CPU = pytest.mark.skipif(not cpu_computes_bf16(), reason="needs a CPU with bfloat16")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
-import os
 import shutil
 import signal
 import struct
@@ -17,49 +14,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
-from skimage.draw import disk
 
-QUICK = ("--set", "crop_size=64", "--set", "batch_size=4", "--set", "encoder=mobilenet_v2")
-TINY_TUNE = ("--wandb", "off")
-SPACE = Path(__file__).with_name("networks.py")
+sys.path.insert(0, str(Path(__file__).parent))
 
-
-def make_data(root: Path, images: int = 5, size: int = 96) -> Path:
-    rng = np.random.default_rng(0)
-    for name in ("images", "masks"):
-        (root / name).mkdir(parents=True)
-    for number in range(images):
-        labels = np.zeros((size, size), np.uint16)
-        for label, center in enumerate([(20, 20), (20, 60), (60, 30), (65, 70)], 1):
-            labels[disk(np.add(center, rng.integers(-5, 6, 2)), 10, shape=labels.shape)] = label
-        image = rng.normal(1000, 30, labels.shape) + 300 * (labels > 0)
-        tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
-        tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
-    return root
+from command_line import (
+    QUICK,
+    SPACE,
+    STARTED,
+    TINY_TUNE,
+    environment,
+    make_data,
+    records,
+    rows,
+    run,
+    start,
+    wait_for,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data") / "discs")
-
-
-def environment(**extra: str) -> dict[str, str]:
-    drop = ("RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE")
-    return {**{k: v for k, v in os.environ.items() if k not in drop}, **extra}
-
-
-STARTED: list[subprocess.Popen[str]] = []
-
-
-def start(*words: object, cwd: Path, **extra: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sweep.run", *map(str, words)],
-        cwd=cwd, env=environment(**extra), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    STARTED.append(process)
-    return process
 
 
 @pytest.fixture(autouse=True)
@@ -71,21 +46,6 @@ def nothing_outlives_its_test() -> Iterator[None]:
             process.kill()
             process.communicate()
     STARTED.clear()
-
-
-def run(*words: object, cwd: Path, **extra: str) -> tuple[int, str, str]:
-    process = start(*words, cwd=cwd, **extra)
-    out, err = process.communicate(timeout=500)
-    return process.returncode, out, err
-
-
-def rows(out: Path, name: str = "leaderboard.csv") -> list[dict[str, str]]:
-    with open(out / name, newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def records(out: Path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted((out / "ledger").glob("*.json"))]
 
 
 @pytest.fixture(scope="module")
@@ -331,15 +291,6 @@ def test_extended_grid_runs_only_new_trials(finished, sweep_of_cells, tmp_path: 
     assert all(after[trial_id] == record for trial_id, record in before.items())
 
 
-def wait_for(condition, process: subprocess.Popen[str], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if process.poll() is not None:
-            raise AssertionError(process.communicate())
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def descendants_of(pid: int) -> set[int]:
     found, parents = set(), {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -446,25 +397,6 @@ def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
         assert len(rows(out, "history.csv")) == 4 * 8
     finally:
         cluster.shutdown()
-
-
-def test_every_epoch_sees_crops_of_its_own(data: Path, tmp_path: Path) -> None:
-    """Weights that hardly move: what differs between epochs is what the network was shown."""
-    request = (
-        SPACE, "--data", data, "--set", "architecture=Unet", *QUICK, *TINY_TUNE,
-        "--set", "epochs=4", "--set", "learning_rate=1e-9", "--set", "augmentation=strong",
-        "--set", "checkpoint_seconds=0",
-    )  # fmt: skip
-    losses = {}
-    for name in ("first", "second"):
-        code, text, err = run(*request, "--out", tmp_path / name, cwd=tmp_path)
-        assert code == 0, text + err
-        losses[name] = [float(r["train_loss"]) for r in rows(tmp_path / name, "history.csv")]
-    assert losses["first"] == losses["second"]
-    first = losses["first"]
-    assert len(first) == 4
-    # the same crops give losses that differ by 2e-4 at most (steps of 1e-9, running averages)
-    assert min(abs(a - b) for a, b in itertools.combinations(first, 2)) > 1e-3, first
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from trainables.errors import CheckpointError, OutOfMemory
 from trainables.imagefiles import read_image
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.stardist import StarDistPredictor, train_stardist
+from trainables.tiling import chosen_inference
 
 OFTEN = RunOptions(checkpoint_seconds=0)
 CONFIG = TrialConfig(
@@ -76,6 +77,23 @@ def test_a_trial_and_its_checkpoint(longer: TrialResult, dataset: DataSet) -> No
     assert dataset_iou == pytest.approx(longer.test_dataset_iou, abs=1e-6)
     assert image_iou == pytest.approx(longer.test_image_iou, abs=1e-6)
     assert "tensorflow" not in sys.modules
+
+
+def test_larger_images_than_were_validated_are_predicted_in_tiles(
+    longer: TrialResult, dataset: DataSet
+) -> None:
+    predictor = checkpoint.load(longer.checkpoint)
+    assert isinstance(predictor, StarDistPredictor)
+    item = dataset.subset("test")[0]
+    large = np.tile(dataset.load(item, LONGER.normalization)[0], (3, 4))
+    assert predictor.inference.side(large.shape) == 64, "validation images had 90 x 100 pixels"
+    with predictor:
+        tiles = predictor.maps(large)
+        whole = predictor.maps(large, chosen_inference(predictor.inference, "whole"))
+    assert tiles.shape == whole.shape == (1 + LONGER.rays, 135, 200)
+    # stardist's own tiles overlap by what the network sees
+    np.testing.assert_allclose(tiles, whole, atol=1e-3 * np.abs(whole).max())
+    assert whole[0].max() > 0.1, "nothing was found: any tiles would agree"
 
 
 class Cut(Exception):

@@ -1,0 +1,75 @@
+"""The real command line of a sweep, on small data, for the tests beside this file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from skimage.draw import disk
+
+QUICK = ("--set", "crop_size=64", "--set", "batch_size=4", "--set", "encoder=mobilenet_v2")
+TINY_TUNE = ("--wandb", "off")
+SPACE = Path(__file__).with_name("networks.py")
+
+
+def make_data(root: Path, images: int = 5, size: int = 96) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(images):
+        labels = np.zeros((size, size), np.uint16)
+        for label, center in enumerate([(20, 20), (20, 60), (60, 30), (65, 70)], 1):
+            labels[disk(np.add(center, rng.integers(-5, 6, 2)), 10, shape=labels.shape)] = label
+        image = rng.normal(1000, 30, labels.shape) + 300 * (labels > 0)
+        tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(np.uint16))
+        tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
+    return root
+
+
+def environment(**extra: str) -> dict[str, str]:
+    drop = ("RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE")
+    return {**{k: v for k, v in os.environ.items() if k not in drop}, **extra}
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def start(*words: object, cwd: Path, **extra: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sweep.run", *map(str, words)],
+        cwd=cwd, env=environment(**extra), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+def run(*words: object, cwd: Path, **extra: str) -> tuple[int, str, str]:
+    process = start(*words, cwd=cwd, **extra)
+    out, err = process.communicate(timeout=500)
+    return process.returncode, out, err
+
+
+def rows(out: Path, name: str = "leaderboard.csv") -> list[dict[str, str]]:
+    with open(out / name, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((out / "ledger").glob("*.json"))]
+
+
+def wait_for(condition, process: subprocess.Popen[str], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(process.communicate())
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

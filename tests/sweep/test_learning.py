@@ -1,0 +1,71 @@
+"""What the trials of a sweep learn from, seen through the command line.
+
+The weights hardly move (learning_rate=1e-9): what differs between epochs is what the network was
+shown, and what a checkpoint holds is what the network started from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables import checkpoint
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of encoder weights that no random start has."""
+    import segmentation_models_pytorch as smp
+
+    encoder = smp.encoders.get_encoder("mobilenet_v2", in_channels=3, weights=None)
+    first = next(iter(encoder.parameters()))
+    torch.nn.init.constant_(first, 0.01)
+    path = tmp_path_factory.mktemp("weights") / "mobilenet_v2.pth"
+    torch.save(encoder.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Run folders of the same request, run twice."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = make_data(folder / "discs")
+    for name in ("first", "second"):
+        code, text, err = run(
+            SPACE, "--data", data, "--out", folder / name, "--set", "architecture=Unet", *QUICK,
+            *TINY_TUNE, "--set", "epochs=4", "--set", "learning_rate=1e-9",
+            "--set", "augmentation=strong", "--set", "checkpoint_seconds=0",
+            "--set", f"encoder_weights={weights}", cwd=folder,
+        )  # fmt: skip
+        assert code == 0, text + err
+    return folder / "first", folder / "second"
+
+
+def test_every_epoch_sees_crops_of_its_own(runs: tuple[Path, Path]) -> None:
+    first, second = ([float(row["train_loss"]) for row in rows(out, "history.csv")] for out in runs)
+    assert first == second
+    assert len(first) == 4
+    # the same crops give losses that differ by 2e-4 at most (steps of 1e-9, running averages)
+    assert min(abs(a - b) for a, b in itertools.combinations(first, 2)) > 1e-3, first
+
+
+def test_encoders_start_from_the_weights_that_were_named(
+    runs: tuple[Path, Path], weights: Path
+) -> None:
+    (row,) = rows(runs[0])
+    assert row["encoder_weights"] == str(weights)
+    predictor = checkpoint.load(runs[0] / row["checkpoint"])
+    parameter = next(iter(predictor.network.encoder.parameters()))
+    # summed over colours
+    torch.testing.assert_close(parameter, torch.full_like(parameter, 0.03), atol=1e-6, rtol=0)
+    record = predictor.info["encoder_weights"]
+    assert record["sha256"]
+    assert row["weights_id"].endswith(record["sha256"])
