@@ -49,8 +49,10 @@ STARDIST = "StarDist"
 RECIPE = 2
 """Version of what a configuration means in training; part of every trial_id.
 
-1: every epoch saw the crops, order and augmentation of the first, 2-class targets had a gap
-between touching cells, and whole frames were always predicted at once. 2: as documented here.
+1: every epoch saw the crops, order and augmentation of the first; 2-class targets had a gap between
+touching cells; ``medium`` and ``strong`` changed cells' shapes; overlap losses learnt nothing from
+crops without cells; star-convex heads learnt at every pixel; whole frames were always predicted at
+once. 2: as documented here.
 """
 
 _ALIASES = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)}
