@@ -36,8 +36,9 @@ lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
+# Two processes: a sweep's tests mostly wait. The tests of a file stay together, for what they share.
 test: lint  ## lint and every test that is neither slow nor gpu
-	@$(PY) -m pytest -q -m "not slow and not gpu"
+	@$(PY) -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## the tests marked slow or gpu
 	@$(PY) -m pytest -q -m "slow or gpu"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from filelock import FileLock
 from hypothesis import settings
 from skimage.draw import disk
 
@@ -126,9 +127,19 @@ def make_cells(root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of this session, the same one for all of pytest-xdist's workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cells(shared: Path) -> Path:
     """Folder of the data set of `swept`."""
-    return make_cells(tmp_path_factory.mktemp("cells") / "data")
+    with FileLock(shared / "cells.lock"):
+        return shared / "cells" if (shared / "cells").exists() else make_cells(shared / "cells")
 
 
 SPACE = """
@@ -163,13 +174,23 @@ class Swept:
 
 
 @pytest.fixture(scope="session")
-def sweep_of_cells(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def sweep_of_cells(cells: Path, shared: Path) -> Swept:
     """The one undisturbed sweep of this session, by the real command line.
 
     Three ways of making instances, trials that share a GPU, W&B and TensorBoard, one trial that
     fails.
     """
-    folder = tmp_path_factory.mktemp("swept")
+    folder = shared / "swept"
+    with FileLock(shared / "swept.lock"):
+        said = folder / "said.json"
+        if not said.exists():
+            said.write_text(json.dumps(_sweep(cells, folder)))
+        code, text, err = json.loads(said.read_text())
+    return Swept(folder / "run", folder / "space.py", cells, code, text, err)
+
+
+def _sweep(cells: Path, folder: Path) -> tuple[int, str, str]:
+    folder.mkdir()
     (folder / "space.py").write_text(SPACE)
     words = (
         "space.py", "--data", cells, "--out", folder / "run", *SHARE_ONE_GPU,
@@ -181,9 +202,7 @@ def sweep_of_cells(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Swe
         env={k: v for k, v in os.environ.items() if k not in drop},
         capture_output=True, timeout=500,
     )  # fmt: skip
-    return Swept(
-        folder / "run", folder / "space.py", cells, done.returncode, done.stdout, done.stderr
-    )
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -291,22 +292,6 @@ def test_extended_grid_runs_only_new_trials(finished, sweep_of_cells, tmp_path: 
     assert all(after[trial_id] == record for trial_id, record in before.items())
 
 
-def descendants_of(pid: int) -> set[int]:
-    found, parents = set(), {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-            parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-        except (OSError, IndexError):
-            continue
-    queue = [pid]
-    while queue:
-        for child in parents.get(queue.pop(), []):
-            found.add(child)
-            queue.append(child)
-    return found
-
-
 def test_resumed_after_sigint_and_kill_equals_undisturbed(
     finished, sweep_of_cells, tmp_path: Path
 ) -> None:
@@ -335,12 +320,10 @@ def test_resumed_after_sigint_and_kill_equals_undisturbed(
     done_before = sum(r["status"] == "done" for r in records(rough))
     process = start(*request, "--out", rough, "--resume", cwd=tmp_path)
     wait_for(lambda: sum(r["status"] == "done" for r in records(rough)) > done_before, process)
-    family = descendants_of(process.pid)
+    family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate(timeout=60)
-    end = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in family) and time.monotonic() < end:
-        time.sleep(0.2)
+    psutil.wait_procs(family, timeout=60)
 
     code, text, err = run(*request, "--out", rough, "--resume", cwd=tmp_path)
     assert code == 0, text + err

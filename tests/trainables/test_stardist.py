@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from trainables import checkpoint
@@ -136,16 +137,13 @@ train_stardist(config, open_dataset(Path(sys.argv[2])), Path(sys.argv[3]),
 """
 
 
-def workers() -> set[int]:
-    found = subprocess.run(
-        ["pgrep", "-f", "trainables.stardist_worker"], capture_output=True, text=True
-    )
-    return set(map(int, found.stdout.split()))
+def workers_of(pid: int) -> list[psutil.Process]:
+    children = psutil.Process(pid).children(recursive=True)
+    return [one for one in children if "trainables.stardist_worker" in " ".join(one.cmdline())]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="uses pgrep")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/PID/maps")
 def test_the_process_dies_with_its_parent(tiny_dataset: Path, tmp_path: Path) -> None:
-    before = workers()
     config = CONFIG.model_copy(update={"epochs": 1000})
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, config.model_dump_json(), str(tiny_dataset), str(tmp_path)],
@@ -154,29 +152,25 @@ def test_the_process_dies_with_its_parent(tiny_dataset: Path, tmp_path: Path) ->
     assert parent.stdout is not None
     assert parent.stdout.readline() == "started\n"
     assert parent.stdout.readline() == "epoch\n"
-    mine = workers() - before
+    mine = workers_of(parent.pid)
     assert mine
-    maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in mine)
+    maps = "".join(Path(f"/proc/{one.pid}/maps").read_text() for one in mine)
     assert "tensorflow" in maps
     assert "libtorch" not in maps
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    end = time.monotonic() + 10
-    while workers() & mine and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not workers() & mine
+    _, alive = psutil.wait_procs(mine, timeout=10)
+    assert not alive
 
 
 @pytest.mark.slow
 def test_a_killed_process_is_told_of_and_resumed(
     calm: TrialResult, dataset: DataSet, tmp_path: Path
 ) -> None:
-    before = workers()
-
     def kill(record: EpochRecord) -> None:
-        for pid in workers() - before:
-            os.kill(pid, signal.SIGKILL)
+        for one in workers_of(os.getpid()):
+            one.kill()
 
     with pytest.raises(RuntimeError, match="code -9; most likely for want of memory"):
         train_stardist(CONFIG, dataset, tmp_path / "t", options=OFTEN, on_epoch=kill)
