@@ -1,9 +1,10 @@
 """Every candidate of the study: trained, killed in the middle, resumed, and used to predict.
 
-``python benchmarks/all_candidates.py [SPACE] [--out DIR] [--set key=value ...]``: runs the space
-twice through ``python -m sweep.run`` on small images, 2 epochs at a crop size of 128 px. In the
-second run every trial's worker is killed with SIGKILL as soon as its first resumable checkpoint is
-written. Both runs must end with the same losses to the last digit; every checkpoint must predict.
+``python benchmarks/all_candidates.py [SPACE] [--trials 0,6,52] [--out DIR] [--set key=value
+...]``: runs the space twice through ``python -m sweep.run`` on small images, 2 epochs at a crop
+size of 128 px. In the second run every trial's worker is killed with SIGKILL as soon as its first
+resumable checkpoint is written. Both runs must end with the same losses to the last digit; every
+checkpoint must predict.
 Prints a table in Markdown: candidate, parameters, seconds, peak memory.
 
 The second run goes in parts (``--parts``), whose checkpoints are deleted once they have predicted:
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -102,12 +104,12 @@ print(mask.shape, mask.dtype)
 """
 
 
-def part_of(space: str, number: int, parts: int, path: Path) -> str:
-    """Write a space with every so manieth trial of another."""
+def part_of(space: str, numbers: list[int], path: Path) -> str:
+    """Write a space with some of another's trials, counted from 0."""
     path.write_text(
         f"from search_spaces import SearchSpace\n"
         f"from search_spaces.{space} import SPACE as ALL\n\n"
-        f"SPACE = SearchSpace(trials=ALL.trials[{number}::{parts}])\n"
+        f"SPACE = SearchSpace(trials=tuple(ALL.trials[i] for i in {numbers}))\n"
     )
     return str(path)
 
@@ -142,12 +144,18 @@ def main() -> int:
     parser.add_argument("space", nargs="?", default="study", help="of search_spaces")
     parser.add_argument("--out", type=Path, default=Path("runs/all_candidates"))
     parser.add_argument("--parts", type=int, default=7)
+    parser.add_argument("--trials", help="only these of the space, counted from 0: 0,6,52")
     parser.add_argument("--set", dest="changes", action="append", default=[])
     options = parser.parse_args()
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
     data = make_data(out / "tiles")
-    sweep(options.space, data, out / "calm", options.changes, kill=False)
+    trials = importlib.import_module(f"search_spaces.{options.space}").SPACE.trials
+    numbers = (
+        [int(n) for n in options.trials.split(",")] if options.trials else [*range(len(trials))]
+    )
+    everything = part_of(options.space, numbers, out / "calm.py")
+    sweep(everything, data, out / "calm", options.changes, kill=False)
     shutil.rmtree(out / "calm" / "checkpoints", ignore_errors=True)  # 30 GB for the whole study
     rows = read(out / "calm" / "history.csv")
     calm = {f"{r['trial_id']} {r['epoch']}": r["train_loss"] for r in rows}
@@ -159,7 +167,9 @@ def main() -> int:
         if not found.exists():  # else done by an earlier, interrupted call
             if rough.exists():  # half done: whom it killed is forgotten, so it begins again
                 shutil.rmtree(rough)
-            space = part_of(options.space, number, options.parts, out / f"part{number}.py")
+            space = part_of(
+                options.space, numbers[number :: options.parts], out / f"part{number}.py"
+            )
             killed = sweep(space, data, rough, options.changes, kill=True)
             found.write_text(json.dumps(check(rough, killed, calm, image)))
             shutil.rmtree(rough / "checkpoints")
