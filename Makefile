@@ -37,8 +37,9 @@ lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(VENV)/bin/mypy
 
 # Two processes: a sweep's tests mostly wait. The tests of a file stay together, for what they share.
+# One thread each: threads of two processes that fight for two cores make both many times slower.
 test: lint  ## lint and every test that is neither slow nor gpu
-	@$(PY) -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## the tests marked slow or gpu
 	@$(PY) -m pytest -q -m "slow or gpu"
