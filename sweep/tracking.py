@@ -63,7 +63,7 @@ class TrackingOptions:
     tensorboard: bool = False
 
 
-def _settings() -> dict[str, str]:
+def wandb_settings() -> dict[str, str]:
     """Return what W&B's settings files say: the user's, then the current folder's."""
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     parser = configparser.ConfigParser(interpolation=None)
@@ -74,20 +74,29 @@ def _settings() -> dict[str, str]:
     return dict(parser["default"]) if parser.has_section("default") else {}
 
 
-def _key_is_configured(settings: dict[str, str]) -> bool:
-    """Whether W&B would find credentials, without asking anybody."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
+def server(settings: dict[str, str]) -> str:
+    """Return the address of the W&B server that runs are reported to."""
+    return os.environ.get("WANDB_BASE_URL") or settings.get("base_url") or "https://api.wandb.ai"
+
+
+def key_source(settings: dict[str, str]) -> str:
+    """Return where W&B would find credentials, without asking anybody; empty: nowhere."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if os.environ.get(name):
+            return f"{name} in the environment"
     if settings.get("api_key"):
-        return True
-    address = os.environ.get("WANDB_BASE_URL") or settings.get("base_url", "")
-    host = urlsplit(address).netloc or "api.wandb.ai"
+        return "api_key in W&B's settings file"
+    host = urlsplit(server(settings)).netloc or "api.wandb.ai"
     try:
         file = os.environ.get("NETRC")
         known = netrc.netrc(Path(file).expanduser() if file else None)
     except (OSError, netrc.NetrcParseError):
-        return False
-    return known.authenticators(host) is not None
+        return ""
+    return (file or "~/.netrc") if known.authenticators(host) is not None else ""
+
+
+def _key_is_configured(settings: dict[str, str]) -> bool:
+    return bool(key_source(settings))
 
 
 def wandb_mode(requested: str | None) -> Mode:
@@ -105,7 +114,7 @@ def wandb_mode(requested: str | None) -> Mode:
     sweep.plan.RequestError
         When the mode is not known.
     """
-    settings = _settings()
+    settings = wandb_settings()
     asked = requested or os.environ.get("WANDB_MODE") or settings.get("mode")
     if not asked:
         return "online" if _key_is_configured(settings) else "offline"
@@ -171,7 +180,7 @@ class Tracker:
         if online:
             try:
                 # W&B itself would ask on a terminal, or raise
-                if not _key_is_configured(_settings()):
+                if not _key_is_configured(wandb_settings()):
                     raise RuntimeError("no API key is configured on this node; run wandb login")
                 self._init("online", config, resumed)
                 return

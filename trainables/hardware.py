@@ -51,12 +51,28 @@ def local_gpus() -> list[Gpu]:
     or does not know compute capabilities (drivers before 2022).
     """
     try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        rows = [line.rpartition(",") for line in done.stdout.splitlines() if line.strip()]
+        rows = [line.rpartition(",") for line in ask_nvidia("name,compute_cap")]
         versions = [[int(part) for part in row[2].split(".")] for row in rows]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
     return [Gpu(row[0].strip(), (version[0], version[1])) for row, version in zip(rows, versions)]
+
+
+def ask_nvidia(fields: str) -> list[str]:
+    """Return what nvidia-smi says of the GPUs of this machine, one line each.
+
+    Parameters
+    ----------
+    fields : str
+        Names of its fields, separated by commas; memory comes in MiB.
+
+    Raises
+    ------
+    OSError, subprocess.SubprocessError
+        When there is no nvidia-smi, or it fails.
+    """
+    done = subprocess.run(
+        ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return [line for line in done.stdout.splitlines() if line.strip()]
