@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from analysis.skipped import Skipped, why_not
 from trainables.data import SUFFIXES
 from trainables.imagefiles import ImageFileError, read_image
-from trainables.splits import natural_key, read_metadata
+from trainables.splits import Metadata, natural_key, read_metadata
 
 # What the decoders raise on damaged files; sizes and counts in a header may be anything.
 _DAMAGED = (
@@ -48,6 +49,13 @@ class Frame:
     number: int
     """Position in its sequence, from 0."""
     shape: tuple[int, int]
+    timed: bool = False
+    """Whether the sequence is known to be one in time."""
+
+    @property
+    def time(self) -> int | None:
+        """Its place in time, in frames; None for an independent image."""
+        return self.number if self.timed else None
 
     def read(self) -> NDArray[Any]:
         """Read its pixels, (H, W) of 8 or 16 bit.
@@ -72,10 +80,10 @@ class Frame:
         return plane.astype(plane.dtype.newbyteorder("="), copy=False)
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells whether the file was changed since."""
+        """Return what tells whether the file was changed since, by whatever path it is given."""
         stat = self.path.stat()
         return {
-            "path": str(self.path.absolute()), "page": self.page,
+            "path": str(self.path.resolve()), "page": self.page,
             "bytes": stat.st_size, "modified": stat.st_mtime_ns,
         }  # fmt: skip
 
@@ -88,20 +96,28 @@ def _plane(tiff: tifffile.TiffFile, page: int) -> NDArray[Any]:
     return np.array(stack.reshape(-1, *stack.shape[-2:])[page])
 
 
-def list_frames(inputs: Sequence[Path]) -> list[Frame]:
+def list_frames(
+    inputs: Sequence[Path], *, films: bool = False, skipped: Skipped | None = None
+) -> list[Frame]:
     """List the frames of files, folders and stacks, without reading pixels.
 
     Parameters
     ----------
     inputs : sequence of Path
-        TIFF and PNG files, TIFF stacks of shape (T, H, W), and folders of files. Every folder and
-        every stack is a sequence, in the natural order of names; single files of one folder are
-        one, too. Of a data set (its folder, its ``images/`` or files there) the groups of
-        dataset.yaml are the sequences, and an image without group is one by itself.
+        TIFF and PNG files, TIFF stacks of shape (T, H, W), and folders of files, in any order.
+        Every folder and every stack is a sequence, in the natural order of names; single files of
+        one folder are one, too. Of a data set (its folder, its ``images/`` or files there) the
+        groups of dataset.yaml are the sequences, and an image without group is one by itself.
+    films : bool
+        Folders hold time-lapses. Otherwise only stacks, groups of several images, and folders of
+        a data set with a frame interval are known to be sequences in time.
+    skipped : Skipped, optional
+        Receives the files of folders that are not images.
 
     Returns
     -------
     list of Frame
+        The same for the same files, whatever their paths and the order in which they were given.
 
     Raises
     ------
@@ -110,29 +126,33 @@ def list_frames(inputs: Sequence[Path]) -> list[Frame]:
     """
     problems: list[str] = []
     frames: list[Frame] = []
+    skipped = Skipped() if skipped is None else skipped
     # of folders, stacks and groups, which may have equal names
     sequences: dict[tuple[Path, str], str] = {}
-    groups = _Groups(problems)
+    groups = _Groups(problems, films)
     counts: dict[str, int] = {}
     taken: set[str] = set()
-    seen: set[Path] = set()
-    for path in _files(inputs, problems):
-        if path.resolve() in seen:  # a file and its folder were given
+    seen: dict[Path, Path] = {}
+    for path in _files(inputs, problems, skipped):
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:  # a link to it, or a file and its folder were given
+            if first.name != path.name:
+                skipped.add(path, f"the same file as {first.name}")
             continue
-        seen.add(path.resolve())
         try:
             pages, shape = _describe(path)
         except (ImageFileError, OSError) as error:
             problems.append(f"{path}: {error}")
             continue
         stack = pages is not None
-        folder = path.absolute().parent.resolve()
+        folder = _folder(path)
         group = "" if stack else groups.of(folder, path.stem)
         key = (path.resolve() if stack else folder, group)
         if key not in sequences:
             base = path.stem if stack else group or folder.name or "images"
             sequences[key] = _free(base, set(sequences.values()))
         sequence = sequences[key]
+        timed = stack or groups.timed(folder, path.stem)
         for page in range(pages or 1):
             number = counts.get(sequence, 0)
             counts[sequence] = number + 1
@@ -141,33 +161,44 @@ def list_frames(inputs: Sequence[Path]) -> list[Frame]:
             if len(name.encode()) > LONGEST_NAME:
                 problems.append(f"{path}: its name is longer than {LONGEST_NAME} bytes; rename it")
                 break
-            frames.append(Frame(name, path, page if stack else None, sequence, number, shape))
+            frames.append(
+                Frame(name, path, page if stack else None, sequence, number, shape, timed)
+            )
     if not problems and not frames:
         problems.append("no image was given")
     if problems:
         raise InputError("; ".join(problems[:20]))
     order = {sequence: place for place, sequence in enumerate(counts)}
-    return sorted(frames, key=lambda frame: order[frame.sequence])  # whole sequences; stable
+    frames.sort(key=lambda frame: order[frame.sequence])  # whole sequences; stable
+    return [replace(f, timed=f.timed and counts[f.sequence] > 1) for f in frames]
 
 
 class _Groups:
     """Which images of data sets belong together, by their dataset.yaml."""
 
-    def __init__(self, problems: list[str]) -> None:
-        self._problems = problems
-        self._known: dict[Path, dict[str, str]] = {}
+    def __init__(self, problems: list[str], films: bool) -> None:
+        self._problems, self._films = problems, films
+        self._known: dict[Path, Metadata] = {}
+
+    def _metadata(self, folder: Path) -> Metadata:
+        if folder not in self._known:
+            found: list[str] = []
+            known = Metadata()
+            if folder.name == "images" and (folder.parent / "dataset.yaml").is_file():
+                known = read_metadata(folder.parent, found)
+            self._known[folder] = known
+            self._problems += [f"{folder.parent}: {problem}" for problem in found]
+        return self._known[folder]
 
     def of(self, folder: Path, stem: str) -> str:
         """Return an image's group; itself where others have one, empty where none has."""
-        if folder not in self._known:
-            found: list[str] = []
-            known = {}
-            if folder.name == "images" and (folder.parent / "dataset.yaml").is_file():
-                known = read_metadata(folder.parent, found).groups
-            self._known[folder] = known
-            self._problems += [f"{folder.parent}: {problem}" for problem in found]
-        groups = self._known[folder]
+        groups = self._metadata(folder).groups
         return groups.get(stem, stem) if groups else ""
+
+    def timed(self, folder: Path, stem: str) -> bool:
+        """Say whether an image is of a sequence in time, if it is not alone there."""
+        known = self._metadata(folder)
+        return stem in known.groups or self._films or known.frame_interval_s is not None
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -177,26 +208,50 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-def _images_in(folder: Path) -> list[Path]:
-    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES]
-    return [p for p in files if p.is_file() and not p.name.startswith(".")]
+def _folder(path: Path) -> Path:
+    return path.absolute().parent.resolve()
 
 
-def _files(inputs: Sequence[Path], problems: list[str]) -> Iterator[Path]:
+def _images_in(folder: Path, skipped: Skipped) -> list[Path]:
+    images = []
+    for path in sorted(folder.iterdir(), key=lambda p: natural_key(p.name)):
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
+            images.append(path)
+        else:
+            skipped.add_other(path)
+    return images
+
+
+def _of_folder(path: Path, problems: list[str], skipped: Skipped) -> list[Path]:
+    others = Skipped()
+    try:
+        files = _images_in(path, others)
+        if not files and (path / "images").is_dir():  # a data set
+            others = Skipped()
+            files = _images_in(path / "images", others)
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror})")
+        return []
+    if not files:
+        held = others.by_reason()
+        problems.append(f"{path}: holds no TIFF or PNG file" + (f", but {held}" if held else ""))
+    skipped.update(others)
+    return files
+
+
+def _files(inputs: Sequence[Path], problems: list[str], skipped: Skipped) -> list[Path]:
+    """Return all files, in an order that does not depend on how they were given."""
+    files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            files = _images_in(path)
-            if not files and (path / "images").is_dir():  # a data set
-                files = _images_in(path / "images")
-            if not files:
-                problems.append(f"{path}: holds no TIFF or PNG file")
-            yield from sorted(files, key=lambda p: natural_key(p.name))
+            files += _of_folder(path, problems, skipped)
         elif not path.exists():
             problems.append(f"{path}: no such file or folder")
         elif path.suffix.lower() not in SUFFIXES:
-            problems.append(f"{path}: not a TIFF or PNG file")
+            problems.append(f"{path}: not a TIFF or PNG file; {why_not(path)}")
         else:
-            yield path
+            files.append(path)
+    return sorted(files, key=lambda p: (natural_key(str(_folder(p))), natural_key(p.name)))
 
 
 def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:

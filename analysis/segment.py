@@ -28,6 +28,7 @@ from analysis.segmenting import (
     write_settings,
 )
 from analysis.sizes import size_note
+from analysis.skipped import Skipped
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.tiling import Inference, chosen_inference
 
@@ -85,8 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IMAGES",
         nargs="+",
         type=Path,
-        help="TIFF and PNG files, TIFF stacks, folders; each folder or stack is a sequence (of a "
-        "data set with groups in dataset.yaml: each group)",
+        help="TIFF and PNG files, TIFF stacks, folders; each stack is a sequence in time, with "
+        "--track or --frame-interval each folder, too (of a data set with groups in "
+        "dataset.yaml: each group)",
     )
     add(
         "--model",
@@ -173,7 +175,7 @@ def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) ->
                 "least two images"
             )
     for path in arguments.images:
-        if path.is_dir() and out == path.absolute():
+        if path.is_dir() and out.resolve() == path.resolve():
             raise InputError(f"{out} is the folder of the images; give --out another")
     if arguments.device == "cuda":
         import torch
@@ -189,11 +191,15 @@ def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) ->
 def _run(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out.absolute()
     options = _options(arguments)
-    frames = list_frames(arguments.images)
+    skipped = Skipped()
+    films = options.track or options.frame_interval_s is not None
+    frames = list_frames(arguments.images, films=films, skipped=skipped)
     _check(arguments, frames, out)
     choice = choose_model(arguments.model)
     request = request_of(choice, frames, options)
     settings = check_folder(out, request)
+    if skipped.files:
+        print(f"note: {skipped.note()}")
     done = all(is_done(out, frame, options) for frame in frames)
     if settings and settings["finished"] and done and tables_are_there(out, frames, options):
         print(f"{out} is finished: {_summary(settings, len(frames))}")

@@ -62,6 +62,7 @@ def assemble(
 def _parts(out: Path, frames: Sequence[Frame], tracks: Tracks) -> Iterator[pd.DataFrame]:
     for frame in frames:
         part = pd.read_parquet(part_of(out, frame))
+        part["frame"] = pd.array([frame.time] * len(part), dtype="Int64")
         numbers = tracks.get(frame.name)
         part["track_id"] = (
             pd.array([pd.NA] * len(part), dtype="Int64") if numbers is None else numbers.array

@@ -95,7 +95,7 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
         normalized = segmenter.predictor.normalize(image)
         write_overlay(normalized, labels, out / "overlays" / f"{frame.name}.png")
     if options.rois:
-        position = frame.number if frame.page is None else frame.page
+        position = frame.time if frame.page is None else frame.page
         write_rois(labels, out / "rois" / f"{frame.name}.zip", position=position)
     write_with(part_of(out, frame), lambda path: table.to_parquet(path, index=False))
     return len(table)
@@ -267,9 +267,13 @@ def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:
             if option.startswith("--no-"):
                 values = [not value for value in values]
             return f"{option}: {values[0]} there, {values[1]} here"
-    if len(before["images"]) != len(now["images"]):
-        return f"{len(before['images'])} images there, {len(now['images'])} here"
-    for one, other in zip(before["images"], now["images"]):
+    return _other_images(before["images"], now["images"], out)
+
+
+def _other_images(there: list[dict[str, Any]], here: list[dict[str, Any]], out: Path) -> str:
+    if len(there) != len(here):
+        return f"{len(there)} images there, {len(here)} here"
+    for one, other in zip(_in_order(there), _in_order(here)):
         if one != other:
             changed = {k: v for k, v in one.items() if other[k] != v}
             part = out / "parts" / f"{one['name']}.parquet"
@@ -280,6 +284,12 @@ def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:
             what = "was changed since" if "path" not in changed else f"is {one['path']} there"
             return f"image {other['name']} {what}"
     return ""
+
+
+def _in_order(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # earlier versions kept paths and order as they were given
+    there = [{**one, "path": str(Path(one["path"]).resolve())} for one in images]
+    return sorted(there, key=lambda one: (one["path"], one["page"] or 0))
 
 
 def write_settings(

@@ -141,8 +141,9 @@ def write_trackmate_objects(
     ----------
     table : DataFrame, or iterable of DataFrame
         One row per object, with the columns of `analysis.morphology.measure` in pixels (what is
-        in micrometres there is ignored). Optional: image, sequence or group, frame (without it
-        the images of a sequence are numbered in their order), track_id (without it: track),
+        in micrometres there is ignored). Optional: image, sequence or group, frame (missing for
+        an image that is of no sequence in time; without the column the images of a sequence are
+        numbered in their order, one alone has no number), track_id (without it: track),
         intensity_mean, intensity_median, intensity_min, intensity_max, intensity_sum,
         intensity_std, contrast, snr, ellipse_x0, ellipse_y0, ellipse_major, ellipse_minor,
         ellipse_theta. Several tables (of equal columns, each with its frames) are written one
@@ -266,14 +267,15 @@ def _has(table: pd.DataFrame, column: Column) -> bool:
 
 def _frames(table: pd.DataFrame) -> pd.Series:
     if "frame" in table:
-        return table["frame"].astype(int)
+        return table["frame"].astype("Int64")
     if "image" not in table:
         return pd.Series(0, index=table.index)
     within = next((name for name in ("sequence", "group") if name in table), None)
     if within is None:
         return pd.Series(pd.factorize(table["image"])[0], index=table.index)
-    numbered = table.groupby(within, sort=False)["image"].transform(lambda s: pd.factorize(s)[0])
-    return numbered.astype(int)
+    images = table.groupby(within, sort=False)["image"]
+    numbered = images.transform(lambda s: pd.factorize(s)[0]).astype("Int64")
+    return numbered.where(images.transform("nunique") > 1)  # a field alone is of no sequence
 
 
 def _ellipse_of_moments(table: pd.DataFrame, key: str) -> pd.Series:

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 from analysis.frames import InputError, list_frames
+from analysis.skipped import Skipped
 
 
 def image(value: int = 7, shape: tuple[int, ...] = (20, 30), dtype: type = np.uint16) -> np.ndarray:
@@ -139,3 +140,66 @@ def test_a_data_set_without_groups_is_a_film(tmp_path: Path) -> None:
     (root / "dataset.yaml").write_text("pixel_size: 1\n")
     with pytest.raises(InputError, match=r"dataset.yaml: pixel_size: unknown key; did you mean"):
         list_frames([root / "images"])
+
+
+def test_only_sequences_have_frames(tmp_path: Path) -> None:
+    root = grouped(tmp_path / "d", "groups: {a1: x, a2: x, b1: y}")
+    tifffile.imwrite(tmp_path / "film.tif", image(shape=(3, 20, 30)), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "one.tif", image())
+    tifffile.imwrite(tmp_path / "two.tif", image())
+    inputs = [root, *(tmp_path / f"{name}.tif" for name in ("film", "one", "two"))]
+    film = {f"film_t{t:04d}": t for t in range(3)}
+    alone = dict.fromkeys(("a10", "b1", "b2", "c1"))
+    expected = {"a1": 0, "a2": 1, **alone, **film, "one": None, "two": None}
+    assert {f.name: f.time for f in list_frames(inputs)} == expected
+    films = {f.name: f.time for f in list_frames(inputs, films=True)}
+    assert films == {**expected, "one": 0, "two": 1}
+    (root / "dataset.yaml").write_text("frame_interval_s: 60\n")
+    assert [f.time for f in list_frames([root])] == list(range(6))
+    (root / "dataset.yaml").write_text("pixel_size_um: 0.5\n")
+    assert {f.time for f in list_frames([root])} == {None}
+
+
+def test_the_order_and_the_paths_given_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("A/t10", "A/t2", "B/t2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / f"{name}.tif", image())
+    (tmp_path / "link").symlink_to("A")
+    monkeypatch.chdir(tmp_path)
+    names = [("t2", "A", 0), ("t10", "A", 1), ("t2-2", "B", 0)]
+    whole = [f.identity() for f in list_frames([tmp_path / "A", tmp_path / "B"])]
+    for given in ("A B", "B A", "link/ B", "A/t10.tif B/t2.tif A/t2.tif", "A/t2.tif A link B"):
+        frames = list_frames([Path(word) for word in given.split()])
+        assert [(f.name, f.sequence, f.number) for f in frames] == names, given
+        assert [f.identity() for f in frames] == whole
+
+
+def test_what_is_skipped_is_named(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", image())
+    (tmp_path / "b.tif").symlink_to("a.tif")
+    (tmp_path / "gone.tif").symlink_to("nowhere.tif")
+    for name in ("movie.nd2", "photo.JPEG", "Thumbs.db", *(f"n{i}.txt" for i in range(9))):
+        (tmp_path / name).write_text("")
+    skipped = Skipped()
+    assert [f.name for f in list_frames([tmp_path], skipped=skipped)] == ["a"]
+    note = skipped.note()
+    assert note.startswith("skipped 13 files: ")
+    assert "\n" not in note
+    for words in (
+        "b.tif (the same file as a.tif)", "gone.tif (not a file, or a link", "movie.nd2 (a micro",
+        "photo.JPEG (lossy", "n0.txt, n1.txt, n2.txt, n3.txt, n4.txt and 4 more (only .tif",
+    ):  # fmt: skip
+        assert words in note
+    assert "Thumbs" not in note
+    (tmp_path / "a.tif").unlink()
+    with pytest.raises(InputError, match=r"holds no TIFF or PNG file, but 13 others: .*photo.JPEG"):
+        list_frames([tmp_path])
+    # of a data set its images count
+    root = grouped(tmp_path / "d", "")
+    (root / "notes.md").write_text("")
+    (root / "images" / "x.jpg").write_text("")
+    skipped = Skipped()
+    list_frames([root], skipped=skipped)
+    assert [path.name for path in skipped.files] == ["x.jpg"]

@@ -117,10 +117,20 @@ def spots(out: Path, name: str = "objects.csv") -> pd.DataFrame:
 
 def test_everything_of_a_folder(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    for name in ("b.jpg", "c.JPG", "notes.txt", ".DS_Store", "._a1.tif"):
+        (images / name).write_text("")
+    (images / "more").mkdir()
     words = ("--model", model, "field", "--out", "out", "--pixel-size-um", 0.5)
     code, text, err = run(*words, cwd=tmp_path)
     assert (code, err) == (0, "")
     assert "default" in text
+    (skipped,) = [line for line in text.splitlines() if "skipped" in line]
+    assert skipped.startswith("note: skipped 5 files: ")
+    assert "b.jpg, c.JPG (lossy compression changes intensities: export" in skipped
+    assert "notes.txt (only .tif, .tiff and .png are read)" in skipped
+    assert "more/ (a folder" in skipped
+    assert "._a1.tif (hidden" in skipped
+    assert "DS_Store" not in skipped
     names = ["a1", "a2", "a10", "a11"]
     for folder, suffix in (
         ("labels", "tif"), ("binary", "png"), ("overlays", "png"), ("rois", "zip"),
@@ -154,7 +164,13 @@ def test_everything_of_a_folder(model: Path, images: Path, tmp_path: Path) -> No
         f"{i}:{n}" for i, n in zip(plain["image"], plain["label"])
     ]
     np.testing.assert_allclose(trackmate["AREA"], plain["area_um2"])
-    assert trackmate["FRAME"].tolist() == plain["frame"].tolist()
+    # nobody said that these images are of one sequence
+    assert trackmate["FRAME"].isna().all()
+    assert trackmate["POSITION_T"].isna().all()
+    assert plain["frame"].isna().all()
+    from roifile import roiread
+
+    assert {roi.position for roi in roiread(out / "rois" / "a2.zip")} == {0}
     settings = json.loads((out / "settings.json").read_text())
     assert settings["finished"]
     assert settings["objects"] == len(plain)
@@ -187,6 +203,32 @@ def test_calibrated_parameters_are_used_and_said(
     assert json.loads((tmp_path / "o" / "settings.json").read_text())["model"]["calibrated"]
     assert main(["--model", str(model), file, "--out", str(tmp_path / "o"), "--no-rois"]) == 2
     assert "parameters" in capsys.readouterr().err
+
+
+def test_the_same_images_by_another_path_are_the_same_request(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    words = ["--model", str(model), "--out", str(out), "--no-rois", "--no-overlays"]
+    assert main([*words, str(images)]) == 0
+    (tmp_path / "link").symlink_to(images)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    monkeypatch.chdir(images)
+    files = sorted(path.name for path in images.iterdir())
+    for given in ([f"{images}/"], ["."], [str(tmp_path / "link")], files, files[::-1]):
+        capsys.readouterr()
+        assert main([*words, *given]) == 0, given
+        assert "is finished" in capsys.readouterr().out, given
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    # earlier versions kept paths as they were given, in that order
+    settings = json.loads((out / "settings.json").read_text())
+    settings["request"]["images"].reverse()
+    for one in settings["request"]["images"]:
+        one["path"] = one["path"].replace(str(images), str(tmp_path / "link"))
+    (out / "settings.json").write_text(json.dumps(settings))
+    assert main([*words, str(images)]) == 0
+    assert "is finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("imagej", [True, False])
