@@ -41,9 +41,11 @@ class Ledger:
             "config": config.model_dump(mode="json"),
             **fields,
         }
-        shortages = (self.read_one(trial_id) or {}).get("out_of_memory")
-        if shortages:  # told beside the result: what did not suffice
-            record.setdefault("out_of_memory", shortages)
+        before = self.read_one(trial_id) or {}
+        if before.get("out_of_memory"):  # told beside the result: what did not suffice
+            record.setdefault("out_of_memory", before["out_of_memory"])
+        # also an attempt without W&B leaves the run that an earlier one began
+        record["wandb_id"] = record.get("wandb_id") or before.get("wandb_id", "")
         write_json(self.folder / f"{trial_id}.json", record)
 
     def write_start(self, trial_id: str, config: TrialConfig, node: str, **fields: Any) -> None:

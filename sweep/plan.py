@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -386,6 +387,18 @@ def _short(value: Any) -> Any:
     return value.get("mode", value) if isinstance(value, dict) else value
 
 
+def tracking_names(out: Path, recorded: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return a run's token and its group in W&B, as plan.json keeps them.
+
+    A run of an earlier version gets a token for its further trials; it keeps the group that it
+    had, the folder's name, and trials that have reported keep their ids, which the ledger records.
+    """
+    if recorded and recorded.get("run_token"):
+        return {name: recorded[name] for name in ("run_token", "wandb_group")}
+    token = secrets.token_hex(4)
+    return {"run_token": token, "wandb_group": out.name if recorded else f"{out.name}-{token}"}
+
+
 def write_plan(
     out: Path, plan: Plan, dataset: DataSet, command: str, recorded: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -407,6 +420,7 @@ def write_plan(
         "key": plan.key,
         "commands": [*(recorded["commands"] if recorded else []), command],
         "created": recorded["created"] if recorded else datetime.now(UTC).isoformat("T", "seconds"),
+        **tracking_names(out, recorded),
         "git_commit": _git_commit(),
         "versions": _versions(),
         "settings": plan.request.settings.model_dump(mode="json"),

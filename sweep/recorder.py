@@ -95,9 +95,6 @@ class Recorder(Callback):
         self.history.setdefault(state.trial_id, {row["epoch"]: row for row in rows})
         state.status = "running"
 
-    def _wandb(self, state: TrialState) -> str:
-        return "" if self.runtime["tracking"]["mode"] == "off" else state.trial_id
-
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -128,7 +125,6 @@ class Recorder(Callback):
                 state, config, "stopped",
                 metrics=metrics,
                 attempts=self.ledger.attempts(state.trial_id),
-                wandb_id=self._wandb(state),
             )  # fmt: skip
         else:
             self.records[state.trial_id] = record
@@ -153,9 +149,7 @@ class Recorder(Callback):
             step = next_limits(limits, config, self.runtime.get("most_memory_gb"))
             told = f"{error} with {limits}"
             if step is not None:
-                self.ledger.write_shortage(
-                    state.trial_id, config, told, step.to_dict(), wandb_id=self._wandb(state)
-                )
+                self.ledger.write_shortage(state.trial_id, config, told, step.to_dict())
                 record = self.ledger.read_one(state.trial_id)
                 assert record is not None
                 self._again(state, record)
@@ -166,7 +160,6 @@ class Recorder(Callback):
             error=f"{error} (after {len(attempts)} attempts)",
             metrics=self._so_far(state.trial_id),
             attempts=attempts,
-            wandb_id=self._wandb(state),
         )  # fmt: skip
         self._settle(state)
 

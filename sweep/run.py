@@ -45,6 +45,7 @@ from sweep.plan import (
     Plan,
     Request,
     RequestError,
+    Settings,
     Trial,
     conflict,
     load_space,
@@ -305,6 +306,21 @@ def _fit(
     return limits, [item.name for item in order_large_first(items)]
 
 
+def _tracking(
+    mode: Mode, settings: Settings, recorded: dict[str, Any], out: Path
+) -> TrackingOptions:
+    return TrackingOptions(
+        mode=mode,
+        group=recorded["wandb_group"],
+        folder=str(out),
+        token=recorded["run_token"],
+        project=settings.project,
+        entity=settings.entity,
+        artifacts=settings.artifacts,
+        tensorboard=settings.tensorboard,
+    )
+
+
 def _start(
     arguments: argparse.Namespace,
     command: str,
@@ -318,15 +334,6 @@ def _start(
     from sweep.screen import quiet_screen
 
     began = time.monotonic()
-    tracking = TrackingOptions(
-        mode=mode,
-        group=out.name,
-        folder=str(out),
-        project=plan.request.settings.project,
-        entity=plan.request.settings.entity,
-        artifacts=plan.request.settings.artifacts,
-        tensorboard=plan.request.settings.tensorboard,
-    )
     address = cluster.where(arguments.address)
     shape = largest_shape(dataset)
     with quiet_screen(out / "sweep.log") as screen, ExitStack() as stack:
@@ -350,9 +357,8 @@ def _start(
             limits, todo = _fit(plan, recorded, todo, resources, gpus, estimates, screen, dataset)
             count = at_once(plan.request.settings, resources, limits, todo)
             warn_of_storage(screen, {} if plan.drawn else estimates.result(), count, out)
-            title = (
-                f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B {tracking.mode}"
-            )
+            title = f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B {mode}"
+            tracking = _tracking(mode, plan.request.settings, recorded, out)
             with View(screen, title, count) as view:
                 rows = tuner.run(
                     out, plan, recorded, todo, samples, limits, resources, tracking, view

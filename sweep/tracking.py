@@ -3,7 +3,11 @@
 Tracking never harms a trial: whatever goes wrong is one warning in the log; the trial goes on,
 reported offline where W&B cannot be reached and unreported where nothing can be written.
 
-Offline runs lie under ``OUT/wandb``, one folder per attempt, all with the trial's id. From
+A run's id in W&B is the trial's, and the sweep's token (``run_token`` in ``plan.json``): equal
+trials of two sweeps are two runs. All runs of a sweep are one group; the job type is the candidate,
+equal for runs that differ in nothing but the seed.
+
+Offline runs lie under ``OUT/wandb``, one folder per attempt, all with the run's id. From
 ``OUT``, ``wandb sync`` uploads them: folders of one run in order of their start, each resuming
 the one before, as each records ``resume="allow"``. An epoch that a resumed trial repeats is
 logged twice, at the same place of the x-axis ``epoch``.
@@ -53,9 +57,11 @@ class TrackingOptions:
 
     mode: Mode
     group: str
-    """The sweep's name."""
+    """The sweep's name, of its own in the project."""
     folder: str
     """The run folder OUT."""
+    token: str = ""
+    """Of the sweep: keeps its runs apart from those of equal trials in other sweeps."""
     project: str = "segsweep"
     entity: str | None = None
     artifacts: bool = False
@@ -126,12 +132,31 @@ def wandb_mode(requested: str | None) -> Mode:
     return _MODES[asked]
 
 
-def run_id(trial_id: str) -> str:
-    """Return the W&B run id of a trial: its own, unless W&B would not take that."""
-    if re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", trial_id):
-        return trial_id
-    digest = hashlib.sha256(trial_id.encode()).hexdigest()[:10]
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", trial_id)[:117] + "-" + digest
+def run_id(trial_id: str, token: str = "") -> str:
+    """Return the W&B run id of a trial in the sweep that has a token.
+
+    Parameters
+    ----------
+    trial_id : str
+    token : str
+        ``run_token`` of plan.json; empty in runs of earlier versions, whose ids were the trials'.
+
+    Examples
+    --------
+    >>> run_id("semantic2-FPN-resnet18-s0-0123456789", "5e1f00d2")
+    'semantic2-FPN-resnet18-s0-0123456789-5e1f00d2'
+    """
+    whole = f"{trial_id}-{token}" if token else trial_id
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", whole):
+        return whole
+    # what W&B would not take
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", whole)[:117] + "-" + digest
+
+
+def _short(text: str, most: int = 64) -> str:
+    """Shorten a name to what W&B takes; its end, which tells it from others, stays."""
+    return text if len(text) <= most else text[: most - 11] + text[-11:]
 
 
 class Tracker:
@@ -147,6 +172,8 @@ class Tracker:
         Size of the network in millions of parameters.
     resumed : bool
         Tags the run as one that went on after an interruption.
+    known_id : str
+        Id under which an earlier attempt reported, which is kept; empty: `run_id` gives it.
 
     Attributes
     ----------
@@ -162,8 +189,10 @@ class Tracker:
         *,
         parameters_m: float | None = None,
         resumed: bool = False,
+        known_id: str = "",
     ) -> None:
         self.options, self.trial_id = options, trial_id
+        self._id = known_id or run_id(trial_id, options.token)
         self.wandb_id = ""
         self._run: Any = None
         self._writer: Any = None
@@ -227,16 +256,17 @@ class Tracker:
         }
         known = wandb.Settings.model_fields
         Path(self.options.folder).mkdir(parents=True, exist_ok=True)
-        tags = [str(config[k]) for k in ("architecture", "encoder") if config.get(k)]
+        names = ("task", "architecture", "encoder")
+        tags = [_short(str(config[name])) for name in names if config.get(name)]
         run = wandb.init(
-            id=run_id(self.trial_id),
+            id=self._id,
             name=self.trial_id.rsplit("-", 1)[0],
             resume="allow",
             project=self.options.project,
             entity=self.options.entity,
             group=self.options.group[:128],
-            job_type=str(config.get("task", "")),
-            tags=[tag[:64] for tag in tags] + (["resumed"] if resumed else []),
+            job_type=_short(str(config.get("candidate") or config.get("task", ""))),
+            tags=[*tags, *(["resumed"] if resumed else [])],
             config=config,
             dir=self.options.folder,
             mode=mode,

@@ -85,6 +85,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
             "candidate": config.candidate_key(),
         },
         resumed=bool(ledger.attempts(trial_id)),
+        known_id=record.get("wandb_id", ""),
     )
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
     # a resumed trial's best may lie before the interruption

@@ -74,13 +74,14 @@ def test_failed_trials_do_not_end_the_sweep(finished) -> None:
 def test_tables_of_a_run(finished) -> None:
     out, *_ = finished
     done = [row for row in rows(out) if row["status"] == "done"]
+    token = json.loads((out / "plan.json").read_text())["run_token"]
     ious = [float(row["val_dataset_iou"]) for row in done]
     assert ious == sorted(ious, reverse=True)
     for row in done:
         assert 0 <= float(row["test_dataset_iou"]) <= 1
         assert (out / row["checkpoint"] / "checkpoint.json").is_file()
         assert row["epochs"] == "6"
-        assert row["wandb_id"] == row["trial_id"]
+        assert row["wandb_id"] == f"{row['trial_id']}-{token}"
     history = rows(out, "history.csv")
     assert {(r["trial_id"], r["epoch"]) for r in history} == {
         (row["trial_id"], epoch) for row in done for epoch in "123456"
@@ -196,7 +197,7 @@ def test_wandb_offline_log_holds_the_numbers(finished) -> None:
 
     out, *_ = finished
     row = next(row for row in rows(out) if row["status"] == "done")
-    (path,) = out.glob(f"wandb/offline-run-*-{row['trial_id']}/*.wandb")
+    (path,) = out.glob(f"wandb/offline-run-*-{row['wandb_id']}/*.wandb")
     seen, run_record = [], None
     for content in wandb_records(path):
         record = wandb_internal_pb2.Record()
@@ -207,8 +208,11 @@ def test_wandb_offline_log_holds_the_numbers(finished) -> None:
             items = record.history.item
             seen.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
     assert run_record is not None
-    assert run_record.run_id == row["trial_id"]
-    assert run_record.run_group == "run"
+    plan = json.loads((out / "plan.json").read_text())
+    assert run_record.run_id == row["wandb_id"] == f"{row['trial_id']}-{plan['run_token']}"
+    assert run_record.run_group == plan["wandb_group"] == f"run-{plan['run_token']}"
+    assert run_record.job_type == row["candidate"]
+    assert sorted(run_record.tags) == sorted([row["task"], row["architecture"], row["encoder"]])
     epochs = {line["epoch"]: line for line in seen if "train_loss" in line}
     for line in rows(out, "history.csv"):
         if line["trial_id"] == row["trial_id"]:
@@ -272,9 +276,21 @@ def test_other_plans_are_refused(finished, sweep_of_cells) -> None:
     assert len(err.strip().splitlines()) == 1
 
 
+def as_before_tokens(out: Path) -> None:
+    """Make a run folder what a version wrote whose W&B ids were the trials' own."""
+    plan = json.loads((out / "plan.json").read_text())
+    del plan["run_token"], plan["wandb_group"]
+    (out / "plan.json").write_text(json.dumps(plan))
+    for path in (out / "ledger").glob("*.json"):
+        record = json.loads(path.read_text())
+        record["wandb_id"] = record["trial_id"]
+        path.write_text(json.dumps(record))
+
+
 def test_extended_grid_runs_only_new_trials(finished, sweep_of_cells, tmp_path: Path) -> None:
     out, space = tmp_path / "run", tmp_path / "space.py"
     shutil.copytree(finished[0], out)
+    as_before_tokens(out)
     space.write_text(
         sweep_of_cells.space.read_text()
         + "MORE = {'encoder': ['mobilenet_v2', 'tu-none'], 'architecture': ['Linknet']}\n"
@@ -282,7 +298,7 @@ def test_extended_grid_runs_only_new_trials(finished, sweep_of_cells, tmp_path: 
     )
     before = {r["trial_id"]: r for r in records(out) if r["status"] == "done"}
     code, text, err = run(
-        space, "--data", sweep_of_cells.data, "--out", out, "--wandb", "off", cwd=tmp_path
+        space, "--data", sweep_of_cells.data, "--out", out, "--wandb", "offline", cwd=tmp_path
     )
     assert code == 1, text + err
     assert "2 trials" in text
@@ -290,6 +306,13 @@ def test_extended_grid_runs_only_new_trials(finished, sweep_of_cells, tmp_path: 
     assert len(before) == 4
     assert len(after) == 5
     assert all(after[trial_id] == record for trial_id, record in before.items())
+    # what was reported under the trials' own ids keeps them; what is new has the run's token
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["wandb_group"] == "run"
+    (new,) = after.keys() - before.keys()
+    ids = {row["trial_id"]: row["wandb_id"] for row in rows(out)}
+    assert {ids[i] for i in before} == before.keys()
+    assert ids[new] == f"{new}-{plan['run_token']}"
 
 
 def test_resumed_after_sigint_and_kill_equals_undisturbed(

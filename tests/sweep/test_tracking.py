@@ -125,7 +125,7 @@ def test_offline_run_holds_what_was_logged(tmp_path: Path, capfd: pytest.Capture
     seen = offline_log(folder)
     run = seen["run"]
     assert (run.run_id, run.project, run.run_group) == (TRIAL, "segsweep", "demo")
-    assert (run.job_type, sorted(run.tags)) == ("semantic2", ["FPN", "resnet18"])
+    assert (run.job_type, sorted(run.tags)) == ("semantic2", ["FPN", "resnet18", "semantic2"])
     for name, value in {**config(), "parameters_m": 11.5}.items():
         assert seen["config"][name] == value
     assert seen["steps"]["*"] == "epoch"
@@ -158,6 +158,37 @@ def test_resumed_trial_keeps_its_run(tmp_path: Path) -> None:
     assert "resumed" in after["run"].tags
     # what makes `wandb sync` continue the first folder's run instead of replacing it
     assert before["run"].resume == after["run"].resume != 0
+
+
+def test_equal_trials_of_two_sweeps_are_two_runs(tmp_path: Path) -> None:
+    shown = {**config(), "candidate": CONFIG.candidate_key()}
+    seen = []
+    for token, known in (("5e1f00d2", ""), ("0badcafe", ""), ("0badcafe", TRIAL)):
+        out = tmp_path / f"{token}{known}"
+        made = options(out, token=token, group=f"demo-{token}")
+        with Tracker(made, TRIAL, shown, known_id=known) as tracker:
+            tracker.epoch(record(1))
+        (folder,) = runs(out)
+        run = offline_log(folder)["run"]
+        assert tracker.wandb_id == run.run_id
+        assert run.job_type == CONFIG.candidate_key()
+        seen.append((run.run_id, run.run_group))
+    assert seen == [
+        (f"{TRIAL}-5e1f00d2", "demo-5e1f00d2"),
+        (f"{TRIAL}-0badcafe", "demo-0badcafe"),
+        # it had reported before runs had tokens
+        (TRIAL, "demo-0badcafe"),
+    ]
+
+
+def test_long_names_keep_what_tells_them_apart() -> None:
+    one, other = (
+        TrialConfig(architecture="DeepLabV3Plus", encoder="tu-" + "x" * 60, epochs=n)
+        for n in (1, 2)
+    )
+    short = [tracking._short(config.candidate_key()) for config in (one, other)]
+    assert [len(text) for text in short] == [64, 64]
+    assert len(set(short)) == 2
 
 
 def test_many_trials_in_one_process(tmp_path: Path) -> None:
@@ -326,14 +357,14 @@ def test_mode_follows_what_is_configured(tmp_path: Path, monkeypatch: pytest.Mon
         wandb_mode(None)
 
 
-@given(st.text(min_size=1), st.text(min_size=1))
-def test_run_ids_are_valid_and_distinct(one: str, other: str) -> None:
+@given(st.text(min_size=1), st.text(min_size=1), st.sampled_from(["", "5e1f00d2"]))
+def test_run_ids_are_valid_and_distinct(one: str, other: str, token: str) -> None:
     for text in (one, other):
-        made = run_id(text)
-        assert made == run_id(text)
+        made = run_id(text, token)
+        assert made == run_id(text, token)
         assert 0 < len(made) <= 128
         assert not set(made) & set(":;,#?/' \\%")
-    assert (run_id(one) == run_id(other)) == (one == other)
+    assert (run_id(one, token) == run_id(other, token)) == (one == other)
 
 
 def test_trial_ids_are_run_ids() -> None:
