@@ -345,7 +345,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     return None
 
 
-OWN_FILES = ("data", ".lock", "sweep.log")
+OWN_FILES = (".nodes", "data", ".lock", "sweep.log")
 """What may lie in a run folder before there is a plan."""
 
 

@@ -60,12 +60,14 @@ from sweep.resources import (
     Resources,
     at_once,
     first_limits,
+    gpus_per_trial,
     local_resources,
     parse_gpus,
     slots,
 )
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration, print_leaderboard
+from sweep.visibility import check_visibility, token_in
 from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data import DataError, DataSet
@@ -350,6 +352,9 @@ def _start(
 
             if address:
                 plan, resources = join(plan, dataset, resources, gpus, screen)
+                token = stack.enter_context(token_in(out))
+                on_gpus = bool(gpus_per_trial(plan.request.settings, resources))
+                check_visibility(out, token, dataset, resources, on_gpus)
             print_precision(screen, plan)
             estimates = estimates or estimating()
             recorded = write_plan(out, plan, dataset, command, read_plan(out))
