@@ -235,6 +235,13 @@ def provenance(evidence: Evidence) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts.items() if value]
 
 
+def _title(evidence: Evidence) -> str:
+    """Name the run folder, and the search space where that is called otherwise."""
+    name, space = evidence.out.name, evidence.plan.get("space")
+    more = f" (search space {space})" if space and space != name else ""
+    return f"segsweep report: {name}{more}"
+
+
 def write_report(
     evidence: Evidence, folder: Path, figures: Mapping[str, Path] | None = None
 ) -> Path:
@@ -266,7 +273,7 @@ def write_report(
     )
     failed = board[board["status"] == "failed"] if len(board) else board
     page = environment.get_template("report.html.j2").render(
-        title=f"segsweep report: {evidence.plan.get('space') or evidence.out.name}",
+        title=_title(evidence),
         answer=answer(evidence),
         tables=make_tables(evidence),
         figures=shown(evidence, figures),

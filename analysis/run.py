@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from analysis.frames import InputError, list_frames
 from analysis.rundir import AnalysisError, Run, open_data, read_run
 from analysis.sizes import size_note, trained_shape
+from trainables.commands import command_line
 from trainables.data import DataError, DataSet
 from trainables.errors import CheckpointError
 from trainables.manifest import read_manifest
@@ -127,6 +128,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     _say(console, evidence)
     console.print(f"report: {page}")
     console.print(f"this took {time.monotonic() - began:.0f} s")
+    _say_next(console, out, dataset)
     return DONE
 
 
@@ -159,6 +161,14 @@ def _say(console: Console, evidence: Any) -> None:
     console.print(WHY, markup=False)
     for line in evidence.missing:
         console.print(f"note: {line}", markup=False)
+
+
+def _say_next(console: Console, out: Path, dataset: DataSet) -> None:
+    """Name the command that segments images with the winner, on images that are there."""
+    images, cells = dataset.root / "images", out / "cells"
+    line = command_line("analysis.segment", "--model", out, images, "--out", cells)
+    console.print("next, to segment images with the winner (name your own folder of images):")
+    console.print(f"  {line}", markup=False)
 
 
 def _terminate(*_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +13,15 @@ from rich.table import Table
 from sweep.limits import Limits
 from sweep.needs import Estimates, as_items, gpu_of_this_machine
 from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
-from sweep.plan import Plan
-from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, slots
+from sweep.plan import Plan, Settings
+from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, growing, slots
+from trainables.addresses import knock
 from trainables.footprint import Footprint
 from trainables.hardware import cpu_computes_bf16
 from trainables.weight_sources import WeightsInfo
+
+KNOWN = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
+"""GPUs whose speed `sweep.packing` knows."""
 
 
 def _cpu() -> Throughput:
@@ -61,7 +66,7 @@ def print_plan(
         _print_slots(console, plan, resources)
         return
     configs = {trial.trial_id: trial.config for trial in plan.trials}
-    present = resources or Resources(0, float(gpus.count if gpus else 0))
+    present = resources or unseen(settings, len(configs), gpus)
     on_gpus = bool(gpus_per_trial(settings, present))
     name, memory = (gpus.name, gpus.memory_gb) if gpus else ("", None)
     if on_gpus and not name and resources is not None and gpus is None:
@@ -95,16 +100,47 @@ def print_plan(
     needed, free = storage_gb(footprints, at_once(settings, present, limits, list(configs)), out)
     console.print(f"checkpoints take about {needed:.1f} GB of disk; {free:.0f} GB are free")
     if hardware is None:
-        known = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
-        console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({known})")
+        console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({KNOWN})")
         return
     count = int(present.gpus) if on_gpus else at_once(settings, present, limits, list(configs))
-    if count:
+    if resources is None and not on_gpus:
+        hours = format_time(sum(item.seconds for item in items.values()))
+        console.print(f"about {hours} in all if one trial runs after the other on CPU cores alone")
+        console.print(f"for an estimate on GPUs name them, such as --gpus 4xV100-32 ({KNOWN})")
+    elif count:
         for line in render(
             simulate(list(items.values()), count), slot_name="GPU" if on_gpus else "slot"
         ):
             console.print(line)
         console.print("an estimate from operations and memory, without validation and start-up")
+
+
+def unseen(settings: Settings, trials: int, gpus: Gpus | None) -> Resources:
+    """Return what a plan takes a cluster to have that it did not ask: the GPUs that ``--gpus``
+    names, and CPU cores for as many of `trials` trials as there is room for.
+    """
+    there = growing(Resources(0.0, 0.0), settings, gpus.count if gpus else None)
+    return replace(there, cpus=max(there.cpus, trials * settings.cpus_per_trial))
+
+
+def print_unseen(console: Console, address: str, gpus: Gpus | None) -> None:
+    """Say that a plan did not ask the cluster at an address, and what it assumes instead."""
+    told = "the GPUs are those of --gpus" if gpus else "GPUs are not counted without --gpus"
+    console.print(
+        f"note: --plan does not join the cluster at {address}: {told}, and there are CPU cores "
+        "enough",
+        markup=False,
+        soft_wrap=True,
+    )
+    try:
+        knock(address)
+    except (OSError, ValueError) as error:
+        console.print(
+            f"note: nothing answers at {address} now ({error}): the cluster must be up before the "
+            "sweep starts",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_weights(console: Console, weights: Iterable[WeightsInfo | str]) -> None:

@@ -21,14 +21,7 @@ from rich.console import Console
 
 from sweep import cluster
 from sweep.data import data_options, index_data, open_data
-from sweep.leaderboard import (
-    ceilings,
-    paper_correlation,
-    planned,
-    write_history,
-    write_per_image,
-    write_tables,
-)
+from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import FINAL, Ledger
 from sweep.limits import Limits
 from sweep.needs import (
@@ -40,6 +33,8 @@ from sweep.needs import (
     probe_on_gpus,
 )
 from sweep.nodes import before_start, check_here, join
+from sweep.outcome import DONE, INTERRUPTED, REFUSED, say_next, say_result
+from sweep.outfolder import choose_out
 from sweep.packing import CPU, order_large_first
 from sweep.plan import (
     Plan,
@@ -54,7 +49,13 @@ from sweep.plan import (
     read_plan,
     write_plan,
 )
-from sweep.preview import print_plan, print_precision, print_weights, warn_of_storage
+from sweep.preview import (
+    print_plan,
+    print_precision,
+    print_unseen,
+    print_weights,
+    warn_of_storage,
+)
 from sweep.resources import (
     Gpus,
     Resources,
@@ -66,14 +67,12 @@ from sweep.resources import (
     slots,
 )
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
-from sweep.view import View, duration, print_leaderboard
+from sweep.view import View, duration
 from sweep.visibility import check_visibility, token_in
 from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data import DataError, DataSet
 from trainables.encoder_names import check_encoder
-
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,7 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a file in search_spaces/ (demo, paper, ...) or the path of your own (default: demo)",
     )
     add("--data", metavar="PATH", help="data set: a folder with images/ and masks/")
-    add("--out", metavar="DIR", help="run folder (default: runs/SPACE)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="run folder (default: runs/SPACE, with --data runs/SPACE-NAME after its folder)",
+    )
     add(
         "--address",
         metavar="ADDR",
@@ -167,22 +170,6 @@ def _lock(out: Path) -> Iterator[None]:
         yield
 
 
-def _say_result(console: Console, out: Path, rows: Sequence[dict[str, Any]]) -> int:
-    """Print ranking and whereabouts; return the exit code."""
-    print_leaderboard(console, rows, top=60)
-    for note in ceilings(rows):
-        console.print(note, soft_wrap=True)
-    rho = paper_correlation(rows)
-    if rho is not None:
-        console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
-    console.print(f"everything lies in {out}", soft_wrap=True)
-    console.print("  leaderboard.csv  candidates.csv  history.csv  checkpoints/  sweep.log")
-    failed = sum(row["status"] == "failed" for row in rows)
-    if failed:
-        console.print(f"{failed} of {len(rows)} trials failed; --resume tries them again")
-    return FAILED if failed else DONE
-
-
 def _todo(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple[list[str], int]:
     """Return the trials to run, and how many a search may still draw."""
     records = Ledger(out).read()
@@ -218,9 +205,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     resources = None if address else local_resources(gpus.count if gpus else None)
     if resources is not None:
         slots(request.settings, resources)  # refuses what can never start
-    if "://" in (arguments.out or ""):
-        raise RequestError(f"--out {arguments.out}: name a folder; addresses are not supported yet")
-    out = Path(arguments.out or Path("runs") / name).absolute()
+    out = choose_out(arguments.out, name, arguments.data)
     recorded = read_plan(out)
     precision = before_start(recorded, request.settings, resources, gpus)
     if recorded is None and arguments.resume and not arguments.plan:
@@ -229,6 +214,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     if arguments.plan and arguments.data is None and request.space.builtin_data is None:
         trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
         plan = Plan(request, "", "", trials, precision)
+        if address:
+            print_unseen(console, address, gpus)
         print_plan(console, plan, resources, gpus, _paper_crops, out)
         print_weights(console, check_weights(request, out).weights.values())
         console.print("no --data: your images were not checked, and an epoch is the paper's")
@@ -250,7 +237,9 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
             if not arguments.plan and not new and not todo and not samples:
                 rows = write_tables(out, recorded, Ledger(out).read())
                 console.print("nothing to do: all trials of this run have ended")
-                return _say_result(console, out, rows)
+                code = say_result(console, out, rows)
+                say_next(console, out, rows)
+                return code
             if not arguments.plan and started and not arguments.resume:
                 raise RequestError(
                     f"{out} holds an unfinished run ({len(started)} of {len(recorded['trials'])} "
@@ -261,6 +250,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
             console.print(f"note: {emulated}", markup=False, soft_wrap=True)
         request = check_weights(request, out)
         if arguments.plan:
+            if address:
+                print_unseen(console, address, gpus)
             print_plan(console, plan, resources, gpus, partial(count_crops, dataset), out)
             print_weights(console, request.weights.values())
             return DONE
@@ -374,11 +365,12 @@ def _start(
     rows = write_tables(out, recorded, records)
     write_history(out, Ledger(out), [row["trial_id"] for row in rows])
     write_per_image(out, Ledger(out), rows)
-    code = _say_result(console, out, rows)
+    code = say_result(console, out, rows)
     console.print(f"this took {duration(time.monotonic() - began)}")
     if interrupted:
         console.print("interrupted; the same command with --resume goes on")
         return INTERRUPTED
+    say_next(console, out, rows)
     return code
 
 

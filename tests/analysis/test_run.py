@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,19 @@ def test_three_ways_are_compared(analysed: tuple[Path, str]) -> None:
     f1 = scores[scores["metric"] == "f1_50"].set_index(keys)["value"]
     assert (units.min().loc[f1.index] <= f1).all()
     assert (f1 <= units.max().loc[f1.index]).all()
+
+
+def test_title_and_what_comes_next(analysed: tuple[Path, str], swept: Path) -> None:
+    out, text = analysed
+    page = (out / "report" / "index.html").read_text()
+    assert "<title>segsweep report: run (search space space)</title>" in page
+    assert "<h1>segsweep report: run (search space space)</h1>" in page
+    (line,) = (line for line in text.splitlines() if "analysis.segment" in line)
+    python, *words = shlex.split(line)
+    images = words[4]
+    assert words == ["-m", "analysis.segment", "--model", "run", images, "--out", "run/cells"]
+    assert (out.parent / python).samefile(sys.executable)
+    assert len(list((out.parent / images).glob("*.tif"))) == 18
 
 
 def test_page_claims_nothing_that_it_cannot_hold(analysed: tuple[Path, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import struct
@@ -90,6 +91,15 @@ def test_tables_of_a_run(finished) -> None:
     plan = json.loads((out / "plan.json").read_text())
     assert len(plan["trials"]) == 5
     assert set(plan["data"]["split"]) == {"train", "val", "test"}
+
+
+def test_the_next_command_can_be_pasted(finished) -> None:
+    out, _, text, _ = finished
+    (line,) = (line for line in text.splitlines() if "analysis.run" in line)
+    python, *words = shlex.split(line)
+    assert words == ["-m", "analysis.run", "run"]
+    assert (out.parent / words[-1]).samefile(out)
+    assert (out.parent / python).samefile(sys.executable)
 
 
 def test_counts_of_every_image(finished) -> None:

@@ -1,0 +1,39 @@
+"""What is said when a sweep has ended: ranking, whereabouts, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sweep.leaderboard import ceilings, paper_correlation
+from sweep.view import print_leaderboard
+from trainables.commands import command_line
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes of `sweep.run`."""
+
+
+def say_result(console: Console, out: Path, rows: Sequence[dict[str, Any]]) -> int:
+    """Print ranking and whereabouts; return the exit code."""
+    print_leaderboard(console, rows, top=60)
+    for note in ceilings(rows):
+        console.print(note, soft_wrap=True)
+    rho = paper_correlation(rows)
+    if rho is not None:
+        console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
+    console.print(f"everything lies in {out}", markup=False, soft_wrap=True)
+    console.print("  leaderboard.csv  candidates.csv  history.csv  checkpoints/  sweep.log")
+    failed = sum(row["status"] == "failed" for row in rows)
+    if failed:
+        console.print(f"{failed} of {len(rows)} trials failed; --resume tries them again")
+    return FAILED if failed else DONE
+
+
+def say_next(console: Console, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Name the command that comes after a sweep, where a trial of it is done."""
+    if any(row["status"] == "done" for row in rows):
+        console.print("next, how well single cells are found and measured:", soft_wrap=True)
+        console.print(f"  {command_line('analysis.run', out)}", markup=False, soft_wrap=True)

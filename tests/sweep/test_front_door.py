@@ -1,0 +1,154 @@
+"""What a new user meets first: where runs lie, plans without a cluster, what comes next."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from command_line import environment, make_data
+
+from sweep.outfolder import choose_out, default_out
+from sweep.plan import RequestError
+from sweep.run import main
+
+UNET = ("--set", "architecture=Unet", "--set", "task=semantic2")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "my_data")
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in a folder of the test's own, without a cluster by chance."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_out_is_named_after_space_and_data(data: Path, tmp_path: Path, capsys) -> None:
+    assert default_out("demo", None) == Path("runs/demo")
+    assert default_out("demo", f"{data}/") == Path("runs/demo-my_data")
+    assert default_out("demo", f"{data}/images/..") == Path("runs/demo-my_data")
+    # step 4 of the README after make demo: runs/demo holds another run
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    (tmp_path / "runs/demo/plan.json").write_text(
+        json.dumps({"format": 1, "recipe": 2, "key": {"fingerprint": "x"}, "trials": [],
+                    "data": {"path": "/elsewhere", "options": {}}})
+    )  # fmt: skip
+    assert main(["demo", "--data", str(data), "--plan", *UNET]) == 0
+    assert "semantic2-Unet-resnet18-s0-" in capsys.readouterr().out
+
+
+def test_a_run_where_earlier_versions_put_it_is_found(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    plan = tmp_path / "runs/demo/plan.json"
+    plan.write_text(json.dumps({"data": {"path": str(data)}}))
+    assert choose_out(None, "demo", str(data)) == tmp_path / "runs/demo"
+    (tmp_path / "runs/demo-my_data").mkdir()
+    assert choose_out(None, "demo", str(data)) == tmp_path / "runs/demo-my_data"
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--gpus", "4"], ["--gpus", "4xA10G"], ["--set", "gpus_per_trial=0.5"]]
+)
+@pytest.mark.parametrize("told", ["RAY_ADDRESS", "--address"])
+def test_plan_on_a_cluster_that_has_no_cores_yet(
+    words: list[str], told: str, data: Path, monkeypatch, capsys
+) -> None:
+    if told == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+    else:
+        words = [*words, "--address", "127.0.0.1:1"]
+    assert main(["demo", "--data", str(data), "--plan", *UNET, *words]) == 0
+    text, err = capsys.readouterr()
+    assert err == ""
+    assert "semantic2-Unet-resnet18-s0-" in text
+    assert "--plan does not join the cluster" in text
+    assert ("nothing answers at 127.0.0.1:1" in text) == (told == "--address")
+    assert ("GPU 3" in text) == ("4xA10G" in words)
+
+
+def test_plan_without_data_on_a_cluster_that_is_not_there(tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from search_spaces import SearchSpace, grid\n"
+        "SPACE = SearchSpace(trials=grid(architecture='Unet', encoder='resnet18', epochs=5))\n"
+    )
+    words = ["mine.py", "--plan", "--gpus", "4xA10G", "--address", "127.0.0.1:1"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "semantic2-Unet-resnet18-s0" in text
+    assert "no --data" in text
+
+
+@pytest.fixture
+def wrong_out(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """A folder that cannot be, and what is to be said of it."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dead").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    # root may write anywhere but where nobody can
+    locked = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "locked"
+    if os.geteuid():
+        locked.mkdir(mode=0o500)
+    places = {
+        "a file": (tmp_path / "file", "file: is a file"),
+        "below a file": (tmp_path / "file/run", "file is a file"),
+        "far below a file": (tmp_path / "file/runs/run", "file is a file"),
+        "a dead link": (tmp_path / "dead", "is a link to a folder that is not there"),
+        "a loop": (tmp_path / "loop/run", "Too many levels of symbolic links"),
+        "no permission": (locked / "run", "cannot be written to"),
+        "a long name": (tmp_path / ("x" * 300), "longer than 255 bytes"),
+        "no UTF-8": (tmp_path / os.fsdecode(b"m\xe4use"), "m\\xe4use: the name is not UTF-8"),
+    }
+    path, said = places[request.param]
+    return str(path), said
+
+
+@pytest.mark.parametrize("more", [["--plan"], []])
+@pytest.mark.parametrize(
+    "wrong_out",
+    ["a file", "below a file", "far below a file", "a dead link", "a loop", "no permission",
+     "a long name", "no UTF-8"],
+    indirect=True,
+)  # fmt: skip
+def test_an_out_that_cannot_be_is_refused(
+    wrong_out: tuple[str, str], more: list[str], capsys
+) -> None:
+    path, said = wrong_out
+    assert main(["demo", "--out", path, *more]) == 2
+    text, err = capsys.readouterr()
+    assert text == ""
+    assert len(err.strip().splitlines()) == 1
+    assert said in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_read_only_disk_is_refused_in_a_plan_too(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    script = (
+        f"mount -t tmpfs -o ro none disk 2>/dev/null || exit 77\n"
+        f"exec {shlex.quote(sys.executable)} -m sweep.run demo --plan --out disk/run"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        env=environment(),
+    )  # fmt: skip
+    if done.returncode in (77, 1) and "error:" not in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert done.returncode == 2
+    assert "disk cannot be written to" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_address_is_still_refused() -> None:
+    with pytest.raises(RequestError, match="addresses are not supported"):
+        choose_out("s3://bucket/x", "demo", None)
