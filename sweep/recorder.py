@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.tune import Callback
 
+from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
 from sweep.limits import Limits, next_limits
@@ -52,6 +53,7 @@ class Recorder(Callback):
     ) -> None:  # fmt: skip
         self.out, self.plan, self.runtime, self.view = out, plan, runtime, view
         self.avoid = set(avoid)
+        self.interrupts = Interrupts()
         self.ledger = Ledger(out)
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
@@ -65,6 +67,10 @@ class Recorder(Callback):
         needs, and the screen cannot be saved.
         """
         return {}
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Begin to notice Ctrl-C: Tune has just installed its handler."""
+        self.interrupts.watch()
 
     def _state(self, trial_id: str, config: TrialConfig) -> TrialState:
         if trial_id not in self.states:

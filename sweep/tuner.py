@@ -73,6 +73,8 @@ def _fit_on(fit: Callable[[list[str]], None], todo: list[str], recorder: Recorde
             fit(todo)
             return
         except (ray.exceptions.RayError, tune.TuneError) as error:
+            if recorder.interrupts.happened:
+                return
             if restart == MOST_RESTARTS:
                 raise
             todo = recorder.left_by_tune(todo, reason_of(error))
@@ -170,7 +172,7 @@ def run(
                 away["bundle_label_selector"] = [label_selector(avoid, on_gpu)]
             return tune.PlacementGroupFactory([bundle], **away)
 
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, runtime=runtime), needs),
             param_space=param_space,
             tune_config=tune.TuneConfig(
@@ -185,7 +187,9 @@ def run(
                 failure_config=tune.FailureConfig(max_failures=settings.retries),
                 verbose=0,
             ),
-        ).fit()
+        )
+        with recorder.interrupts:
+            tuner.fit()
 
     def grid(trial_ids: Sequence[str]) -> dict[str, Any]:
         configs = planned(recorded, recorder.records)
@@ -215,7 +219,7 @@ def run(
             )  # fmt: skip
         # what ran out of memory tries again with more of it, and what met a node that does not
         # compute in its precision on others, until all have ended
-        while again := recorder.to_try_again():
+        while not recorder.interrupts.happened and (again := recorder.to_try_again()):
             _fit_on(
                 lambda left: fit(grid(left), max_concurrent_trials=settings.concurrency),
                 again, recorder,
