@@ -7,22 +7,24 @@ A run's id in W&B is the trial's, and the sweep's token (``run_token`` in ``plan
 trials of two sweeps are two runs. All runs of a sweep are one group; the job type is the candidate,
 equal for runs that differ in nothing but the seed.
 
-Offline runs lie under ``OUT/wandb``, one folder per attempt, all with the run's id. From
-``OUT``, ``wandb sync`` uploads them: folders of one run in order of their start, each resuming
-the one before, as each records ``resume="allow"``. An epoch that a resumed trial repeats is
-logged twice, at the same place of the x-axis ``epoch``.
+W&B holds every epoch once: its step is the epoch. An attempt that resumes a trial logs the epochs
+before it (`Tracker.past`), too: online, those that the server lacks, as an interruption loses
+what was not uploaded yet; offline, all of them, so that the last folder under ``OUT/wandb``
+is the whole run. ``wandb sync`` uploads that; the folders before it count as synced. A run that
+the server did not take to its end is written once more, offline. See docs/wandb.md.
 """
 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import hashlib
 import logging
 import netrc
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -159,6 +161,13 @@ def _short(text: str, most: int = 64) -> str:
     return text if len(text) <= most else text[: most - 11] + text[-11:]
 
 
+def _seconds(variable: str, default: float) -> float:
+    """Return what a variable of W&B says; the default where it says nothing."""
+    with contextlib.suppress(ValueError):
+        return float(os.environ.get(variable, ""))
+    return default
+
+
 class Tracker:
     """One attempt at a trial, in W&B and TensorBoard; a context manager.
 
@@ -198,8 +207,14 @@ class Tracker:
         self._writer: Any = None
         self._tensorboard = options.tensorboard
         self._epoch = 0
+        self._held = 0  # the last step that W&B's server has
+        self._online = self._broken = False
+        self._resumed = resumed
+        self._rows: list[dict[str, Any]] = []
+        self._pictures: list[tuple[str, NDArray[np.uint8]]] = []
         if parameters_m is not None:
             config = {**config, "parameters_m": parameters_m}
+        self._config = config
         if options.mode != "off":
             self._start(config, resumed)
 
@@ -244,8 +259,8 @@ class Tracker:
             "disable_git": True,
             "disable_code": True,
             "save_code": False,
-            "init_timeout": INIT_TIMEOUT_SECONDS,
-            "finish_timeout": FINISH_TIMEOUT_SECONDS,
+            "init_timeout": _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT_SECONDS),
+            "finish_timeout": _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT_SECONDS),
             "finish_timeout_raises": True,
             # a list of packages and machine data per trial cost ten times the rest; plan.json
             # has the versions once
@@ -261,7 +276,8 @@ class Tracker:
         run = wandb.init(
             id=self._id,
             name=self.trial_id.rsplit("-", 1)[0],
-            resume="allow",
+            # a local file is the whole run: uploading it twice changes nothing
+            resume="allow" if mode == "online" else None,
             project=self.options.project,
             entity=self.options.entity,
             group=self.options.group[:128],
@@ -274,7 +290,8 @@ class Tracker:
             reinit="create_new",
             settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
         )
-        self._run, self.wandb_id = run, run.id
+        self._run, self.wandb_id, self._online = run, run.id, mode == "online"
+        self._held = run.starting_step - 1 if run.resumed else 0
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
 
@@ -289,8 +306,8 @@ class Tracker:
         try:
             action(self._run)
         except Exception as error:
-            self._run = None
-            self._warn("W&B is off", error)
+            self._run, self._broken = None, self._online
+            self._warn("W&B is written offline" if self._online else "W&B is off", error)
             self._drop_service()
 
     def _board(self, action: Callable[[Any], None]) -> None:
@@ -306,7 +323,7 @@ class Tracker:
                 # a resumed trial's epochs replace those that the attempt before had logged
                 self._writer = SummaryWriter(
                     str(folder),
-                    purge_step=self._epoch if self._epoch > 1 else None,
+                    purge_step=self._epoch if self._resumed else None,
                     filename_suffix=f".{time.time_ns()}",  # attempts within a second
                 )
             action(self._writer)
@@ -318,7 +335,9 @@ class Tracker:
         """Log one epoch's figures against ``epoch``; those that are None are left out."""
         self._epoch = record.epoch
         row = {k: v for k, v in {**record.to_dict(), **extra}.items() if v is not None}
-        self._wandb(lambda run: run.log(row))
+        self._rows.append(row)
+        if record.epoch > self._held:
+            self._wandb(lambda run: run.log(row, step=record.epoch, commit=True))
 
         def write(writer: Any) -> None:
             for name, value in row.items():
@@ -326,6 +345,18 @@ class Tracker:
                     writer.add_scalar(name, value, record.epoch)
 
         self._board(write)
+
+    def past(self, records: Iterable[EpochRecord]) -> None:
+        """Log the epochs before those of this attempt, as far as they are missing.
+
+        Parameters
+        ----------
+        records : iterable of EpochRecord
+            From the first epoch on, in order.
+        """
+        for record in records:
+            if record.epoch > self._epoch:
+                self.epoch(record)
 
     def overlays(self, images: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
         """Log pictures.
@@ -337,22 +368,27 @@ class Tracker:
         """
         if not images:
             return
-
-        def log(run: Any) -> None:
-            import wandb
-
-            pictures = [
-                wandb.Image(picture, caption=text, file_type="png") for text, picture in images
-            ]
-            run.log({"overlays": pictures, "epoch": self._epoch})
+        self._pictures = list(images)
 
         def write(writer: Any) -> None:
             for number, (text, picture) in enumerate(images):
                 name = f"overlays/{number} {text}"
                 writer.add_image(name, picture, self._epoch, dataformats="HWC")
 
-        self._wandb(log)
+        self._wandb(self._log_pictures)
         self._board(write)
+
+    def _log_pictures(self, run: Any) -> None:
+        if not self._pictures or self._held > self._epoch:
+            return
+        import wandb
+
+        pictures = [
+            wandb.Image(picture, caption=text, file_type="png") for text, picture in self._pictures
+        ]
+        # a row of their own: the last epoch's is sent
+        row = {"overlays": pictures, "epoch": self._epoch}
+        run.log(row, step=self._epoch + 1, commit=True)
 
     def finish(
         self, summary: dict[str, Any], *, failed: bool = False, checkpoint: str | None = None
@@ -378,12 +414,39 @@ class Tracker:
                 artifact.add_dir(checkpoint)
                 run.log_artifact(artifact, aliases=["best"])
             self._finish(run, 1 if failed else 0)
+            self._supersede(Path(run.settings.sync_dir))
 
         self._wandb(close)
-        self._run = None
+        if self._broken:
+            self._write_again()
+            self._wandb(close)
+        self._run, self._broken = None, False
         if self._writer is not None:
             self._board(lambda writer: writer.close())
         self._tensorboard, self._writer = False, None
+
+    def _write_again(self) -> None:
+        """Write the whole run offline: what the server holds of it is not known."""
+        self._broken = self._online = False
+        try:
+            self._init("offline", self._config, self._resumed)
+        except Exception as error:
+            self._warn("W&B is off", error)
+
+        def log(run: Any) -> None:
+            for row in self._rows:
+                run.log(row, step=row["epoch"], commit=True)
+            self._log_pictures(run)
+
+        self._wandb(log)
+
+    def _supersede(self, mine: Path) -> None:
+        """Mark local files of earlier attempts as synced: this attempt holds all of them."""
+        if not self._rows or self._rows[0]["epoch"] != 1:
+            return
+        for file in mine.parent.glob(f"offline-run-*-{self.wandb_id}/*.wandb"):
+            if file.parent != mine:
+                file.with_suffix(".wandb.synced").touch()
 
     def _finish(self, run: Any, exit_code: int) -> None:
         global _unreachable_until

@@ -17,6 +17,7 @@ from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
 from trainables.data import DataError, DataOptions, cached_index
+from trainables.results import saved_history
 
 OUT_OF_MEMORY = 77
 """Exit code of a worker that ends itself after running out of memory."""
@@ -88,6 +89,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         known_id=record.get("wandb_id", ""),
     )
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
+    tracker.past(saved_history(out / "checkpoints" / trial_id))
     # a resumed trial's best may lie before the interruption
     best = max((r["val_dataset_iou"] or 0.0 for r in ledger.read_history(trial_id)), default=0.0)
 
@@ -116,6 +118,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         summary = {
             k: v for k, v in vars(result).items() if k not in ("history", "checkpoint", "per_image")
         }
+        tracker.past(result.history)  # all of it, where the result was there already
         tracker.finish(summary, checkpoint=result.checkpoint)
         ended = True
     except Exception as error:

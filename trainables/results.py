@@ -73,6 +73,12 @@ def resume_state(folder: Path) -> dict[str, Any] | None:
     return state if all(n is None or (folder / n).is_file() for n in names) else None
 
 
+def saved_history(folder: Path) -> list[EpochRecord]:
+    """Return the epochs before the state from which a trial will go on; none where none is."""
+    state = resume_state(folder) or {}
+    return [EpochRecord(**row) for row in state.get("history", [])]
+
+
 def read_result(folder: Path) -> TrialResult | None:
     """Return the result of a trial that has ended, or None."""
     path = folder / RESULT

@@ -147,7 +147,11 @@ class _EpochEnd(pl.Callback):
             self.best_state = None  # on disk now; read back only if nothing better comes
         resume = f"resume-{epoch:05d}.ckpt"
         write_with(self.folder / resume, lambda path: trainer.save_checkpoint(path))
-        write_json(self.folder / RESUME, {"state": resume, "best": self.best_file, "epoch": epoch})
+        content = {
+            "state": resume, "best": self.best_file, "epoch": epoch,
+            "history": self.history.rows(),
+        }  # fmt: skip
+        write_json(self.folder / RESUME, content)
         for path in old - {self.folder / resume, self.folder / (self.best_file or "")}:
             path.unlink(missing_ok=True)
         self.last_saved = time.monotonic()

@@ -109,7 +109,8 @@ def _contents(path: Path) -> dict[str, Any]:
 
 
 def runs(out: Path) -> list[Path]:
-    return sorted((out / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_ctime)
+    files = sorted(out.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in files]
 
 
 def test_offline_run_holds_what_was_logged(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -149,15 +150,22 @@ def test_offline_run_holds_what_was_logged(tmp_path: Path, capfd: pytest.Capture
 def test_resumed_trial_keeps_its_run(tmp_path: Path) -> None:
     first = Tracker(options(tmp_path), TRIAL, config())
     first.epoch(record(1))
+    first.epoch(record(2))
     first.__exit__(OSError, OSError("lost"), None)
     with Tracker(options(tmp_path), TRIAL, config(), resumed=True) as second:
-        second.epoch(record(2))
-    before, after = map(offline_log, runs(tmp_path))
+        second.past([record(1)])
+        second.epoch(record(2, 0.5))
+        second.epoch(record(3))
+    folders = runs(tmp_path)
+    before, after = map(offline_log, folders)
     assert first.wandb_id == second.wandb_id == before["run"].run_id == after["run"].run_id
     assert (before["exit"], after["exit"]) == (1, 0)
     assert "resumed" in after["run"].tags
-    # what makes `wandb sync` continue the first folder's run instead of replacing it
-    assert before["run"].resume == after["run"].resume != 0
+    # the second folder is the whole run, and the only one that `wandb sync` takes
+    assert [(row["epoch"], row["_step"]) for row in after["history"]] == [(1, 1), (2, 2), (3, 3)]
+    assert after["history"][1]["val_dataset_iou"] == 0.5
+    assert before["run"].resume == after["run"].resume == 0
+    assert [bool(list(folder.glob("*.wandb.synced"))) for folder in folders] == [True, False]
 
 
 def test_equal_trials_of_two_sweeps_are_two_runs(tmp_path: Path) -> None:
@@ -231,7 +239,7 @@ def test_failure_on_the_way_is_one_warning(
 ) -> None:
     tracker = Tracker(options(tmp_path), TRIAL, config())
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "sweep"):
-        patch.setattr(type(tracker._run), "log", lambda *_: 1 / 0)
+        patch.setattr(type(tracker._run), "log", lambda *_, **__: 1 / 0)
         use(tracker)
     assert warnings(caplog) == [f"W&B is off for trial {TRIAL}: division by zero"]
     with Tracker(options(tmp_path / "next"), TRIAL, config()) as again:
