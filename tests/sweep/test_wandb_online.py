@@ -87,11 +87,11 @@ def assert_is_described(held: dict[str, Run], out: Path) -> None:
     configs = {trial["trial_id"]: trial["config"] for trial in plan["trials"]}
     for row in rows(out):
         run, config = held[row["wandb_id"]], configs[row["trial_id"]]
-        assert row["wandb_id"].startswith(row["trial_id"])
+        assert row["wandb_id"] == f"{row['trial_id']}-{plan['run_token']}"
         assert run.path[1:] == ("segsweep", row["wandb_id"])
         assert run.display_name == row["trial_id"].rsplit("-", 1)[0]
-        assert run.group.startswith(out.name)
-        assert {row["architecture"], row["encoder"]} <= set(run.tags)
+        assert (run.group, run.job_type) == (plan["wandb_group"], row["candidate"])
+        assert {row["task"], row["architecture"], row["encoder"]} <= set(run.tags)
         assert {k: v for k, v in run.config.items() if k in config} == config
         assert run.config["trial_id"] == row["trial_id"]
 
