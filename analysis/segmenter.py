@@ -141,15 +141,15 @@ class Segmenter:
         flips: bool = False,
         device: str = "auto",
     ) -> None:
-        import torch
-
         from trainables.checkpoint import load
+        from trainables.predict import resolve_device
 
         self.choice = model if isinstance(model, Choice) else choose_model(Path(model))
         self.tile, self.flips = tile, flips
         predictor = load(self.choice.checkpoint)
-        if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-            predictor.to("cuda")
+        where = resolve_device(device)
+        if where.type == "cuda":
+            predictor.to(where)
         self.predictor: MapPredictor = predictor
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.int32]:

@@ -22,6 +22,7 @@ from sweep.packing import Item, Throughput, estimate_seconds
 from trainables.config import TrialConfig
 from trainables.data import DataSet
 from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key, probe
+from trainables.hardware import pretended_gpu
 
 ESTIMATED = "estimated"
 """Stands for the device's name in the key of an estimate."""
@@ -175,6 +176,8 @@ def probe_on_gpus(
 
 def gpu_of_this_machine() -> tuple[str, float | None]:
     """Return name and memory in GiB of the first GPU, or why there is none, and None."""
+    if (pretended := pretended_gpu()) is not None:
+        return pretended.name or "GPUs are pretended here", pretended.memory_gb
     # in a process of its own: the worker would hold a CUDA context ever after
     code = (
         "import torch; p = torch.cuda.get_device_properties(0); print(p.name); "

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from trainables.memory import CONTEXT_MB
+
 TOLERANCE = 1e-9
 """Shares are floats: a bin is full when no more than this is left."""
 RESOLUTION = 10_000
@@ -35,7 +37,7 @@ def gpu_fraction(
     gpu_memory_mb: float,
     *,
     margin: float = 1.1,
-    context_mb: float = 600.0,
+    context_mb: float = CONTEXT_MB,
     most: int = 8,
 ) -> Share | None:
     """Return the smallest share of a GPU in which a trial fits.

@@ -16,7 +16,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import TrialConfig
-from trainables.hardware import FIRST_WITH_BF16, cpu_computes_bf16, local_gpus
+from trainables.hardware import (
+    FIRST_WITH_BF16,
+    cpu_computes_bf16,
+    local_gpus,
+    pretended_gpu,
+)
 
 if TYPE_CHECKING:
     from sweep.plan import Request
@@ -80,6 +85,9 @@ def of_this_machine(on_gpus: bool) -> Processor:
     """Return what trials compute on in this machine."""
     if not on_gpus:
         return Processor("CPU", cpu_computes_bf16())
+    pretended = pretended_gpu()
+    if pretended is not None and pretended.name:
+        return Processor(pretended.name, gpu_computes_bf16(pretended.name))
     gpus = local_gpus()
     if not gpus:
         return Processor("GPU", None)

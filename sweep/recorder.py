@@ -12,7 +12,7 @@ from ray.tune import Callback
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
-from sweep.limits import Limits, next_limits
+from sweep.limits import Limits, after_shortage
 from sweep.trial import config_of, limits_of, reason_of
 from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
@@ -152,7 +152,11 @@ class Recorder(Callback):
             return
         limits = limits_of(trial.config)
         if _killed_for_memory(trial, limits):
-            step = next_limits(limits, config, self.runtime.get("most_memory_gb"))
+            before = self.ledger.attempts(state.trial_id)
+            step, _ = after_shortage(
+                limits, config, host=bool(limits.gpu), node=before[-1]["node"] if before else "",
+                most_memory_gb=self.runtime.get("most_memory_gb"),
+            )  # fmt: skip
             told = f"{error} with {limits}"
             if step is not None:
                 self.ledger.write_shortage(state.trial_id, config, told, step.to_dict())
@@ -279,7 +283,7 @@ class Recorder(Callback):
 
 
 def _killed_for_memory(trial: Any, limits: Limits) -> bool:
-    """Whether a worker was lost for want of memory, as far as can be told."""
+    """Whether a worker was lost for want of its node's memory, as far as can be told."""
     error = trial.get_pickled_error() or trial.get_error()
     name = type(error).__name__
     if "OutOfMemory" in name or "memory pressure" in str(error):

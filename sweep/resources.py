@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sweep.limits import Limits
 from sweep.packing import cpu_memory_mb, gpu_fraction
 from sweep.plan import RequestError, Settings
 from trainables.footprint import Footprint
+from trainables.hardware import count_gpus, pretended_gpu
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,27 @@ def node_memory_gb() -> float:
 def local_resources(gpus: int | None) -> Resources:
     """Return what a private Ray on this machine has: its cores, and its or the told GPUs."""
     if gpus is None:
-        gpus = len([p for p in Path("/dev").glob("nvidia*") if p.name[6:].isdigit()])
+        gpus = count_gpus()
     return Resources(float(usable_cpus()), float(gpus), node_memory_gb())
+
+
+def check_gpus_are_here(gpus: Gpus | None) -> None:
+    """Refuse to start a private Ray with more GPUs than this machine has: their trials would find
+    none.
+
+    Raises
+    ------
+    RequestError
+        When ``--gpus`` says more than there are, and they are not pretended.
+    """
+    if gpus is None or pretended_gpu() is not None:
+        return
+    here = count_gpus()
+    if gpus.count > here:
+        raise RequestError(
+            f"--gpus {gpus.count}: this machine has {here}; leave it out, name a cluster with "
+            "--address, or add --plan to see what would run"
+        )
 
 
 def growing(present: Resources, settings: Settings, gpus: int | None) -> Resources:

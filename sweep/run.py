@@ -60,6 +60,7 @@ from sweep.resources import (
     Gpus,
     Resources,
     at_once,
+    check_gpus_are_here,
     first_limits,
     gpus_per_trial,
     local_resources,
@@ -255,6 +256,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
             print_plan(console, plan, resources, gpus, partial(count_crops, dataset), out)
             print_weights(console, request.weights.values())
             return DONE
+        if not address:
+            check_gpus_are_here(gpus)
         with _lock(out):
             fetch_weights(request, out)
             return _start(arguments, command, console, plan, dataset, out, gpus, mode)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.ledger import Ledger
-from sweep.limits import Limits, next_limits
+from sweep.limits import Limits, after_shortage
 from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
@@ -75,6 +75,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         return  # it ran out of memory, recorded that, and took its worker with it
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
     node = ray.get_runtime_context().get_node_id()
+    if not limits.gpu:
+        # Ray leaves GPUs visible, and torch's optimisers then start CUDA, whatever they optimise
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if _unfit(ledger, trial_id, config, limits, runtime, node):
         return
     tracker = Tracker(
@@ -124,8 +127,14 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     except Exception as error:
         tracker.finish({"error": str(error)}, failed=True)
         ended = True
-        if type(error).__name__ == "OutOfMemory":
-            _note_shortage(ledger, trial_id, config, limits, runtime, str(error), tracker.wandb_id)
+        short = type(error).__name__
+        if short in ("OutOfMemory", "HostMemoryShort"):
+            following = after_shortage(
+                limits, config, host=short == "HostMemoryShort", node=node,
+                most_memory_gb=runtime.get("most_memory_gb"),
+            )  # fmt: skip
+            told = f"{error} with {limits}"
+            _note_shortage(ledger, trial_id, config, following, runtime, told, tracker.wandb_id)
             if not limits.gpu:
                 # oneDNN remembers that it could not compile: the process is of no more use
                 os._exit(OUT_OF_MEMORY)
@@ -185,12 +194,11 @@ def _trainable(config: TrialConfig) -> Any:
 
 
 def _note_shortage(
-    ledger: Ledger, trial_id: str, config: TrialConfig, limits: Limits,
-    runtime: dict[str, Any], reason: str, wandb_id: str,
+    ledger: Ledger, trial_id: str, config: TrialConfig, following: tuple[Limits | None, str],
+    runtime: dict[str, Any], told: str, wandb_id: str,
 ) -> None:  # fmt: skip
     """Record what a trial gets next after running out of memory, or that nothing is left."""
-    told = f"{reason} with {limits}"
-    step = next_limits(limits, config, runtime.get("most_memory_gb"))
+    step, advice = following
     if step is not None:
         ledger.write_shortage(
             trial_id, config, told, step.to_dict(), round=runtime["round"], wandb_id=wandb_id
@@ -198,7 +206,7 @@ def _note_shortage(
         return
     ledger.write(
         trial_id, config, "failed",
-        error=f"{told}: it does not fit; try a smaller batch_size or crop_size",
+        error=f"{told}: {advice}",
         attempts=ledger.attempts(trial_id),
         round=runtime["round"],
         wandb_id=wandb_id,

@@ -26,6 +26,10 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+# a sweep that is told of GPUs (--gpus, or a node's resources) trains on the CPU here
+os.environ.setdefault("SEGSWEEP_PRETEND_GPUS", "1")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real microscopy images; the test skips where they are absent."""

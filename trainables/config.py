@@ -319,14 +319,15 @@ class RunOptions(_Frozen):
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads for computing, pinned: one per core that the trial was given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes the GPU that is visible, else the CPU."""
+    """``auto`` takes the GPU that is visible, else the CPU; a sweep's trials get ``cuda`` with a
+    share of a GPU, ``cpu`` without."""
     weights_cache: str | None = None
     """Folder of fetched encoder weights; None: segsweep's in the user's cache folder."""
     micro_batch: Annotated[int, Field(ge=2)] | None = None
     """Crops per forward pass, gradients being summed over a batch; None: the whole batch. (It
     does change results, a little: it is recorded with them.)"""
     gpu_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the GPU's memory that the trial may take; None: all."""
+    """Share of the GPU's memory that the trial may take, its CUDA context included; None: all."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory that the trial's process may take for it on a CPU; None: no limit."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0

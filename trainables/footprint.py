@@ -303,9 +303,9 @@ def _measure(config: TrialConfig, device_name: str, image_shape: Shape | None) -
 
     from trainables import memory
     from trainables.architectures import build_model
-    from trainables.predict import autocast, resolve_precision
+    from trainables.predict import autocast, resolve_device, resolve_precision
 
-    device = torch.device(device_name)
+    device = resolve_device(device_name)
     precision = resolve_precision(config.precision, device)
     guess = estimate(config, bf16=precision == "bf16-mixed")
     torch.set_num_threads(1)

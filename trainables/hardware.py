@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,30 @@ WITHOUT_BF16 = frozenset(
 https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html"""
 FIRST_WITH_BF16 = (8, 0)
 """CUDA compute capability (Ampere) from which GPUs compute in bfloat16, and in TF32."""
+
+
+PRETEND = "SEGSWEEP_PRETEND_GPUS"
+"""Environment variable for rehearsals on machines without a GPU: what holds a share of a GPU then
+computes on the CPU. ``1``, or what the GPU pretends to be: ``V100`` or, with GiB, ``V100-16``."""
+
+
+@dataclass(frozen=True)
+class Pretended:
+    """What stands for a GPU in a rehearsal."""
+
+    name: str
+    """Empty: of no known type."""
+    memory_gb: float | None
+
+
+def pretended_gpu() -> Pretended | None:
+    """Return what `PRETEND` says stands for a GPU here; None: GPUs are what they are."""
+    value = os.environ.get(PRETEND, "")
+    if value in ("", "0"):
+        return None
+    name, _, memory = value.partition("-")
+    number = re.fullmatch(r"\d+(\.\d+)?", memory)
+    return Pretended("" if name == "1" else name, float(memory) if number else None)
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,21 @@ def cpu_computes_bf16(cpuinfo: Path = CPUINFO) -> bool:
         return False
     flags = [set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")]
     return bool(flags) and all(BF16_FLAGS & each for each in flags)
+
+
+def count_gpus() -> int:
+    """Return how many NVIDIA GPUs this process may use."""
+    found = len([p for p in Path("/dev").glob("nvidia*") if p.name[6:].isdigit()])
+    if not found:  # under WSL they are no files of their own
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(
+                ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True
+            )
+            found = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not found:
+        return found
+    return len([name for name in visible.split(",") if name.strip() not in ("", "NoDevFiles")])
 
 
 def local_gpus() -> list[Gpu]:

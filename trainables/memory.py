@@ -10,10 +10,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.errors import OutOfMemory
+from trainables.errors import HostMemoryShort, OutOfMemory
 
 if TYPE_CHECKING:
     import torch
+
+
+CONTEXT_MB = 600.0
+"""MiB of a GPU that each process takes beside its tensors: the CUDA context and its kernels."""
+
+
+def torch_fraction(share: float, total_mb: float) -> float:
+    """Return the part of a GPU's memory that torch's allocator may fill under a share of the GPU.
+
+    Parameters
+    ----------
+    share : float
+        Part of the GPU that the process was given, above 0 and at most 1.
+    total_mb : float
+        MiB of the GPU.
+
+    Returns
+    -------
+    float
+        The share without the process's context, so that processes whose shares add up to 1 fit
+        into the GPU together; 1 for a whole GPU; 0 where the share is smaller than a context.
+
+    Examples
+    --------
+    >>> torch_fraction(0.5, 16_000), torch_fraction(1.0, 16_000), torch_fraction(0.01, 16_000)
+    (0.4625, 1.0, 0.0)
+    """
+    if share >= 1:
+        return 1.0
+    return max(0.0, (share * total_mb - CONTEXT_MB) / total_mb)
 
 
 def reset_peak(device: torch.device) -> None:
@@ -21,6 +51,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         import torch
 
+        torch.cuda.init()  # or there is nothing yet to be reset, which is an error
         torch.cuda.reset_peak_memory_stats(device)
         return
     # not Linux, or not permitted: the peak is then the process's
@@ -49,10 +80,17 @@ def process_peak_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-_SIGNS = (
+_HOST_SIGNS = (
     "can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc",
-    "out of memory", "cublas_status_alloc_failed",
+    "defaultcpuallocator",
 )  # fmt: skip
+"""What says that memory of the machine is short, also while a GPU is used."""
+_GPU_SIGNS = (
+    "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed",
+    # cuDNN's handle and plans need memory, too, and say no more than this when there is none
+    "cudnn_status_not_initialized", "unable to find an engine",
+)  # fmt: skip
+_SIGNS = _HOST_SIGNS + _GPU_SIGNS
 _SIGNS_UNDER_A_LIMIT = ("could not create a ", "could not execute a primitive", "can't start new")
 """What libraries say when an allocation fails, among other reasons."""
 
@@ -74,6 +112,17 @@ def is_out_of_memory(error: BaseException, *, limited: bool = False) -> bool:
             return True
         text = str(seen).lower()
         if isinstance(seen, RuntimeError | OSError) and any(sign in text for sign in signs):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def is_host_memory(error: BaseException) -> bool:
+    """Whether an error that `is_out_of_memory` is of the machine's memory, not of a GPU's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).lower()
+        if isinstance(seen, MemoryError) or any(sign in text for sign in _HOST_SIGNS):
             return True
         seen = seen.__cause__
     return False
@@ -101,21 +150,26 @@ def limited(
     device : torch.device or None
         None: a CPU.
     gpu_fraction : float, optional
-        Share of the GPU's memory, for torch's allocator.
+        Share of the GPU's memory, of which `torch_fraction` is for torch's allocator.
     memory_gb : float, optional
         On a CPU: what the process may take beyond what it holds now (``RLIMIT_DATA``); Ray
         counts memory but does not enforce it. Not enforced where the system cannot (macOS).
 
     Raises
     ------
-    OutOfMemory
-        In place of the many errors that say so.
+    OutOfMemory, HostMemoryShort
+        In place of the many errors that say so; the latter when the device is a GPU and the
+        machine's own memory was short.
     """
     before: tuple[int, int] | None = None
     if device is not None and device.type == "cuda":
         import torch
 
-        torch.cuda.set_per_process_memory_fraction(gpu_fraction or 1.0, device)
+        fraction = 1.0  # a worker's last trial may have had less
+        if gpu_fraction is not None:
+            total = torch.cuda.mem_get_info(device)[1]
+            fraction = torch_fraction(gpu_fraction, total / 2**20)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
     elif memory_gb is not None:
         with contextlib.suppress(OSError, ValueError):
             before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -132,6 +186,8 @@ def limited(
         reason = lines[0][:200] if lines else type(error).__name__
         # the frames hold the tensors that filled the memory
         traceback.clear_frames(error.__traceback__)
+        if device is not None and device.type == "cuda" and is_host_memory(error):
+            raise HostMemoryShort(f"the node's memory ran out ({reason})") from None
         raise OutOfMemory(f"out of memory ({reason})") from None
     finally:
         if before is not None:

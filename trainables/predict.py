@@ -13,7 +13,8 @@ from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.data import normalize
-from trainables.hardware import cpu_computes_bf16
+from trainables.errors import NoGpu
+from trainables.hardware import cpu_computes_bf16, pretended_gpu
 from trainables.intensities import Intensities
 from trainables.tasks import StarConvex, Task
 from trainables.tiling import STRIDE, Inference, stored_inference, tiled
@@ -44,10 +45,25 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` means here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means here.
+
+    ``cuda`` is always ``cuda:0``, since parts of torch refuse a GPU without a number. Where GPUs
+    are pretended (`trainables.hardware.PRETEND`) it is the CPU.
+
+    Raises
+    ------
+    NoGpu
+        When a GPU is demanded and torch sees none.
+    """
+    if name == "cpu" or pretended_gpu() is not None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        if name == "auto":
+            return torch.device("cpu")
+        raise NoGpu(
+            "torch sees no GPU here; check nvidia-smi, CUDA_VISIBLE_DEVICES and torch's version"
+        )
+    return torch.device("cuda:0" if name in ("auto", "cuda") else name)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -25,6 +25,7 @@ from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data import DataSet, normalize
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.manifest import MANIFEST, read_intensities
+from trainables.memory import CONTEXT_MB
 from trainables.overlays import validation_picture
 from trainables.results import read_result
 from trainables.starconvex import Thresholds, decode
@@ -126,7 +127,9 @@ def _error(kind: str, text: str) -> Exception:
 
 
 def gpu_share_mb(fraction: float | None) -> float | None:
-    """Return a share of the visible GPU's memory in MiB; None without a share or a GPU."""
+    """Return what of a share of the visible GPU's memory is left beside the process's CUDA context,
+    in MiB; None without a share or a GPU.
+    """
     if fraction is None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
@@ -136,7 +139,7 @@ def gpu_share_mb(fraction: float | None) -> float | None:
              "--format=csv,noheader,nounits"],
             capture_output=True, text=True, timeout=30, check=True,
         )  # fmt: skip
-        return float(done.stdout.split()[0]) * fraction
+        return max(0.0, float(done.stdout.split()[0]) * fraction - CONTEXT_MB)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
 
@@ -230,8 +233,8 @@ class StarDistPredictor:
         self._answers: Iterator[dict[str, Any]] = iter(())
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def to(self, device: str) -> StarDistPredictor:
-        """Predict on a device from now on: ``cpu`` or ``cuda``."""
+    def to(self, device: object) -> StarDistPredictor:
+        """Predict on a device from now on, by its name or torch's object: ``cpu`` or ``cuda``."""
         self.close()
         device = "cuda" if str(device).startswith("cuda") else "cpu"
         self.options = self.options.model_copy(update={"device": device})

@@ -242,8 +242,10 @@ def train(
     ------
     TrainingError
         When the trial cannot succeed however often it is repeated.
-    trainables.memory.OutOfMemory
-        When it needs more memory than `options` let it take.
+    trainables.errors.OutOfMemory, trainables.errors.HostMemoryShort
+        When it needs more memory than `options` let it take, or on a GPU than the node has.
+    trainables.errors.NoGpu
+        When `options` demand a GPU and none answers.
     """
     done = read_result(folder)
     if done is not None:

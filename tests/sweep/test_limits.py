@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.limits import Limits, limits_from, next_limits
+from sweep.limits import Limits, after_shortage, limits_from, next_host_limits, next_limits
 from trainables.config import TrialConfig
 
 
@@ -53,11 +53,35 @@ def test_nothing_is_left() -> None:
 
 def test_options_enforce_what_a_device_has() -> None:
     assert Limits(gpu=0.5, memory_gb=4).options() == {
-        "gpu_fraction": 0.5, "memory_gb": None, "micro_batch": None,
+        "device": "cuda", "gpu_fraction": 0.5, "memory_gb": None, "micro_batch": None,
     }  # fmt: skip
     assert Limits(gpu=1).options()["gpu_fraction"] is None
     assert Limits(memory_gb=4, enforced=True).options()["memory_gb"] == 4
     assert Limits(memory_gb=4).options()["memory_gb"] is None
+
+
+def test_the_device_follows_the_share() -> None:
+    assert Limits(gpu=1).options()["device"] == "cuda"
+    assert Limits(gpu=0.1).options()["device"] == "cuda"
+    assert Limits().options()["device"] == "cpu", "also where torch would find a GPU"
+
+
+def test_a_nodes_memory_is_not_a_gpus() -> None:
+    config = TrialConfig(batch_size=8)
+    alone, advice = after_shortage(
+        Limits(gpu=0.5), config, host=True, node="n", most_memory_gb=500, reservable=lambda _: 30.0
+    )
+    assert alone == Limits(gpu=0.5, memory_gb=30), "neither share nor batches change"
+    assert str(alone) == "0.5 GPU, 30 GB of the node"
+    assert next_host_limits(Limits(gpu=0.5, memory_gb=8), 30) == Limits(gpu=0.5, memory_gb=16)
+    assert next_host_limits(Limits(gpu=0.5, memory_gb=30), 30) is None
+    assert next_host_limits(Limits(gpu=0.5), None) is None
+    assert "node with more memory" in advice
+    share, advice = after_shortage(
+        Limits(gpu=0.5), config, host=False, node="n", most_memory_gb=500
+    )
+    assert share == Limits(gpu=1)
+    assert "batch_size" in advice
 
 
 def test_an_interrupted_trial_keeps_what_it_was_given() -> None:

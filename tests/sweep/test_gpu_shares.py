@@ -1,0 +1,167 @@
+"""Which device a trial computes on: its share of a GPU says so, not what torch finds.
+
+No GPU is needed. In the first test torch says that there is one, in the workers of a real sweep.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from command_line import QUICK, SPACE, make_data, records, rows, run
+
+from trainables.hardware import PRETEND, Pretended, count_gpus, pretended_gpu
+
+TORCH_SEES_A_GPU = """
+import importlib.abc, importlib.util, os, sys
+
+class Patching(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "trainables.predict":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            visible = lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+            module.torch.cuda.is_available = visible
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Patching())
+"""
+ONE = (*QUICK, "--set", "epochs=1", "--set", "architecture=Linknet", "--wandb", "off")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "discs")
+
+
+@pytest.mark.slow
+def test_a_trial_without_a_share_runs_on_the_cpu(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TORCH_SEES_A_GPU)
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    code, text, err = run(
+        SPACE, "--data", data, "--out", tmp_path / "run", *ONE, "--set", "gpus_per_trial=0",
+        cwd=tmp_path, PYTHONPATH=paths, **{PRETEND: "0"},
+    )  # fmt: skip
+    assert code == 0, text + err
+    assert [row["status"] for row in rows(tmp_path / "run")] == ["done"]
+
+
+@pytest.mark.slow
+def test_a_share_where_torch_sees_no_gpu_is_an_error(
+    data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(PRETEND, "0")  # of the nodes' workers
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    try:
+        code, text, err = run(
+            SPACE, "--data", data, "--out", tmp_path / "run", *ONE, "--address", cluster.address,
+            "--set", "gpus_per_trial=0.5", "--set", "retries=1",
+            cwd=tmp_path, RAY_AUTH_MODE="disabled", **{PRETEND: "0"},
+        )  # fmt: skip
+    finally:
+        cluster.shutdown()
+    assert code == 1, text + err
+    (record,) = records(tmp_path / "run")
+    assert "torch sees no GPU here; check nvidia-smi" in record["error"]
+    assert len(record["attempts"]) == 2, "another node might have had one"
+
+
+NODE_IS_SHORT = """
+import importlib.abc, importlib.util, os, sys
+
+class Patching(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "trainables.train":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            train = module.train
+            def short(*arguments, options, **more):
+                from trainables.errors import HostMemoryShort
+                told = os.environ["TOLD"]
+                with open(told, "a") as handle:
+                    handle.write(options.model_dump_json() + "\\n")
+                with open(told) as handle:
+                    if len(handle.readlines()) <= int(os.environ["TIMES"]):
+                        raise HostMemoryShort("the node's memory ran out (for this test)")
+                return train(*arguments, options=options, **more)
+            module.train = short
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Patching())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("times", "status"), [(1, "done"), (9, "failed")])
+def test_a_nodes_memory_is_short(data: Path, tmp_path: Path, times: int, status: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NODE_IS_SHORT)
+    told = tmp_path / "told.jsonl"
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    code, text, err = run(
+        SPACE, "--data", data, "--out", tmp_path / "run", *ONE, "--gpus", "1",
+        "--set", "gpus_per_trial=0.5", cwd=tmp_path,
+        PYTHONPATH=paths, TOLD=str(told), TIMES=str(times), **{PRETEND: "1"},
+    )  # fmt: skip
+    assert code == (0 if status == "done" else 1), text + err
+    options = [json.loads(line) for line in told.read_text().splitlines()]
+    assert len(options) == 2, "alone on the node there is nothing more to try"
+    assert {(one["gpu_fraction"], one["micro_batch"]) for one in options} == {(0.5, None)}
+    (record,) = records(tmp_path / "run")
+    assert record["status"] == status
+    assert "the node's memory ran out" in record["out_of_memory"][0]
+    assert "will be tried again with 0.5 GPU, " in text
+    if status == "failed":
+        assert "GB of the node: train it on a node with more memory" in record["error"]
+
+
+def test_gpus_that_are_not_here_are_refused(data: Path, tmp_path: Path) -> None:
+    words = (SPACE, "--data", data, "--out", tmp_path / "run", *ONE, "--gpus", "97")
+    code, _, err = run(*words, cwd=tmp_path, **{PRETEND: "0"})
+    assert code == 2
+    assert err.startswith("error: --gpus 97: this machine has ")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
+def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho 'GPU 1: A (UUID: GPU-2)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(Path, "glob", lambda *_: [])  # as under WSL: no files of devices
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert count_gpus() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert count_gpus() == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert count_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("", None), ("0", None), ("1", Pretended("", None)), ("V100", Pretended("V100", None)),
+     ("V100-16", Pretended("V100", 16)), ("A100-79.5", Pretended("A100", 79.5))],
+)  # fmt: skip
+def test_pretended_gpus(value: str, expected: Pretended | None, monkeypatch) -> None:
+    monkeypatch.setenv(PRETEND, value)
+    assert pretended_gpu() == expected

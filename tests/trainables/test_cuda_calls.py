@@ -1,0 +1,89 @@
+"""Every call into ``torch.cuda`` that segsweep makes, against `cuda_stub`: a rehearsal, no GPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cuda_stub import Gpu, install
+
+from trainables import memory
+from trainables.errors import HostMemoryShort, NoGpu, OutOfMemory
+from trainables.predict import computes_bf16, resolve_device
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return install(monkeypatch)
+
+
+def test_the_stub_refuses_what_torch_refuses(gpu: Gpu) -> None:
+    with pytest.raises(ValueError, match="specified index"):
+        torch.cuda.set_per_process_memory_fraction(1.0, torch.device("cuda"))
+    with pytest.raises(TypeError, match="float"):
+        torch.cuda.set_per_process_memory_fraction(1, torch.device("cuda:0"))
+    with pytest.raises(ValueError, match="Invalid fraction"):
+        torch.cuda.set_per_process_memory_fraction(1.5, 0)
+    with pytest.raises(RuntimeError, match="Invalid device"):
+        torch.cuda.set_per_process_memory_fraction(1.0, 1)
+
+
+def test_nothing_can_be_reset_before_cuda_has_started(gpu: Gpu) -> None:
+    with pytest.raises(RuntimeError, match="did you call init"):
+        torch.cuda.reset_peak_memory_stats(torch.device("cuda:0"))
+    memory.reset_peak(resolve_device("cuda"))
+    assert gpu.resets == 1
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_gpu_has_a_number(gpu: Gpu, name: str) -> None:
+    assert resolve_device(name) == torch.device("cuda", 0)
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_share_is_enforced_without_the_context(gpu: Gpu) -> None:
+    device = resolve_device("cuda")
+    with memory.limited(device, gpu_fraction=0.5):
+        assert gpu.fraction == pytest.approx(0.5 - memory.CONTEXT_MB / 16_000)
+    with memory.limited(device):
+        assert gpu.fraction == 1.0, "the worker's last trial had less"
+
+
+def test_whose_memory_was_short(gpu: Gpu) -> None:
+    device = resolve_device("cuda")
+    with pytest.raises(OutOfMemory, match="CUDNN"), memory.limited(device, gpu_fraction=0.5):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")
+    with pytest.raises(HostMemoryShort, match="node"), memory.limited(device, gpu_fraction=0.5):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 2 GB")
+    with pytest.raises(OutOfMemory), memory.limited(torch.device("cpu"), memory_gb=1):
+        raise MemoryError
+
+
+def test_peaks(gpu: Gpu) -> None:
+    device = resolve_device("cuda")
+    assert memory.peak_mb(device) == 0, "CUDA has not started"
+    memory.reset_peak(device)
+    gpu.peak = 300 * 2**20
+    assert memory.peak_mb(device) == 300
+
+
+def test_bfloat16_by_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, expected in (((7, 0), False), ((8, 6), True), ((9, 0), True)):
+        with monkeypatch.context() as patch:
+            install(patch, Gpu(capability=capability))
+            assert computes_bf16(resolve_device("cuda")) is expected
+
+
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("SEGSWEEP_PRETEND_GPUS", "0")
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(NoGpu, match="torch sees no GPU here"):
+        resolve_device("cuda")
+    monkeypatch.setenv("SEGSWEEP_PRETEND_GPUS", "V100-16")
+    assert resolve_device("cuda") == torch.device("cpu"), "a rehearsal"
