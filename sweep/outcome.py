@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,23 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes of `sweep.run`."""
 
 
-def say_result(console: Console, out: Path, rows: Sequence[dict[str, Any]]) -> int:
-    """Print ranking and whereabouts; return the exit code."""
+def say_result(
+    console: Console,
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    asks_for: Callable[[str], bool] = lambda trial_id: True,
+) -> int:
+    """Print ranking and whereabouts; return the exit code.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    out : Path
+    rows : sequence of dict
+        Of the leaderboard: all trials of the folder are shown.
+    asks_for : callable
+        Says of a trial_id whether the request asked for it (``--only``): those make the exit code.
+    """
     print_leaderboard(console, rows, top=60)
     for note in ceilings(rows):
         console.print(note, soft_wrap=True)
@@ -26,9 +41,18 @@ def say_result(console: Console, out: Path, rows: Sequence[dict[str, Any]]) -> i
         console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
     console.print(f"everything lies in {out}", markup=False, soft_wrap=True)
     console.print("  leaderboard.csv  candidates.csv  history.csv  checkpoints/  sweep.log")
-    failed = sum(row["status"] == "failed" for row in rows)
+    asked = [row for row in rows if asks_for(row["trial_id"])]
+    failed = sum(row["status"] == "failed" for row in asked)
     if failed:
-        console.print(f"{failed} of {len(rows)} trials failed; --resume tries them again")
+        console.print(f"{failed} of {len(asked)} trials failed; --resume tries them again")
+    rest = [row for row in rows if not asks_for(row["trial_id"])]
+    waiting = sum(row["status"] in ("waiting", "running") for row in rest)
+    if waiting:
+        console.print(
+            f"{waiting} trials of this folder were left out by --only and have not ended: --resume "
+            "without --only runs them",
+            soft_wrap=True,
+        )
     return FAILED if failed else DONE
 
 

@@ -8,7 +8,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -92,6 +92,10 @@ class Request:
     data_options: DataOptions
     weights: Mapping[Pair, WeightsInfo | str] = field(default_factory=dict)
     """What is known of the encoder weights; only their identity where a run has recorded it."""
+    only: tuple[str, ...] = ()
+    """What ``--only`` says."""
+    left_out: tuple[TrialConfig, ...] = ()
+    """Trials of the space that it left out: they may lie in the run folder, and stay."""
 
 
 def load_space(name: str) -> tuple[str, SearchSpace]:
@@ -156,7 +160,7 @@ def _value(text: str) -> Any:
     return None if text.lower() == "null" else text
 
 
-def _weights_value(text: str) -> str:
+def weights_value(text: str) -> str:
     """Return a name as it is, and a path as an absolute one: trials do not run in this folder."""
     if text == "imagenet":
         return "pretrained"  # one name for one thing
@@ -206,7 +210,7 @@ def make_request(
                 raise RequestError("--set weights_id: it follows from encoder_weights")
             trial_changes[key] = [_value(v.strip()) for v in value.split(",")]
             if key == "encoder_weights":
-                trial_changes[key] = [_weights_value(str(v)) for v in trial_changes[key]]
+                trial_changes[key] = [weights_value(str(v)) for v in trial_changes[key]]
         elif key in Settings.model_fields:
             settings[key] = _value(value)
         elif key in DataOptions.model_fields:
@@ -256,6 +260,12 @@ class Plan:
     """Empty where a search draws them."""
     precision: Precision | None = None
     """None: decided when the sweep has joined its cluster; until then trials say ``auto``."""
+    left_out: frozenset[str] = frozenset()
+    """Names of the trials that ``--only`` left out."""
+
+    def asks_for(self, trial_id: str) -> bool:
+        """Whether a trial of the run folder is to be run: all are, unless ``--only`` names some."""
+        return not self.request.only or any(one.trial_id == trial_id for one in self.trials)
 
     @property
     def drawn(self) -> bool:
@@ -285,7 +295,21 @@ def make_plan(request: Request, dataset: DataSet, precision: Precision | None = 
     )
     if request.settings.search != "grid":
         trials = ()
-    return Plan(request, str(dataset.root), dataset.fingerprint, trials, precision)
+    rest = frozenset(config.trial_id(dataset.fingerprint) for config in request.left_out)
+    return Plan(request, str(dataset.root), dataset.fingerprint, trials, precision, rest)
+
+
+def with_recorded(plan: Plan, recorded: Mapping[str, Any] | None, ended: Collection[str]) -> Plan:
+    """Return a plan with the trials that a run has recorded, still has to run, and that the
+    request does not name itself, such as a part of a grid that is resumed whole.
+    """
+    known = {trial.trial_id for trial in plan.trials} | set(ended)
+    more = [
+        Trial(t["trial_id"], TrialConfig.model_validate(t["config"]))
+        for t in (recorded["trials"] if recorded else [])
+        if t["trial_id"] not in known and plan.asks_for(t["trial_id"])
+    ]
+    return replace(plan, trials=(*plan.trials, *more))
 
 
 def _git_commit() -> str | None:
@@ -367,7 +391,8 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
         return "it searches another space"
     old = {trial["trial_id"]: trial["config"] for trial in recorded["trials"]}
     new = {trial.trial_id: trial.config.model_dump(mode="json") for trial in plan.trials}
-    if plan.drawn or old.keys() <= new.keys() or new.keys() <= old.keys():
+    whole = new.keys() | plan.left_out
+    if plan.drawn or old.keys() <= whole or whole <= old.keys() or new.keys() <= old.keys():
         return None
     missing = [trial_id for trial_id in old if trial_id not in new]
     one = next(iter(new.values()))

@@ -128,15 +128,20 @@ def settle(request: Request, precision: Precision) -> Request:
     def settled(value: str) -> str:
         return precision.auto if value == "auto" else value
 
-    configs = dict.fromkeys(
-        config.model_copy(update={"precision": settled(config.precision)})
-        for config in request.configs
-    )
+    def all_settled(configs: Sequence[TrialConfig]) -> tuple[TrialConfig, ...]:
+        changed = (c.model_copy(update={"precision": settled(c.precision)}) for c in configs)
+        return tuple(dict.fromkeys(changed))
+
     dimensions = dict(request.space.dimensions)
     if "precision" in dimensions:
         dimensions["precision"] = list(dict.fromkeys(map(settled, dimensions["precision"])))
     space = request.space.model_copy(update={"dimensions": dimensions})
-    return replace(request, configs=tuple(configs), space=space)
+    return replace(
+        request,
+        configs=all_settled(request.configs),
+        left_out=all_settled(request.left_out),
+        space=space,
+    )
 
 
 @functools.cache

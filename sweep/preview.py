@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def print_plan(
     gpus: Gpus | None,
     crops: Callable[[int], int],
     out: Path,
+    ended: Mapping[str, str] | None = None,
 ) -> None:
     """Print trials with their resources and estimates, how they pack, and the makespan.
 
@@ -57,16 +59,21 @@ def print_plan(
         Gives the crops of an epoch for a crop size.
     out : Path
         Where the run folder will be.
+    ended : mapping, optional
+        trial_id to the state of those that have ended: they are marked, and take neither time nor
+        disk any more.
     """
-    settings = plan.request.settings
+    settings, ended = plan.request.settings, ended or {}
     print_precision(console, plan)
     if plan.drawn:
         drawn = ", ".join(plan.request.space.dimensions)
-        console.print(f"{settings.samples} trials, drawn by {settings.search} over {drawn}")
+        past = f"; {len(ended)} have ended" if ended else ""
+        console.print(f"{settings.samples} trials, drawn by {settings.search} over {drawn}{past}")
         _print_slots(console, plan, resources)
         return
     configs = {trial.trial_id: trial.config for trial in plan.trials}
-    present = resources or unseen(settings, len(configs), gpus)
+    left = {i: config for i, config in configs.items() if i not in ended}
+    present = resources or unseen(settings, len(left), gpus)
     on_gpus = bool(gpus_per_trial(settings, present))
     name, memory = (gpus.name, gpus.memory_gb) if gpus else ("", None)
     if on_gpus and not name and resources is not None and gpus is None:
@@ -81,38 +88,60 @@ def print_plan(
     items = {}
     if hardware is not None:
         cores = max(1.0, settings.cpus_per_trial)
-        listed = as_items(configs, footprints, limits, hardware, crops, cores)
+        listed = as_items(left, footprints, limits, hardware, crops, cores)
         items = {item.name: item for item in listed}
+    times = {i: format_time(item.seconds) for i, item in items.items()}
+    console.print(_trials(plan, footprints, limits, {**times, **ended}))
+    console.print(f"{len(configs)} trials{_past(ended, configs)}")
+    if not left:
+        return
+    _print_slots(console, plan, resources)
+    count = at_once(settings, present, limits, list(left))
+    needed, free = storage_gb({i: f for i, f in footprints.items() if i in left}, count, out)
+    console.print(f"checkpoints take about {needed:.1f} GB of disk; {free:.0f} GB are free")
+    if hardware is None or (resources is None and not on_gpus):
+        if hardware is not None:
+            hours = format_time(sum(item.seconds for item in items.values()))
+            console.print(f"about {hours} in all if one trial after the other runs on a CPU core")
+        console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({KNOWN})")
+        return
+    count = int(present.gpus) if on_gpus else count
+    if count:
+        packing = simulate(list(items.values()), count)
+        for line in render(packing, slot_name="GPU" if on_gpus else "slot"):
+            console.print(line)
+        console.print("an estimate from operations and memory, without validation and start-up")
+
+
+def _trials(
+    plan: Plan,
+    footprints: Mapping[str, Footprint],
+    limits: Mapping[str, Limits],
+    times: Mapping[str, str],
+) -> Table:
+    """Return the trials as a table; `times` also holds the states of those that have ended."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("trial_id", "loss", "batch", "crop", "epochs", "M params", "resources", "time"):
         table.add_column(column, no_wrap=True)
-    for i, c in configs.items():
+    for trial in plan.trials:
+        i, c = trial.trial_id, trial.config
         need = footprints.get(i)
         table.add_row(
             i, c.loss, str(c.batch_size), str(c.crop_size), str(c.epochs),
             f"{need.parameters / 1e6:.1f}" if need else "",
-            _share(limits.get(i, limits[""]), settings.cpus_per_trial),
-            format_time(items[i].seconds) if i in items else "",
+            _share(limits.get(i, limits[""]), plan.request.settings.cpus_per_trial),
+            times.get(i, ""),
         )  # fmt: skip
-    console.print(table)
-    console.print(f"{len(configs)} trials")
-    _print_slots(console, plan, resources)
-    needed, free = storage_gb(footprints, at_once(settings, present, limits, list(configs)), out)
-    console.print(f"checkpoints take about {needed:.1f} GB of disk; {free:.0f} GB are free")
-    if hardware is None:
-        console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({KNOWN})")
-        return
-    count = int(present.gpus) if on_gpus else at_once(settings, present, limits, list(configs))
-    if resources is None and not on_gpus:
-        hours = format_time(sum(item.seconds for item in items.values()))
-        console.print(f"about {hours} in all if one trial runs after the other on CPU cores alone")
-        console.print(f"for an estimate on GPUs name them, such as --gpus 4xV100-32 ({KNOWN})")
-    elif count:
-        for line in render(
-            simulate(list(items.values()), count), slot_name="GPU" if on_gpus else "slot"
-        ):
-            console.print(line)
-        console.print("an estimate from operations and memory, without validation and start-up")
+    return table
+
+
+def _past(ended: Mapping[str, str], configs: Collection[str]) -> str:
+    """Say how many of the listed trials have ended, and how many are left."""
+    states = Counter(state for i, state in ended.items() if i in configs)
+    if not states:
+        return ""
+    listed = ", ".join(f"{count} {state}" for state, count in states.items())
+    return f": {listed}, {len(configs) - states.total()} to run"
 
 
 def unseen(settings: Settings, trials: int, gpus: Gpus | None) -> Resources:

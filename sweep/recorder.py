@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,13 @@ class Recorder(Callback):
     view : View
     avoid : iterable of str
         Ids of nodes that do not compute in the run's precision; more are found on the way.
+    asks_for : callable
+        Says of a trial_id whether it is to be run and shown (`Plan.asks_for`).
     """
 
     def __init__(
         self, out: Path, plan: Mapping[str, Any], runtime: dict[str, Any], view: View,
-        avoid: Iterable[str] = (),
+        avoid: Iterable[str] = (), asks_for: Callable[[str], bool] = lambda trial_id: True,
     ) -> None:  # fmt: skip
         self.out, self.plan, self.runtime, self.view = out, plan, runtime, view
         self.avoid = set(avoid)
@@ -60,7 +62,8 @@ class Recorder(Callback):
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
         self._tables = self._per_image = 0.0
         for trial_id, config in planned(plan, self.records).items():
-            self._state(trial_id, TrialConfig.model_validate(config))
+            if asks_for(trial_id):
+                self._state(trial_id, TrialConfig.model_validate(config))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave everything behind: Tune saves its callbacks to restore runs, which ours never

@@ -33,6 +33,8 @@ from sweep.needs import (
     probe_on_gpus,
 )
 from sweep.nodes import before_start, check_here, join
+from sweep.only import only
+from sweep.options import parser
 from sweep.outcome import DONE, INTERRUPTED, REFUSED, say_next, say_result
 from sweep.outfolder import choose_out
 from sweep.packing import CPU, order_large_first
@@ -47,6 +49,7 @@ from sweep.plan import (
     make_plan,
     make_request,
     read_plan,
+    with_recorded,
     write_plan,
 )
 from sweep.preview import (
@@ -74,53 +77,6 @@ from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data import DataError, DataSet
 from trainables.encoder_names import check_encoder
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """Say what is wrong in one line, without the usage."""
-        self.exit(REFUSED, f"error: {message} (see python -m sweep.run --help)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m sweep.run", description=__doc__)
-    add = parser.add_argument
-    add(
-        "space",
-        nargs="?",
-        default="demo",
-        metavar="SPACE",
-        help="a file in search_spaces/ (demo, paper, ...) or the path of your own (default: demo)",
-    )
-    add("--data", metavar="PATH", help="data set: a folder with images/ and masks/")
-    add(
-        "--out",
-        metavar="DIR",
-        help="run folder (default: runs/SPACE, with --data runs/SPACE-NAME after its folder)",
-    )
-    add(
-        "--address",
-        metavar="ADDR",
-        help="Ray cluster to use (default: RAY_ADDRESS, else a private Ray on this machine)",
-    )
-    add("--seeds", type=int, metavar="N", help="repeat every trial with N seeds")
-    add("--gpus", metavar="SPEC", help="GPUs, such as 2 or 4xV100-32 (default: those there are)")
-    add(
-        "--wandb",
-        choices=["online", "offline", "off"],
-        help="default: online when an API key is configured, else offline",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="key=value",
-        dest="changes",
-        help="change a setting of the trials or the sweep; may be given many times",
-    )
-    add("--plan", action="store_true", help="print the trials, check everything, start nothing")
-    add("--resume", action="store_true", help="go on with an unfinished run; retry failed trials")
-    return parser  # fmt: skip
 
 
 @contextmanager
@@ -177,10 +133,15 @@ def _todo(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple
     final = {i for i, r in records.items() if r["status"] in FINAL}
     if retry:
         final -= {i for i, r in records.items() if r["status"] == "failed"}
-    todo = [i for i in planned(recorded, records) if i not in final]
+    todo = [i for i in planned(recorded, records) if i not in final and plan.asks_for(i)]
     if not plan.drawn:
         return todo, 0
     return todo, max(0, plan.request.settings.samples - len(records))
+
+
+def _ended(out: Path, todo: set[str]) -> dict[str, str]:
+    """Return the states of the trials that will not run again."""
+    return {i: r["status"] for i, r in Ledger(out).read().items() if i not in todo}
 
 
 def sweep(arguments: argparse.Namespace, command: str) -> int:
@@ -201,6 +162,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     mode = wandb_mode(arguments.wandb)
     name, space = load_space(arguments.space)
     request = make_request(name, space, arguments.changes, arguments.seeds)
+    request = only(request, arguments.only)
     _check_names(request)
     address = cluster.where(arguments.address)
     resources = None if address else local_resources(gpus.count if gpus else None)
@@ -224,7 +186,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     with _dataset_root(request, arguments.data, out, keep=not arguments.plan) as root:
         options = data_options(request, recorded)
         dataset = index_data(root, options)
-        plan = make_plan(request, dataset, precision)
+        plan, ended = make_plan(request, dataset, precision), {}
         if recorded is not None:
             reason = conflict(plan, recorded)
             if reason:
@@ -232,20 +194,26 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                     f"{out} holds another run: {reason}; name another folder with --out"
                 )
             started, _ = _todo(plan, recorded, out, retry=False)
-            wanted = {trial.trial_id for trial in plan.trials}
-            new = wanted - {trial["trial_id"] for trial in recorded["trials"]}
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
-            if not arguments.plan and not new and not todo and not samples:
-                rows = write_tables(out, recorded, Ledger(out).read())
+            known = {trial["trial_id"] for trial in recorded["trials"]}
+            new = {trial.trial_id for trial in plan.trials} - known
+            if not new and not todo and not samples:
                 console.print("nothing to do: all trials of this run have ended")
-                code = say_result(console, out, rows)
-                say_next(console, out, rows)
-                return code
-            if not arguments.plan and started and not arguments.resume:
-                raise RequestError(
-                    f"{out} holds an unfinished run ({len(started)} of {len(recorded['trials'])} "
+                if not arguments.plan:
+                    rows = write_tables(out, recorded, Ledger(out).read())
+                    code = say_result(console, out, rows, plan.asks_for)
+                    say_next(console, out, rows)
+                    return code
+            if started and not arguments.resume:
+                asked = sum(map(plan.asks_for, known))
+                unfinished = (
+                    f"{out} holds an unfinished run ({len(started)} of {asked or len(started)} "
                     "trials have not ended); add --resume to go on, or name another --out"
                 )
+                if not arguments.plan:
+                    raise RequestError(unfinished)
+                console.print(f"note: {unfinished}", markup=False, soft_wrap=True)
+            ended = _ended(out, {*todo, *new})
         dataset = open_data(root, options, request, console)
         if resources and (emulated := check_here(plan, resources, gpus)):
             console.print(f"note: {emulated}", markup=False, soft_wrap=True)
@@ -253,7 +221,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         if arguments.plan:
             if address:
                 print_unseen(console, address, gpus)
-            print_plan(console, plan, resources, gpus, partial(count_crops, dataset), out)
+            shown = with_recorded(plan, recorded, ended)
+            print_plan(console, shown, resources, gpus, partial(count_crops, dataset), out, ended)
             print_weights(console, request.weights.values())
             return DONE
         if not address:
@@ -363,12 +332,13 @@ def _start(
                     out, plan, recorded, todo, samples, limits, resources, tracking, view
                 )
         screen.print()
-    interrupted = any(row["status"] in ("running", "waiting") for row in rows)
+    asked = [row for row in rows if plan.asks_for(row["trial_id"])]
+    interrupted = any(row["status"] in ("running", "waiting") for row in asked)
     records = Ledger(out).read()
     rows = write_tables(out, recorded, records)
     write_history(out, Ledger(out), [row["trial_id"] for row in rows])
     write_per_image(out, Ledger(out), rows)
-    code = say_result(console, out, rows)
+    code = say_result(console, out, rows, plan.asks_for)
     console.print(f"this took {duration(time.monotonic() - began)}")
     if interrupted:
         console.print("interrupted; the same command with --resume goes on")
@@ -384,7 +354,7 @@ def _terminate(*_: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return sweep(arguments, shlex.join(["python", "-m", "sweep.run", *words]))

@@ -139,7 +139,9 @@ def run(
     precision = plan.precision
     runtime["precision"] = precision.to_dict()
     runtime["refuse"] = resources.avoid is not None
-    recorder = Recorder(out, recorded, runtime, view, avoid=resources.avoid or ())
+    recorder = Recorder(
+        out, recorded, runtime, view, avoid=resources.avoid or (), asks_for=plan.asks_for
+    )
     at_once = slots(settings, resources)
     scheduler = None
     if settings.scheduler == "asha":

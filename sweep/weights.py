@@ -70,18 +70,26 @@ def name_weights(request: Request, out: Path, recorded: Mapping[str, Any] | None
         }
     except WeightsError as error:
         raise RequestError(str(error)) from error
-    return named(replace(request, weights=weights))
+    return named(replace(request, weights=weights), known)
 
 
-def named(request: Request) -> Request:
-    """Write the identities of `Request.weights` into the configurations."""
+def named(request: Request, recorded: Mapping[Pair, str] | None = None) -> Request:
+    """Write the identities of `Request.weights` into the configurations.
+
+    Those of trials that ``--only`` left out are taken from what a run has recorded, if anything.
+    """
     ids = {pair: _identity(info) for pair, info in request.weights.items()}
+    ids = {**(recorded or {}), **ids}
 
     def name(config: TrialConfig) -> TrialConfig:
         wanted = ids.get((config.encoder, config.encoder_weights), "")
         return config.model_copy(update={"weights_id": wanted})
 
-    return replace(request, configs=tuple(name(config) for config in request.configs))
+    return replace(
+        request,
+        configs=tuple(name(config) for config in request.configs),
+        left_out=tuple(name(config) for config in request.left_out),
+    )
 
 
 def check_weights(request: Request, out: Path) -> Request:

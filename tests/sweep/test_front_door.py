@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import environment, make_data
 
+from sweep.only import only
 from sweep.outfolder import choose_out, default_out
-from sweep.plan import RequestError
+from sweep.plan import RequestError, load_space, make_request
 from sweep.run import main
 
 UNET = ("--set", "architecture=Unet", "--set", "task=semantic2")
@@ -147,6 +148,81 @@ def test_a_read_only_disk_is_refused_in_a_plan_too(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "disk cannot be written to" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def names(*filters: str) -> list[str]:
+    chosen = only(make_request(*load_space("demo"), [], None), filters)
+    assert len(chosen.configs) + len(chosen.left_out) == 11
+    return [f"{c.task}/{c.architecture}" for c in chosen.configs]
+
+
+def test_only_is_a_filter() -> None:
+    assert names("architecture=Unet") == ["semantic2/Unet", "semantic3/Unet", "stardist/Unet"]
+    assert names("architecture=U-Net++,fpn", "task=semantic2") == [
+        "semantic2/UnetPlusPlus", "semantic2/FPN"
+    ]  # fmt: skip
+    assert names("task=semantic3", "task=stardist") == [
+        "semantic3/Unet", "stardist/StarDist", "stardist/Unet"
+    ]  # fmt: skip
+    assert len(names("batch_size=4.0")) == 11
+    assert names("epochs=6") == ["stardist/StarDist"]
+    request = make_request(*load_space("demo"), ["learning_rate=1e-3,0.01"], None)
+    assert len(only(request, ["learning_rate=.001"]).configs) == 11
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["architecture=SegNet"], "architecture=SegNet: no trial of this space has it; there are "
+         "Unet, UnetPlusPlus"),
+        (["architecture=Unet,Linket"], "architecture=Linket: no trial"),
+        (["encoder=vgg19"], "there are resnet18, none"),
+        (["architecture=FPN", "task=semantic3"], "no trial has all of these; with the others, task "
+         "is semantic2"),
+        (["architectur=Unet"], "did you mean architecture?"),
+        (["epochs"], "write key=value"),
+        (["scheduler=asha"], "no such setting; did you mean lr_schedule?"),
+        (["zzz=1"], "no such setting; known: task"),
+        (["task=semantic2", "--set", "search=optuna"], "search=optuna draws its trials"),
+    ],
+)  # fmt: skip
+def test_a_filter_that_matches_nothing_is_refused(words: list[str], said: str, capsys) -> None:
+    assert main(["demo", "--plan", "--only", *words]) == 2
+    text, err = capsys.readouterr()
+    assert text == ""
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_plan_of_an_extension_counts_what_is_left(sweep_of_cells, tmp_path: Path, capsys) -> None:
+    swept, space = sweep_of_cells, tmp_path / "space.py"
+    space.write_text(
+        swept.space.read_text()
+        + "MORE = grid(architecture='Linknet', encoder='mobilenet_v2', **SHARED)\n"
+        "SPACE = SearchSpace(trials=(*SPACE.trials, *MORE))\n"
+    )
+    words = [str(space), "--data", str(swept.data), "--wandb", "off", "--plan", "--out"]
+    plans = {}
+    for out in (swept.out, tmp_path / "new"):
+        assert main([*words, str(out)]) == 0
+        plans[out] = capsys.readouterr().out
+    extended, fresh = plans.values()
+    assert "6 trials: 4 done, 1 failed, 1 to run" in extended
+    assert "6 trials\n" in fresh
+    times = {line.split()[0]: line.split()[-1] for line in extended.splitlines() if "-s0-" in line}
+    assert sorted(times.values(), key="dfs".find) == ["done"] * 4 + ["failed"] + ["s"], extended
+    assert sum("Linknet" in name for name in times) == 1
+
+    def gigabytes(text: str) -> float:
+        (line,) = (line for line in text.splitlines() if line.startswith("checkpoints take"))
+        return float(line.split()[3])
+
+    assert gigabytes(extended) < 0.5 * gigabytes(fresh)
+    assert "1 trial " in extended
+    assert main([*words, str(swept.out), "--resume"]) == 0
+    assert "6 trials: 4 done, 2 to run" in capsys.readouterr().out
+    assert main([*words, str(swept.out), "--only", "architecture=FPN"]) == 0
+    assert "1 trials: 1 done, 0 to run" in capsys.readouterr().out
 
 
 def test_an_address_is_still_refused() -> None:

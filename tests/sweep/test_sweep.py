@@ -325,6 +325,36 @@ def test_extended_grid_runs_only_new_trials(finished, sweep_of_cells, tmp_path: 
     assert ids[new] == f"{new}-{plan['run_token']}"
 
 
+def test_only_runs_a_part_and_removes_nothing(finished, sweep_of_cells, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    whole = [r for r in records(out) if r["config"]["task"] == "semantic2"]
+    lost = {r["config"]["architecture"]: r["trial_id"] for r in whole if r["status"] == "done"}
+    for trial_id in lost.values():
+        (out / "ledger" / f"{trial_id}.json").unlink()
+    before = json.loads((out / "plan.json").read_text())["trials"]
+    kept = records(out)
+    words = (
+        sweep_of_cells.space, "--data", sweep_of_cells.data, "--out", out, "--wandb", "off",
+        "--only", "architecture=fpn",
+    )  # fmt: skip
+    code, _, err = run(*words, cwd=tmp_path)
+    assert code == 2
+    assert "unfinished run (1 of 1 trials have not ended)" in err
+    code, text, err = run(*words, "--resume", cwd=tmp_path)
+    assert code == 0, text + err
+    assert "run: 1 trials, " in text
+    assert "1 trials of this folder were left out by --only" in text
+    state = {row["trial_id"]: row["status"] for row in rows(out)}
+    assert (state[lost["FPN"]], state[lost["Unet"]]) == ("done", "waiting")
+    assert json.loads((out / "plan.json").read_text())["trials"] == before
+    assert [r for r in records(out) if r["trial_id"] != lost["FPN"]] == kept
+    # what was left out is still there for the next request
+    code, _, err = run(*words[:-2], cwd=tmp_path)
+    assert code == 2
+    assert "1 of 5 trials have not ended" in err
+
+
 def test_resumed_after_sigint_and_kill_equals_undisturbed(
     finished, sweep_of_cells, tmp_path: Path
 ) -> None:
