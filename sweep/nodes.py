@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -22,6 +22,7 @@ from sweep.resources import Gpus, Resources, gpus_per_trial, growing
 from trainables.config import TrialConfig
 from trainables.data import DataSet
 
+T = TypeVar("T")
 TYPE_LABEL, NODE_LABEL = "ray.io/accelerator-type", "ray.io/node-id"
 """Labels that Ray gives its nodes."""
 TYPE_RESOURCE = "accelerator_type:"
@@ -166,27 +167,52 @@ def _by_label(node: Mapping[str, Any]) -> Processor:
 
 def _ask(nodes: Sequence[str], on_gpus: bool) -> dict[str, Processor]:
     """Ask nodes by a task on each; those that give no answer are missing."""
+    answers = on_each(nodes, of_this_machine, on_gpus, seconds=ANSWER_SECONDS)
+    # the others have left meanwhile, or cannot start a worker
+    return {node: one for node, one in answers.items() if not isinstance(one, Exception)}
+
+
+def on_each(
+    nodes: Sequence[str], function: Callable[..., T], *arguments: Any, seconds: float
+) -> dict[str, T | Exception]:
+    """Call a function on each of some nodes of the Ray cluster that is joined, all at once.
+
+    Parameters
+    ----------
+    nodes : sequence of str
+        Ray's ids.
+    function : callable
+    *arguments
+        Of the function.
+    seconds : float
+        Longest wait for the answers, all together.
+
+    Returns
+    -------
+    dict
+        By node what was returned, or why nothing was: TimeoutError or an error of Ray.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0)(of_this_machine)
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
-        task.options(
+        node: task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-        ).remote(on_gpus): node
+        ).remote(*arguments)
         for node in nodes
     }  # fmt: skip
-    if not asked:
-        return {}
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-    for answer in late:
-        ray.cancel(answer, force=True)
-    answers = {}
-    for answer in ready:
+    if asked:
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
+    answers: dict[str, T | Exception] = {}
+    for node, answer in asked.items():
         try:
-            answers[asked[answer]] = ray.get(answer)
-        except ray.exceptions.RayError:  # the node has left meanwhile, or cannot start a worker
-            continue
+            answers[node] = ray.get(answer, timeout=0.1)
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(answer, force=True)
+            answers[node] = TimeoutError(f"no answer within {seconds:.0f} s")
+        except ray.exceptions.RayError as error:
+            answers[node] = error
     return answers
 
 
