@@ -17,12 +17,13 @@ from typing import Any
 
 from sweep import cluster
 from sweep.doctor_findings import compare, differing_gpus, names_of, of_machine, requirements
-from sweep.doctor_folders import look_at_data, look_at_disk, look_at_out, look_at_weights
+from sweep.doctor_folders import look_at_data, look_at_disk, look_at_out, look_at_weights, made
 from sweep.doctor_machine import Machine, look
 from sweep.findings import Finding, note, ok, print_table, problem, short, together
 from sweep.nodes import on_each
 from sweep.plan import RequestError, git_commit
 from sweep.screen import quiet_screen
+from sweep.visibility import HINT, Sight, ask_nodes, name_of, token_in
 from trainables.data import DataSet
 
 OK, PROBLEM = 0, 2
@@ -126,13 +127,56 @@ def of_cluster(
             answers = _machines(nodes, ours)
             seen = [_of_node(node, answers[node["NodeID"]], ours) for node in nodes]
             machines = [one for one in answers.values() if isinstance(one, Machine)]
-            return [*found, *together(seen), *differing_gpus(machines)]
+            there = [n for n in nodes if isinstance(answers[n["NodeID"]], Machine)]
+            found += [*together(seen), *differing_gpus(machines)]
+            return [*found, *_seen_out(there, out), *_seen_data(there, dataset)]
     except RequestError as error:
         return [_no_cluster(error, ours)]
 
 
 def _called(node: Mapping[str, Any]) -> str:
-    return f"{node.get('NodeManagerAddress', '')} {node['NodeID'][:8]}"
+    return name_of(node).removeprefix("node ")
+
+
+def _seen_out(nodes: Sequence[Mapping[str, Any]], out: Path | None) -> list[Finding]:
+    """Say which nodes see the run folder and can write to it; it is removed if it was not there."""
+    if out is None:
+        return [note("out", "not checked on the nodes", "name a folder that can be written to")]
+    try:
+        with made(out), token_in(out) as token:
+            sights = ask_nodes(nodes, out, token, seconds=ANSWER_SECONDS)
+    except OSError as error:
+        text = f"{out}: cannot be written to ({short(error)})"
+        return [problem("out", text, "name a folder that can be written to with --out")]
+    return _of_sights("out", f"{out}: can be written to", nodes, sights)
+
+
+def _seen_data(nodes: Sequence[Mapping[str, Any]], dataset: DataSet | None) -> list[Finding]:
+    """Say which nodes see the same data as this machine."""
+    if dataset is None:
+        return []
+    root, options = str(dataset.root), dataset.options.model_dump()
+    sights = ask_nodes(
+        nodes, None, seconds=ANSWER_SECONDS,
+        data=root, options=options, fingerprint=dataset.fingerprint,
+    )  # fmt: skip
+    return _of_sights("data", f"{root}: the same files as here", nodes, sights)
+
+
+def _of_sights(
+    what: str, fine: str, nodes: Sequence[Mapping[str, Any]], sights: Sequence[Sight]
+) -> list[Finding]:
+    found = []
+    for node, sight in zip(nodes, sights, strict=True):
+        where, wrong = _called(node), " and ".join(sight.problems)
+        trains = node["Resources"].get("CPU", 0.0) or node["Resources"].get("GPU", 0.0)
+        if wrong and trains:
+            found.append(problem(what, wrong, HINT, where))
+        elif wrong:
+            found.append(note(what, f"{wrong}, which does not matter: it gets no trial", "", where))
+        else:
+            found.append(ok(what, fine, where))
+    return together([[one] for one in found])
 
 
 def _no_cluster(error: RequestError, ours: Machine) -> Finding:

@@ -99,7 +99,7 @@ class Machine:
     files: Mapping[str, str]
     """This project's copy: the beginning of each file's SHA-256."""
     place: str
-    """Folder of the copy."""
+    """Folder of the copy's package `sweep`."""
     gpus: Sequence[GpuFacts]
     devices: int
     """GPUs by their files in /dev, which need no driver's tools."""
@@ -149,7 +149,7 @@ def look(packages: Sequence[str], trains: bool = True) -> Machine:
             cpu_bf16=cpu_computes_bf16(),
             libraries={name: version_of(name) for name in packages},
             files=copy_of_this_project(),
-            place=str(Path(__file__).resolve().parents[1]),
+            place=str(Path(__file__).resolve().parent),
             gpus=tuple(gpus_here()),
             devices=sum(p.name[6:].isdigit() for p in Path("/dev").glob("nvidia*")),
             hidden=os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -173,10 +173,18 @@ def version_of(package: str) -> str:
 
 
 def copy_of_this_project() -> dict[str, str]:
-    """Return the beginning of the SHA-256 of each Python file that a sweep uploads."""
-    root = Path(__file__).resolve().parents[1]
-    files = sorted(path for name in PACKAGES for path in (root / name).rglob("*.py"))
-    return {path.relative_to(root).as_posix(): sha256_of(path)[:12] for path in files}
+    """Return the beginning of the SHA-256 of each Python file that a sweep uploads.
+
+    Each package is looked for where this process would import it: Ray puts the uploaded ones in
+    a folder each.
+    """
+    files = {}
+    for name in PACKAGES:
+        spec = find_spec(name)
+        for root in map(Path, (spec and spec.submodule_search_locations) or ()):
+            for path in sorted(root.rglob("*.py")):
+                files[f"{name}/{path.relative_to(root).as_posix()}"] = sha256_of(path)[:12]
+    return files
 
 
 def gpus_here() -> list[GpuFacts]:

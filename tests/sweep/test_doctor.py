@@ -46,6 +46,7 @@ from sweep.findings import Finding, note, ok, problem, together, within
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import environment, make_data
+from namespaces import add_blind_node, available
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
@@ -100,7 +101,7 @@ def test_this_machine(tmp_path: Path, server: str) -> None:
         "--data", data, "--out", out, cwd=tmp_path,
         WANDB_API_KEY=KEY, WANDB_BASE_URL=server, HF_ENDPOINT=server,
     )  # fmt: skip
-    assert code == 0, lines
+    assert code == 0, "\n".join(lines)
     subjects = ("project", "python", "libraries", "gpu", "torch", "tensorflow", "wandb",
                 "temporary files", "data", "out", "disk", "weights")  # fmt: skip
     assert all(about(lines, subject) for subject in subjects), lines
@@ -160,12 +161,33 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, cluster) -> None:
     cluster.add_node(num_cpus=1)
     words = ("--address", cluster.address, "--data", data, "--out", out)
     code, lines = doctor(*words, cwd=tmp_path, **NO_TOKEN)
-    assert code == 0, lines
+    assert code == 0, "\n".join(lines)
     both = [line for line in lines if " all 2 nodes " in line]
     for subject in ("node", "ray", "project", "libraries", "gpu", "torch", "tensorflow", "wandb"):
         assert about(both, subject), lines
     assert "as here" in about(both, "ray")[0]
     assert "the same " in about(both, "project")[0]
+    assert about(both, "data")[0].endswith("the same files as here")
+    assert about(both, "out")[0].endswith("can be written to")
+    assert not out.parent.exists()
+
+
+@pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
+def test_a_node_that_does_not_see_out_and_data(tmp_path: Path, cluster) -> None:
+    data, out = make_data(tmp_path / "data"), tmp_path / "runs" / "one"
+    out.parent.mkdir()
+    blind = add_blind_node(cluster, out.parent, data, num_cpus=1).node_id[:8]
+    words = ("--address", cluster.address, "--data", data, "--out", out)
+    code, lines = doctor(*words, cwd=tmp_path, **NO_TOKEN)
+    assert code == 2
+    wrong = [line for line in lines if line.startswith("problem")]
+    assert [line.split()[1] for line in wrong] == ["out", "data"], "\n".join(lines)
+    assert all(blind in line for line in wrong)
+    assert f"does not see the run folder {out}" in wrong[0]
+    assert "shared" in wrong[0].rpartition("; ")[2]
+    seen = [line for line in lines if cluster.head_node.node_id[:8] in line]
+    assert [line.split()[:2] for line in seen] == [["ok", "out"], ["ok", "data"]]
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_cluster_of_another_version(tmp_path: Path, cluster) -> None:
@@ -332,11 +354,17 @@ def test_folders(tmp_path: Path, monkeypatch) -> None:
     assert states(findings) == ["problem"] * len(findings)
     assert "more problems" in findings[-1].detail
     assert states(look_at_out(data)) == ["problem", "ok"], "not a run folder"
-    monkeypatch.setattr("sweep.doctor_folders.STORAGE_SECONDS", 0.0)
-    (silent,) = look_at_out(tmp_path)
-    assert silent.state == "problem"
     monkeypatch.setattr("sweep.doctor_folders.LEAST_GB", 1e9)
     assert states(look_at_disk(tmp_path / "no" / "no")) == ["problem"]
+
+
+def test_a_folder_whose_server_does_not_answer(tmp_path: Path, monkeypatch) -> None:
+    server = threading.Event()  # none can be had here
+    monkeypatch.setattr("sweep.doctor_folders.read_plan", lambda out: server.wait(60))
+    monkeypatch.setattr("sweep.doctor_folders.STORAGE_SECONDS", 0.1)
+    (silent,) = look_at_out(tmp_path)
+    server.set()
+    assert (silent.state, "no answer" in silent.detail) == ("problem", True)
 
 
 def test_what_is_found_on_many_nodes_is_one_line() -> None:
