@@ -19,7 +19,7 @@ from sweep import cluster
 from sweep.doctor_findings import compare, differing_gpus, names_of, of_machine, requirements
 from sweep.doctor_folders import look_at_data, look_at_disk, look_at_out, look_at_weights, made
 from sweep.doctor_machine import Machine, look
-from sweep.findings import Finding, note, ok, print_table, problem, short, together
+from sweep.findings import Finding, note, ok, print_table, problem, refused, short, together
 from sweep.nodes import on_each
 from sweep.plan import RequestError, git_commit
 from sweep.screen import quiet_screen
@@ -191,8 +191,7 @@ def _no_cluster(error: RequestError, ours: Machine) -> Finding:
         text = f"the cluster was started with {theirs}; here are Ray: "
         text += f"{ours.libraries.get('ray', '')} Python: {ours.python}"
         return problem("ray", text, advice, "cluster")
-    what, _, advice = str(error).partition("; ")
-    return problem("cluster", what, advice or "start it, or leave out --address", "cluster")
+    return refused("cluster", error, "start it, or leave out --address", "cluster")
 
 
 def _machines(nodes: Sequence[Mapping[str, Any]], ours: Machine) -> dict[str, Machine | Exception]:

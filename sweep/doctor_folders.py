@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sweep.doctor_machine import why_unreachable
-from sweep.findings import Finding, note, ok, problem, short, within
+from sweep.findings import Finding, note, ok, problem, refused, short, within
+from sweep.outfolder import choose_out
 from sweep.plan import RequestError, read_plan
 from trainables.data import DataError, DataSet, open_dataset
 from trainables.splits import SPLITS
@@ -86,13 +87,14 @@ def look_at_out(out: Path) -> list[Finding]:
 
 def _writable(out: Path) -> list[Finding]:
     try:
+        choose_out(str(out), "", None)
         recorded = read_plan(out)
         there = _nearest(out)
         with tempfile.TemporaryFile(dir=there) as handle:
             handle.write(b"segsweep")
             handle.flush()
     except RequestError as error:
-        return [problem("out", str(error), "name another folder with --out")]
+        return [refused("out", error, "name another folder with --out")]
     except OSError as error:
         advice = "name a folder that can be written to with --out, or change its permissions"
         return [problem("out", f"{out}: cannot be written to ({short(error)})", advice)]
