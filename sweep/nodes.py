@@ -259,9 +259,33 @@ def label_selector(avoid: Collection[str], on_gpu: bool) -> dict[str, str]:
     precision: those whose label names such a GPU, whenever they join, and those in `avoid`. Nodes
     without the label pass.
     """
-    selector = {}
+    selector = without_nodes(avoid)
     if on_gpu:
         selector[TYPE_LABEL] = f"!in({','.join(WITHOUT_BF16)})"
-    if avoid:
-        selector[NODE_LABEL] = f"!in({','.join(sorted(avoid))})"
     return selector
+
+
+def without_nodes(nodes: Collection[str]) -> dict[str, str]:
+    """Return Ray's label selector that keeps a trial away from the nodes of given ids."""
+    return {NODE_LABEL: f"!in({','.join(sorted(nodes))})"} if nodes else {}
+
+
+def any_node_left(blind: Collection[str], cpus: float, gpus: float) -> bool:
+    """Whether the cluster has a node for a trial that is none of `blind`; Ray must be connected.
+
+    Parameters
+    ----------
+    blind : collection of str
+        Ids of nodes.
+    cpus, gpus : float
+        What a trial takes.
+    """
+    import ray
+
+    return any(
+        node["Alive"]
+        and node["NodeID"] not in blind
+        and node["Resources"].get("CPU", 0.0) >= cpus
+        and node["Resources"].get("GPU", 0.0) >= gpus
+        for node in ray.nodes()
+    )

@@ -26,6 +26,8 @@ class Resources:
     avoid: frozenset[str] | None = None
     """Ids of the nodes that do not compute in the run's precision: they and later ones like them
     get no trial. None: every node is used."""
+    token: str = ""
+    """Word in the run folder that a node must see to get a trial; empty: it is not asked."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from sweep.plan import RequestError
 from sweep.resources import Resources
-from trainables.data import DataError, DataOptions, DataSet, index_dataset
+from trainables.data import DataError, DataOptions, DataSet, cached_index
 from trainables.files import write_text
 
 FOLDER = ".nodes"
@@ -134,18 +134,22 @@ def _data_problem(data: Path, options: Mapping[str, Any], fingerprint: str) -> s
     if not data.is_dir():
         return f"does not see the data set {data}"
     try:
-        found = index_dataset(data, DataOptions(**options)).fingerprint
+        found = cached_index(data, DataOptions(**options)).fingerprint
     except (DataError, OSError) as error:
         reason = (str(error).splitlines() or ["no message"])[0]
         return f"cannot read the data set {data} ({reason})"
     return "" if found == fingerprint else f"has other files in the data set {data}"
 
 
-def name_of(node: Mapping[str, Any]) -> str:
-    """Return what a node of ``ray.nodes()`` is called in messages."""
-    host, address = node.get("NodeManagerHostname") or "", node.get("NodeManagerAddress") or ""
-    place = f"{host} ({address}" if host else f"({address}"
-    return f"node {place}, {node['NodeID'][:8]})"
+def name_of(node: str, host: str, address: str) -> str:
+    """Return what a node is called in messages.
+
+    Examples
+    --------
+    >>> name_of("d1c0ffee42", "gpu2", "10.0.0.2")
+    'node gpu2 (10.0.0.2, d1c0ffee)'
+    """
+    return f"node {host} ({address}, {node[:8]})"
 
 
 def ask_nodes(
@@ -193,7 +197,8 @@ def ask_nodes(
         problems = _answer(answer, seconds)
         if not problems and out is not None and not _arrived(out / FOLDER / token, node["NodeID"]):
             problems = (f"writes to {out}, but nothing of that arrives here",)
-        sights.append(Sight(node["NodeID"], name_of(node), problems))
+        name = name_of(node["NodeID"], node["NodeManagerHostname"], node["NodeManagerAddress"])
+        sights.append(Sight(node["NodeID"], name, problems))
     return sights
 
 
