@@ -147,6 +147,7 @@ def test_a_blind_node_that_joins_later_gets_no_trial(data: Path, tmp_path: Path,
 
 
 @TOGETHER
+@pytest.mark.slow
 def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, cluster) -> None:
     """The second node loses sight of the run folder while it trains."""
     out = tmp_path / "run"
