@@ -180,8 +180,9 @@ def _blind(runtime: dict[str, Any], node: str) -> bool:
     )  # fmt: skip
     if not problems:
         return False
-    name = name_of(node, os.uname().nodename, get_node_ip_address())
-    refused = {"node": node, "name": name, "why": " and ".join(problems)}
+    host, address = os.uname().nodename, get_node_ip_address()
+    here = {"NodeID": node, "NodeManagerHostname": host, "NodeManagerAddress": address}
+    refused = {"node": node, "name": name_of(here), "why": " and ".join(problems)}
     # no score: schedulers and searches take no note of it
     tune.report({"score": float("nan"), "refused": refused})
     # the next trial would come here, too, and have to wait for another round

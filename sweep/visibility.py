@@ -141,15 +141,22 @@ def _data_problem(data: Path, options: Mapping[str, Any], fingerprint: str) -> s
     return "" if found == fingerprint else f"has other files in the data set {data}"
 
 
-def name_of(node: str, host: str, address: str) -> str:
+def name_of(node: Mapping[str, Any]) -> str:
     """Return what a node is called in messages.
+
+    Parameters
+    ----------
+    node : mapping
+        As ``ray.nodes()`` describes it.
 
     Examples
     --------
-    >>> name_of("d1c0ffee42", "gpu2", "10.0.0.2")
+    >>> name_of({"NodeID": "d1c0ffee42", "NodeManagerHostname": "gpu2",
+    ...          "NodeManagerAddress": "10.0.0.2"})
     'node gpu2 (10.0.0.2, d1c0ffee)'
     """
-    return f"node {host} ({address}, {node[:8]})"
+    host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
+    return f"node {host} ({address}, {node['NodeID'][:8]})"
 
 
 def ask_nodes(
@@ -197,8 +204,7 @@ def ask_nodes(
         problems = _answer(answer, seconds)
         if not problems and out is not None and not _arrived(out / FOLDER / token, node["NodeID"]):
             problems = (f"writes to {out}, but nothing of that arrives here",)
-        name = name_of(node["NodeID"], node["NodeManagerHostname"], node["NodeManagerAddress"])
-        sights.append(Sight(node["NodeID"], name, problems))
+        sights.append(Sight(node["NodeID"], name_of(node), problems))
     return sights
 
 
