@@ -14,6 +14,7 @@ from sweep.doctor_machine import Framework, GpuFacts, Machine, version_of
 from sweep.findings import HERE, Finding, note, ok, problem
 from sweep.plan import RequestError
 from sweep.tracking import wandb_mode
+from trainables.hardware import PRETEND
 
 INSTALL = "install it: make setup, or pip install -c constraints.txt -e ."
 MAIN = ("torch", "lightning", "segmentation-models-pytorch", "ray", "wandb", "numpy")
@@ -81,6 +82,9 @@ def _fits(requirement: Requirement, version: str) -> bool:
 
 def of_gpus(machine: Machine, where: str) -> list[Finding]:
     """Say which GPUs there are: name, memory, driver, bfloat16."""
+    if machine.pretended:
+        text = f"pretended ({PRETEND}={machine.pretended}): trials compute on the CPU"
+        return [note("gpu", text, f"unset {PRETEND} for real work", where)]
     if not machine.gpus:
         if machine.devices:
             return [

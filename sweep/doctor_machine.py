@@ -26,7 +26,13 @@ from sweep.cluster import PACKAGES
 from sweep.findings import short, within
 from sweep.resources import node_memory_gb, usable_cpus
 from sweep.tracking import key_source, server, wandb_settings
-from trainables.hardware import FIRST_WITH_BF16, ask_nvidia, cpu_computes_bf16
+from trainables.hardware import (
+    FIRST_WITH_BF16,
+    PRETEND,
+    ask_nvidia,
+    cpu_computes_bf16,
+    pretended_gpu,
+)
 from trainables.manifest import sha256_of
 
 CHILD_SECONDS = 90.0
@@ -120,6 +126,8 @@ class Machine:
     scratch_free_gb: float = 0.0
     scratch_free: float = 1.0
     """Free share of its disk."""
+    pretended: str = ""
+    """What stands for GPUs in a rehearsal."""
 
 
 def look(packages: Sequence[str], trains: bool = True) -> Machine:
@@ -161,6 +169,7 @@ def look(packages: Sequence[str], trains: bool = True) -> Machine:
             scratch=scratch,
             scratch_free_gb=usage.free / 1e9,
             scratch_free=usage.free / max(1, usage.total),
+            pretended=os.environ.get(PRETEND, "") if pretended_gpu() else "",
         )
 
 

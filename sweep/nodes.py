@@ -195,7 +195,7 @@ def on_each(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    task = ray.remote(num_cpus=0)(function)
     asked = {
         node: task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)

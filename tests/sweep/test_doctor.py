@@ -5,11 +5,12 @@ GPUs are facts made up here: tested is which sentence and exit code they lead to
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -46,9 +47,11 @@ from sweep.findings import Finding, note, ok, problem, together, within
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import environment, make_data
-from namespaces import add_blind_node, available
+from namespaces import _call as call
+from namespaces import add_blind_node, available, without
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+MS_RDONLY, MS_REMOUNT = 1, 32
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 A100 = GpuFacts("NVIDIA A100-SXM4-40GB", 40.0, 0.1, "550.54", True)
 V100 = GpuFacts("Tesla V100-SXM2-32GB", 32.0, 0.1, "550.54", False)
@@ -59,7 +62,8 @@ def doctor(*words: object, cwd: Path, **extra: str) -> tuple[int, list[str]]:
     """Run the command line; return its exit code and the table's lines without the head."""
     done = subprocess.run(
         [sys.executable, "-m", "sweep.doctor", *map(str, words)],
-        cwd=cwd, env=environment(**extra), text=True, capture_output=True, timeout=500,
+        cwd=cwd, env=environment(SEGSWEEP_PRETEND_GPUS="", **extra), text=True,
+        capture_output=True, timeout=500,
     )  # fmt: skip
     assert done.stderr == ""
     head, *lines, ending = done.stdout.splitlines()
@@ -135,6 +139,48 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
     assert f"{tmp_path / 'file'}" in wrong[3]
 
 
+def test_an_installation_without_libraries(tmp_path: Path) -> None:
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "sweep.doctor"],  # without site-packages
+        cwd=tmp_path, env=environment(PYTHONPATH=root), text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("problem  libraries  here  not installed: ")
+    assert "make setup" in line
+
+
+def read_only(folder: Path, function: Callable[[], Any]) -> Any:
+    """Call a function where a folder cannot be written to, by root neither."""
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        return function()
+
+    def inside() -> Any:
+        again = ctypes.c_ulong(MS_REMOUNT | MS_RDONLY)
+        call("mount", b"none", os.fsencode(folder), None, again, None)
+        return function()
+
+    return without([folder], inside)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0 and not available(), reason="root may write everywhere")
+def test_a_read_only_out_and_no_data(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    words = ("--data", tmp_path / "none", "--out", runs / "one")
+    code, lines = read_only(runs, lambda: doctor(*words, cwd=tmp_path))
+    assert code == 2
+    wrong = [line for line in lines if line.startswith("problem")]
+    (data,), (out,) = about(wrong, "data"), about(wrong, "out")
+    assert f"{tmp_path / 'none'}: no such folder; give the folder that holds images/" in data
+    assert "cannot be written to" in out
+    assert str(runs) in out
+
+
 def test_no_cluster_answers(tmp_path: Path) -> None:
     code, lines = doctor("--address", "127.0.0.1:1", cwd=tmp_path)
     assert code == 2
@@ -170,6 +216,18 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, cluster) -> None:
     assert about(both, "data")[0].endswith("the same files as here")
     assert about(both, "out")[0].endswith("can be written to")
     assert not out.parent.exists()
+
+
+@pytest.mark.slow
+def test_a_node_without_the_libraries(tmp_path: Path, cluster) -> None:
+    (tmp_path / "tifffile.py").write_text("raise ModuleNotFoundError('No module named tifffile')")
+    broken = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path)}).node_id[:8]
+    code, lines = doctor("--address", cluster.address, cwd=Path(__file__).parent, **NO_TOKEN)
+    assert code == 2
+    (line,) = [line for line in lines if line.startswith("problem")]
+    assert broken in line
+    assert "runs no task (" in line
+    assert "No module named tifffile" in line
 
 
 @pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
@@ -211,7 +269,7 @@ def test_a_cluster_of_another_version(tmp_path: Path, cluster) -> None:
 
 @pytest.fixture(scope="module")
 def here() -> Machine:
-    return replace(look(names_of(requirements()), trains=False), gpus=(), devices=0)
+    return replace(look(names_of(requirements()), trains=False), gpus=(), devices=0, pretended="")
 
 
 def with_gpus(here: Machine, *gpus: GpuFacts, **changes: Any) -> Machine:
@@ -229,6 +287,8 @@ def test_what_gpus_mean(here: Machine) -> None:
     assert (used.state, "30.0 GiB" in used.detail) == ("note", True)
     assert states(of_gpus(replace(here, devices=2), "here")) == ["problem"]
     assert states(of_gpus(here, "here")) == ["ok"]
+    (pretended,) = of_gpus(replace(here, pretended="V100-16"), "here")
+    assert (pretended.state, "SEGSWEEP_PRETEND_GPUS=V100-16" in pretended.detail) == ("note", True)
     assert differing_gpus([with_gpus(here, A100)] * 2) == []
     (differ,) = differing_gpus([with_gpus(here, A100), with_gpus(here, V100)])
     assert "precision=auto is 32" in differ.detail
