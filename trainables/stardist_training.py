@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables import memory
-from trainables.appearance import trained_on
 from trainables.config import RECIPE, EpochRecord, ImageCounts, RunOptions, TrialConfig
 from trainables.cutting import (
     Cutter,
@@ -26,7 +25,7 @@ from trainables.cutting import (
     learning_rate_factor,
     steps_per_epoch,
 )
-from trainables.data import DataOptions, index_dataset
+from trainables.data import DataOptions, index_dataset, largest_shape
 from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
 from trainables.labels import compact
@@ -164,7 +163,7 @@ class Trial:
         # not standardised yet: augmentation takes what normalisation gives
         items = self.data.subset("train")
         training = [self.data.load(item, config.normalization) for item in items]
-        self.shapes = [labels.shape for _, labels in training]
+        self.image_shape = largest_shape(labels.shape for _, labels in training)
         self.cutter = Cutter(training, config.crop_size, config.augmentation, config.seed)
         self.steps = steps_per_epoch(len(self.cutter.corners), config.batch_size)
         validation = list(self.images("val"))
@@ -326,7 +325,10 @@ class Trial:
                 config.normalization.std or 0.25,
                 self.data.intensities(config.normalization),
             ),
-            "data": trained_on(self.data, self.shapes),
+            "data": {
+                "fingerprint": self.data.fingerprint, "pixel_size_um": self.data.pixel_size_um,
+                "image_shape": self.image_shape,
+            },
             "metrics": metrics,
             "encoder_weights": None,
             "task": {
