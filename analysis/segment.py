@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.frames import Frame, InputError, list_frames
+from analysis.likeness import likeness_warning, size_warning
 from analysis.rundir import AnalysisError
 from analysis.segmenter import Segmenter, choose_model, segment
 from analysis.segmenting import (
@@ -231,7 +232,13 @@ def _work(
             (out / name).mkdir(exist_ok=True)
     waiting = [frame for frame in frames if not is_done(out, frame, options)]
     _introduce(choice, options, frames, len(waiting))
+    looks = likeness_warning(choice.appearance, frames, choice.config)
+    _warn(looks)
     unreadable, found = _segment_and_assemble(out, frames, waiting, options, choice, arguments)
+    ready = [frame for frame in frames if frame.name not in unreadable]
+    sizes = size_warning(choice.appearance, out, ready)
+    _warn(sizes)
+    found["warnings"] = [line for line in (looks, sizes) if line]
     write_settings(
         out, request, choice, command, finished=not unreadable, **found, unreadable=unreadable
     )
@@ -319,6 +326,11 @@ def _introduce(choice: Choice, options: Options, frames: Sequence[Frame], waitin
         print(f"note: {note}")
     if waiting < images:
         print(f"{images - waiting} of {images} images are done already")
+
+
+def _warn(line: str | None) -> None:
+    if line:
+        print(f"warning: {line}")
 
 
 def _summary(found: dict[str, Any], images: int) -> str:

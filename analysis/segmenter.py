@@ -40,6 +40,8 @@ class Choice:
     """How the network predicts images."""
     image_shape: tuple[int, int] | None = None
     """Of the largest training image; None where an older checkpoint does not say."""
+    appearance: dict[str, Any] | None = None
+    """What the training images look like; None where an older checkpoint does not say."""
 
 
 def choose_model(model: Path) -> Choice:
@@ -108,10 +110,11 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
     parameters = stored["calibrated"] if stored else default_parameters(config, manifest)
     if give_back_gap is None:  # areas without the bias of a line that only separates
         give_back_gap = config.task == "semantic2"
-    size = (manifest.get("data") or {}).get("pixel_size_um")
+    data = manifest.get("data") or {}
     return Choice(
-        checkpoint, dict(parameters), stored is not None, give_back_gap, size, why,
-        manifest["weights"]["sha256"], config, inference, trained_shape(manifest),
+        checkpoint, dict(parameters), stored is not None, give_back_gap, data.get("pixel_size_um"),
+        why, manifest["weights"]["sha256"], config, inference, trained_shape(manifest),
+        data.get("appearance"),
     )  # fmt: skip
 
 

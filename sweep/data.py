@@ -10,7 +10,7 @@ from rich.console import Console
 from sweep.plan import Request, RequestError
 from trainables.data import DataError, DataOptions, DataSet, index_dataset, open_dataset
 from trainables.pixelcheck import CROPS_ADVICE
-from trainables.splits import recorded_options
+from trainables.splits import few_groups_note, recorded_options
 
 
 def index_data(root: Path, options: DataOptions) -> DataSet:
@@ -40,7 +40,7 @@ def open_data(root: Path, options: DataOptions, request: Request, console: Conso
             f"data set {root}: normalization=dataset scales all images alike, but some are of 8 "
             "bit and some of 16 bit; save all in 16 bit from the same source, or leave it out"
         )
-    for note in dataset.notes:
+    for note in (*dataset.notes, *few_groups_note(dataset.items, dataset.split, options)):
         if modes != {"dataset"} or CROPS_ADVICE not in note:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
     return dataset

@@ -34,7 +34,13 @@ class Ledger:
         self.folder = out / "ledger"
 
     def write(self, trial_id: str, config: TrialConfig, status: Status, **fields: Any) -> None:
-        """Record a trial's state, in place of what was recorded before."""
+        """Record a trial's state, in place of what was recorded before.
+
+        A record that says done stays: whoever comes later does not know of it.
+        """
+        before = self.read_one(trial_id) or {}
+        if before.get("status") == "done":
+            return
         record = {
             "trial_id": trial_id,
             "status": status,
@@ -72,7 +78,9 @@ class Ledger:
         return list((self.read_one(trial_id) or {}).get("attempts", []))
 
     def write_done(self, config: TrialConfig, trial_id: str, result: TrialResult, **f: Any) -> None:
-        """Record a finished trial with its figures and history."""
+        """Record a finished trial with its figures and history; the first such record stays."""
+        if (self.read_one(trial_id) or {}).get("status") == "done":
+            return
         apart = ("history", "checkpoint", "per_image")
         metrics = {k: v for k, v in vars(result).items() if k not in apart}
         history = [record.to_dict() for record in result.history]

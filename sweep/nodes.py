@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
 from sweep.plan import Plan, RequestError, Settings, make_plan
 from sweep.precision import (
-    WITH_BF16,
     WITHOUT_BF16,
     Precision,
     Processor,
     decide,
     gpu_computes_bf16,
-    is_type,
     names,
     of_this_machine,
 )
@@ -24,6 +22,7 @@ from sweep.resources import Gpus, Resources, gpus_per_trial, growing
 from trainables.config import TrialConfig
 from trainables.data import DataSet
 
+T = TypeVar("T")
 TYPE_LABEL, NODE_LABEL = "ray.io/accelerator-type", "ray.io/node-id"
 """Labels that Ray gives its nodes."""
 TYPE_RESOURCE = "accelerator_type:"
@@ -131,43 +130,14 @@ def join(
         plan = make_plan(plan.request, dataset, decide(found, on_gpus))
     assert plan.precision is not None
     told = told_type(gpus) if on_gpus else []
-    others = other_kinds(found, gpus.name) if on_gpus and gpus and gpus.name else []
-    found = [one for one in found if one not in others]
     nodes = choose_nodes(plan.precision, _wanted(plan), [*found, *told], on_gpus)
     if nodes.problem:
         raise RequestError(nodes.problem)
     if nodes.note:
         screen.print(f"note: {nodes.note}", markup=False, soft_wrap=True)
-    if others and gpus:
-        text = f"note: {names(others)} is not the {gpus.name} that was asked for and gets no trial"
-        screen.print(text, markup=False, soft_wrap=True)
     lost = sum(one.gpus for one in found if one.node in (nodes.avoid or ()))
-    lost += sum(one.gpus for one in others)
     usable = growing(replace(present, gpus=present.gpus - lost), settings, count)
-    return plan, replace(
-        usable,
-        avoid=nodes.avoid,
-        other_nodes=frozenset(one.node for one in others),
-        other_types=unwanted_types(gpus.name) if others and gpus else frozenset(),
-    )
-
-
-def other_kinds(processors: Sequence[Processor], name: str) -> list[Processor]:
-    """Return the nodes whose GPU is of another type than the named one; none where no node has it.
-
-    Examples
-    --------
-    >>> a100, v100 = Processor("NVIDIA A100-SXM4-40GB", True), Processor("V100", False)
-    >>> other_kinds([a100, v100], "A100") == [v100], other_kinds([v100], "A100")
-    (True, [])
-    """
-    others = [one for one in processors if not is_type(one.name, name)]
-    return others if len(others) < len(processors) else []
-
-
-def unwanted_types(name: str) -> frozenset[str]:
-    """Return the known types of GPUs that are not the named one."""
-    return frozenset(one for one in (*WITHOUT_BF16, *WITH_BF16) if not is_type(one, name))
+    return plan, replace(usable, avoid=nodes.avoid)
 
 
 def of_cluster(on_gpus: bool) -> list[Processor]:
@@ -197,27 +167,52 @@ def _by_label(node: Mapping[str, Any]) -> Processor:
 
 def _ask(nodes: Sequence[str], on_gpus: bool) -> dict[str, Processor]:
     """Ask nodes by a task on each; those that give no answer are missing."""
+    answers = on_each(nodes, of_this_machine, on_gpus, seconds=ANSWER_SECONDS)
+    # the others have left meanwhile, or cannot start a worker
+    return {node: one for node, one in answers.items() if not isinstance(one, Exception)}
+
+
+def on_each(
+    nodes: Sequence[str], function: Callable[..., T], *arguments: Any, seconds: float
+) -> dict[str, T | Exception]:
+    """Call a function on each of some nodes of the Ray cluster that is joined, all at once.
+
+    Parameters
+    ----------
+    nodes : sequence of str
+        Ray's ids.
+    function : callable
+    *arguments
+        Of the function.
+    seconds : float
+        Longest wait for the answers, all together.
+
+    Returns
+    -------
+    dict
+        By node what was returned, or why nothing was: TimeoutError or an error of Ray.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0)(of_this_machine)
+    task = ray.remote(num_cpus=0)(function)
     asked = {
-        task.options(
+        node: task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-        ).remote(on_gpus): node
+        ).remote(*arguments)
         for node in nodes
     }  # fmt: skip
-    if not asked:
-        return {}
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-    for answer in late:
-        ray.cancel(answer, force=True)
-    answers = {}
-    for answer in ready:
+    if asked:
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
+    answers: dict[str, T | Exception] = {}
+    for node, answer in asked.items():
         try:
-            answers[asked[answer]] = ray.get(answer)
-        except ray.exceptions.RayError:  # the node has left meanwhile, or cannot start a worker
-            continue
+            answers[node] = ray.get(answer, timeout=0.1)
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(answer, force=True)
+            answers[node] = TimeoutError(f"no answer within {seconds:.0f} s")
+        except ray.exceptions.RayError as error:
+            answers[node] = error
     return answers
 
 
@@ -259,24 +254,38 @@ def choose_nodes(
     return Nodes(problem=f"{names(cannot)} cannot compute in {what}: {hint}")
 
 
-def label_selector(
-    avoid: Collection[str], on_gpu: bool, other_types: Collection[str] = ()
-) -> dict[str, str]:
-    """Return Ray's label selector that keeps a trial away from nodes.
+def label_selector(avoid: Collection[str], on_gpu: bool) -> dict[str, str]:
+    """Return Ray's label selector that keeps a trial away from nodes that cannot compute in its
+    precision: those whose label names such a GPU, whenever they join, and those in `avoid`. Nodes
+    without the label pass.
+    """
+    selector = without_nodes(avoid)
+    if on_gpu:
+        selector[TYPE_LABEL] = f"!in({','.join(WITHOUT_BF16)})"
+    return selector
+
+
+def without_nodes(nodes: Collection[str]) -> dict[str, str]:
+    """Return Ray's label selector that keeps a trial away from the nodes of given ids."""
+    return {NODE_LABEL: f"!in({','.join(sorted(nodes))})"} if nodes else {}
+
+
+def any_node_left(blind: Collection[str], cpus: float, gpus: float) -> bool:
+    """Whether the cluster has a node for a trial that is none of `blind`; Ray must be connected.
 
     Parameters
     ----------
-    avoid : collection of str
+    blind : collection of str
         Ids of nodes.
-    on_gpu : bool
-        Whether it must not get a GPU that does not compute in bfloat16, whenever its node joins.
-    other_types : collection of str
-        Ray's names of further GPUs that it must not get. Nodes without the label pass.
+    cpus, gpus : float
+        What a trial takes.
     """
-    selector = {}
-    types = dict.fromkeys([*(WITHOUT_BF16 if on_gpu else ()), *sorted(other_types)])
-    if types:
-        selector[TYPE_LABEL] = f"!in({','.join(types)})"
-    if avoid:
-        selector[NODE_LABEL] = f"!in({','.join(sorted(avoid))})"
-    return selector
+    import ray
+
+    return any(
+        node["Alive"]
+        and node["NodeID"] not in blind
+        and node["Resources"].get("CPU", 0.0) >= cpus
+        and node["Resources"].get("GPU", 0.0) >= gpus
+        for node in ray.nodes()
+    )

@@ -21,6 +21,7 @@ def say_result(
     out: Path,
     rows: Sequence[dict[str, Any]],
     asks_for: Callable[[str], bool] = lambda trial_id: True,
+    missing: Mapping[str, str] | None = None,
 ) -> int:
     """Print ranking and whereabouts; return the exit code.
 
@@ -32,6 +33,8 @@ def say_result(
         Of the leaderboard: all trials of the folder are shown.
     asks_for : callable
         Says of a trial_id whether the request asked for it (``--only``): those make the exit code.
+    missing : mapping, optional
+        trial_id to what of its result should be there and is not: as bad as a failed trial.
     """
     print_leaderboard(console, rows, top=60)
     for note in ceilings(rows):
@@ -53,7 +56,10 @@ def say_result(
             "without --only runs them",
             soft_wrap=True,
         )
-    return FAILED if failed else DONE
+    lost = [f"missing: {i}: {why}" for i, why in (missing or {}).items() if asks_for(i)]
+    for line in lost:
+        console.print(line, markup=False, soft_wrap=True)
+    return FAILED if failed or lost else DONE
 
 
 def say_next(console: Console, out: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -312,7 +312,8 @@ def with_recorded(plan: Plan, recorded: Mapping[str, Any] | None, ended: Collect
     return replace(plan, trials=(*plan.trials, *more))
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """Return the commit that this copy stands at, and whether it was changed; None: no checkout."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(
@@ -446,7 +447,7 @@ def write_plan(
         "commands": [*(recorded["commands"] if recorded else []), command],
         "created": recorded["created"] if recorded else datetime.now(UTC).isoformat("T", "seconds"),
         **tracking_names(out, recorded),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "versions": _versions(),
         "settings": plan.request.settings.model_dump(mode="json"),
         "precision": plan.precision.to_dict() if plan.precision else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
 from sweep.limits import Limits, after_shortage
+from sweep.losses import NO_RECORD, Losses
 from sweep.trial import config_of, limits_of, reason_of
 from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
@@ -60,6 +62,7 @@ class Recorder(Callback):
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
+        self.losses = Losses(runtime.get("retries", 0))
         self._tables = self._per_image = 0.0
         for trial_id, config in planned(plan, self.records).items():
             if asks_for(trial_id):
@@ -100,6 +103,7 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Mark a trial as running; its worker records that in the ledger."""
         _, state = self._of(trial)
+        self.losses.begin(state.trial_id, self.ledger.read_one(state.trial_id))
         rows = self.ledger.read_history(state.trial_id)
         self.history.setdefault(state.trial_id, {row["epoch"]: row for row in rows})
         state.status = "running"
@@ -108,9 +112,10 @@ class Recorder(Callback):
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Take note of one epoch."""
+        _, state = self._of(trial)
+        self.losses.hear(state.trial_id, result)
         if "epoch" not in result:
             return
-        _, state = self._of(trial)
         row: dict[str, Any] = {name: result.get(name) for name in _EPOCH_FIELDS}
         self.history.setdefault(state.trial_id, {})[row["epoch"]] = row
         state.epoch = row["epoch"]
@@ -121,23 +126,60 @@ class Recorder(Callback):
             state.val_dataset_iou = result["score"]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Read what the worker recorded, or note that the scheduler stopped the trial."""
+        """Read what the worker recorded; without that, a trial that no scheduler stopped has
+        lost its result.
+        """
         config, state = self._of(trial)
         record = self.ledger.read_one(state.trial_id)
-        if record is not None and record.get("retry"):
-            self._again(state, record)
-            return
-        if record is None or record["status"] == "running":
-            self._keep_history(state.trial_id)
-            metrics = self._so_far(state.trial_id)
-            self._record(
-                state, config, "stopped",
-                metrics=metrics,
-                attempts=self.ledger.attempts(state.trial_id),
-            )  # fmt: skip
-        else:
+        if record is not None and self.losses.is_of_this_attempt(
+            state.trial_id, record, self.runtime["round"]
+        ):
+            if record.get("retry"):
+                self._again(state, record)
+                return
             self.records[state.trial_id] = record
+        elif refused := self.losses.refused(state.trial_id):
+            self._place_elsewhere(state, config, refused)
+            return
+        elif self.losses.was_stopped(state.trial_id):
+            self._end(state, config, "stopped", by=self.runtime.get("scheduler", ""))
+        elif self.losses.try_again(state.trial_id):
+            self._wait(state, config)
+            self.view.message(f"{state.name}: {NO_RECORD}; will be tried again")
+            return
+        else:
+            tries = self.losses.tries(state.trial_id)
+            self._end(state, config, "failed", error=f"{NO_RECORD} ({tries} times)")
         self._settle(state)
+
+    def _end(self, state: TrialState, config: TrialConfig, status: str, **fields: Any) -> None:
+        """Record the end of a trial that its worker did not record."""
+        self._keep_history(state.trial_id)
+        self._record(
+            state, config, status,
+            metrics=self._so_far(state.trial_id),
+            attempts=self.ledger.attempts(state.trial_id),
+            **fields,
+        )  # fmt: skip
+
+    def _wait(self, state: TrialState, config: TrialConfig) -> None:
+        """Let a trial wait for the next round."""
+        state.status = "waiting"
+        if self.ledger.read_one(state.trial_id) is None:  # what a search drew is known from here
+            self._record(state, config, "running", attempts=[])
+
+    def _place_elsewhere(
+        self, state: TrialState, config: TrialConfig, refused: dict[str, str]
+    ) -> None:
+        """Let a trial wait for another node than the one that it met."""
+        self._wait(state, config)
+        if self.losses.place_elsewhere(state.trial_id):
+            text = (
+                f"{refused['name']} gets no trial: it {refused['why']}; what was sent there is "
+                "trained on other nodes"
+            )
+            self.view.message(text)
+            print(text, file=sys.stderr)  # to sweep.log, while the screen is quiet
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Record a trial as failed for good, once its retries are used up."""
@@ -145,6 +187,10 @@ class Recorder(Callback):
         error = _root_cause(trial)
         self._keep_history(state.trial_id)
         record = self.ledger.read_one(state.trial_id)
+        if record is not None and record["status"] == "done":
+            self.records[state.trial_id] = record  # its worker was lost after that
+            self._settle(state)
+            return
         if record is not None and record.get("round") == self.runtime["round"]:
             # its worker ended itself after recording that memory was short
             if record.get("retry"):
@@ -167,13 +213,8 @@ class Recorder(Callback):
                 assert record is not None
                 self._again(state, record)
                 return
-        attempts = self.ledger.attempts(state.trial_id)
-        self._record(
-            state, config, "failed",
-            error=f"{error} (after {len(attempts)} attempts)",
-            metrics=self._so_far(state.trial_id),
-            attempts=attempts,
-        )  # fmt: skip
+        attempts = len(self.ledger.attempts(state.trial_id))
+        self._end(state, config, "failed", error=f"{error} (after {attempts} attempts)")
         self._settle(state)
 
     def left_by_tune(self, trial_ids: list[str], reason: str) -> list[str]:
@@ -206,10 +247,11 @@ class Recorder(Callback):
         return left
 
     def to_try_again(self) -> list[str]:
-        """Return the trials that ran out of memory, or met a node that does not compute in their
-        precision, and shall try again.
+        """Return the trials that shall try again: those that ran out of memory, met a node that
+        does not compute in their precision or does not see the run folder, or lost their result.
         """
-        return [i for i in self.states if self.records.get(i, {}).get("retry")]
+        again = self.losses.again
+        return [i for i in self.states if i in again or self.records.get(i, {}).get("retry")]
 
     def _again(self, state: TrialState, record: dict[str, Any]) -> None:
         """Let a trial wait for its next attempt, after others."""

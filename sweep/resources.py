@@ -26,11 +26,8 @@ class Resources:
     avoid: frozenset[str] | None = None
     """Ids of the nodes that do not compute in the run's precision: they and later ones like them
     get no trial. None: every node is used."""
-    other_nodes: frozenset[str] = frozenset()
-    """Ids of the nodes whose GPUs are not of the type that was asked for: they get no trial with a
-    share of a GPU."""
-    other_types: frozenset[str] = frozenset()
-    """Ray's names of such types, for nodes that join later."""
+    token: str = ""
+    """Word in the run folder that a node must see to get a trial; empty: it is not asked."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from typing import Any
 from rich.console import Console
 
 from sweep import cluster
+from sweep.completeness import has_ended, missing
 from sweep.data import data_options, index_data, open_data
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
-from sweep.ledger import FINAL, Ledger
+from sweep.ledger import Ledger
 from sweep.limits import Limits
 from sweep.needs import (
     Estimates,
@@ -30,11 +31,12 @@ from sweep.needs import (
     count_crops,
     images_mb,
     largest_shape,
+    probe_on_gpus,
 )
 from sweep.nodes import before_start, check_here, join
 from sweep.only import only
 from sweep.options import parser
-from sweep.outcome import DONE, INTERRUPTED, REFUSED, say_next, say_result
+from sweep.outcome import DONE, FAILED, INTERRUPTED, REFUSED, say_next, say_result
 from sweep.outfolder import choose_out
 from sweep.packing import CPU, order_large_first
 from sweep.plan import (
@@ -58,7 +60,6 @@ from sweep.preview import (
     print_weights,
     warn_of_storage,
 )
-from sweep.probing import probe_on_gpus
 from sweep.resources import (
     Gpus,
     Resources,
@@ -130,7 +131,7 @@ def _lock(out: Path) -> Iterator[None]:
 def _todo(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple[list[str], int]:
     """Return the trials to run, and how many a search may still draw."""
     records = Ledger(out).read()
-    final = {i for i, r in records.items() if r["status"] in FINAL}
+    final = {i for i, r in records.items() if has_ended(r, recorded)}
     if retry:
         final -= {i for i, r in records.items() if r["status"] == "failed"}
     todo = [i for i in planned(recorded, records) if i not in final and plan.asks_for(i)]
@@ -200,8 +201,11 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
             if not new and not todo and not samples:
                 console.print("nothing to do: all trials of this run have ended")
                 if not arguments.plan:
-                    rows = write_tables(out, recorded, Ledger(out).read())
-                    code = say_result(console, out, rows, plan.asks_for)
+                    records = Ledger(out).read()
+                    rows = write_tables(out, recorded, records)
+                    code = say_result(
+                        console, out, rows, plan.asks_for, missing(out, recorded, records)
+                    )
                     say_next(console, out, rows)
                     return code
             if started and not arguments.resume:
@@ -255,7 +259,7 @@ def _fit(
     if resources.gpus and settings.gpus_per_trial is None and configs:
         screen.print("measuring the networks' memory on a GPU ...")
         measured, seen, problems = probe_on_gpus(
-            configs, footprints, resources, largest_shape(dataset)
+            configs, largest_shape(dataset), avoid=resources.avoid
         )
         footprints.update(measured)
         memory = memory or seen
@@ -318,6 +322,7 @@ def _start(
                 token = stack.enter_context(token_in(out))
                 on_gpus = bool(gpus_per_trial(plan.request.settings, resources))
                 check_visibility(out, token, dataset, resources, on_gpus)
+                resources = replace(resources, token=token)
             print_precision(screen, plan)
             estimates = estimates or estimating()
             recorded = write_plan(out, plan, dataset, command, read_plan(out))
@@ -327,19 +332,24 @@ def _start(
             warn_of_storage(screen, {} if plan.drawn else estimates.result(), count, out)
             title = f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B {mode}"
             tracking = _tracking(mode, plan.request.settings, recorded, out)
+            problem = ""
             with View(screen, title, count) as view:
-                rows = tuner.run(
-                    out, plan, recorded, todo, samples, limits, resources, tracking, view
-                )
+                try:
+                    tuner.run(out, plan, recorded, todo, samples, limits, resources, tracking, view)
+                except tuner.NoNodeLeft as error:
+                    problem = str(error)
         screen.print()
-    asked = [row for row in rows if plan.asks_for(row["trial_id"])]
-    interrupted = any(row["status"] in ("running", "waiting") for row in asked)
     records = Ledger(out).read()
     rows = write_tables(out, recorded, records)
     write_history(out, Ledger(out), [row["trial_id"] for row in rows])
     write_per_image(out, Ledger(out), rows)
-    code = say_result(console, out, rows, plan.asks_for)
+    asked = [row for row in rows if plan.asks_for(row["trial_id"])]
+    interrupted = any(row["status"] in ("running", "waiting") for row in asked)
+    code = say_result(console, out, rows, plan.asks_for, missing(out, recorded, records))
     console.print(f"this took {duration(time.monotonic() - began)}")
+    if problem:
+        console.print(f"{problem}; the same command with --resume goes on", soft_wrap=True)
+        return FAILED
     if interrupted:
         console.print("interrupted; the same command with --resume goes on")
         return INTERRUPTED

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ from sweep.ledger import Ledger
 from sweep.limits import Limits, after_shortage
 from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
+from sweep.visibility import look, name_of
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
 from trainables.data import DataError, DataOptions, cached_index
 from trainables.results import saved_history
 
 OUT_OF_MEMORY = 77
 """Exit code of a worker that ends itself after running out of memory."""
+
+
+FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 5.0, 60.0
+"""A worker that refuses trials keeps each for so long, doubled each time."""
+_holds = 0
 
 
 class TransientError(RuntimeError):
@@ -64,6 +71,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     import ray
     from ray import tune
 
+    node = ray.get_runtime_context().get_node_id()
+    if _blind(runtime, node):
+        return
     config = config_of(tune_config, runtime)
     trial_id = config.trial_id(runtime["fingerprint"])
     out = Path(runtime["out"])
@@ -74,7 +84,6 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     if record.get("round") == runtime["round"]:
         return  # it ran out of memory, recorded that, and took its worker with it
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
-    node = ray.get_runtime_context().get_node_id()
     if not limits.gpu:
         # Ray leaves GPUs visible, and torch's optimisers then start CUDA, whatever they optimise
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -153,6 +162,33 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         if not ended:  # Tune stopped the trial from inside a report
             tracker.finish({})
         _release_memory()
+
+
+def _blind(runtime: dict[str, Any], node: str) -> bool:
+    """Whether this node does not see the run folder or the data; told to the driver through Ray,
+    since it would not find what is written here. That is no attempt at the trial.
+    """
+    global _holds
+    if not runtime.get("token"):
+        return False
+    from ray import tune
+    from ray.util import get_node_ip_address
+
+    problems = look(
+        node, runtime["out"], runtime["token"], runtime["data"], runtime["data_options"],
+        runtime["fingerprint"],
+    )  # fmt: skip
+    if not problems:
+        return False
+    host, address = os.uname().nodename, get_node_ip_address()
+    here = {"NodeID": node, "NodeManagerHostname": host, "NodeManagerAddress": address}
+    refused = {"node": node, "name": name_of(here), "why": " and ".join(problems)}
+    # no score: schedulers and searches take no note of it
+    tune.report({"score": float("nan"), "refused": refused})
+    # the next trial would come here, too, and have to wait for another round
+    time.sleep(min(MOST_HOLD_SECONDS, FIRST_HOLD_SECONDS * 2**_holds))
+    _holds += 1
+    return True
 
 
 def _unfit(

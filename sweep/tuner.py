@@ -13,7 +13,7 @@ from ray import tune
 
 from sweep.leaderboard import planned
 from sweep.limits import Limits, limits_from
-from sweep.nodes import label_selector
+from sweep.nodes import any_node_left, label_selector, without_nodes
 from sweep.plan import Plan
 from sweep.recorder import Recorder
 from sweep.resources import Resources, slots
@@ -21,6 +21,10 @@ from sweep.tracking import TrackingOptions
 from sweep.trial import config_of, limits_of, reason_of, run_trial
 from sweep.view import View
 from sweep.weights import weights_ids
+
+
+class NoNodeLeft(RuntimeError):
+    """The cluster's nodes do not see the run folder or the data, or have gone."""
 
 
 def _search(plan: Plan, finished: Sequence[Mapping[str, Any]], waiting: Sequence[Any]) -> Any:
@@ -116,6 +120,11 @@ def run(
     -------
     list of dict
         The leaderboard's rows.
+
+    Raises
+    ------
+    NoNodeLeft
+        When trials are left that no node can train.
     """
     settings = plan.request.settings
     base = plan.request.configs[0]
@@ -139,6 +148,8 @@ def run(
     precision = plan.precision
     runtime["precision"] = precision.to_dict()
     runtime["refuse"] = resources.avoid is not None
+    runtime["token"], runtime["scheduler"] = resources.token, settings.scheduler
+    runtime["retries"] = settings.retries
     recorder = Recorder(
         out, recorded, runtime, view, avoid=resources.avoid or (), asks_for=plan.asks_for
     )
@@ -158,7 +169,9 @@ def run(
     def fit(param_space: dict[str, Any], **options: Any) -> None:
         runtime["round"] = f"{time.time_ns():x}"
         avoid = None if resources.avoid is None else frozenset(recorder.avoid)
-        other_nodes, other_types = resources.other_nodes, resources.other_types
+        blind = frozenset(recorder.losses.blind)
+        if blind and not any_node_left(blind, settings.cpus_per_trial, limits[""].gpu):
+            raise NoNodeLeft("no node is left that sees the run folder and the data")
 
         # Ray keeps a copy of this function and of what it refers to: plain values only
         def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -170,13 +183,10 @@ def run(
             }
             if own.memory_gb is not None:
                 bundle["memory"] = own.memory_gb * 2**30
-            bf16 = avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu)
-            selector = label_selector(
-                [*(avoid if bf16 and avoid else ()), *(other_nodes if on_gpu else ())],
-                on_gpu and bf16,
-                other_types if on_gpu else (),
-            )
-            away = {"bundle_label_selector": [selector]} if selector else {}
+            selector = without_nodes(blind)
+            if avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu):
+                selector = label_selector(avoid | blind, on_gpu)
+            away: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
             return tune.PlacementGroupFactory([bundle], **away)
 
         tuner = tune.Tuner(
@@ -225,7 +235,7 @@ def run(
                 list(todo), recorder,
             )  # fmt: skip
         # what ran out of memory tries again with more of it, and what met a node that does not
-        # compute in its precision on others, until all have ended
+        # compute in its precision, or does not see the run folder, on others, until all have ended
         while not recorder.interrupts.happened and (again := recorder.to_try_again()):
             _fit_on(
                 lambda left: fit(grid(left), max_concurrent_trials=settings.concurrency),

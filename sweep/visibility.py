@@ -19,7 +19,7 @@ from typing import Any
 
 from sweep.plan import RequestError
 from sweep.resources import Resources
-from trainables.data import DataError, DataOptions, DataSet, index_dataset
+from trainables.data import DataError, DataOptions, DataSet, cached_index
 from trainables.files import write_text
 
 FOLDER = ".nodes"
@@ -134,7 +134,7 @@ def _data_problem(data: Path, options: Mapping[str, Any], fingerprint: str) -> s
     if not data.is_dir():
         return f"does not see the data set {data}"
     try:
-        found = index_dataset(data, DataOptions(**options)).fingerprint
+        found = cached_index(data, DataOptions(**options)).fingerprint
     except (DataError, OSError) as error:
         reason = (str(error).splitlines() or ["no message"])[0]
         return f"cannot read the data set {data} ({reason})"
@@ -142,10 +142,21 @@ def _data_problem(data: Path, options: Mapping[str, Any], fingerprint: str) -> s
 
 
 def name_of(node: Mapping[str, Any]) -> str:
-    """Return what a node of ``ray.nodes()`` is called in messages."""
-    host, address = node.get("NodeManagerHostname") or "", node.get("NodeManagerAddress") or ""
-    place = f"{host} ({address}" if host else f"({address}"
-    return f"node {place}, {node['NodeID'][:8]})"
+    """Return what a node is called in messages.
+
+    Parameters
+    ----------
+    node : mapping
+        As ``ray.nodes()`` describes it.
+
+    Examples
+    --------
+    >>> name_of({"NodeID": "d1c0ffee42", "NodeManagerHostname": "gpu2",
+    ...          "NodeManagerAddress": "10.0.0.2"})
+    'node gpu2 (10.0.0.2, d1c0ffee)'
+    """
+    host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
+    return f"node {host} ({address}, {node['NodeID'][:8]})"
 
 
 def ask_nodes(

@@ -37,6 +37,7 @@ from trainables.splits import (
     SPLITS,
     DataOptions,
     Metadata,
+    few_groups_note,
     make_split,
     natural_key,
     read_metadata,
@@ -363,7 +364,7 @@ def _check(arguments: argparse.Namespace) -> int:
     size = dataset.pixel_size_um
     print(f"  pixel size: {f'{size} um' if size else 'not given (dataset.yaml: pixel_size_um)'}")
     print(f"  fingerprint: {dataset.fingerprint[:12]}")
-    for note in dataset.notes:
+    for note in (*dataset.notes, *few_groups_note(dataset.items, dataset.split, options)):
         print(f"  note: {note}")
     return 0
 

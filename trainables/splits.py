@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import yaml
@@ -245,6 +245,50 @@ def unused_notes(
     elif rest:
         notes.append(f"{len(rest)} images belong to no split and are not used: {some(rest)}")
     return notes
+
+
+LEAST_GROUPS = 6
+"""Of validation, in which a difference can be told from chance: the same sign in all of 6 has a
+probability of 0.03, in all of 5 of 0.06."""
+
+
+class Grouped(Protocol):
+    """An image and its group, as in `trainables.data.Item`."""
+
+    @property
+    def stem(self) -> str: ...  # noqa: D102
+    @property
+    def group(self) -> str: ...  # noqa: D102
+
+
+def few_groups_note(
+    items: Sequence[Grouped], split: Mapping[str, Sequence[str]], options: DataOptions
+) -> list[str]:
+    """Say that validation has too few independent groups for an answer; nothing where it has not.
+
+    Parameters
+    ----------
+    items : sequence of trainables.data.Item
+        Without groups each image is its own.
+    split : mapping
+        Stems of each of `SPLITS`.
+    options : DataOptions
+    """
+    validating = set(split["val"])
+    count = len({item.group for item in items if item.stem in validating})
+    if options.split == "time_blocks" and all(item.stem == item.group for item in items):
+        count = min(count, 1)  # all images are one time-lapse
+    if count >= LEAST_GROUPS or not count:
+        return []
+    needed = next(n for n in range(3, 10**6) if round(options.val_fraction * n) >= LEAST_GROUPS)
+    groups = "1 independent group" if count == 1 else f"{count} independent groups"
+    return [
+        f"validation has {groups}, fewer than {LEAST_GROUPS}: candidates will be ranked, but no "
+        "difference between them can be told from chance (at best "
+        f"p = {min(1.0, 2 * 0.5**count):.2g}). Label more groups (fields, patients or "
+        f"time-lapses): of {needed} groups {LEAST_GROUPS} go to validation; or name "
+        f"{LEAST_GROUPS} under split: val in dataset.yaml"
+    ]
 
 
 def some(names: Sequence[str], most: int = 8) -> str:

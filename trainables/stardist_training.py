@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables import memory
+from trainables.appearance import trained_on
 from trainables.config import RECIPE, EpochRecord, ImageCounts, RunOptions, TrialConfig
 from trainables.cutting import (
     Cutter,
@@ -25,7 +26,7 @@ from trainables.cutting import (
     learning_rate_factor,
     steps_per_epoch,
 )
-from trainables.data import DataOptions, index_dataset, largest_shape
+from trainables.data import DataOptions, index_dataset
 from trainables.errors import TrainingError
 from trainables.files import write_json, write_with
 from trainables.labels import compact
@@ -163,7 +164,7 @@ class Trial:
         # not standardised yet: augmentation takes what normalisation gives
         items = self.data.subset("train")
         training = [self.data.load(item, config.normalization) for item in items]
-        self.image_shape = largest_shape(labels.shape for _, labels in training)
+        self.shapes = [labels.shape for _, labels in training]
         self.cutter = Cutter(training, config.crop_size, config.augmentation, config.seed)
         self.steps = steps_per_epoch(len(self.cutter.corners), config.batch_size)
         validation = list(self.images("val"))
@@ -325,10 +326,7 @@ class Trial:
                 config.normalization.std or 0.25,
                 self.data.intensities(config.normalization),
             ),
-            "data": {
-                "fingerprint": self.data.fingerprint, "pixel_size_um": self.data.pixel_size_um,
-                "image_shape": self.image_shape,
-            },
+            "data": trained_on(self.data, self.shapes),
             "metrics": metrics,
             "encoder_weights": None,
             "task": {

@@ -20,11 +20,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trainables import checkpoint, memory
+from trainables.appearance import trained_on
 from trainables.architectures import build_model
 from trainables.config import EpochRecord, ImageCounts, RunOptions, TrialConfig, TrialResult
 from trainables.crops import CropDataset, EpochBatches
 from trainables.cutting import derived_seed
-from trainables.data import DataSet, largest_shape
+from trainables.data import DataSet
 from trainables.errors import TrainingError
 from trainables.examples import Example, each_example, keep_targets, load_split, most_pixels
 from trainables.files import write_json, write_with
@@ -340,11 +341,7 @@ def _train(
         # auto is what it was here, wherever the checkpoint predicts
         config.model_copy(update={"precision": "bf16" if "bf16" in precision else "32"}),
         module.scaling,
-        data={
-            "fingerprint": dataset.fingerprint,
-            "pixel_size_um": dataset.pixel_size_um,
-            "image_shape": largest_shape(one.labels.shape for one in training),
-        },
+        data=trained_on(dataset, (one.labels.shape for one in training)),
         metrics=metrics,
         encoder_weights=weights,
         task=task.state(),

@@ -19,8 +19,8 @@ from trainables.data import index_dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from command_line import QUICK, SPACE, STARTED, make_data, records, rows, run
-from namespaces import add_blind_node, available
+from command_line import QUICK, SPACE, STARTED, make_data, records, rows, run, start, wait_for
+from namespaces import add_blind_node, available, hide_from
 
 TOGETHER = pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
@@ -86,11 +86,17 @@ def cluster(monkeypatch) -> Iterator[Any]:
     cluster.shutdown()
 
 
-def request(data: Path, out: Path, address: str, *more: object) -> tuple[object, ...]:
+def request(
+    data: Path, out: Path, address: str, architectures: str, epochs: int, *more: object
+) -> tuple[object, ...]:
     return (
         SPACE, "--data", data, "--out", out, "--address", address, *QUICK, "--wandb", "off",
-        "--set", "epochs=1", *more,
+        "--set", f"architecture={architectures}", "--set", f"epochs={epochs}", *more,
     )  # fmt: skip
+
+
+def nodes_of(out: Path) -> set[str]:
+    return {a["node"] for record in records(out) for a in record["attempts"]}
 
 
 @TOGETHER
@@ -100,7 +106,7 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     runs = tmp_path / "runs"
     runs.mkdir()
     blind = add_blind_node(cluster, runs, num_cpus=1)
-    words = request(data, runs / "one", cluster.address, "--set", "architecture=Unet,FPN")
+    words = request(data, runs / "one", cluster.address, "Unet,FPN", 1)
     code, text, err = run(*words, cwd=tmp_path, **NO_TOKEN)
     assert code == 2, text + err
     (line,) = err.splitlines()
@@ -115,6 +121,78 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     code, text, err = run(*words, cwd=tmp_path, **NO_TOKEN)
     assert code == 0, text + err
     assert [row["status"] for row in rows(runs / "one")] == ["done"] * 2
-    used = {a["node"] for record in records(runs / "one") for a in record["attempts"]}
-    assert used == {cluster.head_node.node_id, second.node_id}
+    assert nodes_of(runs / "one") == {cluster.head_node.node_id, second.node_id}
     assert not (runs / "one" / FOLDER).exists()
+
+
+@TOGETHER
+def test_a_blind_node_that_joins_later_gets_no_trial(data: Path, tmp_path: Path, cluster) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    out = runs / "one"
+    words = request(data, out, cluster.address, "Unet,FPN,Linknet,UnetPlusPlus", 5)
+    process = start(*words, cwd=tmp_path, **NO_TOKEN)
+    wait_for(lambda: nodes_of(out), process, 500)
+    blind = add_blind_node(cluster, runs, num_cpus=1)
+    assert len(records(out)) < 4, "no trial waited any more"
+    text, err = process.communicate(timeout=500)
+    assert process.returncode == 0, text + err
+    assert [row["status"] for row in rows(out)] == ["done"] * 4
+    assert nodes_of(out) == {cluster.head_node.node_id}
+    assert {len(record["attempts"]) for record in records(out)} == {1}
+    for told in (text, (out / "sweep.log").read_text()):
+        (line,) = (one for one in told.splitlines() if "gets no trial" in one)
+        assert blind.node_id[:8] in line
+        assert f"does not see the run folder {out}" in line
+
+
+@TOGETHER
+@pytest.mark.slow
+def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, cluster) -> None:
+    """The second node loses sight of the run folder while it trains."""
+    out = tmp_path / "run"
+    second = add_blind_node(cluster, num_cpus=1)
+    raylet = second.all_processes["raylet"][0].process.pid
+    words = request(data, out, cluster.address, "Unet,FPN,Linknet", 8)
+    process = start(*words, cwd=tmp_path, **NO_TOKEN)
+    wait_for(lambda: second.node_id in nodes_of(out), process, 500)
+    hide_from(raylet, out)
+    text, err = process.communicate(timeout=500)
+    assert process.returncode == 0, text + err
+    assert "its result did not arrive in the run folder; will be tried again" in text
+    assert [row["status"] for row in rows(out)] == ["done"] * 3
+    assert all((out / row["checkpoint"] / "checkpoint.json").is_file() for row in rows(out))
+    assert {r["attempts"][-1]["node"] for r in records(out)} == {cluster.head_node.node_id}
+    # without what belongs to it a finished run is not finished
+    code, text, _ = run(*words, cwd=tmp_path)
+    assert code == 0, text
+    first, *_ = rows(out)
+    (out / first["checkpoint"] / "checkpoint.json").unlink()
+    code, text, _ = run(*words, cwd=tmp_path)
+    assert code == 1
+    assert f"missing: {first['trial_id']}: its checkpoint is not there" in text
+    # earlier versions said stopped of a lost result
+    path = out / "ledger" / f"{first['trial_id']}.json"
+    path.write_text(path.read_text().replace('"status": "done"', '"status": "stopped"'))
+    code, _, err = run(*words, cwd=tmp_path)
+    assert code == 2
+    assert "1 of 3 trials have not ended" in err
+
+
+@TOGETHER
+@pytest.mark.slow
+def test_no_node_is_left(data: Path, tmp_path: Path, cluster) -> None:
+    """The only node that saw the run folder dies; the sweep ends, and does not wait for ever."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    out = runs / "one"
+    good = cluster.add_node(num_cpus=2)
+    words = request(data, out, cluster.address, "Unet,FPN", 50, "--set", "cpus_per_trial=2")
+    process = start(*words, cwd=tmp_path, **NO_TOKEN)
+    wait_for(lambda: nodes_of(out), process, 500)
+    add_blind_node(cluster, runs, num_cpus=2)
+    cluster.remove_node(good, allow_graceful=False)
+    text, err = process.communicate(timeout=500)
+    assert process.returncode == 1, text + err
+    assert "no node is left that sees the run folder and the data" in text
+    assert "--resume goes on" in text

@@ -135,7 +135,8 @@ def test_a_disk_that_may_fill_up_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("space", "count"), [("paper", 40), ("three_class", 12), ("stardist", 4), ("study", 56)]
+    ("space", "count"),
+    [("paper", 40), ("three_class", 12), ("stardist", 4), ("study", 56), ("compare", 12)],
 )
 def test_the_studys_spaces_are_complete(space: str, count: int, tmp_path: Path) -> None:
     text = plan(space, "--gpus", "4xV100-32", home=tmp_path)

@@ -1,4 +1,4 @@
-"""What becomes of trials when Ray Tune itself gives up."""
+"""What becomes of trials that end in another way than by their own record."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from sweep.limits import Limits
 from sweep.recorder import MOST_ATTEMPTS, Recorder
 from sweep.tuner import _fit_on
 from sweep.view import View
 from trainables.config import TrialConfig
 
 
-def recorder(out: Path, configs: dict[str, TrialConfig]) -> Recorder:
+def recorder(out: Path, configs: dict[str, TrialConfig], **more: Any) -> Recorder:
     plan: dict[str, Any] = {
         "trials": [{"trial_id": i, "config": c.model_dump(mode="json")} for i, c in configs.items()]
     }
-    runtime = {"round": "1", "tracking": {"mode": "off"}, "fingerprint": "f"}
+    runtime = {"round": "1", "tracking": {"mode": "off"}, "fingerprint": "f", **more}
     return Recorder(out, plan, runtime, View(Console(quiet=True), "t", 1))
 
 
@@ -54,3 +55,75 @@ def test_a_trial_that_always_brings_it_down_has_failed(tmp_path: Path) -> None:
     assert record["status"] == "failed"
     assert "1 worker was killed" in record["error"]
     assert len(record["attempts"]) == MOST_ATTEMPTS + 1
+
+
+class Attempt:
+    """What Ray Tune tells a callback of a trial, as far as the recorder reads it."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        self.config = {
+            "trial": {"config": config.model_dump(mode="json"), "limits": Limits().to_dict()}
+        }
+
+    def get_error(self) -> Exception:
+        return RuntimeError("its worker died")
+
+    get_pickled_error = get_error
+
+
+def test_only_a_scheduler_stops_trials(tmp_path: Path) -> None:
+    config = TrialConfig()
+    trial_id = config.trial_id("f")
+    made, trial = recorder(tmp_path, {trial_id: config}, retries=1), Attempt(config)
+    epoch = {"epoch": 1, "train_loss": 1.0, "val_dataset_iou": 0.5, "val_image_iou": 0.5,
+             "val_loss": 1.0, "seconds": 1.0, "score": 0.5}  # fmt: skip
+    for expected in ("waiting", "failed"):
+        made.on_trial_start(0, [], trial)
+        made.on_trial_result(0, [], trial, epoch)
+        made.on_trial_complete(0, [], trial)
+        assert made.states[trial_id].status == expected
+        assert made.to_try_again() == ([trial_id] if expected == "waiting" else [])
+    record = made.ledger.read_one(trial_id)
+    assert record is not None
+    assert record["status"] == "failed"
+    assert "its result did not arrive in the run folder (2 times)" in record["error"]
+    made.on_trial_start(0, [], trial)
+    made.on_trial_result(0, [], trial, {**epoch, "done": True})
+    made.on_trial_complete(0, [], trial)
+    record = made.ledger.read_one(trial_id)
+    assert record is not None
+    assert record["status"] == "stopped"
+    assert record["metrics"]["val_dataset_iou"] == 0.5
+
+
+def test_an_old_record_is_no_result(tmp_path: Path) -> None:
+    config = TrialConfig()
+    trial_id = config.trial_id("f")
+    made, trial = recorder(tmp_path, {trial_id: config}, retries=1), Attempt(config)
+    made.ledger.write(trial_id, config, "failed", error="an earlier reason")
+    made.on_trial_start(0, [], trial)
+    made.on_trial_complete(0, [], trial)
+    assert made.to_try_again() == [trial_id]
+    made.on_trial_start(0, [], trial)
+    made.ledger.write(trial_id, config, "failed", error="this reason")
+    made.on_trial_complete(0, [], trial)
+    assert made.to_try_again() == []
+    assert made.states[trial_id].error == "this reason"
+
+
+def test_done_stays_done(tmp_path: Path) -> None:
+    config = TrialConfig()
+    trial_id = config.trial_id("f")
+    made, trial = recorder(tmp_path, {trial_id: config}, retries=0), Attempt(config)
+    made.on_trial_start(0, [], trial)
+    made.ledger.write(trial_id, config, "done", metrics={"val_dataset_iou": 0.5})
+    before = made.ledger.read_one(trial_id)
+    # its worker dies before Ray Tune hears of it
+    made.on_trial_error(0, [], trial)
+    assert made.states[trial_id].status == "done"
+    # a node that was taken for lost comes back
+    made.ledger.write_start(trial_id, config, "other")
+    made.ledger.write_shortage(trial_id, config, "short", Limits().to_dict())
+    made.ledger.write(trial_id, config, "failed", error="late")
+    made.ledger.write(trial_id, config, "done", metrics={"val_dataset_iou": 0.1})
+    assert made.ledger.read_one(trial_id) == before

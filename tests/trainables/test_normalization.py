@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables import checkpoint
+from trainables.appearance import appearance_of
 from trainables.config import Normalization, TrialConfig
 from trainables.data import DataError, normalize, open_dataset
 from trainables.errors import CheckpointError
@@ -93,6 +94,9 @@ def test_the_checkpoint_keeps_the_intensities(config: TrialConfig, tmp_path: Pat
     assert intensities is not None
     assert {k: manifest["input"][k] for k in ("low", "high", "bits")} == intensities._asdict()
     assert manifest["data"]["image_shape"] == [80, 90]
+    appearance = appearance_of(dataset)
+    assert appearance["low"]["typical"] <= appearance["high"]["typical"] < 1
+    assert manifest["data"]["appearance"] == appearance
     image = read_image(dataset.subset("test")[0].image)
     predictor = checkpoint.load(tmp_path / "t")
     try:

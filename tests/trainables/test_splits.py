@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from trainables.data import DataError, DataOptions, DataSet, index_dataset, open_dataset
+from trainables.data import DataError, DataOptions, DataSet, index_dataset, main, open_dataset
 
 
 def film(root: Path, frames: int, memory: float, *, still: float = 0.0, seed: int = 0) -> Path:
@@ -234,3 +234,29 @@ def test_a_real_time_lapse_in_blocks(real_data: Path) -> None:
     assert dataset.options.gap_frames == 1
     assert "too short" in notes(dataset)
     assert sum(map(len, dataset.split.values())) == 8
+
+
+def test_too_few_validation_groups_are_said_before_anything_is_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = film(tmp_path / "d", 30, 0.5)
+    named = [f"t{n}" for n in range(30)]
+
+    def said(text: str, *words: str) -> str:
+        yaml(root, text)
+        assert main(["check", str(root), *words]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "fewer than 6" in line]
+        assert len(lines) <= 1
+        return "".join(lines)
+
+    assert said("") == ""  # each image alone: 6 of 30
+    ten = "groups: {" + ", ".join(f"{name}: g{n // 3}" for n, name in enumerate(named)) + "}"
+    note = said(ten)
+    assert note.startswith("  note: validation has 2 independent groups, fewer than 6: ")
+    assert "(at best p = 0.5)" in note
+    assert "of 28 groups 6 go to validation" in note
+    split = "split: {train: [t0, t1], val: [t2, t3, t4, t5, t6], test: [t7]}"
+    assert "5 independent groups" in said(split)
+    assert "p = 0.062" in said(split)
+    assert said(split.replace("t6]", "t6, t8]")) == ""
+    assert "1 independent group," in said("", "--split", "time_blocks")

@@ -1,0 +1,88 @@
+"""Trials that end without a result: where they are tried again, and when that is given up.
+
+Ray Tune calls a trial finished when its function returns. Only the ledger says whether its result
+is there: a trial without one has lost it, unless a scheduler stopped it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NO_RECORD = "it ended, but its result did not arrive in the run folder"
+
+
+class Losses:
+    """What the driver knows of trials whose ledger entry does not say how they ended.
+
+    Parameters
+    ----------
+    retries : int
+        Further tries for a trial that lost its result.
+    """
+
+    def __init__(self, retries: int) -> None:
+        self.retries = retries
+        self.blind: set[str] = set()
+        """Ids of nodes that do not see the run folder or the data."""
+        self.again: set[str] = set()
+        """Trials to run again, in the next round."""
+        self._before: dict[str, Mapping[str, Any] | None] = {}
+        self._count: dict[str, int] = {}
+        self._stopped: set[str] = set()
+        self._refused: dict[str, dict[str, str]] = {}
+
+    def begin(self, trial_id: str, record: Mapping[str, Any] | None) -> None:
+        """Note that an attempt begins, and what the ledger says until then."""
+        self.again.discard(trial_id)
+        self._stopped.discard(trial_id)
+        self._refused.pop(trial_id, None)
+        self._before[trial_id] = record
+
+    def hear(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Note what a report to Ray Tune says beside an epoch's figures."""
+        if result.get("refused"):
+            self._refused[trial_id] = result["refused"]
+        elif result.get("done"):
+            # what a worker reports is never the last of it: a scheduler said so
+            self._stopped.add(trial_id)
+
+    def refused(self, trial_id: str) -> dict[str, str] | None:
+        """Return ``node``, ``name`` and ``why`` where the node did not take the trial."""
+        return self._refused.get(trial_id)
+
+    def was_stopped(self, trial_id: str) -> bool:
+        """Whether a scheduler stopped the attempt."""
+        return trial_id in self._stopped
+
+    def is_of_this_attempt(
+        self, trial_id: str, record: Mapping[str, Any] | None, this_round: str
+    ) -> bool:
+        """Whether a ledger entry says how the attempt ended, and not what was known before it."""
+        if record is None:
+            return False
+        if record["status"] == "done" or record.get("round") == this_round:
+            return True
+        return record != self._before.get(trial_id) and (
+            record["status"] != "running" or bool(record.get("retry"))
+        )
+
+    def place_elsewhere(self, trial_id: str) -> bool:
+        """Let a trial run again that its node did not take; return whether the node is new."""
+        refused = self._refused[trial_id]
+        new = refused["node"] not in self.blind
+        self.blind.add(refused["node"])
+        self.again.add(trial_id)
+        return new
+
+    def try_again(self, trial_id: str) -> bool:
+        """Count a lost result; return whether the trial runs again."""
+        self._count[trial_id] = self._count.get(trial_id, 0) + 1
+        if self._count[trial_id] > self.retries:
+            return False
+        self.again.add(trial_id)
+        return True
+
+    def tries(self, trial_id: str) -> int:
+        """Return how often a trial has lost its result."""
+        return self._count.get(trial_id, 0)
