@@ -11,18 +11,15 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from sweep.limits import Limits
-from sweep.nodes import label_selector
 from sweep.packing import Item, Throughput, estimate_seconds
 from trainables.config import TrialConfig
 from trainables.data import DataSet
-from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key, probe
-from trainables.hardware import pretended_gpu
+from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key
 
 ESTIMATED = "estimated"
 """Stands for the device's name in the key of an estimate."""
@@ -30,9 +27,6 @@ ESTIMATED = "estimated"
 
 BYTES_PER_PIXEL = 4 + 2
 """Of an image in float32 and its labels, of which few images have more than 65,535."""
-
-WAIT_SECONDS = 900.0
-"""Longest wait for the first GPU of a cluster that grows."""
 
 
 def default_cache() -> FootprintCache:
@@ -111,84 +105,6 @@ class Estimates:
 def _python_path() -> str:
     root = str(Path(__file__).resolve().parents[1])
     return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-
-
-def probe_on_gpus(
-    configs: Mapping[str, TrialConfig],
-    image_shape: tuple[int, int] | None = None,
-    cache: FootprintCache | None = None,
-    avoid: Collection[str] | None = None,
-) -> tuple[dict[str, Footprint], float | None, list[str]]:
-    """Measure trials on the GPUs of the Ray cluster that is joined, one distinct network at a time
-    and GPU.
-
-    Parameters
-    ----------
-    configs : mapping
-        trial_id to TrialConfig.
-    image_shape : (H, W), optional
-        Of the largest image that will be evaluated whole.
-    cache : FootprintCache, optional
-        None: the user's.
-    avoid : collection of str, optional
-        As `sweep.resources.Resources` has it: nodes not to measure on.
-
-    Returns
-    -------
-    footprints : dict
-        trial_id to what was measured; those that could not be measured are missing.
-    gpu_memory_gb : float or None
-        Of the smallest GPU that answered; None where none did.
-    problems : list of str
-        Why some could not be measured.
-    """
-    import ray
-
-    cache = cache or default_cache()
-    options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0}
-    if avoid is not None:
-        options["label_selector"] = label_selector(avoid, on_gpu=True)
-    device = ray.remote(**options)(gpu_of_this_machine)
-    try:
-        name, memory = ray.get(device.remote(), timeout=WAIT_SECONDS)
-    except ray.exceptions.GetTimeoutError:
-        return {}, None, [f"no GPU came within {WAIT_SECONDS:.0f} s"]
-    if memory is None:
-        return {}, None, [name]
-    keys = {i: footprint_key(c, name, image_shape=image_shape) for i, c in configs.items()}
-    found = {k: f for k in set(keys.values()) if (f := cache.get(k))}
-    todo = {keys[i]: c for i, c in configs.items() if keys[i] not in found}
-    remote = ray.remote(**options)(probe)
-    waiting = {
-        key: remote.remote(config, "cuda", image_shape=image_shape, timeout_s=300.0)
-        for key, config in todo.items()
-    }
-    problems = []
-    for key, answer in waiting.items():
-        footprint, reason = ray.get(answer)
-        if footprint is None:
-            problems.append(f"{todo[key].candidate}: {reason}")
-        else:
-            found[key] = footprint
-            cache.put(key, footprint)
-    return {i: found[k] for i, k in keys.items() if k in found}, memory, problems
-
-
-def gpu_of_this_machine() -> tuple[str, float | None]:
-    """Return name and memory in GiB of the first GPU, or why there is none, and None."""
-    if (pretended := pretended_gpu()) is not None:
-        return pretended.name or "GPUs are pretended here", pretended.memory_gb
-    # in a process of its own: the worker would hold a CUDA context ever after
-    code = (
-        "import torch; p = torch.cuda.get_device_properties(0); print(p.name); "
-        "print(p.total_memory / 2**30)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    if done.returncode or len(lines) != 2:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return f"no GPU answers ({reason})", None
-    return lines[0], float(lines[1])
 
 
 def count_crops(dataset: DataSet, crop_size: int) -> int:

@@ -10,11 +10,13 @@ from rich.console import Console
 
 from sweep.plan import Plan, RequestError, Settings, make_plan
 from sweep.precision import (
+    WITH_BF16,
     WITHOUT_BF16,
     Precision,
     Processor,
     decide,
     gpu_computes_bf16,
+    is_type,
     names,
     of_this_machine,
 )
@@ -130,14 +132,43 @@ def join(
         plan = make_plan(plan.request, dataset, decide(found, on_gpus))
     assert plan.precision is not None
     told = told_type(gpus) if on_gpus else []
+    others = other_kinds(found, gpus.name) if on_gpus and gpus and gpus.name else []
+    found = [one for one in found if one not in others]
     nodes = choose_nodes(plan.precision, _wanted(plan), [*found, *told], on_gpus)
     if nodes.problem:
         raise RequestError(nodes.problem)
     if nodes.note:
         screen.print(f"note: {nodes.note}", markup=False, soft_wrap=True)
+    if others and gpus:
+        text = f"note: {names(others)} is not the {gpus.name} that was asked for and gets no trial"
+        screen.print(text, markup=False, soft_wrap=True)
     lost = sum(one.gpus for one in found if one.node in (nodes.avoid or ()))
+    lost += sum(one.gpus for one in others)
     usable = growing(replace(present, gpus=present.gpus - lost), settings, count)
-    return plan, replace(usable, avoid=nodes.avoid)
+    return plan, replace(
+        usable,
+        avoid=nodes.avoid,
+        other_nodes=frozenset(one.node for one in others),
+        other_types=unwanted_types(gpus.name) if others and gpus else frozenset(),
+    )
+
+
+def other_kinds(processors: Sequence[Processor], name: str) -> list[Processor]:
+    """Return the nodes whose GPU is of another type than the named one; none where no node has it.
+
+    Examples
+    --------
+    >>> a100, v100 = Processor("NVIDIA A100-SXM4-40GB", True), Processor("V100", False)
+    >>> other_kinds([a100, v100], "A100") == [v100], other_kinds([v100], "A100")
+    (True, [])
+    """
+    others = [one for one in processors if not is_type(one.name, name)]
+    return others if len(others) < len(processors) else []
+
+
+def unwanted_types(name: str) -> frozenset[str]:
+    """Return the known types of GPUs that are not the named one."""
+    return frozenset(one for one in (*WITHOUT_BF16, *WITH_BF16) if not is_type(one, name))
 
 
 def of_cluster(on_gpus: bool) -> list[Processor]:
@@ -254,14 +285,24 @@ def choose_nodes(
     return Nodes(problem=f"{names(cannot)} cannot compute in {what}: {hint}")
 
 
-def label_selector(avoid: Collection[str], on_gpu: bool) -> dict[str, str]:
-    """Return Ray's label selector that keeps a trial away from nodes that cannot compute in its
-    precision: those whose label names such a GPU, whenever they join, and those in `avoid`. Nodes
-    without the label pass.
+def label_selector(
+    avoid: Collection[str], on_gpu: bool, other_types: Collection[str] = ()
+) -> dict[str, str]:
+    """Return Ray's label selector that keeps a trial away from nodes.
+
+    Parameters
+    ----------
+    avoid : collection of str
+        Ids of nodes.
+    on_gpu : bool
+        Whether it must not get a GPU that does not compute in bfloat16, whenever its node joins.
+    other_types : collection of str
+        Ray's names of further GPUs that it must not get. Nodes without the label pass.
     """
     selector = without_nodes(avoid)
-    if on_gpu:
-        selector[TYPE_LABEL] = f"!in({','.join(WITHOUT_BF16)})"
+    types = dict.fromkeys([*(WITHOUT_BF16 if on_gpu else ()), *sorted(other_types)])
+    if types:
+        selector[TYPE_LABEL] = f"!in({','.join(types)})"
     return selector
 
 

@@ -66,6 +66,23 @@ class Processor:
     """GPUs of the node."""
 
 
+def _words(name: str) -> list[str]:
+    """Return what may be a type in a GPU's name: its words, and any two in a row as one."""
+    words = re.findall(r"[A-Z0-9]+", name.upper())
+    return words + [first + second for first, second in pairwise(words)]
+
+
+def is_type(name: str, kind: str) -> bool:
+    """Whether a GPU's name, as Ray or the driver has it, says that it is of a type.
+
+    Examples
+    --------
+    >>> is_type("Tesla V100-SXM2-32GB", "v100"), is_type("A10G", "A10")
+    (True, False)
+    """
+    return kind.upper() in _words(name)
+
+
 def gpu_computes_bf16(name: str) -> bool | None:
     """Say by a GPU's name whether it computes in bfloat16; None for unknown names.
 
@@ -74,8 +91,7 @@ def gpu_computes_bf16(name: str) -> bool | None:
     >>> gpu_computes_bf16("Tesla V100-SXM2-32GB"), gpu_computes_bf16("A100"), gpu_computes_bf16("X")
     (False, True, None)
     """
-    words = re.findall(r"[A-Z0-9]+", name.upper())
-    words += [first + second for first, second in pairwise(words)]
+    words = _words(name)
     if any(word in WITHOUT_BF16 for word in words):
         return False
     return True if any(word in WITH_BF16 for word in words) else None

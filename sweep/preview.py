@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.limits import Limits
-from sweep.needs import Estimates, as_items, gpu_of_this_machine
+from sweep.needs import Estimates, as_items
 from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
 from sweep.plan import Plan, Settings
+from sweep.probing import gpu_of_this_machine
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, growing, slots
 from trainables.addresses import knock
 from trainables.footprint import Footprint

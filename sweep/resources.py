@@ -28,6 +28,11 @@ class Resources:
     get no trial. None: every node is used."""
     token: str = ""
     """Word in the run folder that a node must see to get a trial; empty: it is not asked."""
+    other_nodes: frozenset[str] = frozenset()
+    """Ids of the nodes whose GPUs are not of the type that was asked for: they get no trial with a
+    share of a GPU."""
+    other_types: frozenset[str] = frozenset()
+    """Ray's names of such types, for nodes that join later."""
 
 
 @dataclass(frozen=True)

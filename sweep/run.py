@@ -31,7 +31,6 @@ from sweep.needs import (
     count_crops,
     images_mb,
     largest_shape,
-    probe_on_gpus,
 )
 from sweep.nodes import before_start, check_here, join
 from sweep.only import only
@@ -60,6 +59,7 @@ from sweep.preview import (
     print_weights,
     warn_of_storage,
 )
+from sweep.probing import probe_on_gpus
 from sweep.resources import (
     Gpus,
     Resources,
@@ -259,7 +259,7 @@ def _fit(
     if resources.gpus and settings.gpus_per_trial is None and configs:
         screen.print("measuring the networks' memory on a GPU ...")
         measured, seen, problems = probe_on_gpus(
-            configs, largest_shape(dataset), avoid=resources.avoid
+            configs, footprints, resources, largest_shape(dataset)
         )
         footprints.update(measured)
         memory = memory or seen

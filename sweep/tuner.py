@@ -13,7 +13,7 @@ from ray import tune
 
 from sweep.leaderboard import planned
 from sweep.limits import Limits, limits_from
-from sweep.nodes import any_node_left, label_selector, without_nodes
+from sweep.nodes import any_node_left, label_selector
 from sweep.plan import Plan
 from sweep.recorder import Recorder
 from sweep.resources import Resources, slots
@@ -172,6 +172,7 @@ def run(
         blind = frozenset(recorder.losses.blind)
         if blind and not any_node_left(blind, settings.cpus_per_trial, limits[""].gpu):
             raise NoNodeLeft("no node is left that sees the run folder and the data")
+        other_nodes, other_types = resources.other_nodes, resources.other_types
 
         # Ray keeps a copy of this function and of what it refers to: plain values only
         def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -183,10 +184,13 @@ def run(
             }
             if own.memory_gb is not None:
                 bundle["memory"] = own.memory_gb * 2**30
-            selector = without_nodes(blind)
-            if avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu):
-                selector = label_selector(avoid | blind, on_gpu)
-            away: dict[str, Any] = {"bundle_label_selector": [selector]} if selector else {}
+            bf16 = avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu)
+            selector = label_selector(
+                {*blind, *(avoid if bf16 and avoid else ()), *(other_nodes if on_gpu else ())},
+                on_gpu and bf16,
+                other_types if on_gpu else (),
+            )
+            away = {"bundle_label_selector": [selector]} if selector else {}
             return tune.PlacementGroupFactory([bundle], **away)
 
         tuner = tune.Tuner(
