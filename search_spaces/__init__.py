@@ -6,12 +6,14 @@ A space file defines ``SPACE``, a `SearchSpace`. One's own file works like the b
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from search_spaces._dimensions import dimension
 from trainables.config import STARDIST, TrialConfig, with_changes
 
 
@@ -39,8 +41,9 @@ class SearchSpace(BaseModel):
     settings : dict
         Defaults of the sweep's settings (`sweep.plan.Settings`), such as ``scheduler``.
     dimensions : dict
-        What ``search=optuna`` draws from: a list is a choice, ``("loguniform", low, high)``
-        and ``("uniform", low, high)`` are ranges.
+        What ``search=optuna`` draws from, by field of `TrialConfig`: a list is a choice,
+        ``("loguniform", low, high)`` and ``("uniform", low, high)`` are ranges; so are Optuna's
+        distributions and Ray Tune's domains. `COMMON_DIMENSIONS` holds some for any network.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,12 +51,32 @@ class SearchSpace(BaseModel):
     trials: tuple[TrialConfig, ...]
     builtin_data: BuiltinData | None = None
     settings: dict[str, Any] = {}
-    dimensions: dict[str, Any] = {
-        "learning_rate": ("loguniform", 1e-4, 1e-2),
-        "loss": ["dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy"],
-        "augmentation": ["none", "light", "medium", "strong"],
-        "batch_size": [4, 8, 16],
-    }
+    dimensions: dict[str, Any] = {}
+
+    @field_validator("dimensions")
+    @classmethod
+    def _can_be_drawn(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name, kind in given.items():
+            if name not in TrialConfig.model_fields:
+                close = difflib.get_close_matches(name, TrialConfig.model_fields, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"{name} is no setting of a trial{hint}")
+            if name in ("seed", "weights_id"):
+                raise ValueError(f"{name} is nothing to search")
+            try:
+                dimension(kind)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return given
+
+
+COMMON_DIMENSIONS: dict[str, Any] = {
+    "learning_rate": ("loguniform", 1e-4, 1e-2),
+    "loss": ["dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy"],
+    "augmentation": ["none", "light", "medium", "strong"],
+    "batch_size": [4, 8, 16],
+}
+"""Dimensions for any network: ``SearchSpace(trials=..., dimensions=COMMON_DIMENSIONS)``."""
 
 
 def grid(axes: Mapping[str, Sequence[Any]] | None = None, **fixed: Any) -> tuple[TrialConfig, ...]:

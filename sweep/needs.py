@@ -80,6 +80,10 @@ class Estimates:
         """Networks that are being estimated."""
         return len(set(self.keys.values()) - set(self.known))
 
+    def ready(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._process is None or self._process.poll() is not None
+
     def result(self) -> dict[str, Footprint]:
         """Wait for the estimates; trials that could not be estimated are missing."""
         if self._process is not None:

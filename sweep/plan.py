@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import json
 import secrets
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
 from search_spaces import SearchSpace, override
+from sweep import drawing
 from sweep.precision import Precision, settle
 from trainables.config import RECIPE, STARDIST, TrialConfig
 from trainables.data import DataOptions, DataSet
@@ -44,9 +46,10 @@ class Settings(BaseModel):
     scheduler: Literal["fifo", "asha"] = "fifo"
     """``asha`` stops trials early that fall behind."""
     search: Literal["grid", "optuna"] = "grid"
-    """``optuna`` draws trials from the space's dimensions."""
+    """``optuna`` draws trials from the space's dimensions; ``--set`` of one value fixes a
+    dimension, of several values with commas between is a choice."""
     samples: Annotated[int, Field(ge=1)] = 20
-    """Trials that ``search=optuna`` draws."""
+    """Different trials that ``search=optuna`` draws, or as many as there are."""
     grace_epochs: Annotated[int, Field(ge=1)] = 5
     """Epochs that ``scheduler=asha`` gives every trial."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
@@ -160,6 +163,12 @@ def _value(text: str) -> Any:
     return None if text.lower() == "null" else text
 
 
+def _field_value(key: str, text: str) -> Any:
+    """Return a trial's setting; of few numbers to choose from (gap, grid), that number."""
+    few = get_args(TrialConfig.model_fields[key].annotation)
+    return next((n for n in few if isinstance(n, int) and str(n) == text), _value(text))
+
+
 def weights_value(text: str) -> str:
     """Return a name as it is, and a path as an absolute one: trials do not run in this folder."""
     if text == "imagenet":
@@ -182,13 +191,14 @@ def make_request(
         As `load_space` gives them.
     changes : sequence of str
         ``key=value``: a field of `TrialConfig` (several values, with commas between, span a
-        grid), of `Settings` or of `DataOptions`.
+        grid, or are a choice for a search), of `Settings` or of `DataOptions`.
     seeds : int or None
-        Repeat the grid with seeds 0, 1, ... .
+        Repeat the grid with seeds 0, 1, ... ; refused for a search.
 
     Returns
     -------
     Request
+        The dimensions of its space are what a search will draw from; none for a grid.
 
     Raises
     ------
@@ -208,7 +218,7 @@ def make_request(
         if key in TrialConfig.model_fields:
             if key == "weights_id":
                 raise RequestError("--set weights_id: it follows from encoder_weights")
-            trial_changes[key] = [_value(v.strip()) for v in value.split(",")]
+            trial_changes[key] = [_field_value(key, v.strip()) for v in value.split(",")]
             if key == "encoder_weights":
                 trial_changes[key] = [weights_value(str(v)) for v in trial_changes[key]]
         elif key in Settings.model_fields:
@@ -220,10 +230,14 @@ def make_request(
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
             raise RequestError(f"--set {key}: no such setting{hint}")
-    if seeds is not None:
-        if seeds < 1:
-            raise RequestError(f"--seeds {seeds}: at least 1")
-        trial_changes["seed"] = list(range(seeds))
+    if seeds is not None and seeds < 1:
+        raise RequestError(f"--seeds {seeds}: at least 1")
+    if settings.get("search") == "optuna":
+        space, trial_changes = _searched(space_name, space, trial_changes, seeds)
+    else:
+        space = space.model_copy(update={"dimensions": {}})
+        if seeds is not None:
+            trial_changes["seed"] = list(range(seeds))
     try:
         configs = override(space.trials, trial_changes)
         for key, values in trial_changes.items():
@@ -237,6 +251,19 @@ def make_request(
         )
     except ValidationError as error:
         raise RequestError(f"--set {_first(error)}") from error
+
+
+def _searched(
+    name: str, space: SearchSpace, changes: dict[str, list[Any]], seeds: int | None
+) -> tuple[SearchSpace, dict[str, list[Any]]]:
+    """Return a space as a search draws from it, and what ``--set`` fixes in it."""
+    try:
+        space = drawing.for_search(name, space, changes, seeds)
+    except ValidationError as error:
+        raise RequestError(f"--set {_first(error)}") from error
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    return space, {k: v for k, v in changes.items() if k not in space.dimensions}
 
 
 def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfig]) -> None:
@@ -279,8 +306,15 @@ class Plan:
         if self.drawn:
             key["search"] = self.request.settings.search
             key["base"] = [c.model_dump(mode="json") for c in self.request.configs]
-            key["dimensions"] = json.loads(json.dumps(self.request.space.dimensions))
+            key["dimensions"] = drawing.to_json(self.request.space.dimensions)
         return key
+
+    @functools.cached_property
+    def samples(self) -> int:
+        """Different trials that a search draws: as many as are wanted, or as there are."""
+        there = drawing.count(self.request.configs[0], self.request.space.dimensions)
+        wanted = self.request.settings.samples
+        return wanted if there is None else min(wanted, there)
 
 
 def make_plan(request: Request, dataset: DataSet, precision: Precision | None = None) -> Plan:
@@ -388,8 +422,8 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
         )
     if recorded["key"]["fingerprint"] != plan.fingerprint:
         return f"its data are other data ({recorded['data']['path']}), or they have changed"
-    if recorded["key"] != plan.key:
-        return "it searches another space"
+    if (why := drawing.difference(plan.key, recorded["key"])) is not None:
+        return why
     old = {trial["trial_id"]: trial["config"] for trial in recorded["trials"]}
     new = {trial.trial_id: trial.config.model_dump(mode="json") for trial in plan.trials}
     whole = new.keys() | plan.left_out

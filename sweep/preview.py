@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sweep.drawing import say
 from sweep.limits import Limits
 from sweep.needs import Estimates, as_items
 from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
@@ -67,9 +68,12 @@ def print_plan(
     settings, ended = plan.request.settings, ended or {}
     print_precision(console, plan)
     if plan.drawn:
-        drawn = ", ".join(plan.request.space.dimensions)
-        past = f"; {len(ended)} have ended" if ended else ""
-        console.print(f"{settings.samples} trials, drawn by {settings.search} over {drawn}{past}")
+        past = f"{len(ended)} have ended; " if ended else ""
+        console.print(f"{plan.samples} trials, {past}drawn by {settings.search} from")
+        for line in say(plan.request.space.dimensions):
+            console.print(line, markup=False, soft_wrap=True)
+        if plan.samples < settings.samples:
+            console.print(f"note: samples={settings.samples}, but there are no more combinations")
         _print_slots(console, plan, resources)
         return
     configs = {trial.trial_id: trial.config for trial in plan.trials}

@@ -78,6 +78,18 @@ class Recorder(Callback):
         """Begin to notice Ctrl-C: Tune has just installed its handler."""
         self.interrupts.watch()
 
+    @property
+    def drawn(self) -> list[str]:
+        """Trials that a search has drawn, rather than the plan listed."""
+        return [] if self.plan["trials"] else list(self.states)
+
+    def past(self, trial_id: str) -> list[dict[str, Any]]:
+        """Return one row per epoch that a trial has had, in their order, as far as known."""
+        rows = self.history.get(trial_id) or {
+            row["epoch"]: row for row in self.ledger.read_history(trial_id)
+        }
+        return [rows[epoch] for epoch in sorted(rows)]
+
     def _state(self, trial_id: str, config: TrialConfig) -> TrialState:
         if trial_id not in self.states:
             state = TrialState(trial_id, short_name(config), epochs=config.epochs)

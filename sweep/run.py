@@ -22,6 +22,7 @@ from rich.console import Console
 from sweep import cluster
 from sweep.completeness import has_ended, missing
 from sweep.data import data_options, index_data, open_data
+from sweep.drawn_limits import DrawnLimits
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
 from sweep.limits import Limits
@@ -103,7 +104,8 @@ def _dataset_root(request: Request, data: str | None, out: Path, keep: bool) -> 
 
 
 def _check_names(request: Request) -> None:
-    for name in dict.fromkeys(config.encoder for config in request.configs):
+    drawn = request.space.dimensions.get("encoder", ())
+    for name in dict.fromkeys([*(config.encoder for config in request.configs), *drawn]):
         try:
             if name != "none":  # of StarDist's own model
                 check_encoder(name)
@@ -137,7 +139,7 @@ def _todo(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple
     todo = [i for i in planned(recorded, records) if i not in final and plan.asks_for(i)]
     if not plan.drawn:
         return todo, 0
-    return todo, max(0, plan.request.settings.samples - len(records))
+    return todo, max(0, plan.samples - len(records))
 
 
 def _ended(out: Path, todo: set[str]) -> dict[str, str]:
@@ -249,7 +251,10 @@ def _fit(
     settings = plan.request.settings
     memory = gpus.memory_gb if gpus else None
     if plan.drawn:
-        return first_limits(settings, resources), todo
+        if resources.gpus and settings.gpus_per_trial is None and memory is None:
+            _, memory, _ = probe_on_gpus({}, avoid=resources.avoid)
+        shape, held = largest_shape(dataset), images_mb(dataset)
+        return DrawnLimits(settings, resources, shape, memory, held), todo
     configs = {
         t["trial_id"]: TrialConfig.model_validate(t["config"])
         for t in recorded["trials"]

@@ -21,6 +21,8 @@ from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, wi
 from trainables.data import DataError, DataOptions, cached_index
 from trainables.results import saved_history
 
+SCORE, TIME = "score", "scheduler_epoch"
+"""What schedulers go by."""
 OUT_OF_MEMORY = 77
 """Exit code of a worker that ends itself after running out of memory."""
 
@@ -60,6 +62,24 @@ def limits_of(tune_config: dict[str, Any], default: Limits = Limits()) -> Limits
     if "trial" in tune_config:
         return Limits(**tune_config["trial"]["limits"])
     return default
+
+
+def to_tune(epoch: int, epochs: int, best: float) -> dict[str, Any]:
+    """Return what schedulers hear of an epoch, of a trial of so many.
+
+    Parameters
+    ----------
+    epoch, epochs : int
+    best : float
+        val_dataset_iou of the best epoch so far.
+
+    Examples
+    --------
+    >>> to_tune(3, 10, 0.5), to_tune(10, 10, 0.75)
+    ({'score': 0.5, 'scheduler_epoch': 3}, {'score': 0.75, 'scheduler_epoch': 0})
+    """
+    # at its last epoch a trial is no longer stopped: only its test is missing
+    return {SCORE: best, TIME: 0 if epoch >= epochs else epoch}
 
 
 def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
@@ -109,9 +129,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         nonlocal best
         best = max(best, record.val_dataset_iou or 0.0)
         tracker.epoch(record)
-        # at its last epoch a trial is no longer stopped: only its test is missing
-        time = 0 if record.epoch >= config.epochs else record.epoch
-        tune.report({**record.to_dict(), "score": best, "scheduler_epoch": time})
+        tune.report({**record.to_dict(), **to_tune(record.epoch, config.epochs, best)})
 
     ended = False
     try:

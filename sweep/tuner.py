@@ -11,66 +11,49 @@ from typing import Any
 import ray
 from ray import tune
 
+from search_spaces._dimensions import Range
+from sweep.drawn_limits import DrawnLimits
+from sweep.halving import Halving
 from sweep.leaderboard import planned
 from sweep.limits import Limits, limits_from
 from sweep.nodes import any_node_left, label_selector
 from sweep.plan import Plan
 from sweep.recorder import Recorder
-from sweep.resources import Resources, slots
+from sweep.resources import Resources
+from sweep.search import Draws, open_study
 from sweep.tracking import TrackingOptions
 from sweep.trial import config_of, limits_of, reason_of, run_trial
 from sweep.view import View
 from sweep.weights import weights_ids
+from trainables.config import TrialConfig
 
 
 class NoNodeLeft(RuntimeError):
     """The cluster's nodes do not see the run folder or the data, or have gone."""
 
 
-def _search(plan: Plan, finished: Sequence[Mapping[str, Any]], waiting: Sequence[Any]) -> Any:
-    """Make the Optuna search, told of what is known and what was interrupted."""
-    import optuna
-    from optuna.distributions import BaseDistribution
-    from ray.tune.search.optuna import OptunaSearch
-
-    def suggest(kind: Any) -> BaseDistribution:
-        if isinstance(kind, list | tuple) and kind and kind[0] in ("loguniform", "uniform"):
-            return optuna.distributions.FloatDistribution(
-                kind[1], kind[2], log=kind[0] == "loguniform"
-            )
-        return optuna.distributions.CategoricalDistribution(tuple(kind))
-
-    dimensions: dict[str, Any] = dict(plan.request.space.dimensions)
-    for name in ("architecture", "encoder"):
-        choices = list(dict.fromkeys(getattr(c, name) for c in plan.request.configs))
-        if len(choices) > 1 and name not in dimensions:
-            dimensions[name] = choices
-    distributions = {name: suggest(kind) for name, kind in dimensions.items()}
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=plan.request.configs[0].seed + len(finished))
-
-    def point(config: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: config[name] for name in distributions}
-
-    search = OptunaSearch(
-        space=distributions, metric="score", mode="max", sampler=sampler,
-        points_to_evaluate=[point(c) for c in waiting] or None,
-    )  # fmt: skip
-    for record in finished:
-        value = record.get("metrics", {}).get("val_dataset_iou")
-        if value is not None:
-            search.add_evaluated_point(point(record["config"]), value)
-    return search
-
-
 MOST_RESTARTS = 20
 """Of Ray Tune in one sweep."""
 
 
-def _fit_on(fit: Callable[[list[str]], None], todo: list[str], recorder: Recorder) -> None:
+def _fit_on(
+    fit: Callable[[list[str]], None],
+    todo: list[str],
+    recorder: Recorder,
+    to_draw: Callable[[], int] = lambda: 0,
+) -> None:
     """Run trials to their end, going on when Ray Tune itself gives up.
 
     It does so when Ray's memory monitor kills a worker at the wrong moment.
+
+    Parameters
+    ----------
+    fit : callable
+        Runs the trials with the given trial_ids, and those that a search draws.
+    todo : list of str
+    recorder : Recorder
+    to_draw : callable
+        Gives how many trials a search has not drawn yet.
     """
     for restart in range(MOST_RESTARTS + 1):
         try:
@@ -81,9 +64,45 @@ def _fit_on(fit: Callable[[list[str]], None], todo: list[str], recorder: Recorde
                 return
             if restart == MOST_RESTARTS:
                 raise
-            todo = recorder.left_by_tune(todo, reason_of(error))
-            if not todo:
+            begun = list(dict.fromkeys([*todo, *recorder.drawn]))
+            todo = recorder.left_by_tune(begun, reason_of(error))
+            if not todo and not to_draw():
                 return
+
+
+def _scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
+    """Make the scheduler, which hears of all that trials have done before; None: all go on."""
+    settings, base = plan.request.settings, plan.request.configs[0]
+    if settings.scheduler != "asha":
+        return None
+    configs = {
+        trial_id: TrialConfig.model_validate(config)
+        for trial_id, config in planned(recorder.plan, recorder.records).items()
+    }
+    drawn = plan.request.space.dimensions.get("epochs", [])
+    may_be = drawn.examples() if isinstance(drawn, Range) else drawn
+    most = max([base.epochs, *map(int, may_be), *(one.epochs for one in configs.values())])
+    made = Halving(plan.fingerprint, most, settings.grace_epochs)
+    for trial_id, config in configs.items():
+        made.remember(config, recorder.past(trial_id))
+    return made
+
+
+def _draws(
+    plan: Plan, recorder: Recorder, limits: Mapping[str, Limits], study: Any, waiting: Sequence[str]
+) -> Draws:
+    """Make the search; of the trials that wait, those without a record are in the study."""
+    runtime, records = recorder.runtime, recorder.ledger.read()
+    return Draws(
+        study,
+        plan.request.space.dimensions,
+        lambda drawn: config_of(drawn, runtime),
+        recorder.ledger,
+        plan.fingerprint,
+        [trial_id for trial_id in waiting if trial_id in records],
+        max(0, plan.samples - len(records)),
+        limits.of if isinstance(limits, DrawnLimits) else lambda *_: limits[""],
+    )
 
 
 def run(
@@ -153,18 +172,6 @@ def run(
     recorder = Recorder(
         out, recorded, runtime, view, avoid=resources.avoid or (), asks_for=plan.asks_for
     )
-    at_once = slots(settings, resources)
-    scheduler = None
-    if settings.scheduler == "asha":
-        most = max([t["config"]["epochs"] for t in recorded["trials"]], default=base.epochs)
-        scheduler = tune.schedulers.ASHAScheduler(
-            time_attr="scheduler_epoch",
-            metric="score",
-            mode="max",
-            # one more than the last epoch, at which trials end by themselves and are tested
-            max_t=1 + most,
-            grace_period=settings.grace_epochs,
-        )
 
     def fit(param_space: dict[str, Any], **options: Any) -> None:
         runtime["round"] = f"{time.time_ns():x}"
@@ -199,6 +206,8 @@ def run(
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
+                scheduler=_scheduler(plan, recorder),
+                max_concurrent_trials=settings.concurrency,
                 **options,
             ),
             run_config=tune.RunConfig(
@@ -223,28 +232,36 @@ def run(
         ]
         return {"trial": tune.grid_search(listed)}
 
+    def listed(trial_ids: Sequence[str]) -> None:
+        fit(grid(trial_ids))
+
+    def to_draw() -> int:
+        return max(0, plan.samples - len(recorder.ledger.read()))
+
+    draws: Draws | None = None
+    if plan.drawn:
+        study, note = open_study(out, base.seed)
+        if note:
+            view.message(note)
+
+    def search(waiting: Sequence[str]) -> None:
+        nonlocal draws
+        draws = _draws(plan, recorder, limits, study, waiting)
+        fit({}, search_alg=draws, num_samples=max(1, len(waiting) + to_draw()))
+
     try:
         if plan.drawn:
-            configs = planned(recorded, recorder.records)
-            finished = [r for i, r in recorder.records.items() if i not in todo]
-            search = tune.search.ConcurrencyLimiter(
-                _search(plan, finished, [configs[i] for i in todo]), max_concurrent=at_once
-            )
-            fit({}, search_alg=search, scheduler=scheduler, num_samples=samples + len(todo))
+            _fit_on(search, list(todo), recorder, to_draw)
         else:
-            _fit_on(
-                lambda left: fit(
-                    grid(left), scheduler=scheduler, max_concurrent_trials=settings.concurrency
-                ),
-                list(todo), recorder,
-            )  # fmt: skip
+            _fit_on(listed, list(todo), recorder)
         # what ran out of memory tries again with more of it, and what met a node that does not
         # compute in its precision, or does not see the run folder, on others, until all have ended
         while not recorder.interrupts.happened and (again := recorder.to_try_again()):
-            _fit_on(
-                lambda left: fit(grid(left), max_concurrent_trials=settings.concurrency),
-                again, recorder,
-            )  # fmt: skip
+            _fit_on(listed, again, recorder)
     finally:
         rows = recorder.write_tables()
+        if draws is not None:
+            draws.sync()
+        if isinstance(limits, DrawnLimits):
+            limits.close()
     return rows

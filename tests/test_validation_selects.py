@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,13 @@ from analysis.report_tables import chosen_trials
 from analysis.rundir import candidates, choose, read_run
 from analysis.segmenter import choose_model
 from sweep import leaderboard
+from sweep.ledger import Ledger
+from sweep.limits import Limits
 from sweep.plan import load_space, make_request
-from sweep.tuner import _search
+from sweep.search import Draws, open_study
 from sweep.view import print_leaderboard
 from trainables import checkpoint
-from trainables.config import EpochRecord, TrialConfig
+from trainables.config import EpochRecord, TrialConfig, with_changes
 from trainables.data import DataSet, open_dataset
 from trainables.examples import forget_images
 from trainables.results import History
@@ -133,18 +134,20 @@ def test_what_segments_new_images(out: Path) -> None:
     assert names([choose_model(out).config.model_dump()]) == [("Linknet", 1)]
 
 
-def test_what_a_search_is_taught() -> None:
+def test_what_a_search_is_taught(tmp_path: Path) -> None:
     name, space = load_space("hpo")
     request = make_request(name, space, ["search=optuna", "samples=4"], None)
-    base = request.configs[0]
-    finished = [
-        {"config": {**base.model_dump(mode="json"), "learning_rate": rate},
-         "metrics": {"val_dataset_iou": val, "test_dataset_iou": 1 - val, "val_image_iou": 0.5}}
-        for rate, val in ((1e-3, 0.9), (2e-3, 0.2))
-    ]  # fmt: skip
-    search = _search(SimpleNamespace(request=request), finished, [])  # type: ignore[arg-type]
-    study = search._ot_study
-    assert [trial.value for trial in study.trials] == [0.9, 0.2]
+    base, ledger = request.configs[0], Ledger(tmp_path)
+    for rate, val in ((1e-3, 0.9), (2e-3, 0.2)):
+        config = base.model_copy(update={"learning_rate": rate})
+        metrics = {"val_dataset_iou": val, "test_dataset_iou": 1 - val, "val_image_iou": 0.5}
+        ledger.write(config.trial_id("f"), config, "done", metrics=metrics)
+    study, _ = open_study(tmp_path, 0)
+    Draws(
+        study, request.space.dimensions, lambda drawn: with_changes(base.model_dump(), drawn),
+        ledger, "f", (), 0, lambda *_: Limits(),
+    )  # fmt: skip
+    assert sorted(trial.value for trial in study.trials) == [0.2, 0.9]
     assert study.best_params["learning_rate"] == 1e-3
     assert study.direction.name == "MAXIMIZE"
 

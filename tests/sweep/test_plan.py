@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces import SearchSpace, grid, override
+from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid, override
 from sweep.leaderboard import IOUS, candidates, paper_correlation, rank, trial_row, write_tables
 from sweep.ledger import Ledger
 from sweep.plan import RequestError, Settings, load_space, make_request
@@ -64,6 +64,13 @@ def test_set_spans_grids_and_seeds_multiply() -> None:
     assert {c.epochs for c in configs} == {7}
     # replacing an axis does not double what becomes equal
     assert len(request("architecture=PAN").configs) == 1
+
+
+def test_numbers_of_few() -> None:
+    assert {c.gap for c in request("gap=0,1").configs} == {0, 1}
+    assert {c.grid for c in request("task=stardist", "grid=4").configs} == {4}
+    with pytest.raises(RequestError, match="gap: Input should be 0 or 1"):
+        request("gap=2")
 
 
 def test_settings_and_data_options() -> None:
@@ -257,7 +264,7 @@ def test_override_keeps_order() -> None:
     assert [(t.architecture, t.loss) for t in trials] == [
         ("Unet", "dice"), ("Unet", "focal"), ("FPN", "dice"), ("FPN", "focal")
     ]  # fmt: skip
-    assert json.loads(json.dumps(SPACE.dimensions))
+    assert json.loads(json.dumps(COMMON_DIMENSIONS))
 
 
 def test_normalization_is_a_dimension_and_a_column(tmp_path: Path) -> None:

@@ -445,35 +445,6 @@ def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
         cluster.shutdown()
 
 
-@pytest.mark.slow
-def test_asha_and_optuna(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "search"
-    words = (
-        SPACE, "--data", data, "--out", out, *QUICK, *TINY_TUNE, "--set", "architecture=Linknet",
-        "--set", "epochs=4", "--set", "search=optuna", "--set", "scheduler=asha",
-        "--set", "grace_epochs=1",
-    )  # fmt: skip
-    code, text, err = run(*words, "--set", "samples=5", cwd=tmp_path)
-    assert code == 0, text + err
-    table = rows(out)
-    assert len(table) == len({row["trial_id"] for row in table}) == 5
-    assert len({row["learning_rate"] for row in table}) == 5
-    assert {row["status"] for row in table} <= {"done", "stopped"}
-    for row in table:
-        # who reaches the last epoch is tested; who is stopped early keeps what is known
-        assert (row["status"] == "done") == (row["epochs"] == "4")
-        assert bool(row["test_dataset_iou"]) == (row["status"] == "done")
-        assert row["val_dataset_iou"]
-    assert any(row["status"] == "done" for row in table)
-    assert any(row["status"] == "stopped" for row in table), "ASHA stopped nobody"
-    first = {row["trial_id"]: row for row in table}
-    code, text, err = run(*words, "--set", "samples=7", "--resume", cwd=tmp_path)
-    assert code == 0, text + err
-    again = {row["trial_id"]: row for row in rows(out)}
-    assert len(again) == 7
-    assert {i: again[i] for i in first} == first
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 def test_out_of_memory_is_tried_again_larger_and_then_fails_alone(
     data: Path, tmp_path: Path
