@@ -252,7 +252,7 @@ def _fit(
     memory = gpus.memory_gb if gpus else None
     if plan.drawn:
         if resources.gpus and settings.gpus_per_trial is None and memory is None:
-            _, memory, _ = probe_on_gpus({}, avoid=resources.avoid)
+            _, memory, _ = probe_on_gpus({}, {}, resources)
         shape, held = largest_shape(dataset), images_mb(dataset)
         return DrawnLimits(settings, resources, shape, memory, held), todo
     configs = {

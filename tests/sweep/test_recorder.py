@@ -41,6 +41,27 @@ def test_the_sweep_goes_on_without_those_that_ended(tmp_path: Path) -> None:
     assert seen == [["a", "b", "c", "d"], ["b", "c", "d"]]
 
 
+def test_a_search_goes_on_with_what_was_begun_and_what_is_left_to_draw(tmp_path: Path) -> None:
+    configs = {name: TrialConfig(seed=n) for n, name in enumerate("abc")}
+    made = recorder(tmp_path, {})  # its plan lists no trial
+    seen: list[list[str]] = []
+
+    def fit(waiting: list[str]) -> None:
+        seen.append(waiting)
+        if len(seen) == 1:
+            for name in "ab":
+                made._state(name, configs[name])
+                made.ledger.write_start(name, configs[name], "node")
+            made.ledger.write("a", configs["a"], "done", metrics={})
+            raise ray.exceptions.OutOfMemoryError("1 worker was killed")
+        if len(seen) == 2:
+            made.ledger.write("b", configs["b"], "done", metrics={})
+            raise ray.exceptions.OutOfMemoryError("1 worker was killed")
+
+    _fit_on(fit, [], made, lambda: 3 - len(made.ledger.read()))
+    assert seen == [[], ["b"], []]
+
+
 def test_a_trial_that_always_brings_it_down_has_failed(tmp_path: Path) -> None:
     configs = {"a": TrialConfig()}
     made = recorder(tmp_path, configs)
