@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Task = Literal["semantic2", "semantic3", "stardist"]
 Loss = Literal[
@@ -32,12 +32,8 @@ ARCHITECTURES: tuple[str, ...] = (
 """The paper's eight architectures, in the order of its Table 1."""
 
 PAPER_ENCODERS: tuple[str, ...] = (
-    "inceptionresnetv2",
-    "resnest269",
-    "resnet152",
-    "resnext101_32x32d",
-    "vgg19",
-)
+    "inceptionresnetv2", "resnest269", "resnet152", "resnext101_32x32d", "vgg19",
+)  # fmt: skip
 """The paper's five encoders."""
 
 SMALLEST_CROP = {"PAN": 128}
@@ -54,6 +50,9 @@ touching cells; ``medium`` and ``strong`` changed cells' shapes; overlap losses 
 crops without cells; star-convex heads learnt at every pixel; whole frames were always predicted at
 once. 2: as documented here.
 """
+
+_DIGITS = BeforeValidator(lambda v: int(v) if isinstance(v, str) and v.isdecimal() else v)
+"""``--set gap=1`` is text; pydantic reads numbers from text, but not choices of numbers."""
 
 _ALIASES = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ARCHITECTURES, STARDIST)}
 
@@ -172,14 +171,14 @@ class TrialConfig(_Frozen):
     """``cosine`` decays to 1 % of the peak over the trial, after a warm-up of 5 % of it."""
     loss: Loss = "dice"
     """Training loss; Dice is the paper's. Always ``stardist`` for task ``stardist``."""
-    gap: Literal[0, 1] = 0
+    gap: Annotated[Literal[0, 1], _DIGITS] = 0
     """Of task ``semantic2``: 1 makes the line between touching cells, one pixel wide, background
     in the target, so that cells stay apart; a perfect network then misses these pixels."""
     boundary: Boundary = "outline"
     """Of task ``semantic3``: every cell outlined, as in the paper, or only where cells touch."""
     rays: Annotated[int, Field(ge=8, le=256)] = 32
     """Of task ``stardist``: radial distances per star-convex polygon."""
-    grid: Literal[1, 2, 4] = 2
+    grid: Annotated[Literal[1, 2, 4], _DIGITS] = 2
     """Of task ``stardist``: every so many pixels, in both directions, can be a polygon's centre
     (stardist's examples and published models take 2)."""
     augmentation: Augmentation = "light"

@@ -289,3 +289,12 @@ def test_normalization_is_a_dimension_and_a_column(tmp_path: Path) -> None:
         drawn.normalization
         == make_request("m", own, ["normalization=dataset"], None).configs[0].normalization
     )
+
+
+def test_choices_of_numbers_are_read_from_the_command_line() -> None:
+    grid_of = make_request("m", SPACE, ["task=stardist", "grid=1,4"], None)
+    assert {config.grid for config in grid_of.configs} == {1, 4}
+    gaps = make_request("m", SPACE, ["task=semantic2", "gap=0,1"], None).configs
+    assert sorted({config.gap for config in gaps}) == [0, 1]
+    with pytest.raises(RequestError, match=r"gap: Input should be 0 or 1, not 2"):
+        make_request("m", SPACE, ["gap=2"], None)
