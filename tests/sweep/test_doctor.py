@@ -6,11 +6,13 @@ GPUs are facts made up here: tested is which sentence and exit code they lead to
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -128,15 +130,19 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
     (data / "images" / "x.bmp").write_bytes(b"")
     (tmp_path / "file").touch()
     code, lines = doctor(
-        "--data", data, "--out", tmp_path / "file" / "run", cwd=tmp_path, WANDB_MODE="perhaps"
-    )
+        "--data", data, "--out", tmp_path / "file" / "run", "--address", "127.0.0.1:1",
+        cwd=tmp_path, WANDB_MODE="perhaps",
+    )  # fmt: skip
     assert code == 2
     wrong = [line for line in lines if line.startswith("problem")]
-    assert [line.split()[1] for line in wrong] == ["wandb", "data", "data", "out"], lines
+    subjects = ["wandb", "data", "data", "out", "cluster"]
+    assert [line.split()[1] for line in wrong] == subjects, "\n".join(lines)
     assert "WANDB_MODE=perhaps" in wrong[0]
     assert "images/x.bmp: not a TIFF or PNG file" in wrong[1]
     assert "images/i0.tif: orphan" in wrong[2]
     assert f"{tmp_path / 'file'}" in wrong[3]
+    assert "no Ray cluster answers at '127.0.0.1:1'" in wrong[4]
+    assert about(lines, "python"), "this machine is looked at all the same"
 
 
 def test_an_installation_without_libraries(tmp_path: Path) -> None:
@@ -181,32 +187,35 @@ def test_a_read_only_out_and_no_data(tmp_path: Path) -> None:
     assert str(runs) in out
 
 
-def test_no_cluster_answers(tmp_path: Path) -> None:
-    code, lines = doctor("--address", "127.0.0.1:1", cwd=tmp_path)
-    assert code == 2
-    (line,) = [line for line in lines if line.startswith("problem")]
-    assert "no Ray cluster answers at '127.0.0.1:1'" in line
-    assert about(lines, "python"), "this machine is looked at all the same"
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster of one node; what a test adds it takes away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 1, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        yield cluster
+        cluster.shutdown()
 
 
-@pytest.fixture
-def cluster(monkeypatch) -> Iterator[Any]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster
-    cluster.shutdown()
+@contextmanager
+def joined(cluster: Any, node: Any) -> Iterator[str]:
+    """Give the beginning of a node's id, and take the node away at the end."""
+    try:
+        yield node.node_id[:8]
+    finally:
+        cluster.remove_node(node)
 
 
 @pytest.mark.slow
 def test_a_cluster_of_two_nodes(tmp_path: Path, cluster) -> None:
     data, out = make_data(tmp_path / "data"), tmp_path / "runs" / "one"
-    cluster.add_node(num_cpus=1)
     words = ("--address", cluster.address, "--data", data, "--out", out)
-    code, lines = doctor(*words, cwd=tmp_path, **NO_TOKEN)
+    with joined(cluster, cluster.add_node(num_cpus=1)):
+        code, lines = doctor(*words, cwd=tmp_path, **NO_TOKEN)
     assert code == 0, "\n".join(lines)
     both = [line for line in lines if " all 2 nodes " in line]
     for subject in ("node", "ray", "project", "libraries", "gpu", "torch", "tensorflow", "wandb"):
@@ -221,8 +230,9 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, cluster) -> None:
 @pytest.mark.slow
 def test_a_node_without_the_libraries(tmp_path: Path, cluster) -> None:
     (tmp_path / "tifffile.py").write_text("raise ModuleNotFoundError('No module named tifffile')")
-    broken = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path)}).node_id[:8]
-    code, lines = doctor("--address", cluster.address, cwd=Path(__file__).parent, **NO_TOKEN)
+    node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path)})
+    with joined(cluster, node) as broken:
+        code, lines = doctor("--address", cluster.address, cwd=Path(__file__).parent, **NO_TOKEN)
     assert code == 2
     (line,) = [line for line in lines if line.startswith("problem")]
     assert broken in line
@@ -234,9 +244,10 @@ def test_a_node_without_the_libraries(tmp_path: Path, cluster) -> None:
 def test_a_node_that_does_not_see_out_and_data(tmp_path: Path, cluster) -> None:
     data, out = make_data(tmp_path / "data"), tmp_path / "runs" / "one"
     out.parent.mkdir()
-    blind = add_blind_node(cluster, out.parent, data, num_cpus=1).node_id[:8]
+    node = add_blind_node(cluster, out.parent, data, num_cpus=1)
     words = ("--address", cluster.address, "--data", data, "--out", out)
-    code, lines = doctor(*words, cwd=tmp_path, **NO_TOKEN)
+    with joined(cluster, node) as blind:
+        code, lines = doctor(*words, cwd=tmp_path, **NO_TOKEN)
     assert code == 2
     wrong = [line for line in lines if line.startswith("problem")]
     assert [line.split()[1] for line in wrong] == ["out", "data"], "\n".join(lines)
@@ -249,18 +260,18 @@ def test_a_node_that_does_not_see_out_and_data(tmp_path: Path, cluster) -> None:
 
 
 def test_a_cluster_of_another_version(tmp_path: Path, cluster) -> None:
-    import json
-
     import ray
     from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
     from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
 
     told = {"ray_version": "2.49.1", "python_version": "3.11.1", "ray_init_cluster": False}
-    cluster.head_node.get_gcs_client().internal_kv_put(
-        CLUSTER_METADATA_KEY, json.dumps(told).encode(), overwrite=True,
-        namespace=KV_NAMESPACE_CLUSTER,
-    )  # fmt: skip
-    code, lines = doctor("--address", cluster.address, cwd=tmp_path, **NO_TOKEN)
+    store, place = cluster.head_node.get_gcs_client(), {"namespace": KV_NAMESPACE_CLUSTER}
+    true = store.internal_kv_get(CLUSTER_METADATA_KEY, **place)
+    store.internal_kv_put(CLUSTER_METADATA_KEY, json.dumps(told).encode(), True, **place)
+    try:
+        code, lines = doctor("--address", cluster.address, cwd=tmp_path, **NO_TOKEN)
+    finally:
+        store.internal_kv_put(CLUSTER_METADATA_KEY, true, True, **place)
     assert code == 2
     (line,) = [line for line in lines if line.startswith("problem")]
     assert "started with Ray: 2.49.1 Python: 3.11.1; here are Ray: " in line
