@@ -112,7 +112,7 @@ def join(
     present : Resources
         What has joined the cluster so far.
     gpus : Gpus or None
-        What ``--gpus`` says.
+        What ``--gpus`` says, or the cluster offers.
     screen : rich.console.Console
 
     Returns
@@ -128,12 +128,12 @@ def join(
     settings, count = plan.request.settings, gpus.count if gpus else None
     on_gpus = bool(gpus_per_trial(settings, growing(present, settings, count)))
     found = of_cluster(on_gpus)
-    if plan.precision is None:
-        plan = make_plan(plan.request, dataset, decide(found, on_gpus))
-    assert plan.precision is not None
     told = told_type(gpus) if on_gpus else []
     others = other_kinds(found, gpus.name) if on_gpus and gpus and gpus.name else []
     found = [one for one in found if one not in others]
+    if plan.precision is None:
+        plan = make_plan(plan.request, dataset, decide([*found, *told], on_gpus))
+    assert plan.precision is not None
     nodes = choose_nodes(plan.precision, _wanted(plan), [*found, *told], on_gpus)
     if nodes.problem:
         raise RequestError(nodes.problem)

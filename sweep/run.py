@@ -23,6 +23,7 @@ from sweep import cluster
 from sweep.completeness import has_ended, missing
 from sweep.data import data_options, index_data, open_data
 from sweep.drawn_limits import DrawnLimits
+from sweep.joining import joined
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
 from sweep.limits import Limits
@@ -33,7 +34,7 @@ from sweep.needs import (
     images_mb,
     largest_shape,
 )
-from sweep.nodes import before_start, check_here, join
+from sweep.nodes import before_start, check_here
 from sweep.only import only
 from sweep.options import parser
 from sweep.outcome import DONE, FAILED, INTERRUPTED, REFUSED, say_next, say_result
@@ -67,14 +68,12 @@ from sweep.resources import (
     at_once,
     check_gpus_are_here,
     first_limits,
-    gpus_per_trial,
     local_resources,
     parse_gpus,
     slots,
 )
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration
-from sweep.visibility import check_visibility, token_in
 from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data import DataError, DataSet
@@ -323,11 +322,9 @@ def _start(
             from sweep import tuner
 
             if address:
-                plan, resources = join(plan, dataset, resources, gpus, screen)
-                token = stack.enter_context(token_in(out))
-                on_gpus = bool(gpus_per_trial(plan.request.settings, resources))
-                check_visibility(out, token, dataset, resources, on_gpus)
-                resources = replace(resources, token=token)
+                plan, resources, gpus = stack.enter_context(
+                    joined(plan, dataset, out, resources, gpus, address, screen)
+                )
             print_precision(screen, plan)
             estimates = estimates or estimating()
             recorded = write_plan(out, plan, dataset, command, read_plan(out))

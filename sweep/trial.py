@@ -16,7 +16,7 @@ from sweep.ledger import Ledger
 from sweep.limits import Limits, after_shortage
 from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
-from sweep.visibility import look, name_of
+from sweep.visibility import look, name_of, this_node
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
 from trainables.data import DataError, DataOptions, cached_index
 from trainables.results import saved_history
@@ -190,7 +190,6 @@ def _blind(runtime: dict[str, Any], node: str) -> bool:
     if not runtime.get("token"):
         return False
     from ray import tune
-    from ray.util import get_node_ip_address
 
     problems = look(
         node, runtime["out"], runtime["token"], runtime["data"], runtime["data_options"],
@@ -198,9 +197,7 @@ def _blind(runtime: dict[str, Any], node: str) -> bool:
     )  # fmt: skip
     if not problems:
         return False
-    host, address = os.uname().nodename, get_node_ip_address()
-    here = {"NodeID": node, "NodeManagerHostname": host, "NodeManagerAddress": address}
-    refused = {"node": node, "name": name_of(here), "why": " and ".join(problems)}
+    refused = {"node": node, "name": name_of(this_node()), "why": " and ".join(problems)}
     # no score: schedulers and searches take no note of it
     tune.report({"score": float("nan"), "refused": refused})
     # the next trial would come here, too, and have to wait for another round

@@ -11,14 +11,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweep.plan import RequestError
-from sweep.resources import Resources
 from trainables.data import DataError, DataOptions, DataSet, cached_index
 from trainables.files import write_text
 
@@ -217,8 +216,13 @@ def _answer(answer: Any, seconds: float) -> tuple[str, ...]:
         ray.cancel(answer, force=True)
         return (f"gave no answer within {seconds:.0f} s",)
     except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return (f"cannot run a task ({lines[-1] if lines else type(error).__name__})",)
+        return (f"cannot run a task ({_last(error)})",)
+
+
+def _last(error: Exception) -> str:
+    """Return the line of a remote error that says what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _arrived(folder: Path, name: str) -> bool:
@@ -237,9 +241,20 @@ def told(sights: Sequence[Sight]) -> str:
 
 
 def check_visibility(
-    out: Path, token: str, dataset: DataSet, resources: Resources, on_gpus: bool
+    out: Path,
+    token: str,
+    dataset: DataSet,
+    avoid: Collection[str],
+    *,
+    cpus: float,
+    gpus: float,
+    scouts: int,
+    say: Callable[[str], Any],
 ) -> None:
-    """Make sure that all present nodes that may get trials see the run folder and the data.
+    """Make sure that the nodes that may get trials see the run folder and the data.
+
+    Where there is none yet, this waits for the first one: a cluster starts nodes when something
+    waits for them.
 
     Parameters
     ----------
@@ -248,9 +263,14 @@ def check_visibility(
     token : str
         As `token_in` gives it.
     dataset : DataSet
-    resources : Resources
-    on_gpus : bool
-        Whether trials run on GPUs.
+    avoid : collection of str
+        Ids of nodes that get no trial.
+    cpus, gpus : float
+        What a trial takes.
+    scouts : int
+        Trials to ask nodes for, where there is none.
+    say : callable
+        Takes a line for the user.
 
     Raises
     ------
@@ -259,13 +279,62 @@ def check_visibility(
     """
     import ray
 
-    kind, avoid = "GPU" if on_gpus else "CPU", resources.avoid or ()
+    data: dict[str, Any] = {
+        "data": str(dataset.root),
+        "options": dataset.options.model_dump(),
+        "fingerprint": dataset.fingerprint,
+    }
     nodes = [
         node
         for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get(kind, 0.0) > 0 and node["NodeID"] not in avoid
+        if node["Alive"]
+        and node["NodeID"] not in avoid
+        and node["Resources"].get("CPU", 0.0) >= cpus
+        and node["Resources"].get("GPU", 0.0) >= min(gpus, 1.0)
     ]
-    what: dict[str, Any] = {"data": str(dataset.root), "options": dataset.options.model_dump()}
-    sights = ask_nodes(nodes, out, token, **what, fingerprint=dataset.fingerprint)
+    if nodes:
+        sights = ask_nodes(nodes, out, token, **data)
+    else:
+        say("waiting for the first node that can hold a trial ...")
+        sights = [_ask_first(out, token, cpus, gpus, scouts, data)]
     if problem := told(sights):
         raise RequestError(f"{problem}: {HINT}; nothing was started")
+
+
+def this_node() -> dict[str, str]:
+    """Return the node of this worker, as far as ``ray.nodes()`` would describe it for `name_of`."""
+    import ray
+    from ray.util import get_node_ip_address
+
+    return {
+        "NodeID": ray.get_runtime_context().get_node_id(),
+        "NodeManagerHostname": os.uname().nodename,
+        "NodeManagerAddress": get_node_ip_address(),
+    }
+
+
+def _scout(out: str, token: str, data: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    node = this_node()
+    return node, look(node["NodeID"], out, token, **data)
+
+
+def _ask_first(
+    out: Path, token: str, cpus: float, gpus: float, scouts: int, data: dict[str, Any]
+) -> Sight:
+    """Let the first node look that has room for a trial; ask for as many as all trials want."""
+    import ray
+
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_scout)
+    waiting = [task.remote(str(out), token, data) for _ in range(scouts)]
+    (first, *_), late = ray.wait(waiting)
+    for one in late:
+        ray.cancel(one)
+    try:
+        node, problems = ray.get(first)
+    except ray.exceptions.RayError as error:
+        raise RequestError(
+            f"the cluster's first node cannot run a task ({_last(error)})"
+        ) from error
+    if not problems and not _arrived(out / FOLDER / token, node["NodeID"]):
+        problems = (f"writes to {out}, but nothing of that arrives here",)
+    return Sight(node["NodeID"], name_of(node), problems)

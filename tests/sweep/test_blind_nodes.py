@@ -74,16 +74,26 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert problem.startswith(f"cannot write to the run folder {tmp_path} (")
 
 
-@pytest.fixture
-def cluster(monkeypatch) -> Iterator[Any]:
+def head_with(cpus: int, monkeypatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "include_dashboard": False}
+    head = {"num_cpus": cpus, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(monkeypatch) -> Iterator[Any]:
+    yield from head_with(1, monkeypatch)
+
+
+@pytest.fixture
+def headless(monkeypatch) -> Iterator[Any]:
+    """A head that trains nothing, as after a fresh ``ray up``."""
+    yield from head_with(0, monkeypatch)
 
 
 def request(
@@ -123,6 +133,30 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     assert [row["status"] for row in rows(runs / "one")] == ["done"] * 2
     assert nodes_of(runs / "one") == {cluster.head_node.node_id, second.node_id}
     assert not (runs / "one" / FOLDER).exists()
+
+
+@TOGETHER
+def test_the_first_node_of_a_fresh_cluster_is_asked(data: Path, tmp_path: Path, headless) -> None:
+    out = tmp_path / "runs" / "one"
+    out.parent.mkdir()
+    words = request(data, out, headless.address, "Unet", 1)
+    # what will come is not known, so that trials might get no GPU
+    code, _, err = run(*words, cwd=tmp_path, **NO_TOKEN)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert "has no cores for a trial and no GPUs yet" in line
+    assert "--gpus 4xA10G" in line
+    process = start(*words, "--set", "gpus_per_trial=0", cwd=tmp_path, **NO_TOKEN)
+    assert process.stdout is not None
+    told = iter(process.stdout.readline, "")
+    assert any("waiting for the first node" in line for line in told)
+    blind = add_blind_node(headless, out.parent, num_cpus=1)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 2, err
+    (line,) = err.splitlines()
+    assert blind.node_id[:8] in line
+    assert f"does not see the run folder {out}" in line
+    assert not (out / "plan.json").exists()
 
 
 @TOGETHER

@@ -1,0 +1,112 @@
+"""What nodes a cluster's autoscaler may still start.
+
+A fresh cluster has a head and nothing else: its GPUs come when trials wait for them. What will come
+is written in the configuration that the autoscaler was started with, on the head node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROCESSES = Path("/proc")
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+"""Where ``ray up`` puts it on the head node."""
+TYPE_RESOURCE, TYPE_LABEL = "accelerator_type:", "ray.io/accelerator-type"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What an autoscaler may start, beside the head node."""
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+    gpu_name: str = ""
+    """As Ray names the type, where there is one type only and it is known."""
+
+
+def offered(gcs_address: str) -> Offer | None:
+    """Return what the autoscaler of a cluster may start.
+
+    Parameters
+    ----------
+    gcs_address : str
+        ``host:port`` of the cluster, as Ray has it.
+
+    Returns
+    -------
+    Offer or None
+        None where this machine does not run the cluster's autoscaler.
+    """
+    path = _config_path(gcs_address)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    except (OSError, yaml.YAMLError):
+        return None
+    return read_offer(content) if isinstance(content, dict) else None
+
+
+def _config_path(gcs_address: str) -> Path | None:
+    """Return the file that the autoscaler's own command line names."""
+    if not PROCESSES.is_dir():  # not Linux
+        path = BOOTSTRAP.expanduser()
+        return path if path.is_file() else None
+    for words in _command_lines():
+        options = dict(
+            word.split("=", 1) for word in words if word.startswith("--") and "=" in word
+        )
+        if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
+            return Path(options["--autoscaling-config"])
+    return None
+
+
+def _command_lines() -> Iterator[list[str]]:
+    for path in PROCESSES.glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().decode(errors="replace")
+        except OSError:  # it has ended, or is not ours to see
+            continue
+        if "monitor.py" in text:
+            yield text.split("\0")
+
+
+def read_offer(content: Mapping[str, Any]) -> Offer:
+    """Return what a cluster's configuration offers.
+
+    Parameters
+    ----------
+    content : mapping
+        Of the file that ``ray up`` takes, or makes of it.
+
+    Examples
+    --------
+    >>> read_offer({"max_workers": 4, "head_node_type": "h", "available_node_types": {
+    ...     "h": {"resources": {"CPU": 0}},
+    ...     "w": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 8}}})
+    Offer(cpus=32.0, gpus=4.0, gpu_name='')
+    """
+    head, most = content.get("head_node_type"), content.get("max_workers")
+    types = content.get("available_node_types") or {}
+    nodes: list[tuple[float, float, str]] = []
+    for name, kind in types.items():
+        resources = kind.get("resources") or {}
+        count = kind.get("max_workers", 0 if name == head else most)
+        each = (float(resources.get("GPU", 0)), float(resources.get("CPU", 0)))
+        nodes += [(*each, _gpu_name(kind, resources))] * int(count or 0)
+    # where not all may start, Ray chooses; trials that want GPUs get those that have most
+    nodes = sorted(nodes, key=lambda node: -node[0])[: None if most is None else int(most)]
+    names = {name for gpus, _, name in nodes if gpus}
+    return Offer(
+        sum(cpus for _, cpus, _ in nodes),
+        sum(gpus for gpus, _, _ in nodes),
+        names.pop() if len(names) == 1 else "",
+    )
+
+
+def _gpu_name(kind: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
+    named = [key.removeprefix(TYPE_RESOURCE) for key in resources if TYPE_RESOURCE in key]
+    return (kind.get("labels") or {}).get(TYPE_LABEL) or next(iter(named), "")
