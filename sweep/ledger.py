@@ -48,8 +48,10 @@ class Ledger:
             **fields,
         }
         before = self.read_one(trial_id) or {}
-        if before.get("out_of_memory"):  # told beside the result: what did not suffice
-            record.setdefault("out_of_memory", before["out_of_memory"])
+        # told beside the result: what did not suffice, and what else happened on the way
+        for name in ("out_of_memory", "notes"):
+            if before.get(name):
+                record.setdefault(name, before[name])
         # also an attempt without W&B leaves the run that an earlier one began
         record["wandb_id"] = record.get("wandb_id") or before.get("wandb_id", "")
         write_json(self.folder / f"{trial_id}.json", record)
@@ -72,6 +74,13 @@ class Ledger:
             trial_id, config, "running",
             attempts=self.attempts(trial_id), retry=retry, out_of_memory=[*before, told], **f,
         )  # fmt: skip
+
+    def note(self, trial_id: str, text: str) -> None:
+        """Add a line to a trial's record, for the user; the driver says it, too."""
+        record = self.read_one(trial_id) or {}
+        if record:
+            record["notes"] = [*record.get("notes", []), text]
+            write_json(self.folder / f"{trial_id}.json", record)
 
     def attempts(self, trial_id: str) -> list[dict[str, Any]]:
         """Return the attempts at a trial so far."""

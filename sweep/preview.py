@@ -21,6 +21,7 @@ from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_tri
 from trainables.addresses import knock
 from trainables.footprint import Footprint
 from trainables.hardware import cpu_computes_bf16
+from trainables.resumable import KEPT
 from trainables.weight_sources import WeightsInfo
 
 KNOWN = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
@@ -199,14 +200,15 @@ def storage_gb(footprints: Mapping[str, Footprint], count: int, out: Path) -> tu
     ----------
     footprints : mapping of str to Footprint
     count : int
-        Trials that run at once: each keeps, until it ends, a resumable state with the optimiser's
-        two moments, and its best weights.
+        Trials that run at once: each keeps, until it ends, two saved states and for a while
+        a third, each of weights, the optimiser's two moments, and the best weights.
     out : Path
         The run folder, which need not exist yet.
     """
     sizes = sorted((4e-9 * one.parameters for one in footprints.values()), reverse=True)
     there = next(folder for folder in (out, *out.parents) if folder.exists())
-    return sum(sizes) + 3 * sum(sizes[:count]), shutil.disk_usage(there).free / 1e9
+    states = KEPT + 1  # the one that is being written
+    return sum(sizes) + 4 * states * sum(sizes[:count]), shutil.disk_usage(there).free / 1e9
 
 
 def warn_of_storage(

@@ -64,6 +64,7 @@ class Recorder(Callback):
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
         self.losses = Losses(runtime.get("retries", 0))
         self._tables = self._per_image = 0.0
+        self._said = {i: len(record.get("notes", [])) for i, record in self.records.items()}
         for trial_id, config in planned(plan, self.records).items():
             if asks_for(trial_id):
                 self._state(trial_id, TrialConfig.model_validate(config))
@@ -112,6 +113,16 @@ class Recorder(Callback):
         assert record is not None
         self.records[state.trial_id] = record
 
+    def _read(self, state: TrialState) -> dict[str, Any] | None:
+        """Return a trial's record; say what its worker has noted since."""
+        record = self.ledger.read_one(state.trial_id)
+        notes = record.get("notes", []) if record else []
+        for note in notes[self._said.get(state.trial_id, 0) :]:
+            self.view.message(f"{state.name}: {note}")
+            print(f"{state.trial_id}: {note}", file=sys.stderr)  # to sweep.log, while a sweep runs
+        self._said[state.trial_id] = len(notes)
+        return record
+
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Mark a trial as running; its worker records that in the ledger."""
         _, state = self._of(trial)
@@ -142,7 +153,7 @@ class Recorder(Callback):
         lost its result.
         """
         config, state = self._of(trial)
-        record = self.ledger.read_one(state.trial_id)
+        record = self._read(state)
         if record is not None and self.losses.is_of_this_attempt(
             state.trial_id, record, self.runtime["round"]
         ):
@@ -198,7 +209,7 @@ class Recorder(Callback):
         config, state = self._of(trial)
         error = _root_cause(trial)
         self._keep_history(state.trial_id)
-        record = self.ledger.read_one(state.trial_id)
+        record = self._read(state)
         if record is not None and record["status"] == "done":
             self.records[state.trial_id] = record  # its worker was lost after that
             self._settle(state)
@@ -286,7 +297,7 @@ class Recorder(Callback):
         """Say that a trial starts again after an error."""
         _, state = self._of(trial)
         state.status = "waiting"
-        record = self.ledger.read_one(state.trial_id) or {}
+        record = self._read(state) or {}
         if record.get("round") != self.runtime["round"]:
             self.view.message(f"{state.name}: {_root_cause(trial)}; trying again")
 
@@ -302,7 +313,7 @@ class Recorder(Callback):
         for trial_id, state in self.states.items():
             if state.status == "running":
                 self._keep_history(trial_id)
-                record = self.ledger.read_one(trial_id)
+                record = self._read(state)
                 if record is not None:
                     self.records[trial_id] = record
         rows = write_tables(self.out, self.plan, self.records)

@@ -17,9 +17,10 @@ from sweep.limits import Limits, after_shortage
 from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
 from sweep.visibility import look, name_of, this_node
+from trainables.attempts import Attempt
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
 from trainables.data import DataError, DataOptions, cached_index
-from trainables.results import saved_history
+from trainables.errors import Superseded
 
 SCORE, TIME = "score", "scheduler_epoch"
 """What schedulers go by."""
@@ -120,8 +121,8 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         resumed=bool(ledger.attempts(trial_id)),
         known_id=record.get("wandb_id", ""),
     )
+    attempt = Attempt.begin(out / "checkpoints" / trial_id)
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
-    tracker.past(saved_history(out / "checkpoints" / trial_id))
     # a resumed trial's best may lie before the interruption
     best = max((r["val_dataset_iou"] or 0.0 for r in ledger.read_history(trial_id)), default=0.0)
 
@@ -139,21 +140,31 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         result = _trainable(config)(
             config,
             dataset,
-            out / "checkpoints" / trial_id,
-            options=RunOptions(**{**runtime["options"], **limits.options()}),
+            attempt.folder,
+            options=RunOptions(
+                **{**runtime["options"], **limits.options(), "attempt": attempt.token}
+            ),
             on_epoch=on_epoch,
             on_overlays=tracker.overlays,
+            on_resume=tracker.past,
+            on_note=lambda text: ledger.note(trial_id, text),
         )
+        attempt.check()
         ledger.write_done(config, trial_id, result, wandb_id=tracker.wandb_id)
         summary = {
             k: v for k, v in vars(result).items() if k not in ("history", "checkpoint", "per_image")
         }
         tracker.past(result.history)  # all of it, where the result was there already
         tracker.finish(summary, checkpoint=result.checkpoint)
+        attempt.end()
         ended = True
     except Exception as error:
-        tracker.finish({"error": str(error)}, failed=True)
         ended = True
+        if (why := _overtaken(attempt)) is not None:
+            # ledger and W&B are the other attempt's by now
+            logging.getLogger(__name__).warning(why)
+            raise TransientError(why) from None
+        tracker.finish({"error": str(error)}, failed=True)
         short = type(error).__name__
         if short in ("OutOfMemory", "HostMemoryShort"):
             following = after_shortage(
@@ -262,6 +273,17 @@ def _note_shortage(
         round=runtime["round"],
         wandb_id=wandb_id,
     )  # fmt: skip
+
+
+def _overtaken(attempt: Attempt) -> str | None:
+    """Return what there is to say when another attempt at the trial has begun meanwhile."""
+    try:
+        attempt.check()
+    except Superseded as error:
+        return str(error)
+    except OSError:
+        pass  # the storage is away: that is this attempt's own error
+    return None
 
 
 def _is_transient(error: Exception) -> bool:

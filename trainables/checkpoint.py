@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.errors import CheckpointError
-from trainables.files import write_json, write_with
+from trainables.files import json_text, write_with
 from trainables.manifest import (
     FORMAT,
     MANIFEST,
@@ -43,6 +44,7 @@ def save(
     encoder_weights: dict[str, Any] | None = None,
     task: dict[str, Any] | None = None,
     inference: Inference = WHOLE,
+    check: Callable[[], None] | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -66,8 +68,10 @@ def save(
         What decoding needs, as `trainables.tasks.Task.state` gives it.
     inference : Inference
         How the network predicts images.
+    check : callable, optional
+        Called before each file takes its place; what it raises prevents that.
     """
-    write_with(folder / WEIGHTS, lambda path: torch.save(state, path))
+    write_with(folder / WEIGHTS, lambda path: torch.save(state, path), check)
     manifest = {
         "format": FORMAT,
         "recipe": RECIPE,
@@ -81,7 +85,7 @@ def save(
         "versions": library_versions(),
         "weights": {"file": WEIGHTS, "sha256": sha256_of(folder / WEIGHTS)},
     }
-    write_json(folder / MANIFEST, manifest)
+    write_with(folder / MANIFEST, lambda p: p.write_text(json_text(manifest), "utf-8"), check)
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

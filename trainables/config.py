@@ -330,7 +330,11 @@ class RunOptions(_Frozen):
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory that the trial's process may take for it on a CPU; None: no limit."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Least time between two resumable checkpoints; they are written at ends of epochs."""
+    """Least time between two saved states, which are written at ends of epochs; no less than 20
+    times what the last one took. 0: one after every epoch, whatever that costs."""
+    attempt: str | None = None
+    """Token of the attempt that the caller began (`trainables.attempts.Attempt`); None: training
+    begins one."""
 
 
 @dataclass(frozen=True)

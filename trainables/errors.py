@@ -20,5 +20,9 @@ class NoGpu(OSError):
     """A GPU was to be used and none answers here; another node may have one."""
 
 
+class Superseded(RuntimeError):
+    """Another attempt at the same trial has begun: this one must not write anything more."""
+
+
 class CheckpointError(ValueError):
     """A folder that is no checkpoint, or a damaged one."""

@@ -28,11 +28,17 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block succeeds.
 
     Readers see the old file or the new one, never a part; on an exception the temporary
     file is removed and the old one stays.
+
+    Parameters
+    ----------
+    path : Path
+    check : callable, optional
+        Called just before the file takes its place; what it raises prevents that.
 
     Raises
     ------
@@ -44,6 +50,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
+        if check is not None:
+            check()
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -61,10 +69,12 @@ def _is_full(folder: Path) -> bool:
         return False
 
 
-def write_with(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call ``write(temporary_path)`` and move what it wrote to `path`."""
+def write_with(
+    path: Path, write: Callable[[Path], Any], check: Callable[[], None] | None = None
+) -> None:
+    """Call ``write(temporary_path)`` and move what it wrote to `path`, if ``check()`` lets it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
+    with whole_file(path, check) as temporary:
         write(temporary)
 
 
@@ -73,6 +83,11 @@ def write_text(path: Path, text: str) -> None:
     write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def json_text(value: Any) -> str:
+    """Return `value` as indented JSON; refuses NaN, which JSON does not know."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON (no NaN, which JSON does not know) to `path`."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(value))

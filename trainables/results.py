@@ -10,7 +10,7 @@ from typing import Any
 from trainables.config import EpochRecord, ImageCounts, TrialResult
 
 RESUME = "resume.json"
-"""Names the files of the last resumable state; written after them."""
+"""Names the files of the last saved states; written after them."""
 RESULT = "result.json"
 """Figures and history of a trial that has ended; written last of all."""
 
@@ -61,22 +61,6 @@ def forget_states(folder: Path) -> None:
     for pattern in (RESUME, "resume-*", "best-*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-def resume_state(folder: Path) -> dict[str, Any] | None:
-    """Return what `RESUME` names, if the files are there."""
-    try:
-        state: dict[str, Any] = json.loads((folder / RESUME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    names = [state["state"], state["best"]]
-    return state if all(n is None or (folder / n).is_file() for n in names) else None
-
-
-def saved_history(folder: Path) -> list[EpochRecord]:
-    """Return the epochs before the state from which a trial will go on; none where none is."""
-    state = resume_state(folder) or {}
-    return [EpochRecord(**row) for row in state.get("history", [])]
 
 
 def read_result(folder: Path) -> TrialResult | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.attempts import attempt_at
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data import DataSet, normalize
-from trainables.errors import CheckpointError, OutOfMemory, TrainingError
+from trainables.errors import CheckpointError, OutOfMemory, Superseded, TrainingError
 from trainables.manifest import MANIFEST, read_intensities
 from trainables.memory import CONTEXT_MB
 from trainables.overlays import validation_picture
@@ -31,7 +33,11 @@ from trainables.results import read_result
 from trainables.starconvex import Thresholds, decode
 from trainables.tiling import Inference, stored_inference
 
+logger = logging.getLogger(__name__)
+
 OnEpoch = Callable[[EpochRecord], None]
+OnResume = Callable[[Sequence[EpochRecord]], None]
+OnNote = Callable[[str], None]
 OnOverlays = Callable[[Sequence[tuple[str, NDArray[np.uint8]]]], None]
 
 
@@ -119,7 +125,7 @@ class _Worker:
 def _error(kind: str, text: str) -> Exception:
     known: dict[str, type[Exception]] = {
         "TrainingError": TrainingError, "OutOfMemory": OutOfMemory, "MemoryError": OutOfMemory,
-        "OSError": OSError, "FileNotFoundError": FileNotFoundError,
+        "Superseded": Superseded, "OSError": OSError, "FileNotFoundError": FileNotFoundError,
     }  # fmt: skip
     if kind in known:
         return known[kind](text)
@@ -152,6 +158,8 @@ def train_stardist(
     options: RunOptions = RunOptions(),
     on_epoch: OnEpoch | None = None,
     on_overlays: OnOverlays | None = None,
+    on_resume: OnResume | None = None,
+    on_note: OnNote = logger.warning,
 ) -> TrialResult:
     """Train stardist's own model, or go on where an earlier attempt stopped, or return its result.
 
@@ -165,6 +173,8 @@ def train_stardist(
         When the trial cannot succeed however often it is repeated.
     trainables.errors.OutOfMemory
         When it needs more memory than `options` let it take.
+    trainables.errors.Superseded
+        When another attempt at the trial has begun; this one has written nothing since.
     """
     done = read_result(folder)
     if done is not None:
@@ -177,8 +187,15 @@ def train_stardist(
         "data": str(dataset.root),
         "data_options": dataset.options.model_dump(mode="json"),
     }
-    with contextlib.closing(_Worker(request, options)) as worker:
+    with (
+        attempt_at(folder, options.attempt) as attempt,
+        contextlib.closing(_Worker({**request, "attempt": attempt.token}, options)) as worker,
+    ):
         for message in worker.listen():
+            if "note" in message:
+                on_note(message["note"])
+            if "resumed" in message and on_resume is not None:
+                on_resume([EpochRecord(**row) for row in message["resumed"]])
             if "epoch" in message:
                 if on_epoch is not None:
                     on_epoch(EpochRecord(**message["epoch"]))

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables import memory
 from trainables.appearance import trained_on
+from trainables.attempts import Attempt
 from trainables.config import RECIPE, EpochRecord, ImageCounts, RunOptions, TrialConfig
 from trainables.cutting import (
     Cutter,
@@ -28,11 +30,12 @@ from trainables.cutting import (
 )
 from trainables.data import DataOptions, index_dataset
 from trainables.errors import TrainingError
-from trainables.files import write_json, write_with
+from trainables.files import write_with
 from trainables.labels import compact
 from trainables.manifest import FORMAT, MANIFEST, input_record, library_versions, sha256_of
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.results import RESULT, RESUME, History, forget_states, resume_state
+from trainables.results import RESULT, forget_states
+from trainables.resumable import Form, Progress
 from trainables.starconvex import (
     Thresholds,
     at_bound,
@@ -124,12 +127,13 @@ class Trial:
         self.config = TrialConfig.model_validate(request["config"])
         self.options = RunOptions.model_validate(request["options"])
         self.folder = Path(request["folder"])
+        self.attempt = Attempt(self.folder, request["attempt"])
+        self.progress = Progress(
+            self.attempt, FORM, self.options.checkpoint_seconds,
+            lambda text: self.say({"note": text}),
+        )  # fmt: skip
         self.data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
         self.tf = start_tensorflow(self.options, request["gpu_memory_mb"])
-        self.history = History()
-        self.best_weights: list[NDArray] | None = None
-        self.best_file: str | None = None
-        self.saved = time.monotonic()
         self.inference = Inference()
         self.targets: dict[int, NDArray[np.float32]] = {}
 
@@ -171,8 +175,8 @@ class Trial:
         self.inference = Inference(None, max(labels.size for _, labels in validation))
         self._resume(network, optimizer)
         rate = learning_rate_factor(config.lr_schedule, config.epochs * self.steps)
-        for epoch in range(len(self.history.records), config.epochs):
-            if self.history.patience_is_over(self.config.early_stopping):
+        for epoch in range(len(self.progress.history.records), config.epochs):
+            if self.progress.history.patience_is_over(self.config.early_stopping):
                 break
             began, losses = time.monotonic(), []
             for step, (x, y) in enumerate(self._batches(epoch)):
@@ -203,13 +207,13 @@ class Trial:
                 )
         seconds = time.monotonic() - began
         record = EpochRecord(epoch, loss, val_loss, dataset_iou, image_iou, seconds)
-        if self.history.append(record):
-            self.best_weights = model.keras_model.get_weights()
-        last = epoch == self.config.epochs or self.history.patience_is_over(
+        network, progress = model.keras_model, self.progress
+        progress.add(record, network.get_weights)
+        if epoch < self.config.epochs and not progress.history.patience_is_over(
             self.config.early_stopping
-        )
-        if not last and time.monotonic() - self.saved >= self.options.checkpoint_seconds:
-            self._save(epoch, model.keras_model, optimizer)
+        ):
+            progress.save_if_due(lambda path: savez(path, _variables(network, optimizer)))
+        self.attempt.check()
         self.say({"epoch": record.to_dict()})
         # not ahead of the reports: a resumed trial would never report what was saved meanwhile
         self.lines.get()
@@ -248,46 +252,30 @@ class Trial:
         prob, dist = polygons(model, image, self.inference)
         return decode(prob, dist, thresholds, grid=self.config.grid, shape=image.shape) > 0
 
-    def _save(self, epoch: int, network: Any, optimizer: Any) -> None:
-        """Write a resumable state: files under names of their epoch, then what names them."""
-        old = {path for pattern in ("resume-*", "best-*") for path in self.folder.glob(pattern)}
-        best = self.history.best
-        if self.best_weights is not None and best is not None:
-            self.best_file = f"best-{best.epoch:05d}.npz"
-            write_arrays(self.folder / self.best_file, self.best_weights)
-            self.best_weights = None
-        state = f"resume-{epoch:05d}.npz"
-        variables = [*network.get_weights(), *(np.asarray(v) for v in optimizer.variables)]
-        write_arrays(self.folder / state, variables)
-        content = {
-            "state": state, "best": self.best_file, "epoch": epoch,
-            "history": self.history.rows(),
-        }  # fmt: skip
-        write_json(self.folder / RESUME, content)
-        for path in old - {self.folder / state, self.folder / (self.best_file or "")}:
-            path.unlink(missing_ok=True)
-        self.saved = time.monotonic()
-
     def _resume(self, network: Any, optimizer: Any) -> None:
-        state = resume_state(self.folder)
-        if state is None:
-            return
-        self.history.restore(state["history"])
-        self.best_file = state["best"]
-        arrays = _read_arrays(self.folder / state["state"])
-        count = len(network.get_weights())
-        network.set_weights(arrays[:count])
-        for variable, array in zip(optimizer.variables, arrays[count:], strict=True):
-            variable.assign(array)
+        """Give network and optimiser what the last saved state that can be used holds."""
+        count, first = len(network.get_weights()), _variables(network, optimizer)
+
+        def put(arrays: Sequence[NDArray]) -> None:
+            network.set_weights(arrays[:count])
+            for variable, array in zip(optimizer.variables, arrays[count:], strict=True):
+                variable.assign(array)
+
+        for state in self.progress.states():
+            try:
+                put(_read_arrays(state.path))
+                self.say({"resumed": self.progress.history.rows()})
+                return
+            except (ValueError, KeyError, BadZipFile) as error:
+                self.progress.refuse(state, error)
+                put(first)  # what fitted of the state must not stay
 
     def _finish(self, model: Any, validation: Sequence[Pair]) -> None:
-        best, config = self.history.best, self.config
+        history, config = self.progress.history, self.config
+        best = history.best
         assert best is not None
-        if self.best_weights is None:
-            assert self.best_file is not None
-            self.best_weights = _read_arrays(self.folder / self.best_file)
         network = model.keras_model
-        network.set_weights(self.best_weights)
+        network.set_weights(self.progress.best_weights())
         step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
         chosen = validation[::step][:MOST_CALIBRATION_IMAGES]
         thresholds = optimize_thresholds(
@@ -300,13 +288,13 @@ class Trial:
             "test": self._counts(model, self.images("test"), thresholds),
         }
         val, test = iou_from_counts(counts["val"]), iou_from_counts(counts["test"])
-        write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
+        self.attempt.write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
         metrics = {
-            "best_epoch": best.epoch, "epochs": self.history.records[-1].epoch,
+            "best_epoch": best.epoch, "epochs": history.records[-1].epoch,
             "val_dataset_iou": val[0], "val_image_iou": val[1],
             "test_dataset_iou": test[0], "test_image_iou": test[1],
             "parameters_m": network.count_params() / 1e6,
-            "train_seconds": sum(record.seconds for record in self.history.records),
+            "train_seconds": sum(record.seconds for record in history.records),
             "peak_memory_mb": memory.process_peak_mb(),
             "inference": str(self.inference),
             "ceiling_iou": polygon_ceiling([y for _, y in chosen], config.rays, config.grid),
@@ -337,12 +325,12 @@ class Trial:
             "versions": library_versions("tensorflow", "stardist", "keras"),
             "weights": {"file": WEIGHTS, "sha256": sha256_of(self.folder / WEIGHTS)},
         }  # fmt: skip
-        write_json(self.folder / MANIFEST, manifest)
+        self.attempt.write_json(self.folder / MANIFEST, manifest)
         masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
-        write_arrays(self.folder / "overlays.npz", masks)
-        write_json(
+        self.attempt.write_with(self.folder / "overlays.npz", lambda path: savez(path, masks))
+        self.attempt.write_json(
             self.folder / RESULT,
-            {**metrics, "history": self.history.rows(), "per_image": per_image},
+            {**metrics, "history": history.rows(), "per_image": per_image},
         )
         forget_states(self.folder)
         self.say({"done": True})
@@ -359,19 +347,28 @@ def _for_keras(target: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
     return target[..., :1], np.concatenate([target[..., 1:], target[..., :1]], axis=-1)
 
 
+def _variables(network: Any, optimizer: Any) -> list[NDArray]:
+    """Return all that training needs to go on."""
+    return [*network.get_weights(), *(np.array(v) for v in optimizer.variables)]
+
+
+def savez(path: Path, arrays: Sequence[NDArray]) -> None:
+    """Write arrays to a file of numpy, whose name is taken as it is."""
+    with open(path, "wb") as handle:  # np.savez adds a suffix to names
+        np.savez(handle, *arrays)
+
+
 def write_arrays(path: Path, arrays: Sequence[NDArray]) -> None:
     """Write arrays to a file of numpy, whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as handle:  # np.savez adds a suffix to names
-            np.savez(handle, *arrays)
-
-    write_with(path, write)
+    write_with(path, lambda temporary: savez(temporary, arrays))
 
 
 def _read_arrays(path: Path) -> list[NDArray]:
     with np.load(path, allow_pickle=False) as content:
         return [content[f"arr_{number}"] for number in range(len(content.files))]
+
+
+FORM = Form(".npz", ".npz", savez, _read_arrays)
 
 
 def _save_weights(network: Any, path: Path) -> None:

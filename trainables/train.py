@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,14 @@ from torch.utils.data import DataLoader
 from trainables import checkpoint, memory
 from trainables.appearance import trained_on
 from trainables.architectures import build_model
-from trainables.config import EpochRecord, ImageCounts, RunOptions, TrialConfig, TrialResult
+from trainables.attempts import Attempt, attempt_at
+from trainables.config import ImageCounts, RunOptions, TrialConfig, TrialResult
 from trainables.crops import CropDataset, EpochBatches
 from trainables.cutting import derived_seed
 from trainables.data import DataSet
+from trainables.epochs import EpochEnd, OnEpoch, OnResume, StateDict
 from trainables.errors import TrainingError
 from trainables.examples import Example, each_example, keep_targets, load_split, most_pixels
-from trainables.files import write_json, write_with
 from trainables.labels import foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores, SegmentationModule
@@ -39,14 +39,8 @@ from trainables.predict import (
     resolve_device,
     resolve_precision,
 )
-from trainables.results import (
-    RESULT,
-    RESUME,
-    History,
-    forget_states,
-    read_result,
-    resume_state,
-)
+from trainables.results import RESULT, History, forget_states, read_result
+from trainables.resumable import Form, Progress
 from trainables.tasks import MOST_CALIBRATION_IMAGES, StarConvex, Task, build_task, typical_radius
 from trainables.tiling import SMALLEST_TILE, Inference
 from trainables.weights import WeightsError, check_bytes, fetch, pinned, resolve
@@ -54,115 +48,10 @@ from trainables.weights import WeightsError, check_bytes, fetch, pinned, resolve
 LEAST_GAIN = 0.002
 """Validation IoU that tiles must gain: they cost several times a whole image."""
 
-OnEpoch = Callable[[EpochRecord], None]
+logger = logging.getLogger(__name__)
+
+OnNote = Callable[[str], None]
 OnOverlays = Callable[[Sequence[tuple[str, NDArray[np.uint8]]]], None]
-
-
-class _EpochEnd(pl.Callback):
-    """Evaluates, keeps the best weights, reports, and writes resumable checkpoints.
-
-    A resumable state is three files: Lightning's state and the best weights so far, both under
-    names of their epoch, and then `RESUME`, which names them. Whenever the process dies, the
-    last `RESUME` names files that are whole.
-    """
-
-    def __init__(
-        self,
-        config: TrialConfig,
-        folder: Path,
-        images: Sequence[Example],
-        batches: EpochBatches,
-        precision: str,
-        options: RunOptions,
-        on_epoch: OnEpoch | None,
-    ) -> None:
-        self.config, self.folder, self.images, self.batches = config, folder, images, batches
-        self.precision, self.options, self.on_epoch = precision, options, on_epoch
-        self.history = History()
-        self.best_state: dict[str, torch.Tensor] | None = None
-        self.best_file: str | None = None
-        self.last_saved = time.monotonic()
-        self.started = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history.rows()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history.restore(state_dict["history"])
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx == 0:
-            self.started = time.monotonic()
-            if self.batches.epoch != trainer.current_epoch:
-                raise RuntimeError(
-                    f"epoch {trainer.current_epoch} got the crops of epoch {self.batches.epoch}"
-                )
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, SegmentationModule)
-        epoch = trainer.current_epoch + 1
-        loss = pl_module.mean_train_loss()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"training loss became {loss} in epoch {epoch}; try a smaller learning_rate or "
-                "precision=32"
-            )
-        scores = None
-        if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
-            whole = Inference(None, most_pixels(self.images))
-            scores = pl_module.evaluate(self.images, self.precision, whole)
-            if not math.isfinite(scores.loss):  # the epoch's last step can be the one that failed
-                raise TrainingError(
-                    f"validation loss became {scores.loss} in epoch {epoch}; try a smaller "
-                    "learning_rate or precision=32"
-                )
-        record = EpochRecord(
-            epoch=epoch,
-            train_loss=loss,
-            val_loss=scores.loss if scores else None,
-            val_dataset_iou=scores.dataset_iou if scores else None,
-            val_image_iou=scores.image_iou if scores else None,
-            seconds=time.monotonic() - self.started,
-            **{f"val_{k}_iou": v for k, v in (scores.class_iou if scores else {}).items()},
-        )
-        if self.history.append(record):
-            state = pl_module.network.state_dict()
-            self.best_state = {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
-        if self.history.patience_is_over(self.config.early_stopping):
-            trainer.should_stop = True
-        last = epoch == self.config.epochs or trainer.should_stop
-        if not last and time.monotonic() - self.last_saved >= self.options.checkpoint_seconds:
-            self._save(trainer, epoch)
-        if self.on_epoch is not None:
-            self.on_epoch(record)
-
-    def _save(self, trainer: pl.Trainer, epoch: int) -> None:
-        old = {path for pattern in ("resume-*", "best-*") for path in self.folder.glob(pattern)}
-        best = self.history.best
-        if self.best_state is not None and best is not None:
-            self.best_file = f"best-{best.epoch:05d}.pt"
-            state = self.best_state
-            write_with(self.folder / self.best_file, lambda path: torch.save(state, path))
-            self.best_state = None  # on disk now; read back only if nothing better comes
-        resume = f"resume-{epoch:05d}.ckpt"
-        write_with(self.folder / resume, lambda path: trainer.save_checkpoint(path))
-        content = {
-            "state": resume, "best": self.best_file, "epoch": epoch,
-            "history": self.history.rows(),
-        }  # fmt: skip
-        write_json(self.folder / RESUME, content)
-        for path in old - {self.folder / resume, self.folder / (self.best_file or "")}:
-            path.unlink(missing_ok=True)
-        self.last_saved = time.monotonic()
-
-    def best_weights(self) -> dict[str, torch.Tensor]:
-        """Return the weights of the best validated epoch."""
-        if self.best_state is not None:
-            return self.best_state
-        assert self.best_file is not None
-        return checkpoint.load_weights(self.folder / self.best_file)
 
 
 def _start_network(
@@ -218,6 +107,8 @@ def train(
     options: RunOptions = RunOptions(),
     on_epoch: OnEpoch | None = None,
     on_overlays: OnOverlays | None = None,
+    on_resume: OnResume | None = None,
+    on_note: OnNote = logger.warning,
 ) -> TrialResult:
     """Train one trial, or go on where an earlier attempt stopped, or return its result.
 
@@ -226,13 +117,17 @@ def train(
     config : TrialConfig
     dataset : DataSet
     folder : Path
-        The trial's own folder. It receives resumable states while training, and at the end the
+        The trial's own folder. It receives saved states while training, and at the end the
         checkpoint and `RESULT`.
     options : RunOptions
     on_epoch : callable, optional
         Called with the `EpochRecord` of every epoch trained in this call.
     on_overlays : callable, optional
         Called at the end with (caption, (h, w, 3) uint8 picture) pairs of validation images.
+    on_resume : callable, optional
+        Called with the epochs that a saved state holds, before training goes on from it.
+    on_note : callable
+        Called with lines that the user should read, such as that a saved state is damaged.
 
     Returns
     -------
@@ -247,6 +142,8 @@ def train(
         When it needs more memory than `options` let it take, or on a GPU than the node has.
     trainables.errors.NoGpu
         When `options` demand a GPU and none answers.
+    trainables.errors.Superseded
+        When another attempt at the trial has begun; this one has written nothing since.
     """
     done = read_result(folder)
     if done is not None:
@@ -254,104 +151,174 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     device = resolve_device(options.device)
-    with memory.limited(device, gpu_fraction=options.gpu_fraction, memory_gb=options.memory_gb):
-        return _train(config, dataset, folder, device, options, on_epoch, on_overlays)
+    limits = memory.limited(device, gpu_fraction=options.gpu_fraction, memory_gb=options.memory_gb)
+    with attempt_at(folder, options.attempt) as attempt, limits:
+        memory.reset_peak(device)
+        seen = _see(config, dataset, resolve_precision(config.precision, device))
+        progress = Progress(attempt, _FORM, options.checkpoint_seconds, on_note)
+        trained = _fit(seen, device, options, progress, (on_resume, on_epoch))
+        return _conclude(trained, seen, device, progress, on_overlays)
 
 
-def _train(
-    config: TrialConfig,
-    dataset: DataSet,
-    folder: Path,
-    device: torch.device,
-    options: RunOptions,
-    on_epoch: OnEpoch | None,
-    on_overlays: OnOverlays | None,
-) -> TrialResult:
-    precision = resolve_precision(config.precision, device)
-    memory.reset_peak(device)
+_FORM: Form[StateDict] = Form(
+    ".ckpt", ".pt", lambda path, state: torch.save(state, path), checkpoint.load_weights
+)
 
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a trial sees: its images, and what it learns from them."""
+
+    config: TrialConfig
+    dataset: DataSet
+    precision: str
+    training: Sequence[Example]
+    validation: Sequence[Example]
+    task: Task
+
+
+def _see(config: TrialConfig, dataset: DataSet, precision: str) -> _Seen:
     training = load_split(dataset, "train", config)
-    scale = typical_radius([one.labels for one in training])
-    task = build_task(config, {"scale": scale})
+    task = build_task(config, {"scale": typical_radius([one.labels for one in training])})
     validation = load_split(dataset, "val", config)
     keep_targets(task, validation)
-    network, scaling, weights = _start_network(config, task.channels, options.weights_cache)
-    pairs = [(one.image, one.labels) for one in training]
-    crops = CropDataset(pairs, config.crop_size, task.target, config.augmentation, config.seed)
-    batches = EpochBatches(crops, config.batch_size, config.seed, options.micro_batch)
-    scaling = replace(scaling, intensities=dataset.intensities(config.normalization))
-    module = SegmentationModule(config, network, scaling, task, config.epochs * batches.steps)
-    epoch_end = _EpochEnd(config, folder, validation, batches, precision, options, on_epoch)
-    resume = resume_state(folder)
-    if resume is not None:
-        epoch_end.best_file = resume["best"]
-    trainer = _trainer(config, device, precision, folder, epoch_end, batches.splits)
-    with warnings.catch_warnings():
-        # Lightning advises worker processes for loading; the crops are in memory already.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*number of training batches.*")
-        trainer.fit(
-            module,
-            DataLoader(crops, batch_sampler=batches),
-            ckpt_path=folder / resume["state"] if resume else None,
-            weights_only=True,
+    return _Seen(config, dataset, precision, training, validation, task)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A network after its last epoch."""
+
+    module: SegmentationModule
+    splits: int
+    """Parts that a batch was computed in."""
+    weights: Any
+    """What the encoder started from."""
+
+
+def _fit(
+    seen: _Seen, device: torch.device, options: RunOptions, progress: Progress[StateDict],
+    report: tuple[OnResume | None, OnEpoch | None],
+) -> _Trained:  # fmt: skip
+    """Train from the last saved state that can be used, or from the start."""
+    config = seen.config
+    pairs = [(one.image, one.labels) for one in seen.training]
+    crops = CropDataset(pairs, config.crop_size, seen.task.target, config.augmentation, config.seed)
+    for state in chain(progress.states(), [None]):
+        network, scaling, weights = _start_network(
+            config, seen.task.channels, options.weights_cache
         )
-    history = epoch_end.history
-    best = history.best
-    assert best is not None
-    network.load_state_dict(epoch_end.best_weights())
+        batches = EpochBatches(crops, config.batch_size, config.seed, options.micro_batch)
+        scaling = replace(scaling, intensities=seen.dataset.intensities(config.normalization))
+        steps = config.epochs * batches.steps
+        module = SegmentationModule(config, network, scaling, seen.task, steps)
+        end = EpochEnd(config, seen.validation, batches, seen.precision, progress, report)
+        folder = progress.folder
+        trainer = _trainer(config, device, seen.precision, folder, end, batches.splits)
+        try:
+            with warnings.catch_warnings():
+                # Lightning advises worker processes for loading; the crops are in memory already.
+                warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+                warnings.filterwarnings("ignore", message=".*number of training batches.*")
+                trainer.fit(
+                    module,
+                    DataLoader(crops, batch_sampler=batches),
+                    ckpt_path=state.path if state else None,
+                    weights_only=True,
+                )
+        except Exception as error:
+            if state is None or end.began or not _does_not_fit(error):
+                raise
+            progress.refuse(state, error)
+            continue
+        return _Trained(module, batches.splits, weights)
+    raise AssertionError("the loop ends with a state or with none")
+
+
+def _does_not_fit(error: Exception) -> bool:
+    """Whether an error while a state was restored lies in the state, not in the machine."""
+    machine = isinstance(error, OSError) or memory.is_out_of_memory(error, limited=True)
+    return not machine and "CUDA" not in str(error)
+
+
+def _conclude(
+    trained: _Trained, seen: _Seen, device: torch.device, progress: Progress[StateDict],
+    on_overlays: OnOverlays | None,
+) -> TrialResult:  # fmt: skip
+    """Evaluate the best weights, and write checkpoint and result."""
+    module, history, validation = trained.module, progress.history, seen.validation
+    network, precision, task, dataset = module.network, seen.precision, seen.task, seen.dataset
+    network.load_state_dict(progress.best_weights())
     network.to(device).eval()
     # epochs are compared whole and at default thresholds, the trial by what suits it best
     inference, val = _choose_inference(module, validation, precision)
     if isinstance(task, StarConvex):
         task.optimize(
             lambda x: predict_logits(
-                network, x, scaling, precision, inference=inference, grid=task.grid
+                network, x, module.scaling, precision, inference=inference, grid=task.grid
             ),
             [(one.image, one.labels) for one in validation],
         )
         val = module.evaluate(validation, precision, inference)
     # one at a time in memory
-    test = module.evaluate(each_example(dataset, "test", config), precision, inference)
+    test = module.evaluate(each_example(dataset, "test", seen.config), precision, inference)
     if on_overlays is not None:
         on_overlays(_overlays(module, validation, precision, inference))
     metrics = {
+        **_figures(trained, seen, history, {"val": val, "test": test}),
+        "peak_memory_mb": memory.peak_mb(device),
+        "inference": str(inference),
+    }
+    _save(trained, seen, metrics, inference, progress.attempt)
+    per_image = [
+        vars(ImageCounts(split, item.stem, item.group, *counts))
+        for split, scores in (("val", val), ("test", test))
+        for item, counts in zip(dataset.subset(split), scores.counts)
+    ]
+    content = {**metrics, "history": history.rows(), "per_image": per_image}
+    progress.attempt.write_json(progress.folder / RESULT, content)
+    forget_states(progress.folder)
+    result = read_result(progress.folder)
+    assert result is not None
+    return result
+
+
+def _figures(
+    trained: _Trained, seen: _Seen, history: History, scores: dict[str, Scores]
+) -> dict[str, Any]:
+    val, test, best, size = scores["val"], scores["test"], history.best, seen.config.batch_size
+    assert best is not None
+    return {
         "best_epoch": best.epoch,
         "epochs": history.records[-1].epoch,
         "val_dataset_iou": val.dataset_iou,
         "val_image_iou": val.image_iou,
         "test_dataset_iou": test.dataset_iou,
         "test_image_iou": test.image_iou,
-        "parameters_m": sum(p.numel() for p in network.parameters()) / 1e6,
+        "parameters_m": sum(p.numel() for p in trained.module.network.parameters()) / 1e6,
         "train_seconds": sum(record.seconds for record in history.records),
-        "peak_memory_mb": memory.peak_mb(device),
         "class_iou": {"val": val.class_iou, "test": test.class_iou} if test.class_iou else None,
-        "micro_batch": -(-config.batch_size // batches.splits) if batches.splits > 1 else None,
-        "inference": str(inference),
-        "ceiling_iou": _ceiling(task, validation),
+        "micro_batch": -(-size // trained.splits) if trained.splits > 1 else None,
+        "ceiling_iou": _ceiling(seen.task, seen.validation),
     }
-    per_image = [
-        vars(ImageCounts(split, item.stem, item.group, *counts))
-        for split, scores in (("val", val), ("test", test))
-        for item, counts in zip(dataset.subset(split), scores.counts)
-    ]
+
+
+def _save(
+    trained: _Trained, seen: _Seen, metrics: dict[str, Any], inference: Inference, attempt: Attempt
+) -> None:
     checkpoint.save(
-        folder,
-        {k: v.cpu() for k, v in network.state_dict().items()},
+        attempt.folder,
+        {k: v.cpu() for k, v in trained.module.network.state_dict().items()},
         # auto is what it was here, wherever the checkpoint predicts
-        config.model_copy(update={"precision": "bf16" if "bf16" in precision else "32"}),
-        module.scaling,
-        data=trained_on(dataset, (one.labels.shape for one in training)),
+        seen.config.model_copy(update={"precision": "bf16" if "bf16" in seen.precision else "32"}),
+        trained.module.scaling,
+        data=trained_on(seen.dataset, (one.labels.shape for one in seen.training)),
         metrics=metrics,
-        encoder_weights=weights,
-        task=task.state(),
+        encoder_weights=trained.weights,
+        task=seen.task.state(),
         inference=inference,
+        check=attempt.check,
     )
-    write_json(folder / RESULT, {**metrics, "history": history.rows(), "per_image": per_image})
-    forget_states(folder)
-    result = read_result(folder)
-    assert result is not None
-    return result
 
 
 def _choose_inference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -355,6 +356,13 @@ def test_only_runs_a_part_and_removes_nothing(finished, sweep_of_cells, tmp_path
     assert "1 of 5 trials have not ended" in err
 
 
+def damage(folder: Path) -> tuple[str, str]:
+    """Truncate the newest saved state of a trial; return trial_id and the file's name."""
+    name = json.loads((folder / "resume.json").read_text())["states"][0]["state"]
+    os.truncate(folder / name, 1000)
+    return folder.name, name
+
+
 def test_resumed_after_sigint_and_kill_equals_undisturbed(
     finished, sweep_of_cells, tmp_path: Path
 ) -> None:
@@ -382,14 +390,26 @@ def test_resumed_after_sigint_and_kill_equals_undisturbed(
 
     done_before = sum(r["status"] == "done" for r in records(rough))
     process = start(*request, "--out", rough, "--resume", cwd=tmp_path)
-    wait_for(lambda: sum(r["status"] == "done" for r in records(rough)) > done_before, process)
+    wait_for(
+        lambda: sum(r["status"] == "done" for r in records(rough)) > done_before and checkpoints(),
+        process,
+    )
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate(timeout=500)
     psutil.wait_procs(family, timeout=500)
+    damaged = [damage(path.parent) for path in rough.glob("checkpoints/*/resume.json")]
 
     code, text, err = run(*request, "--out", rough, "--resume", cwd=tmp_path)
     assert code == 0, text + err
+    assert damaged
+    log = (rough / "sweep.log").read_text()
+    notes = {r["trial_id"]: r["notes"] for r in records(rough) if "notes" in r}
+    for trial_id, name in damaged:
+        (note,) = notes[trial_id]
+        assert name in note
+        assert note in text
+        assert f"{trial_id}: {note}" in log
     names = (
         "trial_id", "status", "val_dataset_iou", "val_image_iou", "test_dataset_iou",
         "test_image_iou", "best_epoch", "epochs",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def patch(module):
         return made["model"]
 
     def polygons(model, image, inference):
-        history = made["trial"].history
+        history = made["trial"].progress.history
         ended = len(history.records) == len(shifts)
         epoch = history.best.epoch if ended else len(history.records) + 1
         config = made["trial"].config
@@ -88,7 +89,7 @@ def patch(module):
 
         def _loss(self, *arguments):
             loss = super()._loss(*arguments)
-            note(loss=loss, epoch=len(self.history.records) + 1)
+            note(loss=loss, epoch=len(self.progress.history.records) + 1)
             return loss
 
         def _end_epoch(self, epoch, *arguments):
@@ -113,9 +114,11 @@ def dataset(tiny_dataset: Path) -> DataSet:
 
 @pytest.fixture(scope="module")
 def scripted(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Train with the script: a function of the epoch to break off and train on after."""
+    """Train with the script: a function of the epoch to break off and train on after, the state of
+    that epoch having been damaged.
+    """
 
-    def run(cut: int | None) -> tuple[TrialResult, Path]:
+    def run(cut: int | None, said: list[str] = []) -> tuple[TrialResult, Path]:  # noqa: B006
         folder = tmp_path_factory.mktemp("scripted")
         (folder / "seen").mkdir()
         (folder / "sitecustomize.py").write_text(SCRIPT)
@@ -133,7 +136,8 @@ def scripted(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Any:
                 often = RunOptions(checkpoint_seconds=0)
                 with pytest.raises(Cut):
                     train_stardist(CONFIG, dataset, folder / "t", options=often, on_epoch=on_epoch)
-            return train_stardist(CONFIG, dataset, folder / "t"), folder
+                os.truncate(folder / "t" / f"resume-{cut:05d}.npz", 1000)
+            return train_stardist(CONFIG, dataset, folder / "t", on_note=said.append), folder
 
     return run
 
@@ -171,7 +175,11 @@ def test_the_best_epochs_weights_are_saved(whole: tuple[TrialResult, Path]) -> N
 
 
 def test_also_when_they_lie_before_an_interruption(scripted: Any) -> None:
-    result, folder = scripted(3)
+    said: list[str] = []
+    result, folder = scripted(3, said)
+    (note,) = said
+    assert "resume-00003.npz has 1000 of" in note
+    assert "going on from that of epoch 2" in note
     assert (result.best_epoch, result.epochs) == (BEST, 4)
     is_saved_only(BEST, result, folder)
 

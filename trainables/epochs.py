@@ -1,0 +1,130 @@
+"""What happens at the end of each epoch: evaluation, best weights, saved states, reports."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from trainables.config import EpochRecord, TrialConfig
+from trainables.crops import EpochBatches
+from trainables.errors import TrainingError
+from trainables.examples import Example, most_pixels
+from trainables.module import Scores, SegmentationModule
+from trainables.resumable import Progress
+from trainables.tiling import Inference
+
+OnEpoch = Callable[[EpochRecord], None]
+OnResume = Callable[[Sequence[EpochRecord]], None]
+StateDict = dict[str, torch.Tensor]
+
+
+class EpochEnd(pl.Callback):
+    """Evaluates, keeps the best weights, saves states when they are due, and reports.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    images : sequence of Example
+        Of the validation.
+    batches : EpochBatches
+    precision : str
+    progress : Progress
+    report : pair of callables, or None
+        What takes the epochs that a saved state held, and what takes each epoch.
+
+    Attributes
+    ----------
+    began : bool
+        Whether training has begun: what a saved state holds has then been restored.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        images: Sequence[Example],
+        batches: EpochBatches,
+        precision: str,
+        progress: Progress[StateDict],
+        report: tuple[OnResume | None, OnEpoch | None],
+    ) -> None:
+        self.config, self.images, self.batches = config, images, batches
+        self.precision, self.progress = precision, progress
+        self.on_resume, self.on_epoch = report
+        self.began = False
+        self.started = time.monotonic()
+
+    @property
+    def state_key(self) -> str:
+        """Name under which Lightning kept the state of this callback in earlier versions."""
+        return "_EpochEnd"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the history from a state that an earlier version saved."""
+        self.progress.history.restore(state_dict["history"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take note that all is restored."""
+        self.began = True
+        if self.on_resume is not None and self.progress.history.records:
+            self.on_resume(self.progress.history.records)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the epoch's clock; make sure that its crops are its own."""
+        if batch_idx == 0:
+            self.started = time.monotonic()
+            if self.batches.epoch != trainer.current_epoch:
+                raise RuntimeError(
+                    f"epoch {trainer.current_epoch} got the crops of epoch {self.batches.epoch}"
+                )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do all that happens at an epoch's end."""
+        assert isinstance(pl_module, SegmentationModule)
+        record = self._evaluate(trainer.current_epoch + 1, pl_module)
+        network = pl_module.network
+
+        def copy() -> StateDict:
+            state = network.state_dict()
+            return {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
+
+        self.progress.add(record, copy)
+        if self.progress.history.patience_is_over(self.config.early_stopping):
+            trainer.should_stop = True
+        if record.epoch < self.config.epochs and not trainer.should_stop:
+            self.progress.save_if_due(trainer.save_checkpoint)
+        self.progress.attempt.check()
+        if self.on_epoch is not None:
+            self.on_epoch(record)
+
+    def _evaluate(self, epoch: int, module: SegmentationModule) -> EpochRecord:
+        loss = module.mean_train_loss()
+        if not math.isfinite(loss):
+            raise _not_finite("training", loss, epoch)
+        scores: Scores | None = None
+        if epoch % self.config.validate_every == 0 or epoch == self.config.epochs:
+            whole = Inference(None, most_pixels(self.images))
+            scores = module.evaluate(self.images, self.precision, whole)
+            if not math.isfinite(scores.loss):  # the epoch's last step can be the one that failed
+                raise _not_finite("validation", scores.loss, epoch)
+        return EpochRecord(
+            epoch=epoch,
+            train_loss=loss,
+            val_loss=scores.loss if scores else None,
+            val_dataset_iou=scores.dataset_iou if scores else None,
+            val_image_iou=scores.image_iou if scores else None,
+            seconds=time.monotonic() - self.started,
+            **{f"val_{k}_iou": v for k, v in (scores.class_iou if scores else {}).items()},
+        )
+
+
+def _not_finite(name: str, loss: float, epoch: int) -> TrainingError:
+    return TrainingError(
+        f"{name} loss became {loss} in epoch {epoch}; try a smaller learning_rate or precision=32"
+    )
