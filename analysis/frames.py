@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from analysis.skipped import Skipped, why_not
 from trainables.data import SUFFIXES
 from trainables.imagefiles import ImageFileError, read_image
+from trainables.listing import shown, wrong_name
 from trainables.splits import Metadata, natural_key, read_metadata
 
 # What the decoders raise on damaged files; sizes and counts in a header may be anything.
@@ -138,6 +139,9 @@ def list_frames(
         if first is not path:  # a link to it, or a file and its folder were given
             if first.name != path.name:
                 skipped.add(path, f"the same file as {first.name}")
+            continue
+        if wrong := wrong_name(path.name):
+            problems.append(f"{shown(str(path))}: {wrong}; rename the file")
             continue
         try:
             pages, shape = _describe(path)

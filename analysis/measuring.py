@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +16,9 @@ from analysis.methods import make_instances
 from analysis.morphology import measure
 from analysis.prediction import MapPredictor, predict_maps
 from analysis.scores import ImageScores, image_scores, match
-from trainables.data import DataSet, Item
+from trainables.data import DataError, DataSet, Item
 from trainables.imagefiles import read_image, read_labels
+from trainables.knowncells import read_objects
 
 KEYS = (
     "trial_id", "method", "image", "group", "split", "label", "matched_label", "iou", "track",
@@ -179,30 +179,22 @@ class KnownCells:
     Parameters
     ----------
     dataset : DataSet
+
+    Raises
+    ------
+    trainables.data.DataError
+        When the table is damaged.
     """
 
     def __init__(self, dataset: DataSet) -> None:
-        self.cells: dict[tuple[str, int], tuple[Any, Any]] = {}
-        for row in _rows(dataset):
-            track, population = row.get("track") or "", row.get("population") or ""
-            try:
-                key = (row["image"], int(row["label"]))
-                number = int(float(track)) if track else pd.NA
-            except (KeyError, TypeError, ValueError):
-                continue  # a row that names no label, or a track that is no number, says nothing
-            self.cells[key] = (number, population or pd.NA)
+        problems: list[str] = []
+        self.cells = read_objects(dataset.root, problems)
+        if problems:
+            raise DataError(f"data set {dataset.root}: {problems[0]}")
 
     def get(self, image: str, label: Any) -> tuple[Any, Any]:
         """Return track and population of a true cell; NA where they are not known."""
-        if label is pd.NA or label is None:
+        cell = None if label is pd.NA or label is None else self.cells.get((image, int(label)))
+        if cell is None:
             return pd.NA, pd.NA
-        return self.cells.get((image, int(label)), (pd.NA, pd.NA))
-
-
-def _rows(dataset: DataSet) -> Iterator[dict[str, str]]:
-    path = dataset.root / "objects.csv"
-    if not path.is_file():
-        return
-    csv.field_size_limit(2**31 - 1)  # outlines are long
-    with open(path, newline="", encoding="utf-8") as handle:
-        yield from csv.DictReader(handle)
+        return pd.NA if cell.track is None else cell.track, cell.population or pd.NA

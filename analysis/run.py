@@ -20,6 +20,7 @@ from analysis.sizes import size_note, trained_shape
 from trainables.commands import command_line
 from trainables.data import DataError, DataSet
 from trainables.errors import CheckpointError
+from trainables.knowncells import read_objects
 from trainables.manifest import read_manifest
 
 DONE, REFUSED, INTERRUPTED = 0, 2, 130
@@ -98,6 +99,10 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out.absolute()
     run = read_run(out)
     dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
+    problems: list[str] = []
+    read_objects((other or dataset).root, problems)
+    if problems:  # said before anything is computed
+        raise DataError(f"data set {(other or dataset).root}: {problems[0]}")
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
     if other is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.methods import OFFICIAL, WAYS, way_of
+from analysis.runtables import read_table
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data import DataError, DataSet, index_dataset
 from trainables.manifest import MANIFEST
@@ -94,6 +95,12 @@ def read_run(out: Path) -> Run:
         raise AnalysisError(f"{out}: leaderboard.csv is missing or empty; start the sweep first")
     if not {"trial_id", "status"} <= set(board):
         raise AnalysisError(f"{out / 'leaderboard.csv'} has no column trial_id or status")
+    missing = set(configs) - set(board["trial_id"])
+    if missing:
+        raise AnalysisError(
+            f"{out / 'leaderboard.csv'} lacks {len(missing)} of the {len(configs)} trials of "
+            f"plan.json: it was cut short; {_ANEW}"
+        )
     drawn = [i for i in board["trial_id"] if i not in configs]
     for trial_id in drawn:  # by a search algorithm, while the sweep ran
         config = _config_of(out / "checkpoints" / trial_id)
@@ -119,11 +126,12 @@ def read_run(out: Path) -> Run:
 
 def _table(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
-    except FileNotFoundError:
-        return pd.DataFrame()
-    except (OSError, ValueError) as error:
-        raise AnalysisError(f"{path} cannot be read: {error}") from error
+        return read_table(path)
+    except ValueError as error:
+        raise AnalysisError(f"{path} cannot be read: {error}; {_ANEW}") from error
+
+
+_ANEW = "the sweep's own command (it is in plan.json), run again, writes its tables anew"
 
 
 def _config_of(folder: Path) -> TrialConfig | None:

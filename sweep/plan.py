@@ -390,8 +390,13 @@ def read_plan(out: Path) -> dict[str, Any] | None:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise RequestError(f"{path} is of format {content['format']}, not {FORMAT}")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RequestError(f"{path} is damaged: {error}") from error
+            _check_recorded(content)
+        except RequestError:
+            raise
+        except KeyError as error:
+            raise RequestError(f"{path} is damaged: it has no {error}") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise RequestError(f"{path} is damaged: {' '.join(str(error).split())}") from error
         return content
     if out.exists() and not out.is_dir():
         raise RequestError(f"--out {out}: is a file")
@@ -402,6 +407,14 @@ def read_plan(out: Path) -> dict[str, Any] | None:
             "name another folder"
         )
     return None
+
+
+def _check_recorded(content: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError where plan.json lacks what every run has."""
+    content["key"]["fingerprint"], content["data"]["path"], content["data"]["options"]
+    content["commands"], content["created"]
+    for trial in content["trials"]:
+        trial["config"]["architecture"], trial["trial_id"]
 
 
 OWN_FILES = (".nodes", "data", ".lock", "sweep.log")

@@ -7,7 +7,6 @@ reason why it cannot be used.
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import json
 import sys
@@ -23,11 +22,15 @@ from pydantic import ValidationError
 from trainables.config import Normalization
 from trainables.imagefiles import ImageFileError, read_image, read_labels
 from trainables.intensities import Intensities, intensities_of, normalize
+from trainables.knowncells import read_objects, unknown_images
+from trainables.listing import SUFFIXES as SUFFIXES
+from trainables.listing import case_note, list_files, orphans
 from trainables.maskcheck import pieces_note, wrong_masks
 from trainables.pixelcheck import (
     Pixels,
     bits_note,
     duplicates,
+    flat_note,
     inspect_pair,
     sequence_note,
     size_notes,
@@ -46,8 +49,6 @@ from trainables.splits import (
     unused_notes,
 )
 from trainables.timegap import Gap, choose_gap
-
-SUFFIXES = (".tif", ".tiff", ".png")
 
 
 class DataError(ValueError):
@@ -137,29 +138,6 @@ def largest_shape(shapes: Iterable[tuple[int, ...]]) -> list[int]:
     return [int(side) for side in max(shapes, key=np.prod)]
 
 
-def _listing(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Map stems to files; report what has a wrong suffix or a stem twice."""
-    if not folder.is_dir():
-        problems.append(f"{folder.name}/: no such folder in {folder.parent}")
-        return {}
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini"):
-            continue
-        name = f"{folder.name}/{path.name}"
-        if path.suffix.lower() not in SUFFIXES:
-            problems.append(f"{name}: not a TIFF or PNG file; convert it or remove it")
-        elif not path.is_file():
-            problems.append(f"{name}: not a file, or a link to a file that is not there")
-        elif path.stem in found:
-            problems.append(f"{name}: same stem as {found[path.stem].name}; keep one of them")
-        else:
-            found[path.stem] = path
-    if not found:
-        problems.append(f"{folder.name}/: holds no TIFF or PNG file")
-    return found
-
-
 def _fingerprints(
     items: Sequence[Item], split: Mapping[str, Sequence[str]], meta: Metadata
 ) -> tuple[str, str]:
@@ -209,22 +187,6 @@ def index_dataset(
     return dataset
 
 
-def _orphans(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
-    """Name images without a mask and masks without an image, and what may be meant."""
-    problems = []
-    for mine, what, others, other in (
-        (images, "mask", masks, "masks"), (masks, "image", images, "images")
-    ):  # fmt: skip
-        free = [stem for stem in others if stem not in mine]
-        for stem in sorted(set(mine) - set(others), key=natural_key):
-            longer = [s for s in free if s.startswith(stem) or stem.startswith(s)]
-            close = longer or difflib.get_close_matches(stem, free, n=1)
-            hint = f"; did you mean {other}/{others[close[0]].name}?" if close else ""
-            where = f"{mine[stem].parent.name}/{mine[stem].name}"
-            problems.append(f"{where}: orphan, no {what} of this name{hint}")
-    return problems
-
-
 def _gap(
     stems: Sequence[str], images: Mapping[str, Path], meta: Metadata, seen: Mapping[str, Pixels]
 ) -> Gap:
@@ -253,9 +215,9 @@ def _index(
     if not root.is_dir():
         raise DataError(f"data set {root}: no such folder")
     meta = read_metadata(root, problems)
-    images, masks = _listing(root / "images", problems), _listing(root / "masks", problems)
+    images, masks = (list_files(root / name, problems) for name in ("images", "masks"))
     if images and masks:
-        problems += _orphans(images, masks)
+        problems += orphans(images, masks)
     stems = sorted(set(images) & set(masks), key=natural_key)
     pixels: dict[str, Pixels] = {}
     for stem in stems if look else ():
@@ -327,7 +289,7 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
     """
     problems: list[str] = []
     dataset, pixels = _index(Path(root).absolute(), options, problems, look=True)
-    notes = list(dataset.notes)
+    notes = list(dataset.notes) + case_note(pixels)
     notes += duplicates(pixels, dataset.split, problems)
     binary = [stem for stem, one in pixels.items() if one.binary]
     if binary:
@@ -336,8 +298,10 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
             f"as cells: {some(binary)}"
         )
     pieces = {stem: one.pieces for stem, one in pixels.items() if not one.binary}
+    known = read_objects(dataset.root, problems)
+    notes += unknown_images(known, {item.stem for item in dataset.items})
     problems += wrong_masks({item.stem: item.mask.name for item in dataset.items}, pieces)
-    notes += pieces_note(pieces)
+    notes += pieces_note(pieces) + flat_note(pixels)
     if not problems:
         for name in SPLITS:
             if not any(pixels[stem].has_cells for stem in dataset.split[name]):

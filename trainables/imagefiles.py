@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ _DAMAGED = (
 )  # fmt: skip
 
 
+# what it would print of a damaged file is said in the error, with the file's name
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
 @dataclass(frozen=True)
 class Labels:
     """A label image as read."""
@@ -37,7 +42,15 @@ def _read(path: Path) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".png":
             return np.asarray(imagecodecs.png_decode(path.read_bytes()))
-        return np.asarray(tifffile.imread(path))
+        with tifffile.TiffFile(path) as tiff:
+            series = [f"{one.shape} {one.dtype}" for one in tiff.series]
+            if len(series) > 1:  # only the first would be read
+                raise ImageFileError(
+                    f"holds {len(series)} images ({', '.join(series[:3])}); save one per file"
+                )
+            return np.asarray(tiff.asarray())
+    except ImageFileError:
+        raise
     except _DAMAGED as e:
         reason = " ".join(str(e).split()) or type(e).__name__
         raise ImageFileError(f"cannot be read ({reason[:120]}); is the file damaged?") from e
@@ -98,7 +111,7 @@ def read_labels(path: Path) -> Labels:
     Raises
     ------
     ImageFileError
-        Colour, a stack, floats, negative numbers, or not readable.
+        Colour, a stack, floats, numbers that no label can have, or not readable.
     """
     from skimage.measure import label
 
@@ -113,7 +126,13 @@ def read_labels(path: Path) -> Labels:
         raise ImageFileError("mask holds labels above 2147483647; number the cells anew")
     labels = mask.astype(np.int32)
     value = int(labels.max())
-    if value and not ((labels != 0) & (labels != value)).any():
+    single = not ((labels != 0) & (labels != value)).any()
+    if value > labels.size and not single:  # of 0 and 255 a small mask may be, too
+        raise ImageFileError(
+            f"mask holds label {value}, but has {labels.size} pixels: cells are numbered 1, 2, "
+            "...; is this an image of intensities?"
+        )
+    if value and single:
         parts, count = label(labels > 0, connectivity=2, return_num=True)
         if count > 1:
             return Labels(parts.astype(np.int32), True)

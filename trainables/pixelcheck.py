@@ -30,6 +30,12 @@ class Pixels:
     bits: int
     """Of the image's type: 8 or 16."""
     pieces: Pieces
+    flat: bool = False
+    """Whether all pixels are equal."""
+
+
+SMALLEST_SIDE = 8
+"""Of an image, in pixels: smaller ones hold no cell with background around it."""
 
 
 def thumbnail(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -65,10 +71,23 @@ def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pix
             f"{labels.labels.shape[1]}x{labels.labels.shape[0]}; they must be equal"
         )
         return None
+    if min(pixels.shape) < SMALLEST_SIDE:
+        problems.append(
+            f"images/{image.name}: {_size(pixels.shape)} pixels; each side needs at least "
+            f"{SMALLEST_SIDE}"
+        )
+        return None
+    flat, has_cells = bool(pixels.min() == pixels.max()), bool(labels.labels.any())
+    if flat and has_cells:
+        problems.append(
+            f"images/{image.name}: all pixels are {pixels.flat[0]}, so nothing can be seen of the "
+            f"cells in masks/{mask.name}; export the image anew"
+        )
+        return None
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     return Pixels(
-        pixels.shape, digest, thumbnail(pixels), bool(labels.labels.any()), labels.was_binary,
-        8 * pixels.dtype.itemsize, count_pieces(labels.labels),
+        pixels.shape, digest, thumbnail(pixels), has_cells, labels.was_binary,
+        8 * pixels.dtype.itemsize, count_pieces(labels.labels), flat,
     )  # fmt: skip
 
 
@@ -90,6 +109,14 @@ def duplicates(
         else:
             notes.append(f"same image more than once: {listed}")
     return notes
+
+
+def flat_note(pixels: Mapping[str, Pixels]) -> list[str]:
+    """Say which images show nothing, and hold no cell either."""
+    flat = [stem for stem, one in pixels.items() if one.flat]
+    if not flat:
+        return []
+    return [f"{len(flat)} images show nothing (all their pixels are equal): {some(flat)}"]
 
 
 def sequence_note(pixels: Mapping[str, Pixels], group_of: Mapping[str, str]) -> list[str]:

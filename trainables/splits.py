@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,23 +70,71 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
     return [(0, int(p)) if p.isdecimal() else (1, p) for p in re.split(r"(\d+)", text) if p]
 
 
+METADATA = "dataset.yaml"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            one = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else ("", str(key))
+            if one in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{one[1]} is there twice", key.start_mark
+                )
+            seen.add(one)
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: Path) -> Any:
+    """Read a YAML file; a ValueError says in one line why it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return yaml.load(text, _Loader) or {}  # a SafeLoader
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text; save it as UTF-8") from None
+    except RecursionError:
+        raise ValueError("not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+        raise ValueError(f"not valid YAML: {reason}") from error
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from error
+
+
+def _misnamed(root: Path) -> list[str]:
+    """Name a file that is meant to be dataset.yaml and is not read."""
+    try:
+        names = sorted(path.name for path in root.iterdir())
+    except OSError:
+        return []
+    close = [name for name in names if name.lower() in (METADATA, "dataset.yml", "datasets.yaml")]
+    return [f"{name}: not read, since its name is not {METADATA}; rename it" for name in close]
+
+
 def read_metadata(root: Path, problems: list[str]) -> Metadata:
     """Read dataset.yaml, if there is one; add what is wrong with it to `problems`."""
-    path = root / "dataset.yaml"
-    if not path.exists():
+    path = root / METADATA
+    if not os.path.lexists(path):
+        problems += _misnamed(root)
         return Metadata()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"dataset.yaml: not valid YAML: {' '.join(str(error).split())}")
-        return Metadata()
-    except OSError as error:
-        problems.append(f"dataset.yaml: cannot be read ({error.strerror})")
+        content = _load(path)
+    except ValueError as error:
+        problems.append(f"dataset.yaml: {error}")
         return Metadata()
     if not isinstance(content, dict):
         problems.append("dataset.yaml: must be a mapping with pixel_size_um, groups, split")
         return Metadata()
     if isinstance(content.get("groups"), dict):  # YAML reads names such as 007 as numbers
+        problems += [
+            f"dataset.yaml: groups.{stem}: {'empty' if group is None else 'not a name'}; name its "
+            "group"
+            for stem, group in content["groups"].items()
+            if group is None or isinstance(group, dict | list)
+        ]
         content["groups"] = {str(k): str(v) for k, v in content["groups"].items()}
     if isinstance(content.get("split"), dict):
         content["split"] = {

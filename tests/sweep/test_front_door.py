@@ -43,7 +43,7 @@ def test_out_is_named_after_space_and_data(data: Path, tmp_path: Path, capsys) -
     (tmp_path / "runs/demo").mkdir(parents=True)
     (tmp_path / "runs/demo/plan.json").write_text(
         json.dumps({"format": 1, "recipe": 2, "key": {"fingerprint": "x"}, "trials": [],
-                    "data": {"path": "/elsewhere", "options": {}}})
+                    "data": {"path": "/elsewhere", "options": {}}, "commands": [], "created": ""})
     )  # fmt: skip
     assert main(["demo", "--data", str(data), "--plan", *UNET]) == 0
     assert "semantic2-Unet-resnet18-s0-" in capsys.readouterr().out
