@@ -1,6 +1,6 @@
 """Weights & Biases and TensorBoard, from inside a trial's worker.
 
-Tracking never harms a trial: whatever goes wrong is one warning in the log; the trial goes on,
+Tracking never harms a trial: whatever goes wrong is one line in ``sweep.log``; the trial goes on,
 reported offline where W&B cannot be reached and unreported where nothing can be written.
 
 A run's id in W&B is the trial's, and the sweep's token (``run_token`` in ``plan.json``): equal
@@ -10,18 +10,16 @@ equal for runs that differ in nothing but the seed.
 W&B holds every epoch once: its step is the epoch. An attempt that resumes a trial logs the epochs
 before it (`Tracker.past`), too: online, those that the server lacks, as an interruption loses
 what was not uploaded yet; offline, all of them, so that the last folder under ``OUT/wandb``
-is the whole run. ``wandb sync`` uploads that; the folders before it count as synced. A run that
-the server did not take to its end is written once more, offline. See docs/wandb.md.
+is the whole run. ``wandb sync`` uploads that; the folders before it count as synced. It cannot
+tell what the server has: where that may be a part of a run, `sweep.wandb_upload` adds the rest.
+See docs/wandb.md.
 """
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import hashlib
 import logging
-import netrc
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,14 +27,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.wandb_mode import (
+    QUIET,
+    Mode,
+    key_source,
+    seconds,
+    server,
+    wandb_mode,
+    wandb_settings,
+)
 from trainables.config import EpochRecord
-
-Mode = Literal["online", "offline", "off"]
 
 INIT_TIMEOUT_SECONDS = 30.0
 FINISH_TIMEOUT_SECONDS = 120.0
@@ -44,13 +48,15 @@ FINISH_TIMEOUT_SECONDS = 120.0
 RETRY_ONLINE_SECONDS = 900.0
 """After W&B could not be reached, a worker's next trials report offline for so long."""
 
+__all__ = [
+    "Mode", "Tracker", "TrackingOptions", "key_source", "run_id", "server", "wandb_mode",
+    "wandb_settings",
+]  # fmt: skip
 logger = logging.getLogger(__name__)
 
-_MODES: dict[str, Mode] = {
-    "online": "online", "run": "online", "shared": "online",
-    "offline": "offline", "dryrun": "offline", "disabled": "off", "off": "off",
-}  # fmt: skip
 _unreachable_until = 0.0
+_REACHED = "reached-the-server"
+"""File in the local folder of a run that was started online."""
 
 
 @dataclass(frozen=True)
@@ -69,69 +75,6 @@ class TrackingOptions:
     artifacts: bool = False
     """Upload the best checkpoint of every trial."""
     tensorboard: bool = False
-
-
-def wandb_settings() -> dict[str, str]:
-    """Return what W&B's settings files say: the user's, then the current folder's."""
-    user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read([Path(user).expanduser() / "settings", Path("wandb/settings")])
-    except (OSError, configparser.Error):
-        return {}
-    return dict(parser["default"]) if parser.has_section("default") else {}
-
-
-def server(settings: dict[str, str]) -> str:
-    """Return the address of the W&B server that runs are reported to."""
-    return os.environ.get("WANDB_BASE_URL") or settings.get("base_url") or "https://api.wandb.ai"
-
-
-def key_source(settings: dict[str, str]) -> str:
-    """Return where W&B would find credentials, without asking anybody; empty: nowhere."""
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if os.environ.get(name):
-            return f"{name} in the environment"
-    if settings.get("api_key"):
-        return "api_key in W&B's settings file"
-    host = urlsplit(server(settings)).netloc or "api.wandb.ai"
-    try:
-        file = os.environ.get("NETRC")
-        known = netrc.netrc(Path(file).expanduser() if file else None)
-    except (OSError, netrc.NetrcParseError):
-        return ""
-    return (file or "~/.netrc") if known.authenticators(host) is not None else ""
-
-
-def _key_is_configured(settings: dict[str, str]) -> bool:
-    return bool(key_source(settings))
-
-
-def wandb_mode(requested: str | None) -> Mode:
-    """Decide how to use W&B, without network, prompts or importing it.
-
-    Parameters
-    ----------
-    requested : {"online", "offline", "off"} or None
-        None: what ``WANDB_MODE`` says, else ``mode`` of W&B's settings files (``wandb offline``),
-        else online when an API key is configured (``WANDB_API_KEY``, netrc, settings), else
-        offline.
-
-    Raises
-    ------
-    sweep.plan.RequestError
-        When the mode is not known.
-    """
-    settings = wandb_settings()
-    asked = requested or os.environ.get("WANDB_MODE") or settings.get("mode")
-    if not asked:
-        return "online" if _key_is_configured(settings) else "offline"
-    if asked not in _MODES:
-        from sweep.plan import RequestError
-
-        source = "--wandb" if requested else "WANDB_MODE"
-        raise RequestError(f"{source}={asked}: choose online, offline or off")
-    return _MODES[asked]
 
 
 def run_id(trial_id: str, token: str = "") -> str:
@@ -161,13 +104,6 @@ def _short(text: str, most: int = 64) -> str:
     return text if len(text) <= most else text[: most - 11] + text[-11:]
 
 
-def _seconds(variable: str, default: float) -> float:
-    """Return what a variable of W&B says; the default where it says nothing."""
-    with contextlib.suppress(ValueError):
-        return float(os.environ.get(variable, ""))
-    return default
-
-
 class Tracker:
     """One attempt at a trial, in W&B and TensorBoard; a context manager.
 
@@ -183,6 +119,8 @@ class Tracker:
         Tags the run as one that went on after an interruption.
     known_id : str
         Id under which an earlier attempt reported, which is kept; empty: `run_id` gives it.
+    fall_back : bool
+        Write offline where W&B cannot be reached.
 
     Attributes
     ----------
@@ -199,6 +137,7 @@ class Tracker:
         parameters_m: float | None = None,
         resumed: bool = False,
         known_id: str = "",
+        fall_back: bool = True,
     ) -> None:
         self.options, self.trial_id = options, trial_id
         self._id = known_id or run_id(trial_id, options.token)
@@ -208,13 +147,10 @@ class Tracker:
         self._tensorboard = options.tensorboard
         self._epoch = 0
         self._held = 0  # the last step that W&B's server has
-        self._online = self._broken = False
-        self._resumed = resumed
-        self._rows: list[dict[str, Any]] = []
-        self._pictures: list[tuple[str, NDArray[np.uint8]]] = []
+        self._whole = False  # whether this attempt tells of every epoch
+        self._resumed, self._fall_back = resumed, fall_back
         if parameters_m is not None:
             config = {**config, "parameters_m": parameters_m}
-        self._config = config
         if options.mode != "off":
             self._start(config, resumed)
 
@@ -224,14 +160,16 @@ class Tracker:
         if online:
             try:
                 # W&B itself would ask on a terminal, or raise
-                if not _key_is_configured(wandb_settings()):
+                if not key_source(wandb_settings()):
                     raise RuntimeError("no API key is configured on this node; run wandb login")
                 self._init("online", config, resumed)
                 return
             except Exception as error:
                 _unreachable_until = time.monotonic() + RETRY_ONLINE_SECONDS
-                self._warn("W&B is written offline", error)
+                self._warn(f"W&B is {'written offline' if self._fall_back else 'off'}", error)
                 self._drop_service()
+        if self.options.mode == "online" and not self._fall_back:
+            return
         try:
             self._init("offline", config, resumed)
         except Exception as error:  # tracking must not harm training, whatever it raises
@@ -253,21 +191,10 @@ class Tracker:
 
         wandb.setup(wandb.Settings(silent=True))
         wanted = {
-            "silent": True,
-            "symlink": False,  # "latest-run" means nothing where trials run side by side
-            "console": "off",
-            "disable_git": True,
-            "disable_code": True,
-            "save_code": False,
-            "init_timeout": _seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT_SECONDS),
-            "finish_timeout": _seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT_SECONDS),
+            **QUIET,
+            "init_timeout": seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT_SECONDS),
+            "finish_timeout": seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT_SECONDS),
             "finish_timeout_raises": True,
-            # a list of packages and machine data per trial cost ten times the rest; plan.json
-            # has the versions once
-            "x_disable_stats": True,
-            "x_disable_meta": True,
-            "x_disable_machine_info": True,
-            "x_save_requirements": False,
         }
         known = wandb.Settings.model_fields
         Path(self.options.folder).mkdir(parents=True, exist_ok=True)
@@ -276,7 +203,7 @@ class Tracker:
         run = wandb.init(
             id=self._id,
             name=self.trial_id.rsplit("-", 1)[0],
-            # a local file is the whole run: uploading it twice changes nothing
+            # a local file is the whole run
             resume="allow" if mode == "online" else None,
             project=self.options.project,
             entity=self.options.entity,
@@ -290,15 +217,23 @@ class Tracker:
             reinit="create_new",
             settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
         )
-        self._run, self.wandb_id, self._online = run, run.id, mode == "online"
+        self._run, self.wandb_id = run, run.id
         self._held = run.starting_step - 1 if run.resumed else 0
+        self._mark(Path(run.settings.sync_dir), mode)
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
 
-    def _warn(self, what: str, error: BaseException) -> None:
+    def _warn(self, what: str, error: BaseException, hint: str = "") -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        logger.warning("%s for trial %s: %s", what, self.trial_id, reason)
+        reason = lines[0].rstrip(".") if lines else type(error).__name__
+        line = f"{what} for trial {self.trial_id}: {reason}{hint}"
+        logger.warning("%s", line)
+        # what a worker logs is not shown; the sweep's own log is appended to, line by line
+        log = Path(self.options.folder, "sweep.log")
+        with contextlib.suppress(OSError):
+            if log.is_file():
+                with log.open("a", encoding="utf-8") as handle:
+                    handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def _wandb(self, action: Callable[[Any], None]) -> None:
         if self._run is None:
@@ -306,8 +241,10 @@ class Tracker:
         try:
             action(self._run)
         except Exception as error:
-            self._run, self._broken = None, self._online
-            self._warn("W&B is written offline" if self._online else "W&B is off", error)
+            self._run, hint = None, ""
+            if self.options.mode == "online" and self._fall_back:
+                hint = f"; python -m sweep.wandb_upload {self.options.folder} adds what is missing"
+            self._warn("W&B is off", error, hint)
             self._drop_service()
 
     def _board(self, action: Callable[[Any], None]) -> None:
@@ -335,7 +272,7 @@ class Tracker:
         """Log one epoch's figures against ``epoch``; those that are None are left out."""
         self._epoch = record.epoch
         row = {k: v for k, v in {**record.to_dict(), **extra}.items() if v is not None}
-        self._rows.append(row)
+        self._whole = self._whole or record.epoch == 1
         if record.epoch > self._held:
             self._wandb(lambda run: run.log(row, step=record.epoch, commit=True))
 
@@ -368,31 +305,30 @@ class Tracker:
         """
         if not images:
             return
-        self._pictures = list(images)
+
+        def log(run: Any) -> None:
+            import wandb
+
+            if self._held > self._epoch:
+                return
+            pictures = [
+                wandb.Image(picture, caption=text, file_type="png") for text, picture in images
+            ]
+            # a row of their own: the last epoch's is sent
+            row = {"overlays": pictures, "epoch": self._epoch}
+            run.log(row, step=self._epoch + 1, commit=True)
 
         def write(writer: Any) -> None:
             for number, (text, picture) in enumerate(images):
                 name = f"overlays/{number} {text}"
                 writer.add_image(name, picture, self._epoch, dataformats="HWC")
 
-        self._wandb(self._log_pictures)
+        self._wandb(log)
         self._board(write)
-
-    def _log_pictures(self, run: Any) -> None:
-        if not self._pictures or self._held > self._epoch:
-            return
-        import wandb
-
-        pictures = [
-            wandb.Image(picture, caption=text, file_type="png") for text, picture in self._pictures
-        ]
-        # a row of their own: the last epoch's is sent
-        row = {"overlays": pictures, "epoch": self._epoch}
-        run.log(row, step=self._epoch + 1, commit=True)
 
     def finish(
         self, summary: dict[str, Any], *, failed: bool = False, checkpoint: str | None = None
-    ) -> None:
+    ) -> bool:
         """Close the run with its final figures; a second call does nothing.
 
         Parameters
@@ -403,6 +339,11 @@ class Tracker:
             Mark the run as failed.
         checkpoint : str, optional
             Folder to upload as an artifact, where `TrackingOptions.artifacts` asks for it.
+
+        Returns
+        -------
+        bool
+            Whether W&B, online or offline, has taken all of it.
         """
 
         def close(run: Any) -> None:
@@ -417,32 +358,22 @@ class Tracker:
             self._supersede(Path(run.settings.sync_dir))
 
         self._wandb(close)
-        if self._broken:
-            self._write_again()
-            self._wandb(close)
-        self._run, self._broken = None, False
+        taken, self._run = self._run is not None, None
         if self._writer is not None:
             self._board(lambda writer: writer.close())
         self._tensorboard, self._writer = False, None
+        return taken
 
-    def _write_again(self) -> None:
-        """Write the whole run offline: what the server holds of it is not known."""
-        self._broken = self._online = False
-        try:
-            self._init("offline", self._config, self._resumed)
-        except Exception as error:
-            self._warn("W&B is off", error)
-
-        def log(run: Any) -> None:
-            for row in self._rows:
-                run.log(row, step=row["epoch"], commit=True)
-            self._log_pictures(run)
-
-        self._wandb(log)
+    def _mark(self, mine: Path, mode: str) -> None:
+        """Keep ``wandb sync`` from repeating what the server has of an attempt before this one."""
+        if mode == "online":
+            (mine / _REACHED).touch()
+        elif any(mine.parent.glob(f"run-*-{self.wandb_id}/{_REACHED}")):
+            (mine / f"run-{self.wandb_id}.wandb.synced").touch()
 
     def _supersede(self, mine: Path) -> None:
         """Mark local files of earlier attempts as synced: this attempt holds all of them."""
-        if not self._rows or self._rows[0]["epoch"] != 1:
+        if not self._whole:
             return
         for file in mine.parent.glob(f"offline-run-*-{self.wandb_id}/*.wandb"):
             if file.parent != mine:

@@ -83,6 +83,12 @@ def to_tune(epoch: int, epochs: int, best: float) -> dict[str, Any]:
     return {SCORE: best, TIME: 0 if epoch >= epochs else epoch}
 
 
+def shown_config(config: TrialConfig, trial_id: str) -> dict[str, Any]:
+    """Return what trackers show of a trial."""
+    names = {"trial_id": trial_id, "candidate": config.candidate_key()}
+    return {**config.model_dump(mode="json"), **names}
+
+
 def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     """Train one trial, reporting every epoch to Tune; record its result in the ledger.
 
@@ -113,11 +119,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     tracker = Tracker(
         TrackingOptions(**runtime["tracking"]),
         trial_id,
-        {
-            **config.model_dump(mode="json"),
-            "trial_id": trial_id,
-            "candidate": config.candidate_key(),
-        },
+        shown_config(config, trial_id),
         resumed=bool(ledger.attempts(trial_id)),
         known_id=record.get("wandb_id", ""),
     )
