@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sweep import cluster
+from sweep.autoscaler import offered
 from sweep.doctor_findings import compare, differing_gpus, names_of, of_machine, requirements
 from sweep.doctor_folders import look_at_data, look_at_disk, look_at_out, look_at_weights, made
 from sweep.doctor_machine import Machine, look
 from sweep.findings import Finding, note, ok, problem, refused, short, together
 from sweep.nodes import on_each
 from sweep.plan import RequestError, git_commit
+from sweep.resources import Resources
 from sweep.visibility import HINT, Sight, ask_nodes, name_of, token_in
 from trainables.data import DataSet
 
@@ -97,11 +99,7 @@ def of_cluster(
             import ray
 
             nodes = [node for node in ray.nodes() if node["Alive"]]
-            text = f"{len(nodes)} nodes at {address}: {resources.cpus:g} CPUs, {resources.gpus:g} "
-            found = [ok("cluster", f"{text}GPUs", "cluster")]
-            if not resources.cpus and not resources.gpus:
-                text = f"no node at {address} offers CPUs or GPUs yet"
-                found = [note("cluster", f"{text}; they start when trials wait", "", "cluster")]
+            found = _of_resources(address, len(nodes), resources)
             answers = _machines(nodes, ours)
             seen = [_of_node(node, answers[node["NodeID"]], ours) for node in nodes]
             machines = [one for one in answers.values() if isinstance(one, Machine)]
@@ -112,6 +110,24 @@ def of_cluster(
         return [_no_cluster(error, ours)]
 
 
+def _of_resources(address: str, nodes: int, present: Resources) -> list[Finding]:
+    """Say what a cluster offers, and what its autoscaler may start; Ray must be connected."""
+    import ray
+
+    text = f"{nodes} {'node' if nodes == 1 else 'nodes'} at {address}: {present.cpus:g} CPUs, "
+    found = [ok("cluster", f"{text}{present.gpus:g} GPUs", "cluster")]
+    offer = offered(ray.get_runtime_context().gcs_address)
+    if offer is not None:
+        kind = f" ({offer.gpu_name})" if offer.gpu_name else ""
+        text = f"may start {offer.cpus:g} CPUs, {offer.gpus:g} GPUs{kind} when trials wait"
+        found.append(ok("autoscaler", text, "cluster"))
+    elif not present.cpus and not present.gpus:
+        text = "no node offers CPUs or GPUs yet, and which may start is not known on this machine"
+        advice = "run this on the cluster's head, or say what will come: sweep.run --gpus 4xA10G"
+        found.append(note("autoscaler", text, advice, "cluster"))
+    return found
+
+
 def _called(node: Mapping[str, Any]) -> str:
     return name_of(node).removeprefix("node ")
 
@@ -119,7 +135,9 @@ def _called(node: Mapping[str, Any]) -> str:
 def _seen_out(nodes: Sequence[Mapping[str, Any]], out: Path | None) -> list[Finding]:
     """Say which nodes see the run folder and can write to it; it is removed if it was not there."""
     if out is None:
-        return [note("out", "not checked on the nodes", "name a folder that can be written to")]
+        return [
+            note("out", "not checked on the nodes", "give --out, a folder that can be written to")
+        ]
     try:
         with made(out), token_in(out) as token:
             sights = ask_nodes(nodes, out, token, seconds=ANSWER_SECONDS)

@@ -49,6 +49,7 @@ from sweep.findings import Finding, note, ok, problem, together, within
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import environment, make_data
+from fresh_cluster import fresh_cluster
 from namespaces import _call as call
 from namespaces import add_blind_node, available, without
 
@@ -225,6 +226,21 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, cluster) -> None:
     assert about(both, "data")[0].endswith("the same files as here")
     assert about(both, "out")[0].endswith("can be written to")
     assert not out.parent.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
+def test_a_fresh_cluster_says_what_it_may_start(tmp_path: Path, monkeypatch) -> None:
+    resources = {"CPU": 8, "GPU": 1, "accelerator_type:A100": 1}
+    types = {"gpu": {"resources": resources, "node_config": {}, "max_workers": 2}}
+    with fresh_cluster(tmp_path, monkeypatch, types) as cluster:
+        code, lines = doctor(
+            "--address", cluster.address, "--out", tmp_path / "run", cwd=tmp_path, **NO_TOKEN
+        )
+    assert code == 0, "\n".join(lines)
+    (line,) = about(lines, "autoscaler")
+    assert line.endswith("may start 16 CPUs, 2 GPUs (A100) when trials wait")
+    assert about(lines, "node")[0].endswith("offers 0 CPUs, 0 GPUs: gets no trial")
 
 
 @pytest.mark.slow
