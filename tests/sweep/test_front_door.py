@@ -183,7 +183,6 @@ def test_only_is_a_filter() -> None:
         (["epochs"], "write key=value"),
         (["scheduler=asha"], "no such setting; did you mean lr_schedule?"),
         (["zzz=1"], "no such setting; known: task"),
-        (["task=semantic2", "--set", "search=optuna"], "search=optuna draws its trials"),
     ],
 )  # fmt: skip
 def test_a_filter_that_matches_nothing_is_refused(words: list[str], said: str, capsys) -> None:
@@ -192,6 +191,13 @@ def test_a_filter_that_matches_nothing_is_refused(words: list[str], said: str, c
     assert text == ""
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_search_has_no_list_to_choose_from(data: Path, capsys) -> None:
+    assert main(["hpo", "--data", str(data), "--plan", "--only", "task=semantic2"]) == 2
+    text, err = capsys.readouterr()
+    assert text == ""
+    assert "--only: search=optuna draws its trials" in err
 
 
 def test_plan_of_an_extension_counts_what_is_left(sweep_of_cells, tmp_path: Path, capsys) -> None:
