@@ -2,7 +2,8 @@
 
 Command: ``python -m sweep.run hpo --data FOLDER`` (``--set samples=100`` draws more).
 Trials: 40, of which ASHA stops about two in three early; crops of 224 px, at most 200 epochs.
-Cost: about that of 15 whole trials. The ranges are in ``DIMENSIONS``.
+Cost: about that of 15 whole trials. The ranges are in ``DIMENSIONS``; ``--set loss=dice`` fixes
+one, ``--set loss=dice,focal`` draws from these two (see docs/searching.md).
 """
 
 from search_spaces import SearchSpace, grid

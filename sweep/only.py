@@ -43,7 +43,7 @@ def only(request: Request, filters: Sequence[str]) -> Request:
     if request.settings.search != "grid":
         raise RequestError(
             f"--only: search={request.settings.search} draws its trials, so that there is no list "
-            "to choose from; change what it draws from in the search space's dimensions"
+            "to choose from; --set key=value,value says what it draws from"
         )
     wanted: dict[str, set[str]] = {}
     for text in filters:

@@ -135,7 +135,14 @@ class Draws(Searcher):
         Further trials to draw.
     allow : callable
         Gives what a trial may take, by its trial_id and configuration; None: not known yet.
+
+    Attributes
+    ----------
+    ahead : int
+        Trials to draw at once as long as there is no result.
     """
+
+    ahead = 1
 
     def __init__(
         self,
@@ -259,20 +266,25 @@ class Draws(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None while it is being estimated, or that all are drawn."""
         self.sync()
-        self._next = self._next or self._draw()
+        self._next = self._next or (self._queue.pop(0) if self._queue else self._draw())
         if self._next is None:
             return Searcher.FINISHED
         name, config = self._next
         limits = self._allow(name, config)
         if limits is None:
+            self._draw_ahead()
             return None
         self._next = None
         limits = limits_from(self._ledger.read_one(name), limits)
         return {"trial": {"config": config.model_dump(mode="json"), "limits": limits.to_dict()}}
 
+    def _draw_ahead(self) -> None:
+        """Let the first trials be estimated together; there is nothing yet to learn from."""
+        while not self._told and len(self._queue) < self.ahead - 1 and (drawn := self._draw()):
+            self._queue.append(drawn)
+            self._allow(*drawn)
+
     def _draw(self) -> tuple[str, TrialConfig] | None:
-        if self._queue:
-            return self._queue.pop(0)
         if not self._left:
             return None
         for _ in range(REDRAWS):

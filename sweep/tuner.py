@@ -88,12 +88,16 @@ def _scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
     return made
 
 
+MOST_AHEAD = 8
+"""First trials of a search that are estimated at the same time, each in a process of its own."""
+
+
 def _draws(
     plan: Plan, recorder: Recorder, limits: Mapping[str, Limits], study: Any, waiting: Sequence[str]
 ) -> Draws:
     """Make the search; of the trials that wait, those without a record are in the study."""
     runtime, records = recorder.runtime, recorder.ledger.read()
-    return Draws(
+    made = Draws(
         study,
         plan.request.space.dimensions,
         lambda drawn: config_of(drawn, runtime),
@@ -103,6 +107,8 @@ def _draws(
         max(0, plan.samples - len(records)),
         limits.of if isinstance(limits, DrawnLimits) else lambda *_: limits[""],
     )
+    made.ahead = min(MOST_AHEAD, recorder.view.slots)
+    return made
 
 
 def run(

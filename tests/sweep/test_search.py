@@ -148,3 +148,21 @@ def test_a_trial_waits_until_its_needs_are_known(tmp_path: Path) -> None:
     assert [made.suggest("x"), made.suggest("y")] == [None, None]
     assert drawn(made)
     assert len(kept(tmp_path)) == 1
+
+
+def test_the_first_trials_are_estimated_together(tmp_path: Path) -> None:
+    made, asked, known = draws(tmp_path, MANY, 9), [], False
+
+    def allow(trial_id: str, _: TrialConfig) -> Limits | None:
+        asked.append(trial_id)
+        return Limits(0.5) if known else None
+
+    made._allow, made.ahead = allow, 3
+    assert [made.suggest("x"), made.suggest("y")] == [None, None]
+    assert len(set(asked)) == 3
+    known = True
+    end(tmp_path, drawn(made), 0.5)
+    assert len({drawn(made) for _ in range(2)}) == 2
+    known = False
+    assert made.suggest("x") is None
+    assert len(set(asked)) == len(kept(tmp_path)) == 4, "from now on each learns from the last"
