@@ -347,6 +347,7 @@ def _start(
     write_per_image(out, Ledger(out), rows)
     asked = [row for row in rows if plan.asks_for(row["trial_id"])]
     interrupted = any(row["status"] in ("running", "waiting") for row in asked)
+    interrupted |= plan.drawn and len(records) < plan.samples
     code = say_result(console, out, rows, plan.asks_for, missing(out, recorded, records))
     console.print(f"this took {duration(time.monotonic() - began)}")
     if problem:

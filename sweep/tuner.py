@@ -70,6 +70,22 @@ def _fit_on(
                 return
 
 
+def _search_on(
+    search: Callable[[list[str]], None],
+    todo: list[str],
+    recorder: Recorder,
+    to_draw: Callable[[], int],
+) -> None:
+    """Search until everything is drawn, or nothing new comes; arguments as for `_fit_on`."""
+    left = None
+    while left is None or 0 < to_draw() < left:
+        left = to_draw()
+        _fit_on(search, todo, recorder, to_draw)
+        if recorder.interrupts.happened:
+            return
+        todo = []
+
+
 def _scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
     """Make the scheduler, which hears of all that trials have done before; None: all go on."""
     settings, base = plan.request.settings, plan.request.configs[0]
@@ -257,7 +273,7 @@ def run(
 
     try:
         if plan.drawn:
-            _fit_on(search, list(todo), recorder, to_draw)
+            _search_on(search, list(todo), recorder, to_draw)
         else:
             _fit_on(listed, list(todo), recorder)
         # what ran out of memory tries again with more of it, and what met a node that does not

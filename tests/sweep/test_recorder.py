@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sweep.limits import Limits
 from sweep.recorder import MOST_ATTEMPTS, Recorder
-from sweep.tuner import _fit_on
+from sweep.tuner import _fit_on, _search_on
 from sweep.view import View
 from trainables.config import TrialConfig
 
@@ -60,6 +60,18 @@ def test_a_search_goes_on_with_what_was_begun_and_what_is_left_to_draw(tmp_path:
 
     _fit_on(fit, [], made, lambda: 3 - len(made.ledger.read()))
     assert seen == [[], ["b"], []]
+
+
+def test_a_search_is_not_over_before_all_is_drawn(tmp_path: Path) -> None:
+    made, seen = recorder(tmp_path, {}), []
+
+    def search(waiting: list[str]) -> None:
+        seen.append(waiting)
+        if len(seen) < 3:
+            made.ledger.write(str(len(seen)), TrialConfig(), "done", metrics={})
+
+    _search_on(search, ["a"], made, lambda: 4 - len(made.ledger.read()))
+    assert seen == [["a"], [], []], "until nothing new comes"
 
 
 def test_a_trial_that_always_brings_it_down_has_failed(tmp_path: Path) -> None:

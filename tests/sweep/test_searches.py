@@ -104,7 +104,7 @@ def test_asha_and_optuna(data: Path, tmp_path: Path) -> None:
     code, text, err = run(*words, "--set", "samples=5", cwd=tmp_path)
     assert code == 0, text + err
     table = rows(out)
-    assert len(table) == len({row["trial_id"] for row in table}) == 5
+    assert len(table) == len({row["trial_id"] for row in table}) == 5, text
     assert len({row["learning_rate"] for row in table}) == 5
     assert {row["status"] for row in table} <= {"done", "stopped"}
     for row in table:
