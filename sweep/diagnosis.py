@@ -15,7 +15,8 @@ from sweep.doctor_folders import look_at_data, look_at_disk, look_at_out, look_a
 from sweep.doctor_machine import Machine, look
 from sweep.findings import Finding, note, ok, problem, refused, short, together
 from sweep.nodes import on_each
-from sweep.plan import RequestError, git_commit
+from sweep.plan import RequestError
+from sweep.provenance import git_commit
 from sweep.resources import Resources
 from sweep.visibility import HINT, Sight, ask_nodes, name_of, token_in
 from trainables.data import DataSet

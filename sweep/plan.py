@@ -7,12 +7,9 @@ import functools
 import importlib.util
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +19,7 @@ import search_spaces
 from search_spaces import SearchSpace, override
 from sweep import drawing
 from sweep.precision import Precision, settle
+from sweep.provenance import git_commit, library_versions
 from trainables.config import RECIPE, STARDIST, TrialConfig
 from trainables.data import DataOptions, DataSet
 from trainables.files import write_json
@@ -346,31 +344,6 @@ def with_recorded(plan: Plan, recorded: Mapping[str, Any] | None, ended: Collect
     return replace(plan, trials=(*plan.trials, *more))
 
 
-def git_commit() -> str | None:
-    """Return the commit that this copy stands at, and whether it was changed; None: no checkout."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    names = (
-        "ray",
-        "torch",
-        "lightning",
-        "segmentation-models-pytorch",
-        "opencv-python-headless",
-        "numpy",
-    )
-    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
-
-
 def read_plan(out: Path) -> dict[str, Any] | None:
     """Read ``plan.json`` of a run folder.
 
@@ -495,7 +468,7 @@ def write_plan(
         "created": recorded["created"] if recorded else datetime.now(UTC).isoformat("T", "seconds"),
         **tracking_names(out, recorded),
         "git_commit": git_commit(),
-        "versions": _versions(),
+        "versions": library_versions(),
         "settings": plan.request.settings.model_dump(mode="json"),
         "precision": plan.precision.to_dict() if plan.precision else None,
         "data": {
