@@ -18,6 +18,7 @@ from analysis.frames import InputError, list_frames
 from analysis.rundir import AnalysisError, Run, open_data, read_run
 from analysis.sizes import size_note, trained_shape
 from trainables.commands import command_line
+from trainables.cores import keep_to_quota
 from trainables.data import DataError, DataSet
 from trainables.errors import CheckpointError
 from trainables.knowncells import read_objects
@@ -185,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminate)
+    keep_to_quota()
     try:
         return analyse(arguments, shlex.join(["python", "-m", "analysis.run", *words]))
     except (AnalysisError, DataError, InputError, CheckpointError) as error:

@@ -30,6 +30,7 @@ from analysis.segmenting import (
 )
 from analysis.sizes import size_note
 from analysis.skipped import Skipped
+from trainables.cores import keep_to_quota
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.tiling import Inference, chosen_inference
 
@@ -349,6 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser().parse_args(words)
     signal.signal(signal.SIGTERM, _terminate)
+    keep_to_quota()
     try:
         return _run(arguments, shlex.join(["python", "-m", "analysis.segment", *words]))
     except (InputError, AnalysisError, CheckpointError) as error:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sweep.plan import RequestError
-from sweep.resources import Resources, usable_cpus
+from sweep.resources import Resources
 from trainables.addresses import knock
+from trainables.cores import usable_cpus
 
 PACKAGES = ("sweep", "trainables", "search_spaces")
 """What workers need of this project; uploaded with the job, so that they run this copy."""

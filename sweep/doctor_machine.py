@@ -24,8 +24,9 @@ from pathlib import Path
 
 from sweep.cluster import PACKAGES
 from sweep.findings import short, within
-from sweep.resources import node_memory_gb, usable_cpus
+from sweep.resources import node_memory_gb
 from sweep.tracking import key_source, server, wandb_settings
+from trainables.cores import usable_cpus
 from trainables.hardware import (
     FIRST_WITH_BF16,
     PRETEND,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from sweep.limits import Limits
 from sweep.packing import cpu_memory_mb, gpu_fraction
 from sweep.plan import RequestError, Settings
+from trainables.cores import usable_cpus
 from trainables.footprint import Footprint
 from trainables.hardware import count_gpus, pretended_gpu
 
@@ -57,13 +58,6 @@ def parse_gpus(text: str) -> Gpus:
         raise RequestError(f"--gpus {text}: write a number or COUNTxNAME-GB, such as 4xV100-32")
     count, name, memory = match.groups()
     return Gpus(int(count), name or "", float(memory) if memory else None)
-
-
-def usable_cpus() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def node_memory_gb() -> float:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from trainables.attempts import attempt_at
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
+from trainables.cores import usable_cpus
 from trainables.data import DataSet, normalize
 from trainables.errors import CheckpointError, OutOfMemory, Superseded, TrainingError
 from trainables.manifest import MANIFEST, read_intensities
@@ -245,7 +246,7 @@ class StarDistPredictor:
         self.config, self.weights, self.thresholds, self.info = config, weights, thresholds, info
         self.inference = stored_inference(info)
         self.intensities = read_intensities(info, config, weights.parent / MANIFEST)
-        self.options = RunOptions(threads=max(1, (os.cpu_count() or 2) // 2), device="cpu")
+        self.options = RunOptions(threads=max(1, usable_cpus() // 2), device="cpu")
         self._worker: _Worker | None = None
         self._answers: Iterator[dict[str, Any]] = iter(())
         self._folder: tempfile.TemporaryDirectory[str] | None = None
