@@ -74,26 +74,26 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert problem.startswith(f"cannot write to the run folder {tmp_path} (")
 
 
-def head_with(cpus: int, monkeypatch) -> Iterator[Any]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": cpus, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield cluster
-    cluster.shutdown()
-
-
-@pytest.fixture
-def cluster(monkeypatch) -> Iterator[Any]:
-    yield from head_with(1, monkeypatch)
-
-
-@pytest.fixture
-def headless(monkeypatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def head() -> Iterator[Any]:
     """A head that trains nothing, as after a fresh ``ray up``."""
-    yield from head_with(0, monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        from ray.cluster_utils import Cluster
+
+        arguments = {"num_cpus": 0, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=arguments)
+        yield cluster
+        cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(head) -> Iterator[Any]:
+    """The same for every test, which adds nodes of its own."""
+    yield head
+    for node in list(head.worker_nodes):
+        head.remove_node(node, allow_graceful=False)
 
 
 def request(
@@ -110,36 +110,10 @@ def nodes_of(out: Path) -> set[str]:
 
 
 @TOGETHER
-def test_a_node_that_does_not_see_the_run_folder_is_named(
-    data: Path, tmp_path: Path, cluster
-) -> None:
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    blind = add_blind_node(cluster, runs, num_cpus=1)
-    words = request(data, runs / "one", cluster.address, "Unet,FPN", 1)
-    code, text, err = run(*words, cwd=tmp_path, **NO_TOKEN)
-    assert code == 2, text + err
-    (line,) = err.splitlines()
-    assert blind.node_id[:8] in line
-    assert f"does not see the run folder {runs / 'one'}" in line
-    assert cluster.head_node.node_id[:8] not in line
-    assert not (runs / "one" / "plan.json").exists()
-    assert not (runs / "one" / "ledger").exists()
-    # with the run folder shared the same command completes
-    cluster.remove_node(blind)
-    second = cluster.add_node(num_cpus=1)
-    code, text, err = run(*words, cwd=tmp_path, **NO_TOKEN)
-    assert code == 0, text + err
-    assert [row["status"] for row in rows(runs / "one")] == ["done"] * 2
-    assert nodes_of(runs / "one") == {cluster.head_node.node_id, second.node_id}
-    assert not (runs / "one" / FOLDER).exists()
-
-
-@TOGETHER
-def test_the_first_node_of_a_fresh_cluster_is_asked(data: Path, tmp_path: Path, headless) -> None:
+def test_the_first_node_of_a_fresh_cluster_is_asked(data: Path, tmp_path: Path, cluster) -> None:
     out = tmp_path / "runs" / "one"
     out.parent.mkdir()
-    words = request(data, out, headless.address, "Unet", 1)
+    words = request(data, out, cluster.address, "Unet", 1)
     # what will come is not known, so that trials might get no GPU
     code, _, err = run(*words, cwd=tmp_path, **NO_TOKEN)
     assert code == 2
@@ -150,7 +124,7 @@ def test_the_first_node_of_a_fresh_cluster_is_asked(data: Path, tmp_path: Path, 
     assert process.stdout is not None
     told = iter(process.stdout.readline, "")
     assert any("waiting for the first node" in line for line in told)
-    blind = add_blind_node(headless, out.parent, num_cpus=1)
+    blind = add_blind_node(cluster, out.parent, num_cpus=1)
     _, err = process.communicate(timeout=500)
     assert process.returncode == 2, err
     (line,) = err.splitlines()
@@ -160,31 +134,44 @@ def test_the_first_node_of_a_fresh_cluster_is_asked(data: Path, tmp_path: Path, 
 
 
 @TOGETHER
-def test_a_blind_node_that_joins_later_gets_no_trial(data: Path, tmp_path: Path, cluster) -> None:
+def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, cluster) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
-    out = runs / "one"
-    words = request(data, out, cluster.address, "Unet,FPN,Linknet,UnetPlusPlus", 5)
+    out, good = runs / "one", cluster.add_node(num_cpus=1)
+    blind = add_blind_node(cluster, runs, num_cpus=1)
+    words = request(data, out, cluster.address, "Unet,FPN,Linknet,UnetPlusPlus", 8)
+    code, text, err = run(*words, cwd=tmp_path, **NO_TOKEN)
+    assert code == 2, text + err
+    (line,) = err.splitlines()
+    assert blind.node_id[:8] in line
+    assert f"does not see the run folder {out}" in line
+    assert good.node_id[:8] not in line
+    assert not (out / "plan.json").exists()
+    assert not (out / "ledger").exists()
+    # without it the same command completes, also when another one joins
+    cluster.remove_node(blind, allow_graceful=False)
     process = start(*words, cwd=tmp_path, **NO_TOKEN)
     wait_for(lambda: nodes_of(out), process, 500)
-    blind = add_blind_node(cluster, runs, num_cpus=1)
+    late = add_blind_node(cluster, runs, data, num_cpus=1)
     assert len(records(out)) < 4, "no trial waited any more"
     text, err = process.communicate(timeout=500)
     assert process.returncode == 0, text + err
     assert [row["status"] for row in rows(out)] == ["done"] * 4
-    assert nodes_of(out) == {cluster.head_node.node_id}
+    assert nodes_of(out) == {good.node_id}
     assert {len(record["attempts"]) for record in records(out)} == {1}
     for told in (text, (out / "sweep.log").read_text()):
         (line,) = (one for one in told.splitlines() if "gets no trial" in one)
-        assert blind.node_id[:8] in line
+        assert late.node_id[:8] in line
         assert f"does not see the run folder {out}" in line
+        assert f"cannot read the data set {data} (" in line
+    assert not (out / FOLDER).exists()
 
 
 @TOGETHER
 @pytest.mark.slow
 def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, cluster) -> None:
     """The second node loses sight of the run folder while it trains."""
-    out = tmp_path / "run"
+    out, good = tmp_path / "run", cluster.add_node(num_cpus=1)
     second = add_blind_node(cluster, num_cpus=1)
     raylet = second.all_processes["raylet"][0].process.pid
     words = request(data, out, cluster.address, "Unet,FPN,Linknet", 8)
@@ -196,7 +183,7 @@ def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, clu
     assert "its result did not arrive in the run folder; will be tried again" in text
     assert [row["status"] for row in rows(out)] == ["done"] * 3
     assert all((out / row["checkpoint"] / "checkpoint.json").is_file() for row in rows(out))
-    assert {r["attempts"][-1]["node"] for r in records(out)} == {cluster.head_node.node_id}
+    assert {r["attempts"][-1]["node"] for r in records(out)} == {good.node_id}
     # without what belongs to it a finished run is not finished
     code, text, _ = run(*words, cwd=tmp_path)
     assert code == 0, text
