@@ -7,10 +7,12 @@ trains it (so that nothing is lost when the driver dies at that moment), ``faile
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from trainables.files import write_json
 
 Status = Literal["running", "done", "failed", "stopped"]
 FINAL = ("done", "failed", "stopped")
+LOCK_SECONDS = 5.0
+"""Longest wait for another writer, which may have died with a lock that its node still holds."""
 
 
 class Ledger:
@@ -38,23 +42,39 @@ class Ledger:
 
         A record that says done stays: whoever comes later does not know of it.
         """
-        before = self.read_one(trial_id) or {}
-        if before.get("status") == "done":
-            return
         record = {
             "trial_id": trial_id,
             "status": status,
             "config": config.model_dump(mode="json"),
             **fields,
         }
-        before = self.read_one(trial_id) or {}
-        # told beside the result: what did not suffice, and what else happened on the way
-        for name in ("out_of_memory", "notes"):
-            if before.get(name):
-                record.setdefault(name, before[name])
-        # also an attempt without W&B leaves the run that an earlier one began
-        record["wandb_id"] = record.get("wandb_id") or before.get("wandb_id", "")
-        write_json(self.folder / f"{trial_id}.json", record)
+        with self._alone():
+            before = self.read_one(trial_id) or {}
+            if before.get("status") == "done":
+                return
+            # told beside the result: what did not suffice, and what else happened on the way
+            for name in ("out_of_memory", "notes"):
+                if before.get(name):
+                    record.setdefault(name, before[name])
+            # also an attempt without W&B leaves the run that an earlier one began
+            record["wandb_id"] = record.get("wandb_id") or before.get("wandb_id", "")
+            write_json(self.folder / f"{trial_id}.json", record)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers out while a record is read and replaced, where the disk has locks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "a", encoding="utf-8") as handle:
+            end = time.monotonic() + LOCK_SECONDS
+            while time.monotonic() < end:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.005)
+                except OSError:  # it has none
+                    break
+            yield
 
     def write_start(self, trial_id: str, config: TrialConfig, node: str, **fields: Any) -> None:
         """Record that an attempt at a trial begins."""
@@ -77,10 +97,11 @@ class Ledger:
 
     def note(self, trial_id: str, text: str) -> None:
         """Add a line to a trial's record, for the user; the driver says it, too."""
-        record = self.read_one(trial_id) or {}
-        if record:
-            record["notes"] = [*record.get("notes", []), text]
-            write_json(self.folder / f"{trial_id}.json", record)
+        with self._alone():
+            record = self.read_one(trial_id) or {}
+            if record:
+                record["notes"] = [*record.get("notes", []), text]
+                write_json(self.folder / f"{trial_id}.json", record)
 
     def attempts(self, trial_id: str) -> list[dict[str, Any]]:
         """Return the attempts at a trial so far."""

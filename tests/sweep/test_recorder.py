@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import ray
 from rich.console import Console
 
+from sweep.ledger import Ledger
 from sweep.limits import Limits
 from sweep.recorder import MOST_ATTEMPTS, Recorder
 from sweep.tuner import _fit_on, _search_on
@@ -160,3 +162,21 @@ def test_done_stays_done(tmp_path: Path) -> None:
     made.ledger.write(trial_id, config, "failed", error="late")
     made.ledger.write(trial_id, config, "done", metrics={"val_dataset_iou": 0.1})
     assert made.ledger.read_one(trial_id) == before
+
+
+def test_done_stays_done_whoever_writes_at_that_moment(tmp_path: Path) -> None:
+    config, ledger = TrialConfig(), Ledger(tmp_path)
+    barrier = threading.Barrier(2)
+
+    def write(status: Any) -> None:
+        for number in range(40):
+            barrier.wait(60)
+            ledger.write(str(number), config, status)
+
+    threads = [threading.Thread(target=write, args=(status,)) for status in ("done", "failed")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {record["status"] for record in ledger.read().values()} == {"done"}
+    assert len(ledger.read()) == 40
