@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from search_spaces import SearchSpace, override
 from search_spaces._dimensions import Dimension, Range, dimension
-from trainables.config import TrialConfig, architecture_name, with_changes
+from trainables.config import STARDIST, TrialConfig, architecture_name, with_changes
 
 MOST_COMBINATIONS = 2000
 """Up to so many are counted one by one."""
@@ -130,8 +130,9 @@ def _check(key: str, kind: Dimension, base: TrialConfig, drawn: Mapping[str, Dim
             if isinstance(kind, Range) and value not in (kind.low, kind.high):
                 hint = "; give the values as a list, or optuna.distributions.IntDistribution"
             raise ValueError(f"search=optuna: {key}={value}: {message}{hint}") from error
-    # with another task or architecture it may count
-    if {"task", "architecture"} & drawn.keys() - {key}:
+    named = drawn.get("architecture")
+    # with another task, or without StarDist's own model, it may count
+    if "task" in drawn or (isinstance(named, list) and STARDIST in [*named, base.architecture]):
         return
     if len(values) > 1 and len(set(configs)) == 1:
         raise ValueError(

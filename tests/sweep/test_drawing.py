@@ -107,6 +107,7 @@ def test_trials_that_are_all_combinations_are_drawn() -> None:
         (("batch_size=4", "learning_rate=0.1"), None, "nothing is drawn"),
         (("batch_size=1,4",), None, "--set batch_size: .*greater than or equal to 2"),
         (("gap=0,1", "task=stardist"), None, "gap changes nothing in trials of task stardist"),
+        (("gap=0,1", "task=stardist", "architecture=Unet,FPN"), None, "gap changes nothing"),
         (("architecture=Unet,SegNet",), None, "unknown architecture 'SegNet'"),
         (("architecture=Unet,PAN", "crop_size=64"), None, "PAN needs crop_size of at least 128"),
     ],
