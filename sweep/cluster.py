@@ -83,7 +83,10 @@ def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
         # of the largest node: what one trial can be given
         nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
         memory = max(nodes, default=0.0) / 2**30 or None
-        yield Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), memory)
+        cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        yield Resources(
+            total.get("CPU", 0.0), total.get("GPU", 0.0), memory, node_cpus=max(cores) or None
+        )
     finally:
         ray.shutdown()
         for name in secret:

@@ -26,13 +26,17 @@ class Limits:
     """Whether the worker may not take more memory than that (Ray does not enforce it)."""
     micro_batch: int | None = None
     """Crops per forward pass; None: the whole batch."""
+    cpus: float | None = None
+    """Cores; None: ``cpus_per_trial``."""
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `trainables.config.RunOptions` that enforce the limits.
 
         The device follows the share: Ray does not hide GPUs from trials that hold none.
         """
+        threads = {} if self.cpus is None else {"threads": max(1, math.floor(self.cpus))}
         return {
+            **threads,
             "device": "cuda" if self.gpu else "cpu",
             "gpu_fraction": self.gpu if 0 < self.gpu < 1 else None,
             "memory_gb": self.memory_gb if self.enforced and not self.gpu else None,

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sweep.limits import Limits
-from sweep.packing import Item, Throughput, estimate_seconds
+from sweep.packing import CPU, Item, Throughput, estimate_seconds
 from trainables.config import TrialConfig
 from trainables.data import DataSet
 from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key
@@ -154,19 +154,23 @@ def as_items(
     limits : mapping
         As `sweep.resources.first_limits` gives it.
     hardware : Throughput
+        What trials compute on; one without a share of a GPU on `CPU`, where others have one.
     crops : callable
         Gives the crops of an epoch for a crop size.
     cores : float
         Cores of a trial on CPUs.
     """
     seconds = {}
+    on_gpus = any(one.gpu for one in limits.values())
     for i, c in configs.items():
+        own = limits.get(i, limits[""])
+        apart = on_gpus and not own.gpu
         if (need := footprints.get(i)) is not None:
             seconds[i] = estimate_seconds(
-                need.gflops, need.parameters, hardware,
+                need.gflops, need.parameters, CPU if apart else hardware,
                 crops=crops(c.crop_size), epochs=c.epochs, batch_size=c.batch_size,
-                precision=c.precision, cores=cores,
-                share=min(1.0, limits.get(i, limits[""]).gpu or 1.0),
+                precision=c.precision, cores=own.cpus or cores if apart else cores,
+                share=min(1.0, own.gpu or 1.0),
             )  # fmt: skip
     mean = sum(seconds.values()) / len(seconds) if seconds else 0.0
     items = []

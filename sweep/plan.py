@@ -55,6 +55,12 @@ class Settings(BaseModel):
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
     """A fraction lets trials share a GPU; None: a whole one where there are GPUs."""
+    stardist_cpus: Annotated[float, Field(gt=0)] | None = None
+    """Cores for a trial of stardist's own model where others train on GPUs; None: up to four."""
+    stardist_gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of a GPU for a trial of stardist's own model. 0: it trains on CPUs, since TensorFlow's
+    packages for GPUs and torch's do not fit into one environment; above 0 only where the nodes'
+    TensorFlow sees a GPU."""
     memory_per_trial: Annotated[float, Field(gt=0)] | None = None
     """GB that a trial on CPUs may take, reserved and enforced; doubled for a trial that runs out
     of it. None: what it is estimated to need is reserved, and nothing is enforced."""

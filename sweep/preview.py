@@ -33,7 +33,7 @@ def _cpu() -> Throughput:
 
 
 def _share(limits: Limits, cpus: float) -> str:
-    text = f"{cpus:g} CPU"
+    text = f"{limits.cpus or cpus:g} CPU"
     if limits.gpu:
         return f"{text}, {limits.gpu:.3g} GPU"
     return f"{text}, {limits.memory_gb:.1f} GB" if limits.memory_gb is not None else text
@@ -90,7 +90,7 @@ def print_plan(
     if estimates.waiting > 4:
         console.print(f"estimating {estimates.waiting} networks ...")
     footprints = estimates.result()
-    limits = first_limits(settings, present, footprints, memory)
+    limits = first_limits(settings, present, footprints, memory, configs)
     items = {}
     if hardware is not None:
         cores = max(1.0, settings.cpus_per_trial)
@@ -113,9 +113,14 @@ def print_plan(
         return
     count = int(present.gpus) if on_gpus else count
     if count:
-        packing = simulate(list(items.values()), count)
+        apart = [i for i in items if on_gpus and not limits.get(i, limits[""]).gpu]
+        packing = simulate([item for i, item in items.items() if i not in apart], count)
         for line in render(packing, slot_name="GPU" if on_gpus else "slot"):
             console.print(line)
+        if apart:
+            longest = format_time(max(items[i].seconds for i in apart))
+            which = "1 trial" if len(apart) == 1 else f"{len(apart)} trials"
+            console.print(f"beside them {which} on CPU cores, the longest about {longest}")
         console.print("an estimate from operations and memory, without validation and start-up")
 
 

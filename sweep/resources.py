@@ -11,9 +11,13 @@ from dataclasses import dataclass, replace
 from sweep.limits import Limits
 from sweep.packing import cpu_memory_mb, gpu_fraction
 from sweep.plan import RequestError, Settings
+from trainables.config import STARDIST, TrialConfig
 from trainables.cores import usable_cpus
 from trainables.footprint import Footprint
 from trainables.hardware import count_gpus, pretended_gpu
+
+STARDIST_CPUS = 4.0
+"""Most cores that a trial of stardist's own model gets beside trials on GPUs."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Resources:
     get no trial. None: every node is used."""
     token: str = ""
     """Word in the run folder that a node must see to get a trial; empty: it is not asked."""
+    node_cpus: float | None = None
+    """Cores of the largest node; None: not known."""
     other_nodes: frozenset[str] = frozenset()
     """Ids of the nodes whose GPUs are not of the type that was asked for: they get no trial with a
     share of a GPU."""
@@ -69,7 +75,8 @@ def local_resources(gpus: int | None) -> Resources:
     """Return what a private Ray on this machine has: its cores, and its or the told GPUs."""
     if gpus is None:
         gpus = count_gpus()
-    return Resources(float(usable_cpus()), float(gpus), node_memory_gb())
+    cpus = float(usable_cpus())
+    return Resources(cpus, float(gpus), node_memory_gb(), node_cpus=cpus)
 
 
 def check_gpus_are_here(gpus: Gpus | None) -> None:
@@ -146,11 +153,27 @@ def _share(gpu: float, gpus: float) -> int:
     return math.floor(gpus + 1e-9) * math.floor(1 / gpu + 1e-9)
 
 
+def stardist_limits(settings: Settings, resources: Resources, others: Limits) -> Limits:
+    """Return what a trial of stardist's own model may take where others may take `others`.
+
+    It never holds a share of a GPU that it does not use: beside trials on GPUs it gets cores
+    instead, at most half of a node's, so that others start meanwhile.
+    """
+    if not others.gpu:
+        return others
+    if settings.stardist_gpus:
+        return Limits(settings.stardist_gpus)
+    most = STARDIST_CPUS if resources.node_cpus is None else resources.node_cpus // 2
+    cpus = settings.stardist_cpus or max(settings.cpus_per_trial, min(STARDIST_CPUS, most))
+    return Limits(cpus=cpus)
+
+
 def first_limits(
     settings: Settings,
     resources: Resources,
     footprints: Mapping[str, Footprint] | None = None,
     gpu_memory_gb: float | None = None,
+    configs: Mapping[str, TrialConfig] | None = None,
 ) -> dict[str, Limits]:
     """Return what trials may take at their first attempt.
 
@@ -162,6 +185,8 @@ def first_limits(
         trial_id to what the trial needs, where that is known.
     gpu_memory_gb : float, optional
         Memory of each GPU; None: not known, then trials get whole ones.
+    configs : mapping, optional
+        trial_id to TrialConfig, to tell trials of stardist's own model.
 
     Returns
     -------
@@ -191,6 +216,9 @@ def first_limits(
                 # never rounded up: Ray waits for ever for more memory than a node has
                 most = math.floor(resources.memory_gb * 1000) / 1000
                 limits[trial_id] = Limits(0.0, min(rounded, most))
+    for trial_id, config in (configs or {}).items():
+        if gpu and config.architecture == STARDIST:
+            limits[trial_id] = stardist_limits(settings, resources, limits[""])
     return limits
 
 
@@ -201,8 +229,10 @@ def at_once(
     count = slots(settings, resources)
     mine = [limits.get(i, limits[""]) for i in trials]
     if resources.gpus and settings.gpus_per_trial is None and mine:
-        by_gpu = math.floor(resources.gpus * len(mine) / sum(one.gpu for one in mine))
-        by_cpu = math.floor(resources.cpus / settings.cpus_per_trial + 1e-9)
+        cores = sum(one.cpus or settings.cpus_per_trial for one in mine)
+        by_cpu = math.floor(resources.cpus * len(mine) / cores + 1e-9)
+        shares = sum(one.gpu for one in mine)
+        by_gpu = math.floor(resources.gpus * len(mine) / shares) if shares else by_cpu
         count = max(1, min(by_gpu, by_cpu, settings.concurrency or by_cpu))
     needed = [one.memory_gb for one in mine if one.memory_gb is not None]
     if needed and resources.memory_gb and not resources.gpus:

@@ -39,7 +39,7 @@ from sweep.only import only
 from sweep.options import parser
 from sweep.outcome import DONE, FAILED, INTERRUPTED, REFUSED, say_next, say_result
 from sweep.outfolder import choose_out
-from sweep.packing import CPU, order_large_first
+from sweep.packing import CPU, THROUGHPUT, order_large_first
 from sweep.plan import (
     Plan,
     Request,
@@ -273,9 +273,10 @@ def _fit(
         # on CPUs a trial's images count, too
         held = images_mb(dataset)
         footprints = {i: replace(f, peak_mb=f.peak_mb + held) for i, f in footprints.items()}
-    limits = first_limits(settings, resources, footprints, memory)
+    limits = first_limits(settings, resources, footprints, memory, configs)
     # only the order counts: any hardware will do
-    items = as_items(configs, footprints, limits, CPU, partial(count_crops, dataset))
+    hardware = THROUGHPUT["V100"] if resources.gpus else CPU
+    items = as_items(configs, footprints, limits, hardware, partial(count_crops, dataset))
     return limits, [item.name for item in order_large_first(items)]
 
 

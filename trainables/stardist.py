@@ -26,7 +26,14 @@ from trainables.attempts import attempt_at
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.cores import usable_cpus
 from trainables.data import DataSet, normalize
-from trainables.errors import CheckpointError, OutOfMemory, Superseded, TrainingError
+from trainables.errors import (
+    CheckpointError,
+    HostMemoryShort,
+    NoGpu,
+    OutOfMemory,
+    Superseded,
+    TrainingError,
+)
 from trainables.manifest import MANIFEST, read_intensities
 from trainables.memory import CONTEXT_MB
 from trainables.overlays import validation_picture
@@ -127,6 +134,7 @@ def _error(kind: str, text: str) -> Exception:
     known: dict[str, type[Exception]] = {
         "TrainingError": TrainingError, "OutOfMemory": OutOfMemory, "MemoryError": OutOfMemory,
         "Superseded": Superseded, "OSError": OSError, "FileNotFoundError": FileNotFoundError,
+        "NoGpu": NoGpu, "HostMemoryShort": HostMemoryShort,
     }  # fmt: skip
     if kind in known:
         return known[kind](text)

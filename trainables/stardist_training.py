@@ -29,8 +29,9 @@ from trainables.cutting import (
     steps_per_epoch,
 )
 from trainables.data import DataOptions, index_dataset
-from trainables.errors import TrainingError
+from trainables.errors import NoGpu, TrainingError
 from trainables.files import write_with
+from trainables.hardware import pretended_gpu
 from trainables.labels import compact
 from trainables.manifest import FORMAT, MANIFEST, input_record, library_versions, sha256_of
 from trainables.metrics import iou_from_counts, overlap_counts
@@ -134,6 +135,9 @@ class Trial:
         )  # fmt: skip
         self.data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
         self.tf = start_tensorflow(self.options, request["gpu_memory_mb"])
+        demanded = self.options.device == "cuda" and pretended_gpu() is None
+        if demanded and not self.tf.config.list_physical_devices("GPU"):
+            raise NoGpu("the trial was given a share of a GPU, but TensorFlow sees none here")
         self.inference = Inference()
         self.targets: dict[int, NDArray[np.float32]] = {}
 

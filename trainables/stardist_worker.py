@@ -39,7 +39,7 @@ import numpy as np
 
 from trainables import memory
 from trainables.config import RunOptions, TrialConfig
-from trainables.errors import OutOfMemory
+from trainables.errors import HostMemoryShort, OutOfMemory
 from trainables.stardist_training import (
     Trial,
     build,
@@ -114,6 +114,8 @@ def main() -> None:
         kind = type(error).__name__
         if "ResourceExhausted" in kind or "OOM when allocating" in str(error):
             kind = OutOfMemory.__name__
+        elif kind == OutOfMemory.__name__ and request["options"]["device"] == "cuda":
+            kind = HostMemoryShort.__name__  # TensorFlow tells of the GPU's memory as above
         text = " ".join((str(error).strip().splitlines() or ["no message"])[0].split())
         print(json.dumps({"error": text[:500], "kind": kind}), file=answer, flush=True)
         sys.exit(1)

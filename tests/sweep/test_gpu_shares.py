@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import QUICK, SPACE, make_data, records, rows, run
 
+from trainables.config import RunOptions, TrialConfig
+from trainables.data import open_dataset
+from trainables.errors import NoGpu
 from trainables.hardware import PRETEND, Pretended, count_gpus, pretended_gpu
+from trainables.stardist import train_stardist
 
 TORCH_SEES_A_GPU = """
 import importlib.abc, importlib.util, os, sys
@@ -132,6 +137,40 @@ def test_a_nodes_memory_is_short(data: Path, tmp_path: Path, times: int, status:
     assert "will be tried again with 0.5 GPU, " in text
     if status == "failed":
         assert "GB of the node: train it on a node with more memory" in record["error"]
+
+
+OFFICIAL = """
+from search_spaces import SearchSpace, grid
+SPACE = SearchSpace(trials=grid(
+    task="stardist", architecture="StarDist", crop_size=64, batch_size=4, epochs=1, rays=16,
+    augmentation="none",
+))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_official_stardist_beside_gpus(data: Path, tmp_path: Path, share: float) -> None:
+    (tmp_path / "space.py").write_text(OFFICIAL)
+    code, text, err = run(
+        "space.py", "--data", data, "--out", tmp_path / "run", "--gpus", "1", "--wandb", "off",
+        "--set", "gpus_per_trial=0.25", "--set", "stardist_cpus=2",
+        "--set", f"stardist_gpus={share}", cwd=tmp_path, **{PRETEND: "1"},
+    )  # fmt: skip
+    assert code == 0, text + err
+    (state,) = (p.read_text() for p in (tmp_path / "run").glob("tune/*/experiment_state-*.json"))
+    assert {float(one) for one in re.findall(r'"gpu\\*": ([\d.]+)', state)} == {share}
+    cores = set(re.findall(r'"cpus\\*": ([\d.]+|null)', state))
+    assert cores == ({"null"} if share else {"2.0"})
+
+
+@pytest.mark.slow
+def test_a_share_without_a_gpu_for_tensorflow(data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv(PRETEND, "0")
+    config = TrialConfig(task="stardist", architecture="StarDist", crop_size=64, epochs=1)
+    options = RunOptions(device="cuda", gpu_fraction=0.5)
+    with pytest.raises(NoGpu, match="TensorFlow sees none here"):
+        train_stardist(config, open_dataset(data), tmp_path / "t", options=options)
 
 
 def test_gpus_that_are_not_here_are_refused(data: Path, tmp_path: Path) -> None:

@@ -45,6 +45,36 @@ def test_a_trial_gets_the_largest_share_that_holds_it() -> None:
     assert asked[""].gpu == 0.5
 
 
+def test_the_official_stardist_holds_no_gpu_and_gets_cores() -> None:
+    configs = {
+        "net": TrialConfig(), "official": TrialConfig(task="stardist", architecture="StarDist")
+    }  # fmt: skip
+    needs = {"net": need(14000), "official": need(1000)}
+    node = Resources(cpus=16, gpus=2, node_cpus=8)
+    limits = first_limits(Settings(), node, needs, 32, configs)
+    assert limits["official"] == Limits(cpus=4)
+    assert limits["official"].options()["device"] == "cpu"
+    assert limits["official"].options()["threads"] == 4
+    assert limits["net"].gpu == pytest.approx(1 / 2, abs=1e-3)
+    # also where the user says what trials hold
+    half = first_limits(Settings(gpus_per_trial=0.5), node, needs, 32, configs)
+    assert (half["official"].gpu, half[""].gpu) == (0, 0.5)
+    small = Resources(cpus=4, gpus=1, node_cpus=4)
+    assert first_limits(Settings(), small, needs, 32, configs)["official"].cpus == 2
+    asked = Settings(stardist_cpus=7)
+    assert first_limits(asked, small, needs, 32, configs)["official"].cpus == 7
+    shared = first_limits(Settings(stardist_gpus=0.25), node, needs, 32, configs)
+    assert shared["official"] == Limits(gpu=0.25)
+    # two networks by their shares; four of StarDist by its cores
+    assert at_once(Settings(), node, limits, ["net"] * 8) == 4
+    assert at_once(Settings(), node, limits, ["official"] * 8) == 4
+    items = {i.name: i for i in as_items(configs, needs, limits, THROUGHPUT["V100"], lambda _: 90)}
+    assert items["official"].seconds > 5 * items["net"].seconds, "it computes on cores"
+    # without GPUs nothing is special about it
+    cpus = first_limits(Settings(), Resources(cpus=8, gpus=0), needs, None, configs)
+    assert set(cpus) == {""}
+
+
 def test_memory_is_reserved_on_cpus_and_enforced_when_asked_for() -> None:
     resources = Resources(cpus=2, gpus=0, memory_gb=12)
     limits = first_limits(Settings(), resources, {"a": need(2048), "b": need(10**6)})
@@ -111,7 +141,8 @@ def plan(*words: str, home: Path) -> str:
 def test_a_plan_shows_shares_packing_and_makespan(tmp_path: Path) -> None:
     text = plan("demo", "--gpus", "2xV100-32", home=tmp_path)
     assert "11 trials" in text
-    assert len(re.findall(r"0\.\d+ GPU", text)) == 11
+    assert len(re.findall(r"0\.\d+ GPU", text)) == 10
+    assert "beside them 1 trial on CPU cores" in text
     assert re.search(r"GPU 1 +\d+ trials", text)
     assert re.search(r"about \d+ (s|min) in all", text)
     assert re.search(r"checkpoints take about [\d.]+ GB of disk; \d+ GB are free", text)

@@ -17,7 +17,7 @@ import torch
 
 CALLS = frozenset(
     {
-        "empty_cache", "get_device_capability", "get_device_name", "get_device_properties", "init",
+        "device_count", "empty_cache", "get_device_capability", "get_device_properties", "init",
         "is_available", "is_bf16_supported", "max_memory_allocated", "max_memory_reserved",
         "mem_get_info", "reset_peak_memory_stats", "set_per_process_memory_fraction",
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,70 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cuda_stub import Gpu, install
+from cuda_stub import CALLS, Gpu, install
 
 from trainables import memory
 from trainables.errors import HostMemoryShort, NoGpu, OutOfMemory
 from trainables.predict import computes_bf16, resolve_device
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("sweep", "trainables", "search_spaces", "analysis")
+
+
+def calls_of(source: str) -> Iterator[str]:
+    """Yield the names below ``torch.cuda`` that a file uses, also in programs that it holds as
+    text; ``import`` where it gives the module another name.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("torch.cuda"):
+            yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"torch\.cuda\.(\w+)", node.value)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if module.startswith("torch.cuda") or (
+                module == "torch" and any(one.name == "cuda" for one in node.names)
+            ):
+                yield "import"
+        elif isinstance(node, ast.Import) and any(
+            one.name.startswith("torch.cuda") for one in node.names
+        ):
+            yield "import"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("torch.cuda.synchronize()", ["synchronize"]), ("x = 'torch.cuda.init()'", ["init"]),
+     ("from torch import cuda", ["import"]), ("import torch.cuda as c", ["import"]),
+     ("from torch.cuda import init", ["import"]), ("module.torch.cuda.x", ["x"]),
+     ("import torch\nx.to('cuda')", [])],
+)  # fmt: skip
+def test_calls_are_found(source: str, expected: list[str]) -> None:
+    assert list(calls_of(source)) == expected
+
+
+def test_every_call_that_is_made_has_been_rehearsed() -> None:
+    files = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
+    files += (ROOT / "benchmarks").glob("*.py")
+    made = {name: path for path in files for name in calls_of(path.read_text(encoding="utf-8"))}
+    assert {"set_per_process_memory_fraction", "get_device_properties"} <= set(made)
+    new = {f"{path.name}: {name}" for name, path in made.items() if name not in CALLS}
+    assert not new, "read what torch's source takes and refuses, and add it to cuda_stub.py"
+
+
+def test_the_stub_answers_every_call(gpu: Gpu) -> None:
+    device = torch.device("cuda:0")
+    torch.cuda.init()
+    arguments = {
+        "set_per_process_memory_fraction": (0.5, device), "init": (), "is_available": (),
+        "device_count": (), "empty_cache": (), "is_bf16_supported": (),
+    }  # fmt: skip
+    found = {name: getattr(torch.cuda, name)(*arguments.get(name, (device,))) for name in CALLS}
+    assert found["is_available"] is found["is_bf16_supported"] is True
+    assert found["device_count"] == 1
+    assert found["get_device_capability"] == (8, 0)
+    assert found["get_device_properties"].total_memory == found["mem_get_info"][1] == gpu.total
+    assert gpu.emptied == gpu.resets == 1
 
 
 @pytest.fixture
