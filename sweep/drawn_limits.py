@@ -8,8 +8,8 @@ from dataclasses import replace
 from sweep.limits import Limits
 from sweep.needs import Estimates
 from sweep.plan import Settings
-from sweep.resources import Resources, first_limits, gpus_per_trial
-from trainables.config import TrialConfig
+from sweep.resources import Resources, first_limits, gpus_per_trial, stardist_limits
+from trainables.config import STARDIST, TrialConfig
 from trainables.footprint import Footprint
 
 
@@ -52,6 +52,8 @@ class DrawnLimits(dict[str, Limits]):
 
     def of(self, trial_id: str, config: TrialConfig) -> Limits | None:
         """Return what a trial may take; None while its network is being estimated."""
+        if config.architecture == STARDIST and self[""].gpu:
+            return stardist_limits(self.settings, self.resources, self[""])
         if trial_id in self or self.fixed:
             return self.get(trial_id, self[""])
         if trial_id not in self._estimating:

@@ -110,8 +110,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         return  # an attempt that was lost after it had recorded its result
     if record.get("round") == runtime["round"]:
         return  # it ran out of memory, recorded that, and took its worker with it
-    own = "stardist_limits" if config.architecture == STARDIST else "limits"
-    limits = limits_of(tune_config, Limits(**runtime[own]))
+    limits = limits_of(tune_config, Limits(**runtime["limits"]))
     if not limits.gpu:
         # Ray leaves GPUs visible, and torch's optimisers then start CUDA, whatever they optimise
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -19,13 +19,13 @@ from sweep.limits import Limits, limits_from
 from sweep.nodes import any_node_left, label_selector
 from sweep.plan import Plan
 from sweep.recorder import Recorder
-from sweep.resources import Resources, stardist_limits
+from sweep.resources import Resources
 from sweep.search import Draws, open_study
 from sweep.tracking import TrackingOptions
 from sweep.trial import config_of, limits_of, reason_of, run_trial
 from sweep.view import View
 from sweep.weights import weights_ids
-from trainables.config import STARDIST, TrialConfig
+from trainables.config import TrialConfig
 
 
 class NoNodeLeft(RuntimeError):
@@ -184,8 +184,6 @@ def run(
         },
     }
     runtime["limits"] = limits[""].to_dict()
-    stardist = stardist_limits(settings, resources, limits[""])
-    runtime["stardist_limits"] = stardist.to_dict()
     runtime["most_memory_gb"] = settings.most_memory_per_trial or resources.memory_gb
     assert plan.precision is not None
     precision = plan.precision
@@ -207,8 +205,7 @@ def run(
 
         # Ray keeps a copy of this function and of what it refers to: plain values only
         def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-            drawn = config_of(config, runtime)
-            own = limits_of(config, stardist if drawn.architecture == STARDIST else limits[""])
+            own = limits_of(config, limits[""])
             on_gpu = bool(own.gpu)
             bundle: dict[str, float] = {
                 "CPU": own.cpus or settings.cpus_per_trial,
@@ -216,7 +213,7 @@ def run(
             }
             if own.memory_gb is not None:
                 bundle["memory"] = own.memory_gb * 2**30
-            bf16 = avoid is not None and precision.demands_bf16(drawn, on_gpu)
+            bf16 = avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu)
             selector = label_selector(
                 {*blind, *(avoid if bf16 and avoid else ()), *(other_nodes if on_gpu else ())},
                 on_gpu and bf16,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sweep.drawn_limits import DrawnLimits
 from sweep.limits import Limits
 from sweep.needs import Estimates, as_items
 from sweep.packing import THROUGHPUT, order_large_first
@@ -70,6 +71,8 @@ def test_the_official_stardist_holds_no_gpu_and_gets_cores() -> None:
     assert at_once(Settings(), node, limits, ["official"] * 8) == 4
     items = {i.name: i for i in as_items(configs, needs, limits, THROUGHPUT["V100"], lambda _: 90)}
     assert items["official"].seconds > 5 * items["net"].seconds, "it computes on cores"
+    drawn = DrawnLimits(Settings(), node, (64, 64), 16.0)
+    assert drawn.of("drawn by a search", configs["official"]) == Limits(cpus=4)
     # without GPUs nothing is special about it
     cpus = first_limits(Settings(), Resources(cpus=8, gpus=0), needs, None, configs)
     assert set(cpus) == {""}
