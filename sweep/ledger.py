@@ -130,13 +130,23 @@ class Ledger:
         write_json(self.folder / "history" / f"{trial_id}.partial.json", history)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Return all records by trial_id."""
+        """Return all records by trial_id.
+
+        Raises
+        ------
+        LedgerError
+            When one is damaged.
+        """
         records = (self.read_one(path.stem) for path in sorted(self.folder.glob("*.json")))
         return {record["trial_id"]: record for record in records if record is not None}
 
     def read_one(self, trial_id: str) -> dict[str, Any] | None:
         """Return one trial's record, or None."""
-        return _read(self.folder / f"{trial_id}.json")
+        path = self.folder / f"{trial_id}.json"
+        record = _read(path)
+        if record is None or (isinstance(record, dict) and {"trial_id", "status"} <= {*record}):
+            return record
+        raise LedgerError(f"{path} is no record of a trial; remove it")
 
     def read_history(self, trial_id: str) -> list[dict[str, Any]]:
         """Return one row per epoch of a trial, as far as recorded."""
@@ -150,11 +160,20 @@ class Ledger:
         return _read(self.folder / "per_image" / f"{trial_id}.json") or []
 
 
+class LedgerError(ValueError):
+    """A record that cannot be read; the message says which, and what to do."""
+
+
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise LedgerError(
+            f"{path} is damaged ({' '.join(str(error).split())}); remove it; --resume runs "
+            "again what has no record"
+        ) from error
 
 
 def unfinished(

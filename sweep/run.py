@@ -25,7 +25,7 @@ from sweep.data import data_options, index_data, open_data
 from sweep.drawn_limits import DrawnLimits
 from sweep.joining import joined
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
-from sweep.ledger import Ledger
+from sweep.ledger import Ledger, LedgerError
 from sweep.limits import Limits
 from sweep.needs import (
     Estimates,
@@ -372,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return sweep(arguments, shlex.join(["python", "-m", "sweep.run", *words]))
-    except (RequestError, DataError) as error:
+    except (RequestError, DataError, LedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:

@@ -346,6 +346,22 @@ def test_a_sweep_refuses_a_torn_plan(name: str, torn: Path, sweep_of_cells, capf
         assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("content", [b"", b'{"trial_id": "a', b"\0\0\0", b"\xe4", b"[]", b"{}"])
+def test_a_sweep_refuses_a_torn_record(content: bytes, torn: Path, sweep_of_cells, capfd) -> None:
+    ledger = (torn / "ledger").resolve()
+    (torn / "ledger").unlink()
+    shutil.copytree(ledger, torn / "ledger")
+    record = min((torn / "ledger").glob("*.json"))
+    record.write_bytes(content)
+    words = [str(sweep_of_cells.space), "--data", str(sweep_of_cells.data), "--out", str(torn)]
+    for more in ([], ["--plan"], ["--resume"]):
+        assert sweep_run([*words, *more]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert f"error: {record} is " in err
+        assert len(err.strip().splitlines()) == 1
+
+
 def test_tables_that_were_cut_are_written_anew(torn: Path, sweep_of_cells, capfd) -> None:
     """As the refusal says."""
     whole = {name: (torn / name).read_bytes() for name in ("leaderboard.csv", "candidates.csv")}
