@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 import shlex
 import signal
 import sys
@@ -72,6 +70,7 @@ from sweep.resources import (
     parse_gpus,
     slots,
 )
+from sweep.storage import lock, say_storage_error
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration
 from sweep.weights import check_weights, fetch_weights, name_weights
@@ -110,23 +109,6 @@ def _check_names(request: Request) -> None:
                 check_encoder(name)
         except ValueError as error:
             raise RequestError(str(error)) from error
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Hold the run folder for this process; released by the system when it dies."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            who = handle.read().strip() or "another process"
-            raise RequestError(f"--out {out}: a sweep is running there ({who})") from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        handle.flush()
-        yield
 
 
 def _todo(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple[list[str], int]:
@@ -232,9 +214,13 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
             return DONE
         if not address:
             check_gpus_are_here(gpus)
-        with _lock(out):
+        with lock(out, partial(console.print, markup=False, soft_wrap=True)):
             fetch_weights(request, out)
-            return _start(arguments, command, console, plan, dataset, out, gpus, mode)
+            try:
+                return _start(arguments, command, console, plan, dataset, out, gpus, mode)
+            except OSError as error:
+                print(say_storage_error(error, out), file=sys.stderr)
+                return FAILED
 
 
 def _paper_crops(crop_size: int) -> int:

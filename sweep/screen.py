@@ -49,10 +49,23 @@ class Screen(Console):
         self._width, self._height = new_size
 
 
-def _flush() -> None:
-    """Write out what Python and C still hold for descriptors 1 and 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
+def _flush(discard: bool = False) -> None:
+    """Write out what Python and C still hold for descriptors 1 and 2.
+
+    With `discard` throw away what cannot be written, as when the disk of the log file is full: it
+    must not come to the terminal afterwards.
+    """
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            if not discard:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
             stream.flush()
     ctypes.CDLL(None).fflush(None)
 
@@ -95,7 +108,7 @@ def quiet_screen(log_path: Path) -> Iterator[Screen]:
     try:
         yield Screen(out, errors)
     finally:
-        _flush()
+        _flush(discard=True)
         for stream, descriptor in ((out, 1), (errors, 2)):
             with suppress(OSError):  # the pipe may have gone; the sweep must still end in order
                 stream.flush()

@@ -21,6 +21,7 @@ from sweep.plan import Plan
 from sweep.recorder import Recorder
 from sweep.resources import Resources
 from sweep.search import Draws, open_study
+from sweep.storage import storage_error
 from sweep.tracking import TrackingOptions
 from sweep.trial import config_of, limits_of, reason_of, run_trial
 from sweep.view import View
@@ -60,6 +61,8 @@ def _fit_on(
             fit(todo)
             return
         except (ray.exceptions.RayError, tune.TuneError) as error:
+            if (storage := storage_error(error)) is not None:
+                raise storage from error  # the next try would fail at the same
             if recorder.interrupts.happened:
                 return
             if restart == MOST_RESTARTS:

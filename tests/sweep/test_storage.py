@@ -1,0 +1,120 @@
+"""Storage that fails: a full disk, a folder that knows no locks, a folder that is held."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run, start, wait_for
+
+from sweep.plan import RequestError
+from sweep.storage import lock, say_storage_error, storage_error
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 100 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "none", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk may be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until nothing goes in any more."""
+    with open(path, "wb", buffering=0) as handle:
+        size = 2**20
+        while size:
+            try:
+                handle.write(bytes(size))
+            except OSError:
+                size //= 2
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_in_one_line_and_can_be_resumed(small_disk: Path, tmp_path: Path) -> None:
+    out = small_disk / "run"
+    words = (
+        SPACE, "--data", make_data(tmp_path / "data"), "--out", out, *QUICK, *TINY_TUNE,
+        "--set", "architecture=Unet", "--set", "epochs=25",
+    )  # fmt: skip
+    process = start(*words, cwd=tmp_path)
+    wait_for(lambda: list(out.glob("ledger/history/*.json")), process, 500)
+    fill(small_disk / "filler")
+    text, err = process.communicate(timeout=500)
+    assert process.returncode == 1, text + err
+    (line,) = err.strip().splitlines()
+    assert "No space left on" in line
+    assert "make room" in line
+    assert "--resume" in line
+    assert "Traceback" not in text
+    (small_disk / "filler").unlink()
+    code, text, err = run(*words, "--resume", cwd=tmp_path)
+    assert code == 0, text + err
+    assert [row["status"] for row in rows(out)] == ["done"]
+
+
+def test_a_folder_that_is_held_is_refused(tmp_path: Path) -> None:
+    notes: list[str] = []
+    with (
+        lock(tmp_path / "run", notes.append),
+        pytest.raises(RequestError, match=f"a sweep is running there .process {os.getpid()} on "),
+        lock(tmp_path / "run", notes.append),
+    ):
+        raise AssertionError
+    with lock(tmp_path / "run", notes.append):
+        assert notes == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_storage_without_locks_is_no_running_sweep(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file system without locks is to be had here: only the system's answer is scripted."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    notes: list[str] = []
+    with lock(tmp_path / "run", notes.append):
+        (note,) = notes
+    assert os.strerror(number) in note
+    assert "see to it that no other sweep runs" in note
+
+
+def test_what_ray_wraps_is_found_and_said_in_one_line(tmp_path: Path) -> None:
+    stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(tmp_path / "leaderboard.csv"))
+
+    def as_ray_tune_does() -> None:
+        try:
+            raise stale
+        except OSError:
+            raise RuntimeError("Traceback ...\n  File ...")  # noqa: B904
+
+    with pytest.raises(RuntimeError) as caught:
+        as_ray_tune_does()
+    assert storage_error(caught.value) is stale
+    line = say_storage_error(stale, tmp_path)
+    assert line.startswith("error: Stale file handle")
+    assert str(tmp_path / "leaderboard.csv") in line
+    assert "mount the folder again" in line
+    assert "--resume" not in line, "there is no run to resume"
+    (tmp_path / "plan.json").touch()
+    assert "--resume" in say_storage_error(stale, tmp_path)
+    assert storage_error(ConnectionResetError()) is None
+    assert storage_error(ValueError()) is None
