@@ -10,7 +10,7 @@ EXTRAS ?= dev,stardist,aws
 # anew: 18 s of a core to start instead of 9 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-slow lint bench cluster-up cluster-down clean
+.PHONY: help setup demo test test-slow test-gpu lint bench cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ test: lint  ## lint and every test that is neither slow nor gpu
 
 test-slow: $(STAMP)  ## the tests marked slow or gpu
 	@$(PY) -m pytest -q -m "slow or gpu"
+
+test-gpu: $(STAMP)  ## what only an NVIDIA GPU can show, in under ten minutes (docs/gpu.md)
+	@$(PY) benchmarks/gpu_check.py
 
 bench: $(STAMP)  ## the benchmarks (ratios, not times)
 	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
