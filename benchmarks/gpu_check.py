@@ -325,7 +325,7 @@ def main() -> int:
 
     side = {"height": 128, "width": 160} if machine.rehearse else {"height": 448, "width": 672}
     if not machine.data.exists():
-        generate(machine.data, sequences=6, frames=1, **side)
+        generate(machine.data, sequences=6, frames=1, seed=0, **side)
     for name, check in CHECKS:
         began = time.monotonic()
         try:
