@@ -196,8 +196,8 @@ def my_data(cells: Path, folder: Path) -> None:
 
 
 def pasted(line: str, clone: Path) -> Iterator[str]:
-    """Yield what is run for a line of the README: sweeps of one epoch, `make demo` as its recipe
-    has it without the installation; `make test` is this.
+    """Yield what is run for a line of the README: `make demo` as its recipe has it without the
+    installation; sweeps with what the README itself offers to make them short; `make test` is this.
     """
     if line == "make demo":
         recipe = subprocess.run(
@@ -209,7 +209,9 @@ def pasted(line: str, clone: Path) -> Iterator[str]:
         for step in steps:
             yield from pasted(step, clone)
     elif line != "make test":
-        yield f"{line} --set epochs=1" if "-m sweep.run" in line else line
+        short = " --set epochs=1" if "-m sweep.run" in line and "--plan" not in line else ""
+        part = " --only architecture=Unet,FPN,StarDist" if short and "--only" not in line else ""
+        yield line + short + part
 
 
 @pytest.mark.slow
