@@ -31,15 +31,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.wandb_mode import (
-    QUIET,
-    Mode,
-    key_source,
-    seconds,
-    server,
-    wandb_mode,
-    wandb_settings,
-)
+from sweep.wandb_mode import QUIET, Mode, key_source, seconds, server, wandb_mode, wandb_settings
+from trainables.attempts import ATTEMPT
 from trainables.config import EpochRecord
 
 INIT_TIMEOUT_SECONDS = 30.0
@@ -198,23 +191,20 @@ class Tracker:
         }
         known = wandb.Settings.model_fields
         Path(self.options.folder).mkdir(parents=True, exist_ok=True)
-        names = ("task", "architecture", "encoder")
-        tags = [_short(str(config[name])) for name in names if config.get(name)]
+        shown = [config.get(name) for name in ("task", "architecture", "encoder")]
         run = wandb.init(
             id=self._id,
             name=self.trial_id.rsplit("-", 1)[0],
-            # a local file is the whole run
-            resume="allow" if mode == "online" else None,
+            resume="allow" if mode == "online" else None,  # a local file is the whole run
             project=self.options.project,
             entity=self.options.entity,
             group=self.options.group[:128],
             job_type=_short(str(config.get("candidate") or config.get("task", ""))),
-            tags=[*tags, *(["resumed"] if resumed else [])],
+            tags=[_short(str(tag)) for tag in (*shown, "resumed" if resumed else "") if tag],
             config=config,
             dir=self.options.folder,
             mode=mode,
-            # a run that a lost trial left in this process must not be waited for
-            reinit="create_new",
+            reinit="create_new",  # a run that a lost trial left here must not be waited for
             settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
         )
         self._run, self.wandb_id = run, run.id
@@ -349,11 +339,7 @@ class Tracker:
         def close(run: Any) -> None:
             run.summary.update({k: v for k, v in summary.items() if v is not None})
             if checkpoint and self.options.artifacts:
-                import wandb
-
-                artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model")
-                artifact.add_dir(checkpoint)
-                run.log_artifact(artifact, aliases=["best"])
+                self._upload(run, checkpoint)
             self._finish(run, 1 if failed else 0)
             self._supersede(Path(run.settings.sync_dir))
 
@@ -363,6 +349,20 @@ class Tracker:
             self._board(lambda writer: writer.close())
         self._tensorboard, self._writer = False, None
         return taken
+
+    def _upload(self, run: Any, checkpoint: str) -> None:
+        try:
+            import wandb
+
+            artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model")
+            files = [path for path in sorted(Path(checkpoint).rglob("*")) if path.is_file()]
+            # from where they lie: W&B would copy them into the home folder, twice
+            for path in (path for path in files if path.name != ATTEMPT):
+                name = path.relative_to(checkpoint).as_posix()
+                artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
+            run.log_artifact(artifact, aliases=["best"])
+        except Exception as error:  # the numbers come first
+            self._warn("W&B has no checkpoint", error)
 
     def _mark(self, mine: Path, mode: str) -> None:
         """Keep ``wandb sync`` from repeating what the server has of an attempt before this one."""

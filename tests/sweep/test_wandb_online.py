@@ -26,7 +26,7 @@ from wandb_server import Run, WandbServer, wandb_server
 EPOCHS = 6
 WORDS = (
     *QUICK, "--set", f"epochs={EPOCHS}", "--set", "checkpoint_seconds=0", "--wandb", "online",
-    "--set", "architecture=Linknet,FPN",
+    "--set", "architecture=Linknet,FPN", "--set", "artifacts=true",
 )  # fmt: skip
 ONE_AT_A_TIME = ("--gpus", "1", "--set", "gpus_per_trial=1", "--set", "cpus_per_trial=1")
 """Or what Ray takes for a GPU."""
@@ -71,7 +71,7 @@ def kill(process: Any) -> None:
 
 def resumable_epochs(out: Path) -> list[int]:
     found = (json.loads(path.read_text()) for path in out.glob("checkpoints/*/resume.json"))
-    return [state["epoch"] for state in found]
+    return [content["states"][0]["epoch"] for content in found]
 
 
 def assert_equals_the_run_folder(held: dict[str, Run], out: Path, ignore: str = "") -> None:
@@ -93,6 +93,25 @@ def assert_equals_the_run_folder(held: dict[str, Run], out: Path, ignore: str = 
         for name in ("val_dataset_iou", "test_dataset_iou", "test_image_iou", "best_epoch"):
             assert math.isclose(run.summary[name], float(row[name]), rel_tol=1e-12)
         assert run.exit_code == 0
+
+
+def assert_has_checkpoints(server: WandbServer, out: Path) -> None:
+    """Every trial's checkpoint is there once, as it lies in the run folder."""
+    board = rows(out)
+    assert all(one.committed for one in server.artifacts)
+    held = {one.name: one for one in server.artifacts}
+    assert len(held) == len(server.artifacts)
+    assert set(held) == {f"checkpoint-{row['wandb_id']}" for row in board}
+    for row in board:
+        artifact, folder = held[f"checkpoint-{row['wandb_id']}"], out / row["checkpoint"]
+        assert (artifact.run, artifact.type) == (row["wandb_id"], "model")
+        assert "best" in artifact.aliases
+        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        assert set(artifact.files) == set(files)
+        assert all(data == files[name].read_bytes() for name, data in artifact.files.items())
+        (manifest,) = artifact.manifest.values()
+        for name, entry in json.loads(manifest)["contents"].items():
+            assert Path(entry["local_path"]) == files[name], "it was copied first"
 
 
 def assert_is_described(held: dict[str, Run], out: Path) -> None:
@@ -124,6 +143,7 @@ def test_a_killed_and_resumed_sweep_is_told_once(
     # an epoch that had to be trained again keeps the seconds of the first time
     assert_equals_the_run_folder(server.runs, out, ignore="seconds")
     assert not list(out.glob("wandb/offline-run-*"))
+    assert_has_checkpoints(server, out)
 
 
 ATTEMPT = """
@@ -267,6 +287,7 @@ def tell_later(server: WandbServer, out: Path) -> None:
         assert "2 of 2 trials" in done.stdout
         assert_equals_the_run_folder(server.runs, out)
         assert_is_described(server.runs, out)
+        assert_has_checkpoints(server, out)
 
 
 @pytest.mark.slow

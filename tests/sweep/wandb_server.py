@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 ENTITY = "lab"
@@ -88,6 +88,18 @@ class Run:
         }  # fmt: skip
 
 
+class Artifact:
+    """What the server holds of one version of an artifact."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self.name, self.digest = asked["artifactCollectionName"], asked["digest"]
+        self.run, self.type = asked.get("runName"), asked["artifactTypeName"]
+        self.aliases = [alias["alias"] for alias in asked.get("aliases") or ()]
+        self.files: dict[str, bytes] = {}
+        self.manifest: dict[str, bytes] = {}
+        self.committed = False
+
+
 class WandbServer(ThreadingHTTPServer):
     """The server: an address of this machine, and the runs by their ids.
 
@@ -103,6 +115,7 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.runs: dict[str, Run] = {}
+        self.artifacts: list[Artifact] = []
         self.asked: Counter[str] = Counter()
         self.trouble: Trouble | None = None
         self.closing = threading.Event()
@@ -172,12 +185,73 @@ class WandbServer(ThreadingHTTPServer):
     def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
         run = self.runs[asked["run"]]
         files = [
-            {"name": name, "uploadUrl": f"{self.url}/storage/{run.path[2]}/{name}"}
+            {"name": name, "uploadUrl": self._place("run", run.path[2], name)}
             for name in asked["files"]
         ]
         return {
             "createRunFiles": {"runID": "/".join(run.path), "uploadHeaders": [], "files": files}
         }
+
+    def _place(self, kind: str, owner: object, name: str) -> str:
+        return f"{self.url}/storage/{kind}/{owner}/{quote(name)}"
+
+    def store(self, path: str, body: bytes) -> None:
+        """Take a file that was sent to an address of `_place`."""
+        _, _, kind, owner, name = path.split("/", 4)
+        if kind == "run":
+            self.runs[owner].uploads[unquote(name)] = body
+        else:
+            getattr(self.artifacts[int(owner)], kind)[unquote(name)] = body
+
+    def _XXHashDigestsEnabled(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"entity": {"xxhashDigestsEnabled": False}}
+
+    def _ArtifactType(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name = asked["name"].rsplit("/", 1)[-1].split(":")[0]
+        types = [one.type for one in self.artifacts if one.name == name]
+        return {"project": {"artifact": {"artifactType": {"name": types[0]}} if types else None}}
+
+    def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        new = Artifact(asked["input"])
+        same = [
+            number for number, one in enumerate(self.artifacts)
+            if (one.name, one.digest, one.committed) == (new.name, new.digest, True)
+        ]  # fmt: skip
+        if not same:
+            self.artifacts.append(new)
+        made = {
+            "id": str((same or [len(self.artifacts) - 1])[0]),
+            "state": "COMMITTED" if same else "PENDING",
+            "artifactSequence": {"latestArtifact": None},
+        }
+        return {"createArtifact": {"artifact": made}}
+
+    def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
+        number = asked["artifactID"]
+        url = self._place("manifest", number, asked["name"])
+        file = {"id": f"file-{number}", "uploadUrl": url, "uploadHeaders": []}
+        made = {"id": f"manifest-{number}", "file": file}
+        return {"createArtifactManifest": {"artifactManifest": made}}
+
+    def _CreateArtifactFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
+        edges = [
+            {
+                "node": {
+                    "storagePath": f"{spec['artifactID']}/{spec['name']}",
+                    "uploadUrl": self._place("files", spec["artifactID"], spec["name"]),
+                    "uploadHeaders": [], "uploadMultipartUrls": None,
+                    "artifact": {"id": spec["artifactID"]},
+                }
+            }
+            for spec in asked["input"]["artifactFiles"]
+        ]  # fmt: skip
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def _CommitArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        artifact = self.artifacts[int(asked["artifactID"])]
+        artifact.committed = True
+        made = {"id": asked["artifactID"], "digest": artifact.digest}
+        return {"commitArtifact": {"artifact": made}}
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -204,8 +278,7 @@ class _Answer(BaseHTTPRequestHandler):
             self._send(500, b"{}")
             return
         if path.startswith("/storage/"):  # addresses that carry their own permission
-            _, _, run, name = path.split("/", 3)
-            server.runs[run].uploads[name] = body
+            server.store(path, body)
             self._send(200, b"")
             return
         sent = base64.b64decode((self.headers.get("Authorization") or "Basic ").split()[-1])
