@@ -247,7 +247,9 @@ def test_what_may_be_right_is_at_most_noted(name: str, root: Path, capfd) -> Non
     assert data_main(["check", str(root)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    notes = [line for line in out.splitlines() if "note: " in line and "cut-outs" not in line]
+    always = ("as small as cut-outs", "validation has 1")  # of any data set as small as this
+    notes = [line for line in out.splitlines() if "note: " in line]
+    notes = [line for line in notes if not any(words in line for words in always)]
     assert len(notes) == bool(said), notes
     assert said in "".join(notes)
 

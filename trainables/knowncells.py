@@ -106,5 +106,5 @@ def unknown_images(cells: Mapping[tuple[str, int], KnownCell], stems: Collection
     if not unknown:
         return []
     return [
-        f"{OBJECTS} names images that are not there, by their names without .tif: {some(unknown)}"
+        f"{OBJECTS} names images that are not there (names without .tif count): {some(unknown)}"
     ]
