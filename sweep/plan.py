@@ -67,9 +67,10 @@ class Settings(BaseModel):
     most_memory_per_trial: Annotated[float, Field(gt=0)] | None = None
     """GB up to which that is doubled; None: what a node has."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """Attempts after the first for a trial that lost its worker or node."""
+    """How often in a row a trial may lose its worker or node without a new epoch in between."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Least time between two resumable checkpoints of a trial."""
+    """Least time between two saved states of a trial (and never less than an epoch, or twenty times
+    what the last one took); 0: after every epoch, whatever that costs."""
     tensorboard: bool = False
     """Write TensorBoard logs to OUT/tensorboard."""
     artifacts: bool = False

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
+from sweep.causes import killed_for_memory, root_cause
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
 from sweep.limits import Limits, after_shortage
 from sweep.losses import NO_RECORD, Losses
-from sweep.trial import config_of, limits_of, reason_of
+from sweep.pace import Pace
+from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
 
@@ -63,7 +67,10 @@ class Recorder(Callback):
         self.states: dict[str, TrialState] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
         self.losses = Losses(runtime.get("retries", 0))
-        self._tables = self._per_image = 0.0
+        self._per_image = 0.0
+        self._pace = Pace(TABLES_SECONDS)
+        self._keeping, self._kept = threading.Lock(), dict[str, int]()
+        self._furthest: dict[str, int] = {}
         self._said = {i: len(record.get("notes", [])) for i, record in self.records.items()}
         for trial_id, config in planned(plan, self.records).items():
             if asks_for(trial_id):
@@ -128,7 +135,8 @@ class Recorder(Callback):
         _, state = self._of(trial)
         self.losses.begin(state.trial_id, self.ledger.read_one(state.trial_id))
         rows = self.ledger.read_history(state.trial_id)
-        self.history.setdefault(state.trial_id, {row["epoch"]: row for row in rows})
+        known = self.history.setdefault(state.trial_id, {row["epoch"]: row for row in rows})
+        self._furthest.setdefault(state.trial_id, max(known, default=0))
         state.status = "running"
 
     def on_trial_result(
@@ -141,6 +149,10 @@ class Recorder(Callback):
             return
         row: dict[str, Any] = {name: result.get(name) for name in _EPOCH_FIELDS}
         self.history.setdefault(state.trial_id, {})[row["epoch"]] = row
+        if row["epoch"] > self._furthest.get(state.trial_id, 0):
+            self._furthest[state.trial_id] = row["epoch"]
+            # `retries` counts losses without progress in between, and Tune counts them all
+            trial.run_metadata.num_failures = 0
         state.epoch = row["epoch"]
         state.epochs_here += 1
         state.train_loss = row["train_loss"]
@@ -207,7 +219,7 @@ class Recorder(Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Record a trial as failed for good, once its retries are used up."""
         config, state = self._of(trial)
-        error = _root_cause(trial)
+        error = root_cause(trial)
         self._keep_history(state.trial_id)
         record = self._read(state)
         if record is not None and record["status"] == "done":
@@ -223,7 +235,7 @@ class Recorder(Callback):
                 self._settle(state)
             return
         limits = limits_of(trial.config)
-        if _killed_for_memory(trial, limits):
+        if killed_for_memory(trial, limits):
             before = self.ledger.attempts(state.trial_id)
             step, _ = after_shortage(
                 limits, config, host=bool(limits.gpu), node=before[-1]["node"] if before else "",
@@ -299,36 +311,57 @@ class Recorder(Callback):
         state.status = "waiting"
         record = self._read(state) or {}
         if record.get("round") != self.runtime["round"]:
-            self.view.message(f"{state.name}: {_root_cause(trial)}; trying again")
+            self.view.message(f"{state.name}: {root_cause(trial)}; trying again")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Refresh screen and tables, each at its own pace."""
         self.view.update(list(self.states.values()))
-        if time.monotonic() - self._tables >= TABLES_SECONDS:
-            self.write_tables()
+        if self._pace.due():
+            histories = self._read_running()
+            records = dict(self.records)
+            self._pace.start(partial(self._write, records, histories))
 
-    def write_tables(self) -> list[dict[str, Any]]:
-        """Write the tables of the run as it stands; return the ranked rows."""
-        self._tables = time.monotonic()
-        for trial_id, state in self.states.items():
-            if state.status == "running":
-                self._keep_history(trial_id)
-                record = self._read(state)
-                if record is not None:
-                    self.records[trial_id] = record
-        rows = write_tables(self.out, self.plan, self.records)
+    def _read_running(self) -> dict[str, list[dict[str, Any]]]:
+        """Read the records of the trials that run; return the epochs that were heard of."""
+        running = [i for i, state in self.states.items() if state.status == "running"]
+        for trial_id in running:
+            record = self._read(self.states[trial_id])
+            if record is not None:
+                self.records[trial_id] = record
+        return {trial_id: self._epochs(trial_id) for trial_id in running}
+
+    def _write(
+        self, records: dict[str, dict[str, Any]], histories: dict[str, list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Write all tables; of long sweeps that takes a second, so it is done beside the driver's
+        thread, for which the trials wait at the end of every epoch.
+        """
+        for trial_id, epochs in histories.items():
+            self._keep_history(trial_id, epochs)
+        rows = write_tables(self.out, self.plan, records)
         write_history(self.out, self.ledger, [row["trial_id"] for row in rows])
-        if any(r["status"] == "done" for r in self.records.values()) and (
+        if any(r["status"] == "done" for r in records.values()) and (
             time.monotonic() - self._per_image >= PER_IMAGE_SECONDS
         ):
             self._per_image = time.monotonic()
             write_per_image(self.out, self.ledger, rows)
         return rows
 
-    def _keep_history(self, trial_id: str) -> None:
-        rows = sorted(self.history.get(trial_id, {}).values(), key=lambda row: row["epoch"])
-        if rows:
-            self.ledger.write_history(trial_id, rows)
+    def write_tables(self) -> list[dict[str, Any]]:
+        """Write the tables of the run as it stands, here and now; return the ranked rows."""
+        self._pace.wait()
+        histories = self._read_running()
+        return self._write(dict(self.records), histories)
+
+    def _epochs(self, trial_id: str) -> list[dict[str, Any]]:
+        return sorted(self.history.get(trial_id, {}).values(), key=lambda row: row["epoch"])
+
+    def _keep_history(self, trial_id: str, epochs: list[dict[str, Any]] | None = None) -> None:
+        rows = self._epochs(trial_id) if epochs is None else epochs
+        with self._keeping:
+            if rows and len(rows) >= self._kept.get(trial_id, 0):  # not over what is newer
+                self._kept[trial_id] = len(rows)
+                self.ledger.write_history(trial_id, rows)
 
     def _so_far(self, trial_id: str) -> dict[str, Any]:
         rows = [r for r in self.history.get(trial_id, {}).values() if r["val_dataset_iou"]]
@@ -348,28 +381,3 @@ class Recorder(Callback):
         state.status, state.error = record["status"], record.get("error", "")
         self.history.pop(state.trial_id, None)
         self.view.update(list(self.states.values()))
-
-
-def _killed_for_memory(trial: Any, limits: Limits) -> bool:
-    """Whether a worker was lost for want of its node's memory, as far as can be told."""
-    error = trial.get_pickled_error() or trial.get_error()
-    name = type(error).__name__
-    if "OutOfMemory" in name or "memory pressure" in str(error):
-        return True  # Ray's memory monitor
-    # libraries that cannot bear a failed allocation end the process
-    return limits.enforced and ("ActorDied" in name or "ActorUnavailable" in name)
-
-
-def _root_cause(trial: Any) -> str:
-    """Return why a trial's last attempt ended, in one line."""
-    error = trial.get_pickled_error() or trial.get_error()
-    if error is None:
-        return "its worker was lost"
-    cause = getattr(error, "cause", None) or error
-    text = reason_of(cause)
-    if "TransientError" in text:
-        lines = [line.strip() for line in str(error).splitlines() if "TransientError" in line]
-        return lines[-1].split("TransientError:", 1)[-1].strip() if lines else text
-    if "ActorDied" in type(error).__name__ or "ActorUnavailable" in type(error).__name__:
-        return f"its worker or node was lost ({type(error).__name__})"
-    return text

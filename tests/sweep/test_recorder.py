@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import ray
 from rich.console import Console
 
+from sweep import leaderboard
 from sweep.ledger import Ledger
 from sweep.limits import Limits
+from sweep.pace import Pace
 from sweep.recorder import MOST_ATTEMPTS, Recorder
 from sweep.tuner import _fit_on, _search_on
 from sweep.view import View
-from trainables.config import TrialConfig
+from trainables.config import EpochRecord, TrialConfig
 
 
 def recorder(out: Path, configs: dict[str, TrialConfig], **more: Any) -> Recorder:
@@ -99,6 +105,7 @@ class Attempt:
         self.config = {
             "trial": {"config": config.model_dump(mode="json"), "limits": Limits().to_dict()}
         }
+        self.run_metadata = SimpleNamespace(num_failures=2)
 
     def get_error(self) -> Exception:
         return RuntimeError("its worker died")
@@ -180,3 +187,75 @@ def test_done_stays_done_whoever_writes_at_that_moment(tmp_path: Path) -> None:
         thread.join()
     assert {record["status"] for record in ledger.read().values()} == {"done"}
     assert len(ledger.read()) == 40
+
+
+def report(made: Recorder, trial: Any, epoch: int) -> None:
+    record = EpochRecord(epoch, 0.5, 0.5, 0.5, 0.5, 1.0)
+    made.on_trial_result(0, [], trial, {**record.to_dict(), "score": 0.5})
+
+
+def test_tables_are_written_beside_the_thread_that_trials_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrialConfig()
+    made = recorder(tmp_path, {config.trial_id("f"): config})
+    trial, go_on, real = Attempt(config), threading.Event(), leaderboard.write_history
+    held: list[bool] = []
+
+    def slow(*arguments: Any) -> None:
+        held.append(go_on.wait(10))
+        real(*arguments)
+
+    monkeypatch.setattr("sweep.recorder.write_history", slow)
+    made.on_trial_start(0, [], trial)
+    report(made, trial, 1)
+    made.on_step_end(0, [])
+    report(made, trial, 2)  # reported while history.csv is being written
+    made.on_step_end(0, [])
+    go_on.set()
+    made.write_tables()  # as at the end, and after Ctrl-C
+    assert held == [True, True], "the trial waited for history.csv"
+    with open(tmp_path / "history.csv") as handle:
+        assert [row["epoch"] for row in csv.DictReader(handle)] == ["1", "2"]
+
+
+def test_what_fails_beside_is_raised_by_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = recorder(tmp_path, {"a": TrialConfig()})
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sweep.recorder.write_history", full)
+    made.on_step_end(0, [])
+    with pytest.raises(OSError, match="No space left"):
+        made.write_tables()
+
+
+def test_work_takes_its_share_of_the_time() -> None:
+    pace, done = Pace(0.0, share=0.01), []
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        if pace.due():
+            pace.start(lambda: done.append(time.sleep(0.05)))
+        time.sleep(0.001)
+    pace.wait()
+    assert len(done) == 1, "the next is due after five seconds"
+
+
+def test_progress_makes_up_for_losses(tmp_path: Path) -> None:
+    config = TrialConfig()
+    made = recorder(tmp_path, {config.trial_id("f"): config})
+    trial = Attempt(config)
+    made.on_trial_start(0, [], trial)
+    report(made, trial, 1)
+    assert trial.run_metadata.num_failures == 0
+    report(made, trial, 2)
+    trial.run_metadata.num_failures = 1  # lost
+    made.on_trial_start(0, [], trial)
+    for epoch in (1, 2):  # what it does again is no progress
+        report(made, trial, epoch)
+        assert trial.run_metadata.num_failures == 1
+    report(made, trial, 3)
+    assert trial.run_metadata.num_failures == 0
