@@ -176,7 +176,8 @@ def tasks_train(machine: Machine) -> str:
     """All tasks train, in shares of one half of the GPU."""
     space = TASKS.format(shared=machine.shared)
     with most_used(machine) as used:
-        finish(start(machine, "tasks", space, "gpus_per_trial=0.5", "precision=32"))
+        changes = ("gpus_per_trial=0.5", "cpus_per_trial=0.5", "precision=32")
+        finish(start(machine, "tasks", space, *changes))
     rows = board(machine, "tasks")
     if [row["status"] for row in rows] != ["done"] * 4:
         raise Failed(f"{[(row['task'], row['status'], row['error']) for row in rows]}")
