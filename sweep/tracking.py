@@ -338,10 +338,11 @@ class Tracker:
 
         def close(run: Any) -> None:
             run.summary.update({k: v for k, v in summary.items() if v is not None})
-            if checkpoint and self.options.artifacts:
-                self._upload(run, checkpoint)
+            problem = self._upload(run, checkpoint)
             self._finish(run, 1 if failed else 0)
             self._supersede(Path(run.settings.sync_dir))
+            if problem is not None:
+                raise problem
 
         self._wandb(close)
         taken, self._run = self._run is not None, None
@@ -350,7 +351,9 @@ class Tracker:
         self._tensorboard, self._writer = False, None
         return taken
 
-    def _upload(self, run: Any, checkpoint: str) -> None:
+    def _upload(self, run: Any, checkpoint: str | None) -> Exception | None:
+        if not checkpoint or not self.options.artifacts:
+            return None
         try:
             import wandb
 
@@ -362,7 +365,8 @@ class Tracker:
                 artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
             run.log_artifact(artifact, aliases=["best"])
         except Exception as error:  # the numbers come first
-            self._warn("W&B has no checkpoint", error)
+            return error
+        return None
 
     def _mark(self, mine: Path, mode: str) -> None:
         """Keep ``wandb sync`` from repeating what the server has of an attempt before this one."""
