@@ -188,7 +188,10 @@ def test_plan_says_it_and_a_wrong_request_is_refused(data: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
-    [(("--gpus", "1xA100"), (), "bf16"), ((), ("--gpus", "1xA100"), "32")],
+    [
+        (("--gpus", "1xA100"), (), "bf16"),
+        pytest.param((), ("--gpus", "1xA100"), "32", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_keeps_its_precision_on_other_machines(
     data: Path, tmp_path: Path, first, second, expected: str

@@ -64,6 +64,7 @@ SPACE = SearchSpace(
 """
 
 
+@pytest.mark.slow
 def test_equal_draws_run_once_and_a_killed_search_goes_on(data: Path, tmp_path: Path) -> None:
     out, space = tmp_path / "search", tmp_path / "space.py"
     space.write_text(DISCRETE)
