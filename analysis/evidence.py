@@ -98,7 +98,7 @@ class Evidence:
     units, bias, bias_low, bias_high, sd, loa_low, loa_high, ccc, ccc_low, ccc_high, relative_bias
     (bias over the truth's mean)."""
     noise: pd.DataFrame
-    """As `analysis.noise_floor.noise_floor`, for the sizes of the true cells."""
+    """As `analysis.morphology.noise.noise_floor`, for the sizes of the true cells."""
     crop: Crop | None
     pictures: list[Picture]
     missing: list[str]

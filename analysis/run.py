@@ -14,15 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from analysis.frames import InputError, list_frames
-from analysis.rundir import AnalysisError, Run, open_data, read_run
-from analysis.sizes import size_note, trained_shape
-from trainables.commands import command_line
-from trainables.cores import keep_to_quota
-from trainables.data import DataError, DataSet
+from analysis.runfolder import AnalysisError, Run, open_data, read_run
+from analysis.segment.inputs import InputError, list_frames
+from analysis.segment.sizes import size_note, trained_shape
+from trainables.cli import command_line
+from trainables.data.dataset import DataError, DataSet
+from trainables.data.knowncells import read_objects
 from trainables.errors import CheckpointError
-from trainables.knowncells import read_objects
-from trainables.manifest import read_manifest
+from trainables.machine.cores import keep_to_quota
+from trainables.records.manifest import read_manifest
 
 DONE, REFUSED, INTERRUPTED = 0, 2, 130
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
@@ -110,8 +110,8 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
         _say_sizes(console, run, other)
     began = time.monotonic()
     # slow imports, after everything that can be refused
-    from analysis.report import write_report
-    from analysis.study import Settings, gather, write_tables
+    from analysis.report.page import write_report
+    from analysis.study.gather import Settings, gather, write_tables
 
     settings = Settings(
         top=arguments.top, convention=arguments.convention, unit=arguments.unit,
@@ -154,7 +154,7 @@ def _say_sizes(console: Console, run: Run, other: DataSet) -> None:
 def _say(console: Console, evidence: Any) -> None:
     from rich.table import Table
 
-    from analysis.report import WHY
+    from analysis.report.page import WHY
 
     table = Table(title="mean average precision over IoU 0.5 to 0.9, validation", title_style="")
     unit = "image" if evidence.settings["unit"] == "image" else "group"

@@ -34,8 +34,8 @@ IMAGES = 7
 
 def make_data(root: Path) -> Path:
     """Cut the fullest tiles from a generated frame."""
-    from trainables.imagefiles import read_image, read_labels
-    from trainables.synthetic import generate
+    from trainables.data.imagefiles import read_image, read_labels
+    from trainables.synthetic.dataset import generate
 
     if root.exists():
         return root

@@ -19,8 +19,8 @@ from skimage.feature import peak_local_max
 from skimage.measure import regionprops_table
 from skimage.segmentation import watershed
 
-from analysis.instances import watershed_2class
-from analysis.morphology import measure
+from analysis.instances.separate import watershed_2class
+from analysis.morphology.features import measure
 
 CELLS = 500
 SIDE = 1024

@@ -21,8 +21,8 @@ import tifffile
 import torch
 
 from trainables.config import RunOptions, TrialConfig
-from trainables.data import open_dataset
-from trainables.synthetic import generate
+from trainables.data.dataset import open_dataset
+from trainables.synthetic.dataset import generate
 from trainables.train import train
 
 EPOCHS = 3
@@ -80,8 +80,8 @@ def main() -> int:
         def note(record: object) -> None:
             seconds.append(record.seconds)  # type: ignore[attr-defined]
 
-        from trainables.cutting import crop_corners
-        from trainables.imagefiles import read_labels
+        from trainables.data.cutting import crop_corners
+        from trainables.data.imagefiles import read_labels
 
         crops = sum(
             len(crop_corners(read_labels(i.mask).labels, 224)) for i in dataset.subset("train")

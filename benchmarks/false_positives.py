@@ -18,7 +18,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import compare
+from analysis.statistics.pairs import compare
 
 
 def simulate(

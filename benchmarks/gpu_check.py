@@ -322,7 +322,7 @@ def main() -> int:
     if not machine.rehearse and not find_gpu(machine):
         print("error: nvidia-smi names no GPU here; --rehearse tries this program", file=sys.stderr)
         return 2
-    from trainables.synthetic import generate
+    from trainables.synthetic.dataset import generate
 
     side = {"height": 128, "width": 160} if machine.rehearse else {"height": 448, "width": 672}
     if not machine.data.exists():

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.pace import SHARE
+from sweep.background import SHARE
 from sweep.recorder import TABLES_SECONDS, Recorder
 from sweep.view import View
 from trainables.config import TrialConfig
-from trainables.files import write_json
+from trainables.records.files import write_json
 
 TRIALS, EPOCHS, RUNNING = 168, 1000, 4
 

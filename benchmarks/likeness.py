@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.likeness import BEYOND, LEAST_RANGE, difference
-from trainables.appearance import QUANTITIES, describe, typical_diameter
+from analysis.segment.likeness import BEYOND, LEAST_RANGE, difference
 from trainables.config import TrialConfig
-from trainables.imagefiles import read_image, read_labels
+from trainables.data.appearance import QUANTITIES, describe, typical_diameter
+from trainables.data.imagefiles import read_image, read_labels
 
 Image = NDArray[Any]
 DRAWS = 100

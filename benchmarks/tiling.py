@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.prediction import foreground_probability, predict_maps
-from analysis.rundir import open_data, read_run
+from analysis.evaluation.prediction import foreground_probability, predict_maps
+from analysis.runfolder import open_data, read_run
 from trainables.checkpoint import load
-from trainables.imagefiles import read_image, read_labels
+from trainables.data.imagefiles import read_image, read_labels
 from trainables.tiling import overlap_of, positions
 
 

@@ -17,7 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trainables.synthetic import PIXEL_SIZE_UM, render_frame, simulate  # noqa: E402
+from trainables.synthetic.dataset import PIXEL_SIZE_UM, render_frame, simulate  # noqa: E402
 
 COLOURS = {"small": "#ff9f1c", "large": "#2ec4f1"}
 LEFT, TOP, SIDE = 640, 300, 400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweep.limits import Limits
+from sweep.allowances import Limits
 from sweep.trial import reason_of
 
 

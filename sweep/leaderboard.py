@@ -11,7 +11,7 @@ from typing import Any
 
 from sweep.ledger import Ledger
 from trainables.config import Normalization, TrialConfig
-from trainables.files import write_text
+from trainables.records.files import write_text
 
 COLUMNS = (
     "trial_id", "task", "architecture", "encoder", "seed", "learning_rate", "loss", "augmentation",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainables.config import TrialConfig, TrialResult
-from trainables.files import write_json
+from trainables.records.files import write_json
 
 Status = Literal["running", "done", "failed", "stopped"]
 FINAL = ("done", "failed", "stopped")

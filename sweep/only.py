@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.plan import Request, RequestError, weights_value
 from trainables.config import TrialConfig, architecture_name
-from trainables.splits import some
+from trainables.data.splits import some
 
 FIELDS = tuple(name for name in TrialConfig.model_fields if name != "weights_id")
 """Settings that trials can be chosen by."""

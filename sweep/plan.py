@@ -17,14 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
 from search_spaces import SearchSpace, override
-from sweep import drawing
 from sweep.precision import Precision, settle
 from sweep.provenance import git_commit, library_versions
+from sweep.search import dimensions as drawing
 from trainables.config import RECIPE, STARDIST, TrialConfig
-from trainables.data import DataOptions, DataSet
-from trainables.files import write_json
-from trainables.licences import TRAINING_DATA
-from trainables.weight_sources import WeightsInfo, is_path
+from trainables.data.dataset import DataOptions, DataSet
+from trainables.encoders.licences import TRAINING_DATA
+from trainables.encoders.sources import WeightsInfo, is_path
+from trainables.records.files import write_json
 
 FORMAT = 1
 

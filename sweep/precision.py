@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import TrialConfig
-from trainables.hardware import (
+from trainables.machine.hardware import (
     FIRST_WITH_BF16,
     cpu_computes_bf16,
     local_gpus,

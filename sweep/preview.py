@@ -11,21 +11,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sweep.drawing import say
-from sweep.limits import Limits
-from sweep.needs import Estimates, as_items
-from sweep.packing import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
+from sweep.allowances import Limits
+from sweep.cluster.probing import gpu_of_this_machine
+from sweep.estimates import Estimates, as_items
 from sweep.plan import Plan, Settings
-from sweep.probing import gpu_of_this_machine
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, growing, slots
-from trainables.addresses import knock
+from sweep.schedule import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
+from sweep.search.dimensions import say
+from trainables.encoders.sources import WeightsInfo
 from trainables.footprint import Footprint
-from trainables.hardware import cpu_computes_bf16
-from trainables.resumable import KEPT
-from trainables.weight_sources import WeightsInfo
+from trainables.machine.addresses import knock
+from trainables.machine.hardware import cpu_computes_bf16
+from trainables.records.resumable import KEPT
 
 KNOWN = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
-"""GPUs whose speed `sweep.packing` knows."""
+"""GPUs whose speed `sweep.schedule` knows."""
 
 
 def _cpu() -> Throughput:

@@ -12,13 +12,13 @@ from typing import Any
 
 from ray.tune import Callback
 
+from sweep.allowances import Limits, after_shortage
+from sweep.background import Pace
 from sweep.causes import killed_for_memory, root_cause
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
-from sweep.limits import Limits, after_shortage
-from sweep.losses import NO_RECORD, Losses
-from sweep.pace import Pace
+from sweep.lost_trials import NO_RECORD, Losses
 from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig

@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sweep.limits import Limits
-from sweep.packing import cpu_memory_mb, gpu_fraction
+from sweep.allowances import Limits
 from sweep.plan import RequestError, Settings
+from sweep.schedule import cpu_memory_mb, gpu_fraction
 from trainables.config import STARDIST, TrialConfig
-from trainables.cores import usable_cpus
 from trainables.footprint import Footprint
-from trainables.hardware import count_gpus, pretended_gpu
+from trainables.machine.cores import usable_cpus
+from trainables.machine.hardware import count_gpus, pretended_gpu
 
 STARDIST_CPUS = 4.0
 """Most cores that a trial of stardist's own model gets beside trials on GPUs."""

@@ -17,27 +17,26 @@ from typing import Any
 
 from rich.console import Console
 
-from sweep import cluster
+from sweep.allowances import Limits
+from sweep.cluster import connect as cluster
+from sweep.cluster.joining import joined
+from sweep.cluster.nodes import before_start, check_here
+from sweep.cluster.probing import probe_on_gpus
 from sweep.completeness import has_ended, missing
-from sweep.data import data_options, index_data, open_data
-from sweep.drawn_limits import DrawnLimits
-from sweep.joining import joined
-from sweep.leaderboard import planned, write_history, write_per_image, write_tables
-from sweep.ledger import Ledger, LedgerError
-from sweep.limits import Limits
-from sweep.needs import (
+from sweep.dataset import data_options, index_data, open_data
+from sweep.estimates import (
     Estimates,
     as_items,
     count_crops,
     images_mb,
     largest_shape,
 )
-from sweep.nodes import before_start, check_here
+from sweep.leaderboard import planned, write_history, write_per_image, write_tables
+from sweep.ledger import Ledger, LedgerError
 from sweep.only import only
 from sweep.options import parser
 from sweep.outcome import DONE, FAILED, INTERRUPTED, REFUSED, say_next, say_result
 from sweep.outfolder import choose_out
-from sweep.packing import CPU, THROUGHPUT, order_large_first
 from sweep.plan import (
     Plan,
     Request,
@@ -59,7 +58,6 @@ from sweep.preview import (
     print_weights,
     warn_of_storage,
 )
-from sweep.probing import probe_on_gpus
 from sweep.resources import (
     Gpus,
     Resources,
@@ -70,13 +68,15 @@ from sweep.resources import (
     parse_gpus,
     slots,
 )
+from sweep.schedule import CPU, THROUGHPUT, order_large_first
+from sweep.search.drawn_allowances import DrawnLimits
 from sweep.storage import lock, say_storage_error
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration
 from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
-from trainables.data import DataError, DataSet
-from trainables.encoder_names import check_encoder
+from trainables.data.dataset import DataError, DataSet
+from trainables.encoders.names import check_encoder
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _dataset_root(request: Request, data: str | None, out: Path, keep: bool) -> 
             f"search space {request.space_name} needs your images: --data FOLDER (with images/ "
             "and masks/; see the README)"
         )
-    from trainables.synthetic import generate
+    from trainables.synthetic.dataset import generate
 
     options = builtin.model_dump()
     if keep or (out / "data").exists():

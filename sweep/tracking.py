@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.wandb_mode import QUIET, Mode, key_source, seconds, server, wandb_mode, wandb_settings
-from trainables.attempts import ATTEMPT
 from trainables.config import EpochRecord
+from trainables.records.attempts import ATTEMPT
 
 INIT_TIMEOUT_SECONDS = 30.0
 FINISH_TIMEOUT_SECONDS = 120.0

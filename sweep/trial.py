@@ -12,15 +12,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from sweep.allowances import Limits, after_shortage
+from sweep.cluster.visibility import look, name_of, this_node
 from sweep.ledger import Ledger
-from sweep.limits import Limits, after_shortage
 from sweep.precision import Precision, refusal
 from sweep.tracking import Tracker, TrackingOptions
-from sweep.visibility import look, name_of, this_node
-from trainables.attempts import Attempt
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
-from trainables.data import DataError, DataOptions, cached_index
+from trainables.data.dataset import DataError, DataOptions, cached_index
 from trainables.errors import Superseded
+from trainables.records.attempts import Attempt
 
 SCORE, TIME = "score", "scheduler_epoch"
 """What schedulers go by."""
@@ -246,9 +246,9 @@ def _unfit(
 def _trainable(config: TrialConfig) -> Any:
     """Return the function that trains a configuration; imports what it needs only here."""
     if config.architecture == STARDIST:
-        from trainables.stardist import train_stardist
+        from trainables.stardist.client import train_stardist
 
-        examples = sys.modules.get("trainables.examples")
+        examples = sys.modules.get("trainables.data.examples")
         if examples is not None:  # the model's own process has images of its own
             examples.forget_images()
         return train_stardist

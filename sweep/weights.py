@@ -12,7 +12,7 @@ from typing import Any
 
 from sweep.plan import Pair, Request, RequestError
 from trainables.config import TrialConfig
-from trainables.weights import (
+from trainables.encoders.weights import (
     WeightsError,
     WeightsInfo,
     available,

@@ -22,7 +22,7 @@ from search_spaces import SearchSpace, grid
 from sweep.only import only
 from sweep.plan import Settings, load_space, make_request
 from trainables.config import TrialConfig
-from trainables.splits import DataOptions
+from trainables.data.splits import DataOptions
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

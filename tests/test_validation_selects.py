@@ -16,20 +16,20 @@ import tifffile
 import torch
 from rich.console import Console
 
-from analysis.report_tables import chosen_trials
-from analysis.rundir import candidates, choose, read_run
-from analysis.segmenter import choose_model
+from analysis.report.tables import chosen_trials
+from analysis.runfolder import candidates, choose, read_run
+from analysis.segment.model import choose_model
 from sweep import leaderboard
+from sweep.allowances import Limits
 from sweep.ledger import Ledger
-from sweep.limits import Limits
 from sweep.plan import load_space, make_request
-from sweep.search import Draws, open_study
+from sweep.search.searcher import Draws, open_study
 from sweep.view import print_leaderboard
 from trainables import checkpoint
 from trainables.config import EpochRecord, TrialConfig, with_changes
-from trainables.data import DataSet, open_dataset
-from trainables.examples import forget_images
-from trainables.results import History
+from trainables.data.dataset import DataSet, open_dataset
+from trainables.data.examples import forget_images
+from trainables.records.progress import History
 from trainables.train import train
 
 VAL = {("Unet", 0): 0.90, ("Unet", 1): 0.70, ("FPN", 0): 0.81, ("FPN", 1): 0.82,

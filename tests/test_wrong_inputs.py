@@ -14,9 +14,9 @@ import pytest
 import tifffile
 
 from analysis.run import main as analysis_run
-from analysis.segment import main as analysis_segment
+from analysis.segment.cli import main as analysis_segment
 from sweep.run import main as sweep_run
-from trainables.data import main as data_main
+from trainables.data.dataset import main as data_main
 
 Change = Callable[[Path], object]
 BAD = os.fsdecode(b"z\xe4")
@@ -256,8 +256,8 @@ def test_what_may_be_right_is_at_most_noted(name: str, root: Path, capfd) -> Non
 
 def test_known_cells_of_a_table_with_bom(root: Path) -> None:
     """They were lost in silence: the first column was called otherwise."""
-    from analysis.measuring import KnownCells
-    from trainables.data import index_dataset
+    from analysis.study.objects import KnownCells
+    from trainables.data.dataset import index_dataset
 
     text("objects.csv", b"\xef\xbb\xbf" + HEAD.encode())(root)
     assert KnownCells(index_dataset(root)).get("i0", 1)[1] == "small"

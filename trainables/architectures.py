@@ -11,9 +11,9 @@ import timm
 from torch import nn
 
 from trainables.config import SMALLEST_CROP, STARDIST, architecture_name
-from trainables.encoder_names import TIMM_NAMES, check_encoder
-from trainables.encoders import DILATED
-from trainables.weights import load_into
+from trainables.encoders.dilated import DILATED
+from trainables.encoders.names import TIMM_NAMES, check_encoder
+from trainables.encoders.weights import load_into
 
 NETWORKS: dict[str, type[Any]] = {
     "Unet": smp.Unet,
@@ -64,7 +64,7 @@ def build_model(
         Channels of the output: any number, for a star-convex head as well.
     encoder_weights : str or path, optional
         None or ``none`` initialises the encoder at random; otherwise a weights file
-        (`trainables.weights.fetch` gives one).
+        (`trainables.encoders.weights.fetch` gives one).
 
     Returns
     -------

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.errors import CheckpointError
-from trainables.files import json_text, write_with
-from trainables.manifest import (
+from trainables.predict import Predictor, Scaling
+from trainables.records.files import json_text, write_with
+from trainables.records.manifest import (
     FORMAT,
     MANIFEST,
     first_line,
@@ -25,8 +26,7 @@ from trainables.manifest import (
     read_manifest,
     sha256_of,
 )
-from trainables.predict import Predictor, Scaling
-from trainables.stardist import StarDistPredictor, load_stardist
+from trainables.stardist.client import StarDistPredictor, load_stardist
 from trainables.tasks import build_task
 from trainables.tiling import WHOLE, Inference, stored_inference
 
@@ -62,8 +62,8 @@ def save(
     metrics : dict
         What it reached, for a reader's information.
     encoder_weights : dict, optional
-        Which weights the encoder started from (`trainables.weights.WeightsInfo.record`): name,
-        source, revision, SHA-256, training data and licence.
+        Which weights the encoder started from (`trainables.encoders.weights.WeightsInfo.record`):
+        name, source, revision, SHA-256, training data and licence.
     task : dict, optional
         What decoding needs, as `trainables.tasks.Task.state` gives it.
     inference : Inference

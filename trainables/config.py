@@ -152,7 +152,7 @@ class TrialConfig(_Frozen):
     """Any encoder name of segmentation-models-pytorch, or one of `PAPER_ENCODERS`."""
     encoder_weights: str = "none"
     """``none``, ``pretrained`` (ImageNet-1k alone), the name of other published weights, or the
-    absolute path of a weights file or folder (`trainables.weight_sources.resolve`)."""
+    absolute path of a weights file or folder (`trainables.encoders.sources.resolve`)."""
     weights_id: str = ""
     """Which bytes `encoder_weights` means (`WeightsInfo.identity`); a sweep sets it."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -182,7 +182,7 @@ class TrialConfig(_Frozen):
     """Of task ``stardist``: every so many pixels, in both directions, can be a polygon's centre
     (stardist's examples and published models take 2)."""
     augmentation: Augmentation = "light"
-    """Named strength of the training transforms (`trainables.augmentation`)."""
+    """Named strength of the training transforms (`trainables.data.augmentation`)."""
     validate_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between validations; the last epoch is always validated."""
     early_stopping: Annotated[int, Field(ge=1)] | None = None
@@ -333,8 +333,8 @@ class RunOptions(_Frozen):
     """Least time between two saved states, which are written at ends of epochs; no less than 20
     times what the last one took. 0: one after every epoch, whatever that costs."""
     attempt: str | None = None
-    """Token of the attempt that the caller began (`trainables.attempts.Attempt`); None: training
-    begins one."""
+    """Token of the attempt that the caller began (`trainables.records.attempts.Attempt`); None:
+    training begins one."""
 
 
 @dataclass(frozen=True)

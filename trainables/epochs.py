@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 import torch
 
 from trainables.config import EpochRecord, TrialConfig
-from trainables.crops import EpochBatches
+from trainables.data.crops import EpochBatches
+from trainables.data.examples import Example, most_pixels
 from trainables.errors import TrainingError
-from trainables.examples import Example, most_pixels
 from trainables.module import Scores, SegmentationModule
-from trainables.resumable import Progress
+from trainables.records.resumable import Progress
 from trainables.tiling import Inference
 
 OnEpoch = Callable[[EpochRecord], None]

@@ -3,7 +3,7 @@
 `estimate` follows the allocations of a training step on tensors without contents; `probe` runs
 real steps in a fresh process, whose death hurts nobody. torch is imported inside functions only:
 a plan that finds everything in the `FootprintCache` never waits for it.
-Memory is the trial's own; the process's (CUDA context, libraries) is added in `sweep.packing`.
+Memory is the trial's own; the process's (CUDA context, libraries) is added in `sweep.schedule`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import STARDIST, TrialConfig
-from trainables.files import write_json
+from trainables.records.files import write_json
 
 FORMAT = 2
 """Raised when `estimate` or `probe` change what they mean, so that caches are not believed."""

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.cutting import derived_seed, learning_rate_factor
-from trainables.examples import Example
+from trainables.data.cutting import derived_seed, learning_rate_factor
+from trainables.data.examples import Example
 from trainables.labels import CLASS_NAMES, foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.predict import Scaling, predict_logits

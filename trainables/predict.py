@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.data import normalize
+from trainables.data.dataset import normalize
+from trainables.data.normalization import Intensities
 from trainables.errors import NoGpu
-from trainables.hardware import cpu_computes_bf16, pretended_gpu
-from trainables.intensities import Intensities
+from trainables.machine.hardware import cpu_computes_bf16, pretended_gpu
 from trainables.tasks import StarConvex, Task
 from trainables.tiling import STRIDE, Inference, stored_inference, tiled
 
@@ -48,7 +48,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means here.
 
     ``cuda`` is always ``cuda:0``, since parts of torch refuse a GPU without a number. Where GPUs
-    are pretended (`trainables.hardware.PRETEND`) it is the CPU.
+    are pretended (`trainables.machine.hardware.PRETEND`) it is the CPU.
 
     Raises
     ------

@@ -19,16 +19,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trainables import checkpoint, memory
-from trainables.appearance import trained_on
 from trainables.architectures import build_model
-from trainables.attempts import Attempt, attempt_at
 from trainables.config import ImageCounts, RunOptions, TrialConfig, TrialResult
-from trainables.crops import CropDataset, EpochBatches
-from trainables.cutting import derived_seed
-from trainables.data import DataSet
+from trainables.data.appearance import trained_on
+from trainables.data.crops import CropDataset, EpochBatches
+from trainables.data.cutting import derived_seed
+from trainables.data.dataset import DataSet
+from trainables.data.examples import Example, each_example, keep_targets, load_split, most_pixels
+from trainables.encoders.weights import WeightsError, check_bytes, fetch, pinned, resolve
 from trainables.epochs import EpochEnd, OnEpoch, OnResume, StateDict
 from trainables.errors import TrainingError
-from trainables.examples import Example, each_example, keep_targets, load_split, most_pixels
 from trainables.labels import foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores, SegmentationModule
@@ -39,11 +39,11 @@ from trainables.predict import (
     resolve_device,
     resolve_precision,
 )
-from trainables.results import RESULT, History, forget_states, read_result
-from trainables.resumable import Form, Progress
+from trainables.records.attempts import Attempt, attempt_at
+from trainables.records.progress import RESULT, History, forget_states, read_result
+from trainables.records.resumable import Form, Progress
 from trainables.tasks import MOST_CALIBRATION_IMAGES, StarConvex, Task, build_task, typical_radius
 from trainables.tiling import SMALLEST_TILE, Inference
-from trainables.weights import WeightsError, check_bytes, fetch, pinned, resolve
 
 LEAST_GAIN = 0.002
 """Validation IoU that tiles must gain: they cost several times a whole image."""

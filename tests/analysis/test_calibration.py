@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.calibration import (
+from analysis.evaluation.calibration import (
     CALIBRATION,
     Tried,
     calibrate_checkpoint,
@@ -23,10 +23,10 @@ from analysis.calibration import (
     read_calibration,
     search,
 )
-from analysis.methods import RANGES, default_parameters, make_instances, way_of
-from analysis.scores import METRICS, image_scores, pooled
+from analysis.evaluation.scores import METRICS, image_scores, pooled
+from analysis.instances.methods import RANGES, default_parameters, make_instances, way_of
 from trainables.config import TrialConfig
-from trainables.data import DataSet, index_dataset, normalize
+from trainables.data.dataset import DataSet, index_dataset, normalize
 from trainables.labels import semantic3_target
 from trainables.starconvex import star_targets
 from trainables.tiling import WHOLE, Inference

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.calibration import at_bound, choose, limits, search
-from analysis.instances import from_3class
-from analysis.methods import RANGES, default_parameters, make_instances
-from analysis.scores import METRICS, pooled
+from analysis.evaluation.calibration import at_bound, choose, limits, search
+from analysis.evaluation.scores import METRICS, pooled
+from analysis.instances.methods import RANGES, default_parameters, make_instances
+from analysis.instances.separate import from_3class
 from trainables.config import TrialConfig
 from trainables.starconvex import star_targets
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.comparing import agreements, comparisons, unit_biases
 from analysis.evidence import FEATURES, TRUTH
+from analysis.study.comparisons import agreements, comparisons, unit_biases
 
 
 def objects(population: bool) -> pd.DataFrame:

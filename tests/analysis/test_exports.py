@@ -12,10 +12,10 @@ import tifffile
 from skimage.draw import disk
 from skimage.measure import label as components
 
-from analysis.exports import read_rois, separated, write_binary, write_labels, write_rois
-from analysis.intensities import fit_ellipse, measure_intensities
-from analysis.morphology import measure
-from analysis.trackmate_table import SPOTS, write_trackmate_objects
+from analysis.formats.imagej import read_rois, separated, write_binary, write_labels, write_rois
+from analysis.formats.trackmate import SPOTS, write_trackmate_objects
+from analysis.morphology.features import measure
+from analysis.morphology.intensities import fit_ellipse, measure_intensities
 
 KEYS = [c.key for c in SPOTS]
 
@@ -207,7 +207,7 @@ def test_a_table_of_the_report_will_do(tmp_path: Path) -> None:
 
 
 def test_the_ellipse_of_moments_points_as_the_fitted_one() -> None:
-    from analysis.trackmate_table import Scale, spot_rows
+    from analysis.formats.trackmate import Scale, spot_rows
 
     y, x = np.mgrid[:60, :60]
     for angle in (-1.0, 0.2, 0.9):

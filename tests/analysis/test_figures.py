@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from analysis import figures, report_tables
 from analysis.evidence import Picture
-from analysis.figure_images import (
+from analysis.report import figures
+from analysis.report import tables as report_tables
+from analysis.report.figure_images import (
     EXTRA,
     LOST,
     RIGHT,
@@ -194,7 +195,7 @@ def test_densest_window() -> None:
 
 
 def test_viewer_cuts_large_pictures_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.figure_images.MOST_PIXELS", 200_000)
+    monkeypatch.setattr("analysis.report.figure_images.MOST_PIXELS", 200_000)
     truth = np.zeros((600, 700), np.int32)
     truth[300:500, 300:500] = 1
     picture = Picture("big", "test", np.zeros(truth.shape, np.float32), truth, {"a": truth})
@@ -206,7 +207,7 @@ def test_viewer_cuts_large_pictures_and_says_so(monkeypatch: pytest.MonkeyPatch)
 
 def test_no_torch() -> None:
     code = (
-        "import sys, analysis.figures, analysis.report;"
+        "import sys, analysis.report.figures, analysis.report.page;"
         "heavy = {'torch', 'ray', 'sweep', 'tensorflow'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

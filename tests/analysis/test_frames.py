@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from analysis.frames import InputError, list_frames
-from analysis.skipped import Skipped
+from analysis.segment.inputs import InputError, list_frames
+from analysis.segment.skipped import Skipped
 
 
 def image(value: int = 7, shape: tuple[int, ...] = (20, 30), dtype: type = np.uint16) -> np.ndarray:

@@ -10,10 +10,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import label
 
-from analysis.flooding import cut_lines, flood_distances, gap_pixels, grow, squared_distances
-from analysis.instances import from_3class, from_star_convex, give_gap_back, watershed_2class
-from analysis.parts import find_parts
-from analysis.scores import match
+from analysis.evaluation.scores import match
+from analysis.instances.separate import (
+    from_3class,
+    from_star_convex,
+    give_gap_back,
+    watershed_2class,
+)
+from analysis.kernels.flooding import (
+    cut_lines,
+    flood_distances,
+    gap_pixels,
+    grow,
+    squared_distances,
+)
+from analysis.kernels.parts import find_parts
 from trainables.labels import semantic2_target, semantic3_target, touching_gap
 from trainables.starconvex import star_targets
 

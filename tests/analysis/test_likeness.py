@@ -15,13 +15,13 @@ import tifffile
 from skimage.draw import disk
 from skimage.measure import label as components
 
-from analysis.likeness import difference, likeness_warning
-from analysis.segment import main
-from trainables.appearance import QUANTITIES, appearance_of, describe, typical_diameter
+from analysis.segment.cli import main
+from analysis.segment.likeness import difference, likeness_warning
 from trainables.config import Normalization, TrialConfig
-from trainables.data import open_dataset
-from trainables.imagefiles import read_image
-from trainables.synthetic import generate
+from trainables.data.appearance import QUANTITIES, appearance_of, describe, typical_diameter
+from trainables.data.dataset import open_dataset
+from trainables.data.imagefiles import read_image
+from trainables.synthetic.dataset import generate
 from trainables.train import train
 
 ROOT = Path(__file__).parents[2]

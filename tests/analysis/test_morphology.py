@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.measure import label as connected
 from skimage.measure import regionprops_table
 
-from analysis.morphology import CONVENTIONS, FEATURES, measure, outlines
+from analysis.morphology.features import CONVENTIONS, FEATURES, measure, outlines
 
 GOLDEN = Path(__file__).parent / "morphology"
 """What TrackMate 8.1.7, ImageJ 1.53t and scikit-image 0.26.0 gave: see its README."""

@@ -7,7 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from analysis.noise_floor import FEATURES, discretisation_difference, ideal_features, noise_floor
+from analysis.morphology.noise import (
+    FEATURES,
+    discretisation_difference,
+    ideal_features,
+    noise_floor,
+)
 
 
 def test_ideal_features_of_discs_and_ellipses() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial import ConvexHull
 
-from analysis.morphology import measure, outlines
+from analysis.morphology.features import measure, outlines
 
 GOLDEN = Path(__file__).parent / "morphology"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
-from analysis.overlays import COLOURS, SMALL, overlay, write_overlay
+from analysis.formats.overlay import COLOURS, SMALL, overlay, write_overlay
 
 
 def test_only_outlines_are_coloured() -> None:

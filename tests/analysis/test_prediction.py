@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.prediction import predict_maps
+from analysis.evaluation.prediction import predict_maps
 from trainables.config import TrialConfig
-from trainables.data import normalize
+from trainables.data.dataset import normalize
 from trainables.starconvex import star_targets
 from trainables.tiling import WHOLE, Inference, tiled
 

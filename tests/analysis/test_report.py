@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 from analysis.evidence import Evidence
-from analysis.report import WHY, answer, embedded, parameters, write_report
-from analysis.report_tables import make_table, make_tables, number
+from analysis.report.page import WHY, answer, embedded, parameters, write_report
+from analysis.report.tables import make_table, make_tables, number
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evidence_data import METHODS, empty, make_evidence

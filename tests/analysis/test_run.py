@@ -16,10 +16,10 @@ import pytest
 import tifffile
 
 from analysis.evidence import FEATURES, TRUTH
-from analysis.measuring import KEYS
-from analysis.report import WHY
+from analysis.report.page import WHY
 from analysis.run import main
-from analysis.study import CAUTION
+from analysis.study.gather import CAUTION
+from analysis.study.objects import KEYS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from page_text import claims, drawn, visible

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from stardist.matching import matching, matching_dataset
 
-from analysis.scores import (
+from analysis.evaluation.scores import (
     METRICS,
     ImageScores,
     image_scores,
@@ -16,7 +16,7 @@ from analysis.scores import (
     pooled,
     unit_members,
 )
-from analysis.selection import Selected, select
+from analysis.evaluation.selection import Selected, select
 
 
 def scores_of(*pairs: tuple[NDArray[np.integer], NDArray[np.integer]]) -> dict[str, float]:

@@ -19,11 +19,11 @@ import tifffile
 from skimage.draw import disk
 from skimage.measure import label as components
 
-from analysis.exports import read_rois
-from analysis.segment import Segmenter, main, segment
+from analysis.formats.imagej import read_rois
+from analysis.segment.cli import Segmenter, main, segment
 from trainables.config import TrialConfig
-from trainables.data import open_dataset
-from trainables.imagefiles import read_image
+from trainables.data.dataset import open_dataset
+from trainables.data.imagefiles import read_image
 from trainables.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -466,8 +466,8 @@ def test_python_refuses_what_is_no_image(model: Path) -> None:
 
 MEMORY = """
 import sys, resource
-from analysis import segmenting
-from analysis.segment import main
+from analysis.segment import folder as segmenting
+from analysis.segment.cli import main
 sizes, real = [], segmenting.segment_frame
 def measured(*words):
     count = real(*words)
@@ -501,7 +501,7 @@ def test_47_frames_take_no_more_memory_than_a_few(model: Path, tmp_path: Path) -
 def test_the_generators_sequences_are_tracked_apart(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainables.synthetic import generate
+    from trainables.synthetic.dataset import generate
 
     root = generate(tmp_path / "d", sequences=2, frames=3, seed=1, height=200, width=230, cells=4)
     words = ("--model", model, root / "images", "--out", tmp_path / "out", "--track")

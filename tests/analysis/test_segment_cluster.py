@@ -16,9 +16,9 @@ import pytest
 import tifffile
 import torch
 
-from analysis.rundir import AnalysisError
-from analysis.segment import main
-from analysis.segment_cluster import plan_workers
+from analysis.runfolder import AnalysisError
+from analysis.segment.cli import main
+from analysis.segment.cluster import plan_workers
 from trainables import checkpoint
 from trainables.architectures import build_model
 from trainables.config import TrialConfig

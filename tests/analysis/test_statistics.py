@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.resampling import cliffs_deltas, least_p, signs_p, units_p
-from analysis.statistics import COLUMNS, TOO_FEW, agreement, compare, holm
+from analysis.statistics.pairs import COLUMNS, TOO_FEW, agreement, compare, holm
+from analysis.statistics.resampling import cliffs_deltas, least_p, signs_p, units_p
 
 
 def cells(values: dict[tuple[str, object], list[float]]) -> pd.DataFrame:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.trackmate_table import TRACKS, write_trackmate_tracks
-from analysis.tracks import default_distance, link, track_table
+from analysis.formats.trackmate import TRACKS, write_trackmate_tracks
+from analysis.segment.tracks import default_distance, link, track_table
 
 
 def cells(paths: dict[str, list[tuple[int, float, float]]], sequence: str = "s") -> pd.DataFrame:

@@ -10,14 +10,14 @@ import tifffile
 import yaml
 from numpy.typing import NDArray
 
-from analysis.calibration import Calibration
-from analysis.measuring import KnownCells, Variant, measure_trial
-from analysis.methods import make_instances
-from analysis.scores import METRICS, ImageScores, image_scores, pooled, unit_members
-from analysis.selection import select
+from analysis.evaluation.calibration import Calibration
+from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled, unit_members
+from analysis.evaluation.selection import select
+from analysis.instances.methods import make_instances
+from analysis.study.objects import KnownCells, Variant, measure_trial
 from trainables.config import TrialConfig
-from trainables.data import DataSet, index_dataset, normalize
-from trainables.imagefiles import read_image
+from trainables.data.dataset import DataSet, index_dataset, normalize
+from trainables.data.imagefiles import read_image
 from trainables.tiling import WHOLE, Inference
 
 AP = METRICS.index("ap_mean")

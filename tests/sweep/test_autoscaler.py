@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweep.autoscaler import Offer, read_offer
+from sweep.cluster.autoscaler import Offer, read_offer
 
 sys.path.insert(0, str(Path(__file__).parent))
 

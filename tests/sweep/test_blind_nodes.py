@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sweep.visibility import FOLDER, look, token_in
-from trainables.data import index_dataset
+from sweep.cluster.visibility import FOLDER, look, token_in
+from trainables.data.dataset import index_dataset
 
 sys.path.insert(0, str(Path(__file__).parent))
 

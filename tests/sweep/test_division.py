@@ -16,9 +16,9 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from analysis.rundir import command_of, open_data, read_run
+from analysis.runfolder import command_of, open_data, read_run
 from trainables import checkpoint
-from trainables.imagefiles import read_image
+from trainables.data.imagefiles import read_image
 
 SPACE = """
 from search_spaces import SearchSpace, grid

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from sweep.doctor_findings import (
+from sweep.doctor.checks import (
     compare,
     differing_gpus,
     names_of,
@@ -33,8 +33,9 @@ from sweep.doctor_findings import (
     of_wandb,
     requirements,
 )
-from sweep.doctor_folders import look_at_data, look_at_disk, look_at_out
-from sweep.doctor_machine import (
+from sweep.doctor.findings import Finding, note, ok, problem, together, within
+from sweep.doctor.folders import look_at_data, look_at_disk, look_at_out
+from sweep.doctor.machine import (
     CHILD_SECONDS,
     Framework,
     GpuFacts,
@@ -44,7 +45,6 @@ from sweep.doctor_machine import (
     look,
     why_unreachable,
 )
-from sweep.findings import Finding, note, ok, problem, together, within
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -411,7 +411,7 @@ def test_processes_that_do_not_answer(monkeypatch) -> None:
     assert "No module named 'not_there'" in ask("import not_there").error
     assert ask("import os; os._exit(3)").error == "its process ended with 3"
     assert ask("import os; os.abort()").error
-    monkeypatch.setattr("sweep.doctor_machine.CHILD_SECONDS", 0.2)
+    monkeypatch.setattr("sweep.doctor.machine.CHILD_SECONDS", 0.2)
     assert "no answer within" in ask("import time; time.sleep(60)").error
     assert CHILD_SECONDS > 1
 
@@ -422,7 +422,7 @@ def test_servers_that_do_not_answer(server: str, monkeypatch) -> None:
     assert why_unreachable(server) == ""
     assert why_unreachable("http://127.0.0.1:1") == "Connection refused"
     assert why_unreachable("nonsense")
-    monkeypatch.setattr("sweep.doctor_machine.REACH_SECONDS", 0.2)
+    monkeypatch.setattr("sweep.doctor.machine.REACH_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
@@ -436,19 +436,19 @@ def test_folders(tmp_path: Path, monkeypatch) -> None:
     assert (states(findings), "10 files" in findings[0].detail) == (["note"], True)
     for stem in range(4):
         (data / "masks" / f"i{stem}.tif").unlink()
-    monkeypatch.setattr("sweep.doctor_folders.MOST_LINES", 2)
+    monkeypatch.setattr("sweep.doctor.folders.MOST_LINES", 2)
     findings, _ = look_at_data(str(data))
     assert states(findings) == ["problem"] * len(findings)
     assert "more problems" in findings[-1].detail
     assert states(look_at_out(data)) == ["problem", "ok"], "not a run folder"
-    monkeypatch.setattr("sweep.doctor_folders.LEAST_GB", 1e9)
+    monkeypatch.setattr("sweep.doctor.folders.LEAST_GB", 1e9)
     assert states(look_at_disk(tmp_path / "no" / "no")) == ["problem"]
 
 
 def test_a_folder_whose_server_does_not_answer(tmp_path: Path, monkeypatch) -> None:
     server = threading.Event()  # none can be had here
-    monkeypatch.setattr("sweep.doctor_folders.read_plan", lambda out: server.wait(60))
-    monkeypatch.setattr("sweep.doctor_folders.STORAGE_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.doctor.folders.read_plan", lambda out: server.wait(60))
+    monkeypatch.setattr("sweep.doctor.folders.STORAGE_SECONDS", 0.1)
     (silent,) = look_at_out(tmp_path)
     server.set()
     assert (silent.state, "no answer" in silent.detail) == ("problem", True)

@@ -16,8 +16,8 @@ from ray import tune
 
 from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid
 from search_spaces._dimensions import Range, dimension
-from sweep.drawing import to_json
 from sweep.plan import Plan, RequestError, load_space, make_request
+from sweep.search.dimensions import to_json
 
 ONE = grid(architecture="Unet", encoder="resnet18")
 RATES = {"learning_rate": ("loguniform", 1e-4, 1e-2), "batch_size": [4, 8]}

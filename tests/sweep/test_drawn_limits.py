@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sweep.drawn_limits import DrawnLimits
-from sweep.needs import ESTIMATED, default_cache
+from sweep.estimates import ESTIMATED, default_cache
 from sweep.plan import Settings
 from sweep.resources import Resources, first_limits
+from sweep.search.drawn_allowances import DrawnLimits
 from trainables.config import TrialConfig
 from trainables.footprint import Footprint, footprint_key
 

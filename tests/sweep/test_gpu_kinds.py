@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import QUICK, SPACE, make_data, records, run
 
-from trainables.hardware import PRETEND
+from trainables.machine.hardware import PRETEND
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from command_line import QUICK, SPACE, make_data, records, rows, run
 
 from trainables.config import RunOptions, TrialConfig
-from trainables.data import open_dataset
+from trainables.data.dataset import open_dataset
 from trainables.errors import NoGpu
-from trainables.hardware import PRETEND, Pretended, count_gpus, pretended_gpu
-from trainables.stardist import train_stardist
+from trainables.machine.hardware import PRETEND, Pretended, count_gpus, pretended_gpu
+from trainables.stardist.client import train_stardist
 
 TORCH_SEES_A_GPU = """
 import importlib.abc, importlib.util, os, sys

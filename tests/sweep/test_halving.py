@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweep.halving import Halving
+from sweep.search.asha import Halving
 from sweep.trial import to_tune
 from trainables.config import TrialConfig
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweep.drawn_limits import DrawnLimits
-from sweep.limits import Limits
-from sweep.needs import Estimates, as_items
-from sweep.packing import THROUGHPUT, order_large_first
+from sweep.allowances import Limits
+from sweep.estimates import Estimates, as_items
 from sweep.plan import RequestError, Settings
 from sweep.preview import storage_gb, warn_of_storage
 from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
+from sweep.schedule import THROUGHPUT, order_large_first
+from sweep.search.drawn_allowances import DrawnLimits
 from trainables.config import TrialConfig
 from trainables.footprint import Footprint, FootprintCache
 

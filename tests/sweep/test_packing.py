@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.packing import (
+from sweep.schedule import (
     CPU,
     CPU_BF16,
     THROUGHPUT,
@@ -229,6 +229,6 @@ def test_render_and_times() -> None:
 
 
 def test_packing_imports_neither_torch_nor_ray() -> None:
-    code = "import sys, sweep.packing; print({'torch', 'ray', 'numpy'} & set(sys.modules))"
+    code = "import sys, sweep.schedule; print({'torch', 'ray', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

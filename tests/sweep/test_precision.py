@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from sweep.allowances import Limits
+from sweep.cluster.nodes import choose_nodes, label_selector
 from sweep.ledger import Ledger
-from sweep.limits import Limits
-from sweep.nodes import choose_nodes, label_selector
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
 from sweep.trial import _unfit
 from trainables.checkpoint import load
 from trainables.config import TrialConfig
-from trainables.hardware import Gpu, cpu_computes_bf16, local_gpus
+from trainables.machine.hardware import Gpu, cpu_computes_bf16, local_gpus
 
 sys.path.insert(0, str(Path(__file__).parent))
 

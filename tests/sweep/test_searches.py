@@ -25,7 +25,7 @@ from command_line import (
     wait_for,
 )  # fmt: skip
 
-from sweep.search import JOURNAL, STUDY
+from sweep.search.searcher import JOURNAL, STUDY
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables import encoder_names
 from trainables.architectures import (
     NETWORKS,
     SMALLEST_INPUT,
@@ -20,7 +19,8 @@ from trainables.architectures import (
     input_divisor,
 )
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
-from trainables.encoder_names import check_encoder
+from trainables.encoders import names as encoder_names
+from trainables.encoders.names import check_encoder
 
 torch.set_num_threads(1)
 
@@ -151,7 +151,7 @@ def test_weights_are_loaded_from_a_file(tmp_path: Path) -> None:
 
 def test_names_are_checked_without_torch() -> None:
     code = (
-        "import sys, trainables.encoder_names as names, trainables.weights as weights\n"
+        "import sys, trainables.encoders.names as names, trainables.encoders.weights as weights\n"
         "names.check_encoder('resnet18'); weights.resolve('resnet18', 'none')\n"
         "assert not {'torch', 'timm', 'segmentation_models_pytorch'} & set(sys.modules)"
     )

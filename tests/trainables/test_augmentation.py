@@ -14,11 +14,11 @@ from scipy.ndimage import median_filter
 from skimage.draw import disk
 from skimage.measure import label, regionprops
 
-from trainables.augmentation import STRENGTHS
 from trainables.config import TrialConfig
-from trainables.crops import CropDataset, EpochBatches
-from trainables.data import open_dataset
-from trainables.synthetic import generate
+from trainables.data.augmentation import STRENGTHS
+from trainables.data.crops import CropDataset, EpochBatches
+from trainables.data.dataset import open_dataset
+from trainables.synthetic.dataset import generate
 
 Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
 
@@ -228,8 +228,8 @@ def test_images_smaller_than_a_crop_hold_no_cell_fused_with_its_mirror_image() -
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_stardists_own_model_sees_the_same_crops(strength: str, tiny_dataset: Path) -> None:
-    from trainables.cutting import Cutter
-    from trainables.stardist_training import Trial, standardise
+    from trainables.data.cutting import Cutter
+    from trainables.stardist.training import Trial, standardise
 
     config = TrialConfig(
         task="stardist", architecture="StarDist", crop_size=64, batch_size=4, rays=8, grid=1,

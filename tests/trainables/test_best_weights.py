@@ -14,7 +14,7 @@ import torch
 
 from trainables import checkpoint
 from trainables.config import EpochRecord, RunOptions, TrialConfig
-from trainables.data import DataSet, open_dataset
+from trainables.data.dataset import DataSet, open_dataset
 from trainables.module import Scores, SegmentationModule
 from trainables.train import train
 

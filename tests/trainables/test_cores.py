@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.cores import CGROUPS, cpu_quota, usable_cpus
+from trainables.machine.cores import CGROUPS, cpu_quota, usable_cpus
 
 PINNED = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -43,7 +43,7 @@ CODE = """
 import os, sys
 with open(sys.argv[1] + "/cgroup.procs", "w") as handle:
     handle.write(str(os.getpid()))
-from trainables.cores import cpu_quota, keep_to_quota, usable_cpus
+from trainables.machine.cores import cpu_quota, keep_to_quota, usable_cpus
 from sweep.resources import local_resources
 keep_to_quota()
 print(cpu_quota(), usable_cpus(), local_resources(0).cpus, os.environ["OMP_NUM_THREADS"])

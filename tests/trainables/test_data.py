@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.config import Normalization
-from trainables.data import (
+from trainables.data.dataset import (
     DataError,
     DataOptions,
     index_dataset,
@@ -23,7 +23,7 @@ from trainables.data import (
     normalize,
     open_dataset,
 )
-from trainables.imagefiles import ImageFileError, read_image, read_labels
+from trainables.data.imagefiles import ImageFileError, read_image, read_labels
 
 
 def two_cells(size: int = 40) -> np.ndarray:

@@ -13,8 +13,8 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 from torch.nn import functional as F
 
-from trainables.encoder_names import SMP_ENCODERS
-from trainables.encoders import DILATED, DenseMaxPool2d, dilate
+from trainables.encoders.dilated import DILATED, DenseMaxPool2d, dilate
+from trainables.encoders.names import SMP_ENCODERS
 
 torch.set_num_threads(1)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from trainables.config import RunOptions, TrialConfig
-from trainables.cutting import crop_corners, pad_to_size
-from trainables.data import open_dataset
+from trainables.data.cutting import crop_corners, pad_to_size
+from trainables.data.dataset import open_dataset
 from trainables.module import SegmentationModule
 from trainables.train import train
 

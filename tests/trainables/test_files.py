@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.files import write_json, write_text, write_with
+from trainables.records.files import write_json, write_text, write_with
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
@@ -38,7 +38,7 @@ def test_a_full_disk_is_said_whatever_the_library_says(
     def unexpected_position(temporary: Path) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0")
 
-    monkeypatch.setattr("trainables.files.ALMOST_NOTHING", 2**62)
+    monkeypatch.setattr("trainables.records.files.ALMOST_NOTHING", 2**62)
     with pytest.raises(OSError, match="No space left on the disk"):
         write_with(tmp_path / "weights.pt", unexpected_position)
     assert not list(tmp_path.iterdir())

@@ -12,8 +12,8 @@ from skimage.draw import disk
 
 from trainables import checkpoint
 from trainables.config import TrialConfig, TrialResult
-from trainables.data import DataSet, open_dataset
-from trainables.imagefiles import read_image, read_labels
+from trainables.data.dataset import DataSet, open_dataset
+from trainables.data.imagefiles import read_image, read_labels
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores
 from trainables.tiling import WHOLE, Inference
@@ -141,7 +141,7 @@ def test_images_are_read_once_by_a_process(dataset: DataSet, tmp_path: Path, mon
         return read_labels(path)
 
     train(CONFIG, dataset, tmp_path / "first")
-    monkeypatch.setattr("trainables.data.read_labels", counted)
+    monkeypatch.setattr("trainables.data.dataset.read_labels", counted)
     train(CONFIG.model_copy(update={"seed": 1}), dataset, tmp_path / "second")
     assert read == ["e", "f"]  # test images are never kept
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import label
 
-from trainables.augmentation import Augmenter
-from trainables.crops import CropDataset, EpochBatches
-from trainables.cutting import crop_corners
+from trainables.data.augmentation import Augmenter
+from trainables.data.crops import CropDataset, EpochBatches
+from trainables.data.cutting import crop_corners
 from trainables.labels import (
     BOUNDARY,
     CELL,

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from trainables.config import TrialConfig
-from trainables.data import open_dataset
+from trainables.data.dataset import open_dataset
 from trainables.labels import semantic2_target, semantic3_target
 from trainables.losses import LOSSES, build_loss
 from trainables.train import train

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from skimage.draw import disk
 
-from trainables.data import DataError, open_dataset
+from trainables.data.dataset import DataError, open_dataset
 from trainables.labels import semantic3_target
 
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables import checkpoint
-from trainables.appearance import appearance_of
 from trainables.config import Normalization, TrialConfig
-from trainables.data import DataError, normalize, open_dataset
+from trainables.data.appearance import appearance_of
+from trainables.data.dataset import DataError, normalize, open_dataset
+from trainables.data.imagefiles import read_image
+from trainables.data.normalization import Intensities, intensities_of
 from trainables.errors import CheckpointError
-from trainables.imagefiles import read_image
-from trainables.intensities import Intensities, intensities_of
-from trainables.stardist import train_stardist
+from trainables.stardist.client import train_stardist
 from trainables.train import train
 
 DATASET = Normalization(mode="dataset")

@@ -18,9 +18,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainables import checkpoint
 from trainables.config import RunOptions, TrialConfig, TrialResult
-from trainables.cutting import crop_corners
-from trainables.data import DataSet, open_dataset
-from trainables.imagefiles import read_image
+from trainables.data.cutting import crop_corners
+from trainables.data.dataset import DataSet, open_dataset
+from trainables.data.imagefiles import read_image
 from trainables.labels import CLASS_NAMES
 from trainables.module import Scores, SegmentationModule
 from trainables.tiling import chosen_inference

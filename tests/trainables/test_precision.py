@@ -15,8 +15,8 @@ from search_spaces import override
 from trainables import checkpoint
 from trainables.architectures import build_model
 from trainables.config import TrialConfig
-from trainables.data import open_dataset
-from trainables.hardware import cpu_computes_bf16
+from trainables.data.dataset import open_dataset
+from trainables.machine.hardware import cpu_computes_bf16
 from trainables.predict import Scaling
 from trainables.train import train
 

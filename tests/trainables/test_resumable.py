@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from trainables.attempts import Attempt
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
-from trainables.data import DataSet, open_dataset
+from trainables.data.dataset import DataSet, open_dataset
 from trainables.errors import Superseded
-from trainables.resumable import Form, Progress
+from trainables.records.attempts import Attempt
+from trainables.records.resumable import Form, Progress
 from trainables.train import train
 
 OFTEN = RunOptions(checkpoint_seconds=0)
@@ -190,7 +190,7 @@ def test_a_state_that_is_whole_but_does_not_fit_is_no_dead_end(
 ) -> None:
     import torch
 
-    from trainables.manifest import sha256_of
+    from trainables.records.manifest import sha256_of
 
     path = cut / "resume-00002.ckpt"
     checkpoint = torch.load(path, weights_only=True)
@@ -210,7 +210,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 from trainables.config import RunOptions, TrialConfig
-from trainables.data import open_dataset
+from trainables.data.dataset import open_dataset
 from trainables.train import train
 
 def on_epoch(record):

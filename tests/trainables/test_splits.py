@@ -11,7 +11,14 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from trainables.data import DataError, DataOptions, DataSet, index_dataset, main, open_dataset
+from trainables.data.dataset import (
+    DataError,
+    DataOptions,
+    DataSet,
+    index_dataset,
+    main,
+    open_dataset,
+)
 
 
 def film(root: Path, frames: int, memory: float, *, still: float = 0.0, seed: int = 0) -> Path:

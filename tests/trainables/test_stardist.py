@@ -16,11 +16,11 @@ import pytest
 
 from trainables import checkpoint
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
-from trainables.data import DataSet, open_dataset
+from trainables.data.dataset import DataSet, open_dataset
+from trainables.data.imagefiles import read_image
 from trainables.errors import CheckpointError, OutOfMemory
-from trainables.imagefiles import read_image
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.stardist import StarDistPredictor, train_stardist
+from trainables.stardist.client import StarDistPredictor, train_stardist
 from trainables.tiling import chosen_inference
 
 OFTEN = RunOptions(checkpoint_seconds=0)
@@ -128,8 +128,8 @@ PARENT = """
 import sys, json
 from pathlib import Path
 from trainables.config import TrialConfig
-from trainables.data import open_dataset
-from trainables.stardist import train_stardist
+from trainables.data.dataset import open_dataset
+from trainables.stardist.client import train_stardist
 config = TrialConfig.model_validate_json(sys.argv[1])
 print("started", flush=True)
 train_stardist(config, open_dataset(Path(sys.argv[2])), Path(sys.argv[3]),
@@ -139,7 +139,7 @@ train_stardist(config, open_dataset(Path(sys.argv[2])), Path(sys.argv[3]),
 
 def workers_of(pid: int) -> list[psutil.Process]:
     children = psutil.Process(pid).children(recursive=True)
-    return [one for one in children if "trainables.stardist_worker" in " ".join(one.cmdline())]
+    return [one for one in children if "trainables.stardist.worker" in " ".join(one.cmdline())]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/PID/maps")

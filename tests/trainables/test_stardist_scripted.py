@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
-from trainables.cutting import crop_corners
-from trainables.data import DataSet, open_dataset
+from trainables.data.cutting import crop_corners
+from trainables.data.dataset import DataSet, open_dataset
 from trainables.starconvex import Thresholds, decode
-from trainables.stardist import train_stardist
+from trainables.stardist.client import train_stardist
 
 SHIFTS = [6, 2, 5, 4]
 """Pixels, by epoch."""
@@ -45,7 +45,7 @@ import importlib.abc, importlib.util, json, os, sys
 
 class Scripted(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name != "trainables.stardist_training":
+        if name != "trainables.stardist.training":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, label
 
-from trainables import synthetic
-from trainables.synthetic import (
+from trainables.synthetic import dataset as synthetic
+from trainables.synthetic.dataset import (
     POPULATIONS,
     generate,
     outline_from_text,
@@ -341,7 +341,7 @@ def test_bad_arguments(tmp_path: Path, change: dict[str, int], message: str) -> 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "trainables.synthetic", *arguments],
-        cwd=Path(synthetic.__file__).parents[1],
+        cwd=Path(synthetic.__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=120,
@@ -384,5 +384,5 @@ def test_command_line_refuses(
 
 def test_imports_no_torch() -> None:
     code = "import sys, trainables.synthetic; sys.exit('torch' in sys.modules)"
-    folder = Path(synthetic.__file__).parents[1]
+    folder = Path(synthetic.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=folder, timeout=60).returncode == 0

@@ -10,8 +10,8 @@ import torch
 
 from trainables import checkpoint
 from trainables.config import RunOptions, TrialConfig
-from trainables.data import DataSet, open_dataset
-from trainables.imagefiles import read_image
+from trainables.data.dataset import DataSet, open_dataset
+from trainables.data.imagefiles import read_image
 from trainables.labels import CLASS_NAMES
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.tasks import Semantic3, StarConvex, build_task, typical_radius

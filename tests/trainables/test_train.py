@@ -13,8 +13,8 @@ import torch
 from trainables import checkpoint
 from trainables.checkpoint import CheckpointError
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
-from trainables.data import DataSet, open_dataset
-from trainables.imagefiles import read_image
+from trainables.data.dataset import DataSet, open_dataset
+from trainables.data.imagefiles import read_image
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores, learning_rate_factor
 from trainables.predict import pad_to_stride

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
-from trainables.weight_loading import read_state, to_channels
-from trainables.weights import WeightsError, load_into, resolve
+from trainables.encoders.loading import read_state, to_channels
+from trainables.encoders.weights import WeightsError, load_into, resolve
 
 torch.set_num_threads(1)
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.config import PAPER_ENCODERS
-from trainables.encoder_names import SMP_ENCODERS, scaling_of
-from trainables.licences import NOT_KNOWN, TRAINING_DATA, terms_of_timm
-from trainables.weights import (
+from trainables.encoders.licences import NOT_KNOWN, TRAINING_DATA, terms_of_timm
+from trainables.encoders.names import SMP_ENCODERS, scaling_of
+from trainables.encoders.weights import (
     WeightsError,
     WeightsInfo,
     available,

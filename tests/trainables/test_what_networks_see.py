@@ -9,8 +9,8 @@ import pytest
 import tifffile
 
 from trainables.config import Normalization
-from trainables.data import index_dataset, normalize
-from trainables.splits import DataOptions
+from trainables.data.dataset import index_dataset, normalize
+from trainables.data.splits import DataOptions
 
 
 def test_percentiles_become_0_and_1() -> None:

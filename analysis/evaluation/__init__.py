@@ -1,0 +1,1 @@
+"""How good predictions are: maps, calibration, scores per object, selection by validation."""

@@ -1,0 +1,380 @@
+"""Choose the free parameters of making instances, on validation images only.
+
+All methods get the same number of tries of the same search (the defaults, steps through one
+parameter after the other, then optuna's tree-structured Parzen estimator), judged by the mean over
+IoU 0.5 to 0.9 of average precision TP / (TP + FP + FN), objects of all images counted together.
+Probabilities are searched on the logit scale up to 0.9999 or more; a parameter that ends where its
+range ends is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.evaluation.prediction import MapPredictor, Maps, predict_maps
+from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled
+from analysis.instances.methods import (
+    RANGES,
+    Parameters,
+    default_parameters,
+    make_instances,
+    way_of,
+)
+from trainables.config import TrialConfig
+from trainables.data.dataset import DataSet, Item
+from trainables.data.imagefiles import read_image, read_labels
+from trainables.records.files import write_json
+
+CALIBRATION = "calibration.json"
+FORMAT = 2
+OLD_FORMATS = (1,)
+"""Searched in narrower ranges: still read, and made again by the next analysis."""
+AT_BOUND = 0.01
+"""Share of a range's length, on its scale, that still counts as its end."""
+BUDGET = 60
+"""Sets of parameters that are tried for each method."""
+MOST_IMAGES = 20
+"""Validation images, spread evenly: their maps are held in memory."""
+
+Known = tuple[Maps, NDArray[np.int32]]
+"""A prediction and the label image of one validation image."""
+Tried = tuple[dict[str, float], list[ImageScores]]
+"""Parameters, and what they score on each image."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Parameters of one checkpoint."""
+
+    default: dict[str, float]
+    calibrated: dict[str, float]
+    default_score: float
+    """Mean average precision of the defaults, on validation."""
+    score: float
+    """That of the calibrated parameters."""
+    budget: int
+    images: list[str]
+    """Stems that were used."""
+    held_out: dict[str, dict[str, float]]
+    """Of each group of validation images: what would have been chosen without it."""
+    at_bound: list[str]
+    """Parameters that ended at a bound of their range: better ones may lie beyond."""
+
+    def for_validation(self, group: str) -> dict[str, float]:
+        """Return the parameters that know nothing of a group of validation images."""
+        return self.held_out.get(group, self.calibrated)
+
+
+def search(
+    config: TrialConfig,
+    known: Sequence[Known],
+    default: Parameters,
+    *,
+    budget: int = BUDGET,
+    seed: int = 0,
+) -> list[Tried]:
+    """Try sets of parameters, the default first, then what promises the largest mean AP.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    known : sequence of (maps, labels)
+        Predictions and label images of validation images.
+    default : mapping
+    budget : int
+        Sets of parameters to try, the default among them.
+    seed : int
+
+    Returns
+    -------
+    list of (parameters, scores of each image)
+
+    Raises
+    ------
+    ValueError
+        When no image is given, or none holds a cell.
+    """
+    import optuna
+
+    ranges, ends = RANGES[config.task], limits(config, known)
+    spans = _spans(config, ends)
+    tried: list[Tried] = [(dict(default), _scores(config, known, default))]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, budget // 4))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    places, value = _places(config, default, ends), _objective(tried[0][1])
+    study.add_trial(optuna.trial.create_trial(params=places, distributions=spans, value=value))
+
+    def attempt() -> None:
+        trial = study.ask(spans)
+        parameters = {name: one.shrink(trial.params[name]) for name, one in ranges.items()}
+        tried.append((parameters, _scores(config, known, parameters)))
+        study.tell(trial, _objective(tried[-1][1]))
+
+    # The estimator draws its first sets at random and returns to the best of them: where most of a
+    # range scores alike, it misses the rest. Half of the budget goes through all of every range.
+    steps = max(1, round(budget / 2 / len(ranges)))
+    for name, one in ranges.items():
+        best = _places(config, choose(tried), ends)
+        low, high = (one.stretch(end) for end in ends[name])
+        for place in np.linspace(low, high, steps + 2)[1:-1]:
+            if len(tried) < budget:
+                study.enqueue_trial({**best, name: int(place) if one.whole else float(place)})
+                attempt()
+    while len(tried) < budget:
+        attempt()
+    return tried
+
+
+def _spans(config: TrialConfig, ends: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return optuna's distributions of the parameters, on the scales of their ranges."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    spans: dict[str, Any] = {}
+    for name, one in RANGES[config.task].items():
+        low, high = (one.stretch(end) for end in ends[name])
+        if one.whole:
+            spans[name] = IntDistribution(int(low), int(high))
+        else:
+            spans[name] = FloatDistribution(low, high)
+    return spans
+
+
+def _places(
+    config: TrialConfig, parameters: Parameters, ends: Mapping[str, tuple[float, float]]
+) -> dict[str, float]:
+    """Return where parameters lie on the scales of their ranges, or the nearest that does."""
+    places: dict[str, float] = {}
+    for name, one in RANGES[config.task].items():
+        place = one.stretch(min(max(parameters[name], ends[name][0]), ends[name][1]))
+        places[name] = int(place) if one.whole else place
+    return places
+
+
+def _scores(
+    config: TrialConfig, known: Sequence[Known], parameters: Parameters
+) -> list[ImageScores]:
+    """Return what the parameters score on each image."""
+    hopeless = _hopeless(config, known, parameters)
+    found = []
+    for maps, labels in known:
+        shape = (labels.shape[0], labels.shape[1])
+        cells = np.zeros(shape, np.int32)
+        if not hopeless:
+            cells = make_instances(config, maps, parameters, shape)
+        found.append(image_scores(labels, cells, boundaries=False))
+    return found
+
+
+def _hopeless(config: TrialConfig, known: Sequence[Known], parameters: Parameters) -> bool:
+    """Say whether more than half of the background proposes a star.
+
+    Their suppression would take minutes, for nothing. Fewer may be right: the halo of a cell
+    proposes the cell itself, which suppression is there for.
+    """
+    if config.task != "stardist":
+        return False
+    proposed = background = 0
+    for maps, labels in known:
+        empty = labels[:: config.grid, :: config.grid] == 0
+        proposed += int(np.count_nonzero((maps[0] >= parameters["prob_threshold"]) & empty))
+        background += int(np.count_nonzero(empty))
+    return proposed > background / 2
+
+
+def limits(config: TrialConfig, known: Sequence[Known]) -> dict[str, tuple[float, float]]:
+    """Return the smallest and the largest value of each parameter that are searched.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    known : sequence of (maps, labels)
+        Their cells' median area is that of a typical cell.
+
+    Raises
+    ------
+    ValueError
+        When no image is given, or none holds a cell.
+    """
+    areas = [np.unique(labels[labels > 0], return_counts=True)[1] for _, labels in known]
+    cells = np.concatenate(areas) if areas else np.zeros(0)
+    if not cells.size:
+        raise ValueError("no validation image holds a cell to calibrate with")
+    typical = float(np.median(cells))
+    return {name: one.limits(typical) for name, one in RANGES[config.task].items()}
+
+
+def at_bound(
+    config: TrialConfig, parameters: Parameters, ends: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    """Name the parameters that are at a bound of their range, or outside of it.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    parameters : mapping
+    ends : mapping
+        As `limits` gives them. A lower end of 0 is no bound: there is nothing below.
+
+    Returns
+    -------
+    list of str
+    """
+    found = []
+    for name, one in RANGES[config.task].items():
+        low, high = (one.stretch(end) for end in ends[name])
+        place, tolerance = one.stretch(parameters[name]), AT_BOUND * (high - low)
+        if place >= high - tolerance or (ends[name][0] > 0 and place <= low + tolerance):
+            found.append(name)
+    return found
+
+
+def choose(tried: Sequence[Tried], images: Sequence[int] | None = None) -> dict[str, float]:
+    """Return the parameters with the largest mean AP over some images; of equals the first.
+
+    Parameters
+    ----------
+    tried : sequence of (parameters, scores of each image)
+        The default first.
+    images : sequence of int, optional
+        Which count; all by default.
+    """
+    values = [
+        _objective(scores if images is None else [scores[i] for i in images]) for _, scores in tried
+    ]
+    return dict(tried[int(np.argmax(values))][0])
+
+
+def held_out(tried: Sequence[Tried], groups: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return, for each group of images, what is chosen from the images of the others.
+
+    Scored with them, validation images say what the method does on images that chose nothing;
+    scored with the parameters that they chose themselves, they flatter it. Nothing is held out
+    where there is one group only.
+    """
+    if len(set(groups)) < 2:
+        return {}
+    return {
+        group: choose(tried, [i for i, other in enumerate(groups) if other != group])
+        for group in dict.fromkeys(groups)
+    }
+
+
+def _objective(scores: Sequence[ImageScores]) -> float:
+    value = float(pooled(scores)[METRICS.index("ap_mean")])
+    return 0.0 if np.isnan(value) else value
+
+
+def calibration_images(dataset: DataSet) -> list[Item]:
+    """Return the validation images to calibrate with: all, or `MOST_IMAGES` spread evenly."""
+    items = dataset.subset("val")
+    if len(items) <= MOST_IMAGES:
+        return items
+    chosen = np.linspace(0, len(items) - 1, MOST_IMAGES).round().astype(int)
+    return [items[i] for i in chosen]
+
+
+def calibrate_checkpoint(
+    folder: Path,
+    predictor: MapPredictor,
+    info: dict[str, Any],
+    dataset: DataSet,
+    *,
+    budget: int = BUDGET,
+    seed: int = 0,
+    flips: bool = False,
+    tick: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Calibrate a checkpoint, or read what was calibrated before with the same settings.
+
+    Only images of the split ``val`` are read.
+
+    Parameters
+    ----------
+    folder : Path
+        ``checkpoints/<trial_id>``; `CALIBRATION` is written beside the weights.
+    predictor : MapPredictor
+    info : dict
+        The checkpoint's manifest.
+    dataset : DataSet
+    budget, seed : int
+    flips : bool
+        As for `analysis.evaluation.prediction.predict_maps`.
+    tick : callable
+        Called after every image that was predicted.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        When no validation image holds a cell.
+    """
+    items = calibration_images(dataset)
+    key = {
+        "format": FORMAT,
+        "weights": info["weights"]["sha256"],
+        "data": dataset.fingerprint,
+        "images": [item.stem for item in items],
+        "budget": budget,
+        "seed": seed,
+        "flips": flips,
+        "inference": predictor.inference.state(),
+    }
+    path = folder / CALIBRATION
+    stored = read_calibration(folder)
+    if stored is not None and all(stored.get(k) == v for k, v in key.items()):
+        return _calibration(stored)
+    known = []
+    for item in items:
+        maps = predict_maps(predictor, read_image(item.image), flips=flips)
+        known.append((maps, read_labels(item.mask).labels))
+        tick()
+    default = default_parameters(predictor.config, info)
+    tried = search(predictor.config, known, default, budget=budget, seed=seed)
+    best = choose(tried)
+    content = {
+        **key,
+        "way": way_of(predictor.config),
+        "objective": "mean over IoU 0.5 to 0.9 of TP / (TP + FP + FN), validation images",
+        "default": default,
+        "calibrated": best,
+        "held_out": held_out(tried, [item.group for item in items]),
+        "at_bound": at_bound(predictor.config, best, limits(predictor.config, known)),
+        "default_score": _objective(tried[0][1]),
+        "score": max(_objective(scores) for _, scores in tried),
+    }
+    write_json(path, content)
+    return _calibration(content)
+
+
+def read_calibration(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a checkpoint's `CALIBRATION`, None if there is none."""
+    try:
+        content = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    readable = isinstance(content, dict) and content.get("format") in (FORMAT, *OLD_FORMATS)
+    return content if readable else None
+
+
+def _calibration(content: dict[str, Any]) -> Calibration:
+    return Calibration(
+        default=content["default"],
+        calibrated=content["calibrated"],
+        default_score=content["default_score"],
+        score=content["score"],
+        budget=content["budget"],
+        images=content["images"],
+        held_out=content["held_out"],
+        at_bound=content["at_bound"],
+    )

@@ -1,0 +1,247 @@
+"""From a network's output to a label image, in the paper's three ways.
+
+Every function takes arrays and returns an int32 label image: 0 is background, instances are
+numbered from 1 in the order in which rows are read. Free parameters are keywords; what is best is
+found by `analysis.evaluation.calibration`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from analysis.kernels.flooding import (
+    cut_lines,
+    flood_distances,
+    gap_pixels,
+    grow,
+    squared_distances,
+)
+from analysis.kernels.parts import fill_holes, find_parts, numbered
+from trainables.labels import BOUNDARY, CELL, touching_gap
+from trainables.starconvex import Thresholds, decode
+
+_EIGHT = np.ones((3, 3), bool)
+NOTCH = 4
+"""Pixels in a row that lie between two instances where they part, rather than part them."""
+
+
+def watershed_2class(
+    probability: NDArray[np.floating],
+    *,
+    threshold: float = 0.5,
+    seed_depth: float = 0.5,
+    min_size: int = 20,
+    smoothing: float = 0.0,
+    give_back_gap: bool = False,
+) -> NDArray[np.int32]:
+    """Separate touching cells by a watershed on the distance map, as the paper does.
+
+    Parameters
+    ----------
+    probability : (H, W) array
+        Foreground probability; a boolean mask is taken as 0 and 1.
+    threshold : float
+        Least probability of the foreground.
+    seed_depth : float
+        Depth in pixels that the distance map must fall between two cells: with less, they are one.
+        0.5 is the tolerance of ImageJ's watershed.
+    min_size : int
+        Pixels of the smallest cell; smaller ones are dropped, and holes smaller than that filled.
+    smoothing : float
+        Standard deviation in pixels of a Gaussian filter of the probability.
+    give_back_gap : bool
+        The watershed cuts a line one pixel wide between cells (and networks learn from labels cut
+        like that), which biases every area. True leaves the watershed's line uncut, and gives the
+        network's back by `give_gap_back`.
+
+    Returns
+    -------
+    (H, W) int32 array
+
+    Raises
+    ------
+    ValueError
+        When the array is not two-dimensional, or a parameter is out of range.
+    """
+    mask = _mask(_plane(probability), threshold, smoothing, min_size)
+    if seed_depth < 0:
+        raise ValueError(f"seed_depth must not be negative, not {seed_depth}")
+    if not mask.any():
+        return np.zeros(mask.shape, np.int32)
+    squared = squared_distances(mask)
+    inside = np.flatnonzero(squared.ravel() > 0)
+    order = inside[_from_the_top(squared.ravel()[inside])]
+    basins = flood_distances(squared, order, float(seed_depth))[1:-1, 1:-1].copy()
+    if not give_back_gap:
+        return _numbered(cut_lines(basins), min_size)
+    return give_gap_back(_numbered(basins, min_size))
+
+
+def from_3class(
+    probabilities: NDArray[Any],
+    *,
+    threshold: float = 0.5,
+    seed_threshold: float = 0.5,
+    min_size: int = 20,
+    smoothing: float = 0.0,
+) -> NDArray[np.int32]:
+    """Take connected parts of the class cell as cells, and give the boundary back to them.
+
+    Parameters
+    ----------
+    probabilities : (3, H, W) float array, or (H, W) array of integer classes
+        Of background, cell and boundary, in this order.
+    threshold : float
+        Least probability of cell and boundary together of the foreground.
+    seed_threshold : float
+        Least share of the class cell in the foreground's probability inside a cell.
+    min_size : int
+        Pixels of the smallest cell, its boundary included.
+    smoothing : float
+        Standard deviation in pixels of a Gaussian filter of the probabilities.
+
+    Returns
+    -------
+    (H, W) int32 array
+
+    Raises
+    ------
+    ValueError
+        When the array has another shape, or a parameter is out of range.
+
+    Notes
+    -----
+    Cells without any pixel of the class cell, which are smaller than their own boundary, are lost.
+    """
+    probabilities = np.asarray(probabilities)
+    if probabilities.ndim == 2 and np.issubdtype(probabilities.dtype, np.integer):
+        classes = probabilities
+        probabilities = np.stack([classes == c for c in range(3)]).astype(np.float32)
+    if probabilities.ndim != 3 or probabilities.shape[0] != 3:
+        raise ValueError(f"three classes have shape (3, H, W), not {probabilities.shape}")
+    boundary, foreground = probabilities[BOUNDARY], probabilities[CELL] + probabilities[BOUNDARY]
+    mask = _mask(foreground, threshold, smoothing, min_size)
+    if smoothing > 0:
+        boundary = ndimage.gaussian_filter(boundary, smoothing, mode="nearest")
+        foreground = ndimage.gaussian_filter(foreground, smoothing, mode="nearest")
+    # what is left for the boundary: float32 holds 1e-9, and takes 1 - 1e-9 for 1
+    seeds = mask & (boundary <= (1 - seed_threshold) * foreground)
+    # 4 neighbours: a boundary one pixel wide separates along diagonals, too
+    labels = ndimage.label(seeds)[0].astype(np.int32)
+    return _numbered(grow(labels, mask, max(mask.shape)), min_size)
+
+
+def from_star_convex(
+    prob: NDArray[np.floating],
+    dist: NDArray[np.floating],
+    *,
+    prob_threshold: float = 0.5,
+    nms_threshold: float = 0.4,
+    min_size: int = 0,
+    grid: int = 1,
+    shape: tuple[int, int] | None = None,
+) -> NDArray[np.int32]:
+    """Decode star-convex polygons: StarDist's non-maximum suppression and rendering.
+
+    Parameters
+    ----------
+    prob : (h, w) array
+        Object probability of every `grid`-th pixel.
+    dist : (rays, h, w) array
+        Radial distances in pixels.
+    prob_threshold, nms_threshold : float
+        Least object probability; overlap above which the less probable polygon is dropped.
+    min_size : int
+        Pixels of the smallest cell.
+    grid : int
+    shape : (int, int), optional
+        Of the image; None: ``(h * grid, w * grid)``.
+
+    Returns
+    -------
+    (H, W) int32 array
+    """
+    labels = decode(prob, dist, Thresholds(prob_threshold, nms_threshold), grid=grid, shape=shape)
+    return _numbered(labels, min_size, connected=False)
+
+
+def _from_the_top(values: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return the order of numbers from the largest down, equals as they come."""
+    below = int(values.max()) - values
+    if below.max() < 2**16:  # numpy sorts so few different numbers by radix
+        below = below.astype(np.uint16)
+    return np.argsort(below, kind="stable")
+
+
+def give_gap_back(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give lines one pixel wide between instances back to the instances beside them.
+
+    Parameters
+    ----------
+    labels : (H, W) int32 array
+
+    Returns
+    -------
+    (H, W) int32 array
+        With each background pixel that has different instances on opposite sides given to the one
+        with more of its neighbours.
+
+    Notes
+    -----
+    Where two round cells part, the background between them is one pixel wide for a few pixels,
+    too. Up to `NOTCH` such pixels beside a place where the instances touch are left; at the ends
+    of a gap they cannot be told from it, and a contact gains about two pixels at either end, fewer
+    than the line itself takes.
+    """
+    labels = labels.astype(np.int32)
+    gap = gap_pixels(labels)
+    runs, count = ndimage.label(gap, _EIGHT)
+    if count:
+        # a pixel of each instance, and what is beside it
+        contact = ndimage.binary_dilation(touching_gap(labels), _EIGHT, iterations=2)
+        notch = np.bincount(runs.ravel()) <= NOTCH
+        at_contact = np.zeros(count + 1, bool)
+        at_contact[runs[contact]] = True
+        gap &= ~(notch & at_contact)[runs]
+    return grow(labels, gap, 1)
+
+
+def _plane(array: NDArray[Any]) -> NDArray[np.floating]:
+    array = np.asarray(array)
+    if array.ndim != 2:
+        raise ValueError(f"a probability has shape (H, W), not {array.shape}")
+    return array.astype(np.float32) if array.dtype.kind in "bui" else array
+
+
+def _mask(
+    probability: NDArray[np.floating], threshold: float, smoothing: float, min_size: int
+) -> NDArray[np.bool_]:
+    """Return the foreground without small holes."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must lie between 0 and 1, not {threshold}")
+    if smoothing < 0 or min_size < 0:
+        raise ValueError(f"smoothing {smoothing} and min_size {min_size} must not be negative")
+    if smoothing > 0:
+        probability = ndimage.gaussian_filter(probability, smoothing, mode="nearest")
+    mask = probability >= threshold
+    fill_holes(mask, min_size)
+    return mask
+
+
+def _numbered(
+    labels: NDArray[np.integer], min_size: int, *, connected: bool = True
+) -> NDArray[np.int32]:
+    """Drop small instances and number the rest from 1 as rows are read.
+
+    With `connected`, of an instance that was cut in several parts each is one of its own.
+    """
+    labels = np.ascontiguousarray(labels, dtype=np.int32)
+    if connected:
+        labels, highest = find_parts(labels, True)
+    else:
+        highest = int(labels.max(initial=0))
+    return numbered(labels, highest, max(1, min_size))

@@ -1,0 +1,5 @@
+"""What a cell measures: area, perimeter, circularity, solidity, radius, shape index, centroid."""
+
+from analysis.morphology.features import CONVENTIONS, EXTRAS, FEATURES, measure, outlines
+
+__all__ = ["CONVENTIONS", "EXTRAS", "FEATURES", "measure", "outlines"]

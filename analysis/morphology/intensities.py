@@ -1,0 +1,160 @@
+"""What TrackMate measures of a cell beside its shape: intensities, contrast, a fitted ellipse."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from skimage.draw import polygon
+
+from analysis.morphology.features import outlines
+
+INTENSITIES = (
+    "intensity_mean", "intensity_median", "intensity_min", "intensity_max", "intensity_sum",
+    "intensity_std", "contrast", "snr",
+)  # fmt: skip
+ELLIPSE = ("ellipse_x0", "ellipse_y0", "ellipse_major", "ellipse_minor", "ellipse_theta")
+
+
+def measure_intensities(
+    image: NDArray[Any], labels: NDArray[np.integer[Any]], features: pd.DataFrame
+) -> pd.DataFrame:
+    """Measure the raw intensities of every cell, and fit an ellipse to its outline.
+
+    Parameters
+    ----------
+    image : (H, W) array
+        Raw intensities.
+    labels : (H, W) integer array
+        Label image.
+    features : DataFrame
+        As `analysis.morphology.measure` gives it for `labels`: label, x, y.
+
+    Returns
+    -------
+    DataFrame
+        One row per row of `features`, with its index:
+
+        - intensity_mean, intensity_median, intensity_min, intensity_max, intensity_sum,
+          intensity_std (n - 1) : over all pixels of the label, in the image's units
+        - contrast : ``(in - out) / (in + out)``, snr : ``(in - out) / intensity_std``, where in
+          is the cell's mean and out that of the pixels between its outline and the same outline
+          made twice as large about the cell's centroid (neighbouring cells included, as in
+          TrackMate)
+        - ellipse_x0, ellipse_y0 : centre, relative to the centroid; ellipse_major, ellipse_minor
+          : half axes, in pixels; ellipse_theta : angle of the long axis to the x axis in radians,
+          y pointing down. Fitted to TrackMate's simplified outline by least squares; NaN where
+          that has fewer than six vertices.
+    """
+    table = pd.DataFrame(np.nan, index=features.index, columns=[*INTENSITIES, *ELLIPSE])
+    found = features["label"].to_numpy(np.int64)
+    if not len(found):
+        return table
+    position = np.searchsorted(found, labels[labels > 0])
+    values = image[labels > 0].astype(np.float64)
+    order = np.lexsort((values, position))
+    ordered = values[order]
+    counts = np.bincount(position, minlength=len(found))
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    total = np.add.reduceat(ordered, starts)
+    mean = total / counts
+    squares = np.add.reduceat((ordered - np.repeat(mean, counts)) ** 2, starts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        std = np.sqrt(squares / (counts - 1))
+    table["intensity_mean"], table["intensity_sum"], table["intensity_std"] = mean, total, std
+    table["intensity_min"], table["intensity_max"] = ordered[starts], ordered[starts + counts - 1]
+    middle = (ordered[starts + counts // 2] + ordered[starts + (counts - 1) // 2]) / 2
+    table["intensity_median"] = middle
+    contours = outlines(labels)
+    centres = features[["x", "y"]].to_numpy(float)
+    out = np.full(len(found), np.nan)
+    ellipses = np.full((len(found), 5), np.nan)
+    for i, label in enumerate(found):
+        contour = contours[int(label)]
+        if not len(contour) or np.isnan(centres[i]).any():
+            continue
+        # relative to the outline's own centroid whatever the convention of `features`
+        centre = np.asarray(_centroid(contour))
+        out[i] = _around(image, labels, int(label), contour, centre)
+        ellipses[i] = fit_ellipse(contour - centre)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table["contrast"] = (mean - out) / (mean + out)
+        table["snr"] = (mean - out) / std
+    table[list(ELLIPSE)] = ellipses
+    return table.replace([np.inf, -np.inf], np.nan)
+
+
+def _centroid(points: NDArray[np.float64]) -> tuple[float, float]:
+    from analysis.kernels.pixelprops import polygon_centroid
+
+    return polygon_centroid(points)
+
+
+def _around(
+    image: NDArray[Any],
+    labels: NDArray[np.integer[Any]],
+    label: int,
+    contour: NDArray[np.float64],
+    centre: NDArray[np.float64],
+) -> float:
+    larger = centre + 2 * (contour - centre)
+    rows, columns = polygon(larger[:, 1], larger[:, 0], image.shape)
+    ring = labels[rows, columns] != label
+    return float(image[rows, columns][ring].mean()) if ring.any() else math.nan
+
+
+def fit_ellipse(points: NDArray[np.float64]) -> tuple[float, float, float, float, float]:
+    """Fit an ellipse to points by least squares (Fitzgibbon's direct method, stabilised).
+
+    Parameters
+    ----------
+    points : (N, 2) float64 array
+        x and y.
+
+    Returns
+    -------
+    x0, y0, major, minor, theta : float
+        Centre, half axes, and angle of the long axis in radians, from -pi/2 to pi/2; NaN where
+        the points determine no ellipse.
+
+    Examples
+    --------
+    >>> t = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    >>> x0, y0, major, minor, theta = fit_ellipse(np.c_[1 + 5 * np.cos(t), 2 + 3 * np.sin(t)])
+    >>> [round(v, 6) + 0.0 for v in (x0, y0, major, minor, theta)]
+    [1.0, 2.0, 5.0, 3.0, 0.0]
+    """
+    none = (math.nan,) * 5
+    if len(points) < 6:
+        return none
+    size = float(np.abs(points).max()) or 1.0
+    x, y = (points / size).T
+    squares = np.c_[x * x, x * y, y * y]
+    linear = np.c_[x, y, np.ones_like(x)]
+    try:
+        reduced = -np.linalg.solve(linear.T @ linear, linear.T @ squares)
+        scatter = squares.T @ squares + squares.T @ linear @ reduced
+        constrained = np.stack([scatter[2] / 2, -scatter[1], scatter[0] / 2])
+        vectors = np.real(np.linalg.eig(constrained)[1])
+    except np.linalg.LinAlgError:
+        return none
+    condition = 4 * vectors[0] * vectors[2] - vectors[1] ** 2
+    if not (condition > 0).any():
+        return none
+    a, b, c = vectors[:, int(np.argmax(condition > 0))]
+    d, e, f = reduced @ np.array([a, b, c])
+    if a + c < 0:
+        a, b, c, d, e, f = -a, -b, -c, -d, -e, -f
+    form = np.array([[a, b / 2], [b / 2, c]])
+    centre = np.linalg.solve(2 * form, [-d, -e])
+    level = centre @ form @ centre - f
+    roots, axes = np.linalg.eigh(form)
+    if level <= 0 or roots[0] <= 0:
+        return none
+    major, minor = np.sqrt(level / roots) * size
+    along = axes[:, 0] if axes[0, 0] >= 0 else -axes[:, 0]
+    theta = math.atan2(along[1], along[0])
+    return float(centre[0] * size), float(centre[1] * size), float(major), float(minor), theta

@@ -1,0 +1,475 @@
+"""Tables of the report: what is chosen, how it is called, how many digits it has.
+
+Pure functions of the evidence; nothing is drawn or written here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.evidence import FEATURES, TRUTH, Evidence
+from analysis.statistics.pairs import TOO_FEW
+
+PAPER: dict[str, tuple[float, str, float, float]] = {
+    "Unet": (67.2, "21:41", 0.0165, 87.21),
+    "UnetPlusPlus": (83.6, "30:10", 0.0149, 88.88),
+    "MAnet": (182.0, "25:31", 0.0242, 87.37),
+    "Linknet": (65.8, "21:02", 0.0517, 86.76),
+    "FPN": (60.8, "15:39", 0.0272, 84.01),
+    "DeepLabV3": (74.3, "18:49", 0.0572, 75.57),
+    "DeepLabV3Plus": (61.3, "48:33", 0.0394, 83.50),
+    "PAN": (58.9, "16:46", 0.0581, 80.35),
+}
+"""Table 1 of Vasinkova et al. 2024, encoder ResNet-152, two classes: parameters in millions,
+training time, loss, data-set IoU of the test images in per cent."""
+UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
+MOST_DOTS = 30
+"""With more independent units, a figure does not draw each."""
+
+
+HEADINGS = {
+    "mark": "letter in Figure 10",
+    "val_score": "mean AP, validation",
+    "val_units": "validation units",
+    "val_lowest": "lowest unit",
+    "val_highest": "highest unit",
+    "test_ap": "mean AP, test",
+    "test_f1": "F1 at 0.5, test",
+    "test_pq": "PQ, test",
+    "test_seg": "SEG, test",
+    "test_iou": "IoU, test",
+    **{f"bias_{f}": f"{f.replace('_', ' ')} bias (%)" for f in FEATURES},
+    "hausdorff_mean": "mean boundary distance (px)",
+    "hausdorff_95": "95th percentile of boundary distance (px)",
+    "n": "cells",
+    "n_a": "cells a",
+    "n_b": "cells b",
+    "loa_low": "limits of agreement, lower",
+    "loa_high": "limits of agreement, upper",
+    "ccc": "concordance correlation",
+    "discretisation": "from pixels alone",
+    "below_noise": "no larger than from pixels alone",
+    "command": "command to train it again",
+    "parameters_m": "parameters (millions)",
+    "test_dataset_iou_percent": "test data-set IoU (%)",
+    "paper_parameters_m": "paper: parameters",
+    "paper_training_time": "paper: time",
+    "paper_loss": "paper: loss",
+    "paper_iou_percent": "paper: IoU (%)",
+}
+"""What the page calls columns; of others, underscores become spaces."""
+DIGITS = {
+    "parameters_m": 1,
+    "loss": 4,
+    **{f"bias_{feature}": 1 for feature in FEATURES},
+    "test_dataset_iou_percent": 2,
+    "paper_parameters_m": 1,
+    "paper_loss": 4,
+    "paper_iou_percent": 2,
+    **{f"{split}_{kind}_iou": 4 for split in ("val", "test") for kind in ("dataset", "image")},
+}
+"""Decimals of columns; others have as many as a reader can use."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what it shows, what it sorts by."""
+
+    text: str
+    sort: float | str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the page shows it."""
+
+    name: str
+    """Used as the element's id."""
+    caption: str
+    headings: list[tuple[str, bool]]
+    """Text, and whether the column holds numbers."""
+    rows: list[list[Cell]]
+    grey: list[bool]
+    """Of each row: whether it says nothing that pixels could not."""
+    total: int
+    """Rows that there are; more than `rows` when the page shows only the first."""
+
+
+def in_order(values: Iterable[Any], first: Sequence[str] = ()) -> list[str]:
+    """Return the distinct values, those of `first` before the others, which keep their order."""
+    there = list(dict.fromkeys(str(value) for value in values))
+    return [v for v in first if v in there] + [v for v in there if v not in first]
+
+
+def representatives(evidence: Evidence) -> pd.DataFrame:
+    """Return one row of `methods` per method, best first."""
+    methods = evidence.methods
+    if methods.empty:
+        return pd.DataFrame({"method": [], "trial_id": []})
+    chosen = methods[methods["representative"].astype(bool)]
+    return chosen.drop_duplicates("method").reset_index(drop=True)
+
+
+def letters(methods: pd.DataFrame) -> dict[str, str]:
+    """Return a short mark of each method: A, B, ..., Z, AA."""
+    marks = {}
+    for number, name in enumerate(methods["method"]):
+        text, rest = "", number + 1
+        while rest:
+            rest, digit = divmod(rest - 1, 26)
+            text = chr(65 + digit) + text
+        marks[str(name)] = text
+    return marks
+
+
+def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
+    """Return, of each task, architecture and encoder, the finished trial best on validation."""
+    done = board[board["status"] == "done"]
+    done = done.sort_values("val_dataset_iou", ascending=False, kind="stable")
+    keys = done[["task", "architecture", "encoder"]].fillna("")
+    return done[~keys.duplicated()]
+
+
+def table1(evidence: Evidence) -> pd.DataFrame:
+    """Return the paper's Table 1 of our trials, the paper's numbers beside ours.
+
+    The loss is the training loss of the epoch whose weights were kept. One row per task,
+    architecture and encoder: the trial best on validation. Numbers are rounded as printed.
+    """
+    if evidence.leaderboard.empty:
+        return pd.DataFrame()
+    rows = []
+    for trial in chosen_trials(evidence.leaderboard).to_dict("records"):
+        encoder = trial["encoder"] if isinstance(trial["encoder"], str) else ""
+        printed = PAPER.get(trial["architecture"])
+        same = printed if encoder == "resnet152" and trial["task"] == "semantic2" else None
+        rows.append(
+            {
+                "model": f"{trial['architecture']} ({encoder})"
+                if encoder
+                else trial["architecture"],
+                "task": trial["task"],
+                "seed": trial["seed"],
+                "parameters_m": _rounded(trial["parameters_m"], 1),
+                "training_time": minutes(trial["train_seconds"]),
+                "loss": _rounded(_kept_loss(evidence.history, trial), 4),
+                "test_dataset_iou_percent": _rounded(100 * trial["test_dataset_iou"], 2),
+                "paper_parameters_m": same[0] if same else None,
+                "paper_training_time": same[1] if same else None,
+                "paper_loss": same[2] if same else None,
+                "paper_iou_percent": same[3] if same else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _kept_loss(history: pd.DataFrame, trial: Mapping[Any, Any]) -> float:
+    """Return the training loss at the epoch whose weights were kept, NaN when not known."""
+    if history.empty or "train_loss" not in history:
+        return math.nan
+    lines = history[history["trial_id"] == trial["trial_id"]]
+    lines = lines[lines["epoch"] == trial["best_epoch"]]
+    return float(lines["train_loss"].iloc[-1]) if len(lines) else math.nan
+
+
+def _rounded(value: Any, digits: int) -> float:
+    return math.nan if value is None else round(float(value), digits)
+
+
+def minutes(seconds: Any) -> str | None:
+    """Return a duration as the paper prints it, mm:ss.
+
+    >>> minutes(1301.4)
+    '21:41'
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    whole = round(seconds)
+    return f"{whole // 60:02d}:{whole % 60:02d}"
+
+
+def feature_column(evidence: Evidence, feature: str) -> tuple[str, str]:
+    """Return the column that a feature is shown in, and its unit ('' for a pure number)."""
+    if feature not in UNITS:
+        return feature, ""
+    physical = f"{feature}_{UNITS[feature]}"
+    if evidence.settings.get("pixel_size_um") and physical in evidence.objects:
+        return physical, "µm²" if feature == "area" else "µm"
+    return feature, "px²" if feature == "area" else "px"
+
+
+def relative_bias(evidence: Evidence) -> pd.DataFrame:
+    """Return method, feature, n, units, value: bias over the truth's mean."""
+    if evidence.agreement.empty:
+        return pd.DataFrame()
+    table = evidence.agreement.rename(columns={"relative_bias": "value"})
+    return table[["method", "feature", "n", "units", "value"]].dropna(subset=["value"])
+
+
+def unit_values(
+    evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
+) -> tuple[pd.DataFrame, str]:
+    """Return each unit's own values on the reported images, of representative seeds.
+
+    Returns
+    -------
+    DataFrame
+        method, parameters, metric, unit, value; without rows where there are more than
+        `MOST_DOTS` units.
+    str
+        What a figure's legend calls one of them.
+    """
+    table = evidence.units
+    keys = ["method", "parameters", "metric", "unit", "value"]
+    if table.empty:
+        return pd.DataFrame(columns=keys), ""
+    chosen = representatives(evidence)
+    own = set(zip(chosen["method"], chosen["trial_id"]))
+    table = table[
+        (table["split"] == measured_split(evidence))
+        & table["metric"].isin(metrics)
+        & table["parameters"].isin(parameters)
+    ]
+    table = table[[key in own for key in zip(table["method"], table["trial_id"])]]
+    bias = bool(metrics) and metrics[0].startswith("bias")
+    one, count = unit_of(evidence, cells=bias), table["unit"].nunique()
+    if count > MOST_DOTS:
+        return table.loc[[], keys], ""
+    return table.loc[table["value"].notna(), keys], f"one {one} (of {independent(count, one)})"
+
+
+def unit_of(evidence: Evidence, *, cells: bool = False) -> str:
+    """Return what the independent unit is called; tracks are units of `cells`, never of scores."""
+    unit = str(evidence.settings.get("unit", "image"))
+    return "group" if unit == "track" and not cells else unit
+
+
+def independent(count: int, unit: str) -> str:
+    """Return how many units there are.
+
+    >>> independent(1, "group"), independent(6, "image")
+    ('1 independent group', '6 independent images')
+    """
+    return f"{count} independent {unit}{'s' * (count != 1)}"
+
+
+def counted(evidence: Evidence, split: str) -> dict[str, int]:
+    """Return how many units, images and true cells the scores of a split are from."""
+    names = ["units", "images", "true_objects"]
+    if evidence.scores.empty or not (evidence.scores["split"] == split).any():
+        return dict.fromkeys(names, 0)
+    rows = evidence.scores.loc[evidence.scores["split"] == split, names]
+    return {name: int(rows[name].iloc[0]) for name in names}
+
+
+def pixel_noise(evidence: Evidence, feature: str) -> float | None:
+    """Return the share of the truth's mean by which pixels alone may set a method apart from it."""
+    table = evidence.statistics
+    if table.empty or "discretisation" not in table:
+        return None
+    pairs = table[(table["comparison"] == "methods") & (table["feature"] == feature)]
+    true = pairs["mean_a"].where(pairs["a"] == TRUTH, pairs["mean_b"].where(pairs["b"] == TRUTH))
+    share = (pairs["discretisation"] / true.abs()).dropna()
+    return float(share.max()) if len(share) else None
+
+
+def number(value: float) -> str:
+    """Write a number with the digits a reader can use.
+
+    >>> [number(v) for v in (0.912345, 1234567.0, 12.0, 0.00001234, float("nan"))]
+    ['0.912', '1,234,567', '12', '1.23e-05', '']
+    """
+    if not math.isfinite(value):
+        return ""
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    size = abs(value)
+    if size < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3}f}"
+
+
+def make_table(
+    name: str, caption: str, frame: pd.DataFrame, *, grey: str = "", most: int = 2000
+) -> Table:
+    """Turn a data frame into what the page shows.
+
+    Parameters
+    ----------
+    name, caption : str
+        The element's id, and what the table is.
+    frame : DataFrame
+        Its columns are shown in their order; those without any value are left out.
+    grey : str, optional
+        A column of booleans: rows where it is true are greyed.
+    most : int
+        Rows on the page at most; the files beside the page hold them all.
+    """
+    greyed = frame[grey].fillna(False).astype(bool).tolist() if grey in frame else []
+    frame = frame.loc[:, [c for c in frame if not _empty(frame[c])]]
+    shown = frame.head(most)
+    numeric = {
+        c: pd.api.types.is_numeric_dtype(frame[c]) and not pd.api.types.is_bool_dtype(frame[c])
+        for c in frame
+    }
+    columns = [[_cell(v, str(c), numeric[c]) for v in shown[c].tolist()] for c in shown]
+    rows = [list(row) for row in zip(*columns)]
+    titles = [(HEADINGS.get(str(c), str(c).replace("_", " ")), numeric[c]) for c in frame]
+    return Table(name, caption, titles, rows, greyed[:most] or [False] * len(rows), len(frame))
+
+
+def _empty(values: pd.Series) -> bool:
+    return bool(values.isna().all() or (values.astype(str) == "").all())
+
+
+def _cell(value: Any, column: str, numeric: bool) -> Cell:
+    """Write one value; what is missing sorts last, as the page's script knows from ''."""
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
+        return Cell("", "", numeric)
+    if isinstance(value, bool | np.bool_):
+        return Cell("yes" if value else "no", int(value))
+    if numeric:
+        plain = column in ("seed", "learning_rate", "epoch")
+        text = f"{value:g}" if plain else number(float(value))
+        text = f"{value:.{DIGITS[column]}f}" if column in DIGITS else text
+        return Cell(text, float(value), True)
+    if ":" in str(value) and str(value).replace(":", "").isdigit():  # mm:ss
+        whole, _, rest = str(value).partition(":")
+        return Cell(str(value), 60 * int(whole) + int(rest), True)
+    return Cell(str(value), str(value))
+
+
+def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return scores with one column per metric: one row per trial, split and parameters."""
+    if scores.empty:
+        return scores
+    keys = ["method", "trial_id", "split", "parameters"]
+    counts = ["images", "true_objects", "predicted_objects"]
+    wide = scores.pivot_table(index=keys, columns="metric", values="value", sort=False)
+    metrics = list(dict.fromkeys(scores["metric"]))
+    wide = wide[[m for m in metrics if m in wide]]
+    few = scores.drop_duplicates(keys).set_index(keys)[counts]
+    return wide.join(few).reset_index()
+
+
+def measured_split(evidence: Evidence) -> str:
+    """Return the split whose images are reported: 'test', unless other images were given."""
+    splits = [] if evidence.scores.empty else evidence.scores["split"].unique().tolist()
+    return next((str(split) for split in splits if split != "val"), "test")
+
+
+def measured_scores(
+    evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
+) -> pd.DataFrame:
+    """Return the scores of the reported images, of all seeds; column `own` marks the
+    representative seed.
+    """
+    table = evidence.scores
+    if table.empty:
+        return table
+    chosen = representatives(evidence)
+    keys = set(zip(chosen["method"], chosen["trial_id"]))
+    table = table[
+        (table["split"] == measured_split(evidence))
+        & table["metric"].isin(metrics)
+        & table["parameters"].isin(parameters)
+        & table["value"].notna()
+    ]
+    return table.assign(own=[key in keys for key in zip(table["method"], table["trial_id"])])
+
+
+SHOWN = {"test_ap": "ap_mean", "test_f1": "f1_50", "test_pq": "pq", "test_seg": "seg",
+         "test_iou": "iou"}  # fmt: skip
+"""Columns of the ranking, and the metrics they show on the measured images."""
+
+
+def ranking(evidence: Evidence) -> pd.DataFrame:
+    """Return one row per method, by validation score: scores there; scores and biases on test."""
+    methods = representatives(evidence)
+    if methods.empty:
+        return pd.DataFrame()
+    scores, biases = measured_scores(evidence, tuple(SHOWN.values())), relative_bias(evidence)
+    rows = []
+    for mark, method in zip(letters(methods).values(), methods.to_dict("records")):
+        known = ("method", "val_score", "val_units", "val_lowest", "val_highest")
+        row = {name: method[name] for name in known}
+        for name, metric in SHOWN.items():
+            row[name] = math.nan
+            if not scores.empty:
+                own = scores[scores["own"] & (scores["metric"] == metric)]
+                row[name] = own.loc[own["method"] == method["method"], "value"].max()
+        for feature in FEATURES if len(biases) else ():
+            ours = biases[(biases["method"] == method["method"]) & (biases["feature"] == feature)]
+            row[f"bias_{feature}"] = 100 * ours["value"].iloc[0] if len(ours) else math.nan
+        row["seeds"] = int((evidence.methods["method"] == method["method"]).sum())
+        rows.append(row | {"mark": mark, "command": method["command"]})
+    return pd.DataFrame(rows)
+
+
+def differences(evidence: Evidence) -> pd.DataFrame:
+    """Return the estimates of `statistics`: differences, effect sizes, cells and units."""
+    table = evidence.statistics
+    if table.empty:
+        return table
+    first = ["comparison", "method", "feature", "a", "b", "difference", "unit_difference"]
+    table = table[[*(c for c in first if c in table), *(c for c in table if c not in first)]]
+    ends = ("_low", "_high")
+    names = table.columns.astype(str)
+    left = [n for n in names if n.startswith("p_") or n.endswith(ends) or n in ("u", "design")]
+    table = table.drop(columns=left).sort_values("below_noise", kind="stable")
+    if "note" in table:  # of tests, which are not shown
+        notes = table["note"].fillna("").str.replace(TOO_FEW, "", regex=False)
+        table["note"] = notes.str.strip("; ")
+    return table
+
+
+def agreed(evidence: Evidence) -> pd.DataFrame:
+    """Return the estimates of `agreement`."""
+    names = ("bias", "ccc", "relative")
+    left = [f"{name}_{end}" for name in names for end in ("low", "high")]
+    return evidence.agreement.drop(columns=left, errors="ignore")
+
+
+def make_tables(evidence: Evidence) -> list[Table]:
+    """Return the tables of the page, those that answer first."""
+    board = evidence.leaderboard
+    kept = [c for c in board if c not in ("wandb_id", "augmentation", "loss", "batch_size")]
+    ranked = (
+        "Methods in the order of their validation scores, calibrated; an order of estimates. Mean "
+        "AP: over IoU 0.5 to 0.9, on validation the mean over seeds. Lowest and highest unit: mean "
+        f"AP on validation of one {unit_of(evidence)} alone. PQ: panoptic quality. SEG: the Cell "
+        "Tracking Challenge's. IoU: of pixels. Bias: mean of method minus truth for cells found by "
+        "both, in per cent of the truth's mean. Test columns: the "
+        f"{measured_split(evidence)} images."
+    )
+    paper = (
+        "Table 1 of the paper, ours and theirs (theirs where the encoder is ResNet-152 with two "
+        "classes). Training time is mm:ss; loss is the training loss at the kept epoch."
+    )
+    pairs = (
+        "Differences in cell features, a minus b, in pixels: over all cells, and between the means "
+        "of independent units. Grey: no larger than what pixels alone produce."
+    )
+    cells = (
+        "Agreement with the ground truth, in pixels: cells found by both. Limits of agreement: "
+        "bias minus and plus 1.96 SD of single cells."
+    )
+    tables = [
+        make_table("ranking", ranked, ranking(evidence)),
+        make_table("table1", paper, table1(evidence)),
+        make_table("statistics", pairs, differences(evidence), grey="below_noise"),
+        make_table("agreement", cells, agreed(evidence)),
+        make_table("scores", "All scores, all seeds.", wide_scores(evidence.scores)),
+        make_table("leaderboard", "All trials, best on validation first.", board[kept]),
+        make_table("candidates", "Candidates over their seeds.", evidence.candidates),
+        make_table("noise", "Noise floor: what pixels alone do to each feature.", evidence.noise),
+        make_table("methods", "Trials analysed.", evidence.methods),
+    ]
+    return [table for table in tables if table.total]

@@ -1,0 +1,365 @@
+"""Segment new images: ``python -m analysis.segment --model MODEL IMAGES... --out DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.runfolder import AnalysisError
+from analysis.segment.folder import (
+    FOLDERS,
+    Options,
+    check_folder,
+    held,
+    is_done,
+    request_of,
+    segment_here,
+    sweep_up,
+    tables_are_there,
+    write_settings,
+)
+from analysis.segment.inputs import Frame, InputError, list_frames
+from analysis.segment.likeness import likeness_warning, size_warning
+from analysis.segment.model import Segmenter, choose_model, segment
+from analysis.segment.sizes import size_note
+from analysis.segment.skipped import Skipped
+from trainables.errors import CheckpointError, OutOfMemory, TrainingError
+from trainables.machine.cores import keep_to_quota
+from trainables.tiling import Inference, chosen_inference
+
+if TYPE_CHECKING:
+    from analysis.segment.model import Choice
+
+__all__ = ["Segmenter", "main", "segment"]
+
+DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
+CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Say what is wrong in one line, without the usage."""
+        self.exit(REFUSED, f"error: {message}\n")
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from None
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be positive, not {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}") from None
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, not {value}")
+    return value
+
+
+def _tile(text: str) -> str:
+    try:
+        chosen_inference(Inference(), text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m analysis.segment",
+        description="Segment new images with a trained network; measure, export, track.",
+    )
+    add = parser.add_argument
+    add(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        type=Path,
+        help="TIFF and PNG files, TIFF stacks, folders; each stack is a sequence in time, with "
+        "--track or --frame-interval each folder, too (of a data set with groups in "
+        "dataset.yaml: each group)",
+    )
+    add(
+        "--model",
+        required=True,
+        type=Path,
+        help="a checkpoint (runs/demo/checkpoints/TRIAL), or a sweep (runs/demo): its best",
+    )
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    add(
+        "--pixel-size-um",
+        type=_positive,
+        metavar="UM",
+        help="side of a pixel in micrometres; without it everything is in pixels",
+    )
+    add(
+        "--frame-interval",
+        type=_positive,
+        metavar="S",
+        help="seconds between the images of a sequence; without it times are in frames",
+    )
+    add(
+        "--convention",
+        choices=CONVENTIONS,
+        default="trackmate",
+        help="who measures: as TrackMate, ImageJ or scikit-image would (trackmate)",
+    )
+    add("--track", action="store_true", help="follow cells through each sequence")
+    add(
+        "--max-distance",
+        type=_positive,
+        metavar="PIXELS",
+        help="how far a cell may move between images (a typical cell's diameter)",
+    )
+    add(
+        "--max-gap",
+        type=_count,
+        metavar="N",
+        help="images in a row in which a cell may be missing (1)",
+    )
+    add(
+        "--tile",
+        type=_tile,
+        default="auto",
+        metavar="auto|whole|N",
+        help="predict whole images, or tiles of N pixels (default: as the model was validated)",
+    )
+    add("--flips", action="store_true", help="average over mirror images (four times slower)")
+    add("--no-overlays", action="store_true", help="write no pictures of the outlines")
+    add("--no-rois", action="store_true", help="write no ImageJ ROIs")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to predict (auto)")
+    add("--address", help="share the images among a Ray cluster: auto, or host:port")
+    return parser
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    if not arguments.track:
+        for name in ("max_distance", "max_gap"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} belongs to --track; add it")
+    if arguments.address and arguments.device != "auto":
+        raise InputError("--device is for running here; a cluster's GPUs are used if it has any")
+    return Options(
+        convention=arguments.convention,
+        pixel_size_um=arguments.pixel_size_um,
+        frame_interval_s=arguments.frame_interval,
+        flips=arguments.flips,
+        tile=arguments.tile,
+        overlays=not arguments.no_overlays,
+        rois=not arguments.no_rois,
+        track=arguments.track,
+        max_distance=arguments.max_distance,
+        max_gap=1 if arguments.max_gap is None else arguments.max_gap,
+    )
+
+
+def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) -> None:
+    if arguments.track:
+        counts: dict[str, int] = {}
+        for frame in frames:
+            counts[frame.sequence] = counts.get(frame.sequence, 0) + 1
+        if max(counts.values()) < 2:
+            raise InputError(
+                "--track needs a sequence: a folder, a stack, or a group of a data set with at "
+                "least two images"
+            )
+    for path in arguments.images:
+        if path.is_dir() and out.resolve() == path.resolve():
+            raise InputError(f"{out} is the folder of the images; give --out another")
+    if arguments.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: torch sees no GPU here; leave it out")
+    if arguments.address:
+        from analysis.segment.cluster import check_address
+
+        check_address(arguments.address)
+
+
+def _run(arguments: argparse.Namespace, command: str) -> int:
+    out = arguments.out.absolute()
+    options = _options(arguments)
+    skipped = Skipped()
+    films = options.track or options.frame_interval_s is not None
+    frames = list_frames(arguments.images, films=films, skipped=skipped)
+    _check(arguments, frames, out)
+    choice = choose_model(arguments.model)
+    request = request_of(choice, frames, options)
+    settings = check_folder(out, request)
+    if skipped.files:
+        print(f"note: {skipped.note()}")
+    done = all(is_done(out, frame, options) for frame in frames)
+    if settings and settings["finished"] and done and tables_are_there(out, frames, options):
+        print(f"{out} is finished: {_summary(settings, len(frames))}")
+        return DONE
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be made ({error.strerror}); choose another --out"
+        ) from error
+    with held(out):
+        return _work(out, frames, options, choice, request, arguments, command)
+
+
+def _work(
+    out: Path,
+    frames: Sequence[Frame],
+    options: Options,
+    choice: Choice,
+    request: dict[str, Any],
+    arguments: argparse.Namespace,
+    command: str,
+) -> int:
+    began = time.monotonic()
+    sweep_up(out)
+    write_settings(out, request, choice, command, finished=False)
+    for name in FOLDERS:
+        if getattr(options, {"tracked": "track"}.get(name, name), True):
+            (out / name).mkdir(exist_ok=True)
+    waiting = [frame for frame in frames if not is_done(out, frame, options)]
+    _introduce(choice, options, frames, len(waiting))
+    looks = likeness_warning(choice.appearance, frames, choice.config)
+    _warn(looks)
+    unreadable, found = _segment_and_assemble(out, frames, waiting, options, choice, arguments)
+    ready = [frame for frame in frames if frame.name not in unreadable]
+    sizes = size_warning(choice.appearance, out, ready)
+    _warn(sizes)
+    found["warnings"] = [line for line in (looks, sizes) if line]
+    write_settings(
+        out, request, choice, command, finished=not unreadable, **found, unreadable=unreadable
+    )
+    print(f"{out}: {_summary(found, len(frames) - len(unreadable))}")
+    print(f"this took {time.monotonic() - began:.0f} s")
+    if not unreadable:
+        return DONE
+    print(
+        f"error: {_reasons(unreadable, len(frames))}; the others are done, the same command "
+        "tries these again",
+        file=sys.stderr,
+    )
+    return INCOMPLETE
+
+
+def _reasons(unreadable: dict[str, str], images: int) -> str:
+    reasons = "; ".join(list(unreadable.values())[:20])
+    return f"{len(unreadable)} of {images} images could not be segmented: {reasons}"
+
+
+def _segment_and_assemble(
+    out: Path,
+    frames: Sequence[Frame],
+    waiting: Sequence[Frame],
+    options: Options,
+    choice: Choice,
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, str], dict[str, Any]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(soft_wrap=True)) as bar:
+        done = len(frames) - len(waiting)
+        number = bar.add_task("images", total=len(frames), completed=done)
+
+        def tick(_: object = None) -> None:
+            bar.advance(number)
+
+        if arguments.address:
+            from analysis.segment.cluster import segment_on_cluster
+
+            unreadable = segment_on_cluster(
+                arguments.address, out, waiting, options, choice, tick=tick
+            )
+        else:
+            unreadable = segment_here(
+                out, waiting, options, choice, device=arguments.device, tick=tick
+            )
+        from analysis.segment.tables import assemble
+
+        ready = [frame for frame in frames if frame.name not in unreadable]
+        if not ready:
+            raise InputError(_reasons(unreadable, len(frames)))
+        bar.update(bar.add_task("tables", total=None), completed=0)
+        return unreadable, assemble(out, ready, options)
+
+
+def _introduce(choice: Choice, options: Options, frames: Sequence[Frame], waiting: int) -> None:
+    images = len(frames)
+    print(f"model: {choice.why}")
+    kind = "calibrated (calibration.json)" if choice.calibrated else (
+        "default (not calibrated: python -m analysis.run OUT does that)"
+    )  # fmt: skip
+    values = ", ".join(f"{name} {value:g}" for name, value in choice.parameters.items())
+    print(f"parameters: {values}; {kind}")
+    print(f"images are predicted: {chosen_inference(choice.inference, options.tile)}")
+    if options.pixel_size_um is None and choice.pixel_size_um is not None:
+        print(
+            "note: lengths are in pixels; the model's training images had "
+            f"{choice.pixel_size_um:g} um per pixel (--pixel-size-um)"
+        )
+    note = size_note(choice.config, choice.image_shape, [frame.shape for frame in frames])
+    if note:
+        print(f"note: {note}")
+    if waiting < images:
+        print(f"{images - waiting} of {images} images are done already")
+
+
+def _warn(line: str | None) -> None:
+    if line:
+        print(f"warning: {line}")
+
+
+def _summary(found: dict[str, Any], images: int) -> str:
+    parts = [f"{images} image{'s' * (images != 1)}", f"{found['objects']} cells"]
+    if "tracks" in found:
+        parts.append(f"{found['tracks']} tracks (at most {found['max_distance']:.1f} px a step)")
+    return ", ".join(parts)
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _terminate)
+    keep_to_quota()
+    try:
+        return _run(arguments, shlex.join(["python", "-m", "analysis.segment", *words]))
+    except (InputError, AnalysisError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except (OSError, OutOfMemory, TrainingError, MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        print(f"error: {reason}; the same command goes on", file=sys.stderr)
+        return INCOMPLETE
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED

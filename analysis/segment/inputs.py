@@ -1,0 +1,308 @@
+"""Images to segment: files, folders and stacks, read one frame at a time."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from analysis.segment.skipped import Skipped, why_not
+from trainables.data.dataset import SUFFIXES
+from trainables.data.imagefiles import ImageFileError, read_image
+from trainables.data.listing import shown, wrong_name
+from trainables.data.splits import Metadata, natural_key, read_metadata
+
+# What the decoders raise on damaged files; sizes and counts in a header may be anything.
+_DAMAGED = (
+    OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError,
+    struct.error,
+)  # fmt: skip
+
+
+LONGEST_NAME = 200
+"""Bytes; file systems allow 255, temporary files need some of them."""
+
+
+MOST_CHANNELS = 4
+"""Of an image of one time; an axis of more is taken for a sequence."""
+
+
+class InputError(ValueError):
+    """Images that cannot be segmented; the message lists every offending file."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a sequence."""
+
+    name: str
+    """Of the files written for it; unique in a request."""
+    path: Path
+    page: int | None
+    """Of a stack; None for a file that holds one image."""
+    sequence: str
+    number: int
+    """Position in its sequence, from 0."""
+    shape: tuple[int, int]
+    timed: bool = False
+    """Whether the sequence is known to be one in time."""
+
+    @property
+    def time(self) -> int | None:
+        """Its place in time, in frames; None for an independent image."""
+        return self.number if self.timed else None
+
+    def read(self) -> NDArray[Any]:
+        """Read its pixels, (H, W) of 8 or 16 bit.
+
+        Raises
+        ------
+        trainables.data.imagefiles.ImageFileError
+            When they cannot be read.
+        """
+        if self.page is None:
+            return read_image(self.path)
+        try:
+            with tifffile.TiffFile(self.path) as tiff:
+                plane = _plane(tiff, self.page)
+        except _DAMAGED as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise ImageFileError(
+                f"page {self.page} cannot be read ({reason}); is the file damaged?"
+            ) from error
+        if plane.shape != self.shape:
+            raise ImageFileError(f"page {self.page} has shape {plane.shape}, not {self.shape}")
+        return plane.astype(plane.dtype.newbyteorder("="), copy=False)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells whether the file was changed since, by whatever path it is given."""
+        stat = self.path.stat()
+        return {
+            "path": str(self.path.resolve()), "page": self.page,
+            "bytes": stat.st_size, "modified": stat.st_mtime_ns,
+        }  # fmt: skip
+
+
+def _plane(tiff: tifffile.TiffFile, page: int) -> NDArray[Any]:
+    if len(tiff.pages) > 1:
+        return np.asarray(tiff.pages[page].asarray())
+    # stacks that ImageJ wrote hold one page and the rest as raw bytes: mapped, not read
+    stack = tifffile.memmap(tiff.filehandle.path, mode="r")
+    return np.array(stack.reshape(-1, *stack.shape[-2:])[page])
+
+
+def list_frames(
+    inputs: Sequence[Path], *, films: bool = False, skipped: Skipped | None = None
+) -> list[Frame]:
+    """List the frames of files, folders and stacks, without reading pixels.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        TIFF and PNG files, TIFF stacks of shape (T, H, W), and folders of files, in any order.
+        Every folder and every stack is a sequence, in the natural order of names; single files of
+        one folder are one, too. Of a data set (its folder, its ``images/`` or files there) the
+        groups of dataset.yaml are the sequences, and an image without group is one by itself.
+    films : bool
+        Folders hold time-lapses. Otherwise only stacks, groups of several images, and folders of
+        a data set with a frame interval are known to be sequences in time.
+    skipped : Skipped, optional
+        Receives the files of folders that are not images.
+
+    Returns
+    -------
+    list of Frame
+        The same for the same files, whatever their paths and the order in which they were given.
+
+    Raises
+    ------
+    InputError
+        When something is not an image of 8 or 16 bit grey, or nothing is there.
+    """
+    problems: list[str] = []
+    frames: list[Frame] = []
+    skipped = Skipped() if skipped is None else skipped
+    # of folders, stacks and groups, which may have equal names
+    sequences: dict[tuple[Path, str], str] = {}
+    groups = _Groups(problems, films)
+    counts: dict[str, int] = {}
+    taken: set[str] = set()
+    seen: dict[Path, Path] = {}
+    for path in _files(inputs, problems, skipped):
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:  # a link to it, or a file and its folder were given
+            if first.name != path.name:
+                skipped.add(path, f"the same file as {first.name}")
+            continue
+        if wrong := wrong_name(path.name):
+            problems.append(f"{shown(str(path))}: {wrong}; rename the file")
+            continue
+        try:
+            pages, shape = _describe(path)
+        except (ImageFileError, OSError) as error:
+            problems.append(f"{path}: {error}")
+            continue
+        stack = pages is not None
+        folder = _folder(path)
+        group = "" if stack else groups.of(folder, path.stem)
+        key = (path.resolve() if stack else folder, group)
+        if key not in sequences:
+            base = path.stem if stack else group or folder.name or "images"
+            sequences[key] = _free(base, set(sequences.values()))
+        sequence = sequences[key]
+        timed = stack or groups.timed(folder, path.stem)
+        for page in range(pages or 1):
+            number = counts.get(sequence, 0)
+            counts[sequence] = number + 1
+            name = _free(f"{path.stem}_t{page:04d}" if stack else path.stem, taken)
+            taken.add(name)
+            if len(name.encode()) > LONGEST_NAME:
+                problems.append(f"{path}: its name is longer than {LONGEST_NAME} bytes; rename it")
+                break
+            frames.append(
+                Frame(name, path, page if stack else None, sequence, number, shape, timed)
+            )
+    if not problems and not frames:
+        problems.append("no image was given")
+    if problems:
+        raise InputError("; ".join(problems[:20]))
+    order = {sequence: place for place, sequence in enumerate(counts)}
+    frames.sort(key=lambda frame: order[frame.sequence])  # whole sequences; stable
+    return [replace(f, timed=f.timed and counts[f.sequence] > 1) for f in frames]
+
+
+class _Groups:
+    """Which images of data sets belong together, by their dataset.yaml."""
+
+    def __init__(self, problems: list[str], films: bool) -> None:
+        self._problems, self._films = problems, films
+        self._known: dict[Path, Metadata] = {}
+
+    def _metadata(self, folder: Path) -> Metadata:
+        if folder not in self._known:
+            found: list[str] = []
+            known = Metadata()
+            if folder.name == "images" and (folder.parent / "dataset.yaml").is_file():
+                known = read_metadata(folder.parent, found)
+            self._known[folder] = known
+            self._problems += [f"{folder.parent}: {problem}" for problem in found]
+        return self._known[folder]
+
+    def of(self, folder: Path, stem: str) -> str:
+        """Return an image's group; itself where others have one, empty where none has."""
+        groups = self._metadata(folder).groups
+        return groups.get(stem, stem) if groups else ""
+
+    def timed(self, folder: Path, stem: str) -> bool:
+        """Say whether an image is of a sequence in time, if it is not alone there."""
+        known = self._metadata(folder)
+        return stem in known.groups or self._films or known.frame_interval_s is not None
+
+
+def _free(name: str, taken: set[str]) -> str:
+    number, free = 2, name
+    while free in taken:
+        free, number = f"{name}-{number}", number + 1
+    return free
+
+
+def _folder(path: Path) -> Path:
+    return path.absolute().parent.resolve()
+
+
+def _images_in(folder: Path, skipped: Skipped) -> list[Path]:
+    images = []
+    for path in sorted(folder.iterdir(), key=lambda p: natural_key(p.name)):
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
+            images.append(path)
+        else:
+            skipped.add_other(path)
+    return images
+
+
+def _of_folder(path: Path, problems: list[str], skipped: Skipped) -> list[Path]:
+    others = Skipped()
+    try:
+        files = _images_in(path, others)
+        if not files and (path / "images").is_dir():  # a data set
+            others = Skipped()
+            files = _images_in(path / "images", others)
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror})")
+        return []
+    if not files:
+        held = others.by_reason()
+        problems.append(f"{path}: holds no TIFF or PNG file" + (f", but {held}" if held else ""))
+    skipped.update(others)
+    return files
+
+
+def _files(inputs: Sequence[Path], problems: list[str], skipped: Skipped) -> list[Path]:
+    """Return all files, in an order that does not depend on how they were given."""
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            files += _of_folder(path, problems, skipped)
+        elif not path.exists():
+            problems.append(f"{path}: no such file or folder")
+        elif path.suffix.lower() not in SUFFIXES:
+            problems.append(f"{path}: not a TIFF or PNG file; {why_not(path)}")
+        else:
+            files.append(path)
+    return sorted(files, key=lambda p: (natural_key(str(_folder(p))), natural_key(p.name)))
+
+
+def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
+    """Return how many pages a stack has (None for one image) and their shape."""
+    if path.suffix.lower() == ".png":
+        image = read_image(path)
+        return None, (image.shape[0], image.shape[1])
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            shape, axes, dtype = _content(tiff)
+    except ImageFileError:
+        raise
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ImageFileError(f"cannot be read ({reason}); is the file damaged?") from error
+    for side, axis in zip(shape, axes):
+        # programs that know no axes call the images of a sequence channels
+        if (axis == "S" and side > 1) or (axis == "C" and 1 < side <= MOST_CHANNELS):
+            raise ImageFileError(
+                f"{side} channels or colours; save it as grey, one channel (a sequence: as TYX)"
+            )
+    shape = tuple(int(side) for side in shape if side != 1)
+    if dtype is None or dtype.newbyteorder("=") not in (np.uint8, np.uint16):
+        raise ImageFileError(f"image of type {dtype}; save it as 8 or 16 bit unsigned")
+    if len(shape) == 2:
+        return None, (shape[0], shape[1])
+    if len(shape) == 3:
+        return shape[0], (shape[1], shape[2])
+    raise ImageFileError(
+        f"image of shape {shape}; save a file (H, W) or a stack (T, H, W) of one channel"
+    )
+
+
+def _content(tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], str, Any]:
+    """Return shape, axes and type of what a file holds; refuse what would be lost."""
+    first = tiff.series[0]
+    page = tiff.pages.first
+    if page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE):
+        raise ImageFileError("a colour image; save it as grey, one channel")
+    promised = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+    held = int(np.prod(first.shape[:-2]))
+    if promised > held:
+        raise ImageFileError(f"holds {held} of its {promised} images; was it cut short?")
+    if len(tiff.series) == 1:
+        return tuple(first.shape), first.axes, first.dtype
+    # written page by page: each is a series of its own
+    shapes = sorted({f"{s.shape} {s.dtype}" for s in tiff.series})
+    if len(shapes) > 1 or len(first.shape) != 2:
+        raise ImageFileError(f"holds different images ({', '.join(shapes)}); save one per file")
+    return (len(tiff.series), *first.shape), "I" + first.axes, first.dtype

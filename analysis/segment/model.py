@@ -1,0 +1,249 @@
+"""A winner as a function: ``segment(array) -> label image``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.evaluation.calibration import CALIBRATION, read_calibration
+from analysis.evaluation.prediction import MapPredictor, predict_maps
+from analysis.instances.methods import GIVEN_BACK, default_parameters, make_instances, way_of
+from analysis.runfolder import AnalysisError, candidates, read_run
+from analysis.segment.sizes import trained_shape
+from trainables.config import TrialConfig, recorded_config
+from trainables.errors import CheckpointError
+from trainables.records.manifest import MANIFEST, first_line, read_manifest, sha256_of
+from trainables.tiling import Inference, chosen_inference, stored_inference
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A checkpoint and how its maps become instances."""
+
+    checkpoint: Path
+    parameters: dict[str, float]
+    calibrated: bool
+    give_back_gap: bool
+    pixel_size_um: float | None
+    """Of the images it was trained on."""
+    why: str
+    weights: str
+    """SHA-256 of the weights file."""
+    config: TrialConfig
+    inference: Inference
+    """How the network predicts images."""
+    image_shape: tuple[int, int] | None = None
+    """Of the largest training image; None where an older checkpoint does not say."""
+    appearance: dict[str, Any] | None = None
+    """What the training images look like; None where an older checkpoint does not say."""
+
+
+def choose_model(model: Path) -> Choice:
+    """Find the checkpoint that a user means.
+
+    Parameters
+    ----------
+    model : Path
+        A checkpoint's folder or its ``checkpoint.json``; or the folder of a sweep, of which the
+        report's best method is taken, without a report the best trial by validation IoU.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    AnalysisError, trainables.errors.CheckpointError
+        When there is none.
+    """
+    folder = model.parent if model.name == MANIFEST else model
+    if (folder / MANIFEST).is_file():
+        return _choice(folder.absolute(), None, f"checkpoint {folder.name}")
+    if not (folder / "plan.json").is_file():
+        raise AnalysisError(
+            f"{model} is neither a checkpoint (it has no {MANIFEST}) nor the folder of a sweep"
+        )
+    run = read_run(folder.absolute())
+    table = folder / "report" / "methods.csv"
+    if table.is_file():
+        try:
+            methods = pd.read_csv(table)
+            best = methods[methods["representative"].astype(bool)].iloc[0]
+            trial_id, way, name = str(best["trial_id"]), best["way"], best["method"]
+        except (OSError, KeyError, IndexError, ValueError) as error:
+            raise AnalysisError(
+                f"{table} cannot be read ({error!r}); python -m analysis.run makes it again"
+            ) from error
+        why = f"{name}, the first method of the report"
+        return _choice(run.checkpoint(trial_id), bool(way == GIVEN_BACK), why)
+    best_candidate = candidates(run)[0]
+    why = f"{best_candidate.name}, the best by validation IoU ({folder.name} has no report yet)"
+    return _choice(run.checkpoint(best_candidate.trials[0]), None, why)
+
+
+def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
+    manifest = read_manifest(checkpoint)
+    try:
+        config = recorded_config(manifest["config"])
+        inference = stored_inference(manifest)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint / MANIFEST}: config or inference: {first_line(error)}"
+        ) from error
+    weights = checkpoint / manifest["weights"]["file"]
+    if not weights.is_file() or sha256_of(weights) != manifest["weights"]["sha256"]:
+        raise CheckpointError(f"{weights} is missing or damaged; copy the checkpoint again")
+    stored = read_calibration(checkpoint)
+    if stored is None and (checkpoint / CALIBRATION).exists():
+        raise CheckpointError(
+            f"{checkpoint / CALIBRATION} cannot be read; python -m analysis.run makes it again, "
+            "without it defaults are used"
+        )
+    if stored is not None and stored["weights"] != manifest["weights"]["sha256"]:
+        stored = None  # of other weights
+    parameters = stored["calibrated"] if stored else default_parameters(config, manifest)
+    if give_back_gap is None:  # areas without the bias of a line that only separates
+        give_back_gap = config.task == "semantic2"
+    data = manifest.get("data") or {}
+    return Choice(
+        checkpoint, dict(parameters), stored is not None, give_back_gap, data.get("pixel_size_um"),
+        why, manifest["weights"]["sha256"], config, inference, trained_shape(manifest),
+        data.get("appearance"),
+    )  # fmt: skip
+
+
+class Segmenter:
+    """A trained network with its way of making instances.
+
+    Parameters
+    ----------
+    model : path or Choice
+        As for `choose_model`, or what it gave.
+    tile, flips
+        As for `analysis.evaluation.prediction.predict_maps`.
+    device : str
+        ``auto``: a GPU where there is one.
+
+    Examples
+    --------
+    >>> with Segmenter("runs/demo") as segment:  # doctest: +SKIP
+    ...     labels = segment(image)
+    """
+
+    def __init__(
+        self,
+        model: Path | str | Choice,
+        *,
+        tile: int | str = "auto",
+        flips: bool = False,
+        device: str = "auto",
+    ) -> None:
+        from trainables.checkpoint import load
+        from trainables.predict import resolve_device
+
+        self.choice = model if isinstance(model, Choice) else choose_model(Path(model))
+        self.tile, self.flips = tile, flips
+        predictor = load(self.choice.checkpoint)
+        where = resolve_device(device)
+        if where.type == "cuda":
+            predictor.to(where)
+        self.predictor: MapPredictor = predictor
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.int32]:
+        """Segment one image.
+
+        Parameters
+        ----------
+        image : (H, W) array
+            Raw intensities of any integer or float type.
+
+        Returns
+        -------
+        (H, W) int32 array
+            Label image: 0 is background, cells are numbered from 1.
+
+        Raises
+        ------
+        ValueError
+            When the image is not two-dimensional, holds no numbers, or one that is not finite.
+        """
+        image = np.asarray(image)
+        if image.dtype.kind not in "uif":
+            raise ValueError(f"an image holds numbers, not {image.dtype}")
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise ValueError("an image holds finite numbers; replace NaN and infinity first")
+        maps = predict_maps(self.predictor, image, tile=self.tile, flips=self.flips)
+        return make_instances(
+            self.predictor.config, maps, self.choice.parameters, (image.shape[0], image.shape[1]),
+            give_back_gap=self.choice.give_back_gap,
+        )  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that determines the result, for the record."""
+        manifest = json.loads((self.choice.checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        return {
+            "checkpoint": str(self.choice.checkpoint),
+            "weights": manifest["weights"]["sha256"],
+            "way": way_of(self.predictor.config),
+            "parameters": self.choice.parameters,
+            "calibrated": self.choice.calibrated,
+            "give_back_gap": self.choice.give_back_gap,
+            "inference": chosen_inference(self.choice.inference, self.tile).state(),
+            "flips": self.flips,
+        }
+
+    def close(self) -> None:
+        """End the process of stardist's own model, if there is one."""
+        if hasattr(self.predictor, "close"):
+            self.predictor.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def segment(
+    image: NDArray[Any],
+    model: Path | str | Segmenter,
+    *,
+    tile: int | str = "auto",
+    flips: bool = False,
+    device: str = "auto",
+) -> NDArray[np.int32]:
+    """Segment one image; for many, keep a `Segmenter`.
+
+    Parameters
+    ----------
+    image : (H, W) array
+        Raw intensities of any integer or float type.
+    model : path or Segmenter
+        A checkpoint, or the folder of a sweep, loaded for this image alone; or a `Segmenter`, with
+        which the other arguments mean nothing.
+    tile, flips
+        As for `analysis.evaluation.prediction.predict_maps`.
+    device : {"auto", "cpu", "cuda"}
+
+    Returns
+    -------
+    (H, W) int32 array
+        Label image: 0 is background, cells are numbered from 1.
+
+    Raises
+    ------
+    AnalysisError, trainables.errors.CheckpointError
+        When there is no model, or it cannot be read.
+    ValueError
+        When the image is not two-dimensional.
+    """
+    if isinstance(model, Segmenter):
+        return model(image)
+    with Segmenter(model, tile=tile, flips=flips, device=device) as one:
+        return one(image)

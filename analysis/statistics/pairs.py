@@ -1,0 +1,319 @@
+"""Which differences are real: between methods, between populations, and with the truth.
+
+Cells of one image, field or track resemble each other, so they are not independent evidence: a
+test that counts them as such finds differences where there are none, several times more often
+than it says. Here the naive test of the paper stands beside one that counts independent units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.statistics.resampling import (
+    FEWEST_UNITS,
+    cliffs_deltas,
+    least_p,
+    percentiles,
+    ratio_of_sums,
+    signs_p,
+    unit_draws,
+    units_p,
+)
+
+RESAMPLES = 9999
+"""Permutations of units, unless there are fewer in all."""
+MOST_BOOTSTRAPS = 2000
+"""Bootstrap resamples are no more than this: intervals need fewer than small p-values do."""
+TOO_FEW = "too few independent units"
+COLUMNS = (
+    "feature", "a", "b", "n_a", "n_b", "units_a", "units_b", "design", "mean_a", "mean_b",
+    "median_a", "median_b", "difference", "difference_low", "difference_high", "u",
+    "p_mann_whitney", "cliffs_delta", "delta_low", "delta_high", "unit_difference",
+    "unit_difference_low", "unit_difference_high", "p_unit", "p_least", "note",
+)  # fmt: skip
+Array = NDArray[np.float64]
+
+
+def compare(
+    objects: pd.DataFrame,
+    *,
+    feature: str,
+    by: str,
+    unit: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    r"""Compare a feature between all pairs of groups of cells.
+
+    Parameters
+    ----------
+    objects : DataFrame
+        One row per cell. Rows whose feature is not finite, or whose group or unit is missing, are
+        left out.
+    feature : str
+        Column of numbers.
+    by : str
+        Column of the groups: method, population, ...
+    unit : str
+        Column of what is independent of each other: image, field, track, patient, ... The same
+        value in two groups means the same unit.
+    resamples : int
+        Permutations for `p_unit`, and bootstrap resamples (at most 2,000) for intervals.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        One row per pair of groups, in the order of their appearance:
+
+        - feature, a, b; n_a, n_b: cells; units_a, units_b
+        - design: ``paired`` where units hold cells of both groups, else ``unpaired``
+        - mean_a, mean_b, median_a, median_b, and difference = mean_a - mean_b, over cells
+        - u, p_mann_whitney: Mann-Whitney U of a and its two-sided p over single cells
+          (`scipy.stats.mannwhitneyu`: exact with at most 8 cells in a group and no ties, else
+          normal approximation with tie and continuity correction). It takes cells for independent
+        - cliffs_delta: P(a > b) - P(a < b) over all pairs of cells, from -1 to 1 (Cliff 1993)
+        - unit_difference: mean over units of the difference of their means (paired), or the
+          difference of the means of units; every unit counts the same
+        - p_unit: two-sided, by permutation. Paired: the labels a and b are swapped within units.
+          Unpaired: units are permuted between a and b
+        - p_least: the smallest p that so few units could give
+        - \*_low, \*_high: 95 % percentile intervals of a bootstrap over units
+        - note: what to know of the row; with fewer than six units 'too few independent units',
+          and no p_unit and no intervals
+
+    Raises
+    ------
+    KeyError
+        For a column that is missing.
+    ValueError
+        For a feature that holds no numbers, or `unit` and `by` the same column.
+
+    Notes
+    -----
+    Groups that partly share units are compared within the shared ones, if these are at least six;
+    else without the shared ones. The note says so.
+    """
+    for column in (feature, by, unit):
+        if column not in objects:
+            raise KeyError(
+                f"no column {column!r} in the object table: {', '.join(map(str, objects))}"
+            )
+    if unit == by:
+        raise ValueError(f"cells cannot be compared by {by!r} with {by!r} as independent unit")
+    try:
+        numbers = pd.to_numeric(objects[feature]).to_numpy(float, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise ValueError(f"column {feature!r} does not hold numbers") from None
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    table = pd.DataFrame({
+        "value": numbers, "by": objects[by].to_numpy(object), "unit": objects[unit].to_numpy(object)
+    })  # fmt: skip
+    levels = [level for level in table["by"].drop_duplicates() if not pd.isna(level)]
+    table = table[np.isfinite(numbers) & table["by"].notna() & table["unit"].notna()]
+    parts = {level: table.loc[table["by"] == level] for level in levels}
+    rows = []
+    for number, (a, b) in enumerate(combinations(levels, 2)):
+        rng = np.random.default_rng([seed, number])
+        found = _pair(parts[a], parts[b], resamples, rng)
+        rows.append({"feature": feature, "a": a, "b": b, **found})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _pair(
+    a: pd.DataFrame, b: pd.DataFrame, resamples: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    values_a, values_b = a["value"].to_numpy(float), b["value"].to_numpy(float)
+    row: dict[str, Any] = dict.fromkeys(COLUMNS[3:], math.nan)
+    row.update(
+        n_a=len(a), n_b=len(b), units_a=a["unit"].nunique(), units_b=b["unit"].nunique(),
+        design="", note="",
+    )  # fmt: skip
+    if not len(a) or not len(b):
+        row["note"] = "no cells in " + " and ".join(n for n, t in (("a", a), ("b", b)) if t.empty)
+        return row
+    u = stats.mannwhitneyu(values_a, values_b, alternative="two-sided", method="auto")
+    row.update(
+        mean_a=values_a.mean(), mean_b=values_b.mean(), median_a=np.median(values_a),
+        median_b=np.median(values_b), difference=values_a.mean() - values_b.mean(),
+        u=float(u.statistic), p_mann_whitney=float(u.pvalue),
+        cliffs_delta=2 * float(u.statistic) / (len(a) * len(b)) - 1,
+    )  # fmt: skip
+    shared = set(a["unit"]) & set(b["unit"])
+    everything = set(a["unit"]) | set(b["unit"])
+    paired = shared == everything or len(shared) >= FEWEST_UNITS
+    row["design"] = "paired" if paired else "unpaired"
+    if shared and shared != everything:
+        if paired:
+            row["note"] = f"within the {len(shared)} units that hold both"
+            a, b = a[a["unit"].isin(shared)], b[b["unit"].isin(shared)]
+        else:
+            row["note"] = f"without the {len(shared)} units that hold both"
+            a, b = a[~a["unit"].isin(shared)], b[~b["unit"].isin(shared)]
+    row.update(_by_units(a, b, paired, resamples, rng, row["note"]))
+    return row
+
+
+def _by_units(
+    a: pd.DataFrame, b: pd.DataFrame, paired: bool, resamples: int, rng: np.random.Generator,
+    note: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what counts independent units: p, and intervals by a bootstrap over them."""
+    names_a, unit_a = np.unique(a["unit"].astype(str), return_inverse=True)
+    names_b, unit_b = np.unique(b["unit"].astype(str), return_inverse=True)
+    units = len(names_a) if paired else len(names_a) + len(names_b)
+    enough = units >= FEWEST_UNITS and min(len(names_a), len(names_b)) >= 2
+    values_a, values_b = a["value"].to_numpy(float), b["value"].to_numpy(float)
+    sums_a, counts_a = _totals(values_a, unit_a, len(names_a))
+    sums_b, counts_b = _totals(values_b, unit_b, len(names_b))
+    means_a, means_b = sums_a / counts_a, sums_b / counts_b
+    found: dict[str, Any] = {"unit_difference": math.nan}
+    if len(means_a) and len(means_b):
+        found["unit_difference"] = float(means_a.mean() - means_b.mean())
+    if not enough:
+        return {**found, "note": "; ".join(n for n in (TOO_FEW, note) if n)}
+    if paired:
+        found["p_unit"] = signs_p(means_a - means_b, resamples, rng)
+    else:
+        found["p_unit"] = units_p(means_a, means_b, resamples, rng)
+    found["p_least"] = least_p(len(names_a), len(names_b), paired, resamples)
+    bootstraps = min(resamples, MOST_BOOTSTRAPS)
+    draws_a = unit_draws(len(names_a), bootstraps, rng)
+    draws_b = draws_a if paired else unit_draws(len(names_b), bootstraps, rng)
+    intervals = {
+        "difference": ratio_of_sums(draws_a, sums_a, counts_a)
+        - ratio_of_sums(draws_b, sums_b, counts_b),
+        "unit_difference": draws_a @ means_a / len(names_a) - draws_b @ means_b / len(names_b),
+        "delta": cliffs_deltas(values_a, values_b, unit_a, unit_b, draws_a, draws_b),
+    }
+    for name, resampled in intervals.items():
+        found[f"{name}_low"], found[f"{name}_high"] = percentiles(resampled)
+    return found
+
+
+def _totals(values: Array, unit: NDArray[np.int64], units: int) -> tuple[Array, Array]:
+    """Return sum and number of each unit's values."""
+    return (
+        np.bincount(unit, values, minlength=units).astype(float),
+        np.bincount(unit, minlength=units).astype(float),
+    )
+
+
+def holm(table: pd.DataFrame) -> pd.DataFrame:
+    """Correct p-values for their number (Holm 1979), over all rows of a table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With p_mann_whitney, p_unit or both; rows without a p do not count.
+
+    Returns
+    -------
+    DataFrame
+        The table with p_mann_whitney_holm and p_unit_holm added, after what they correct.
+
+    Examples
+    --------
+    >>> holm(pd.DataFrame({"p_unit": [0.01, 0.04, 0.03]}))["p_unit_holm"].tolist()
+    [0.03, 0.06, 0.06]
+    """
+    result = table.copy()
+    for name in ("p_mann_whitney", "p_unit"):
+        if name in result:
+            place = list(result.columns).index(name) + 1
+            result.insert(place, f"{name}_holm", _holm(result[name].to_numpy(float)))
+    return result
+
+
+def _holm(p: Array) -> Array:
+    corrected = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else []
+    return corrected
+
+
+def agreement(
+    pairs: pd.DataFrame,
+    *,
+    feature_true: str,
+    feature_pred: str,
+    unit: str,
+    resamples: int = MOST_BOOTSTRAPS,
+    seed: int = 0,
+) -> Mapping[str, float]:
+    """Say how well predicted values agree with true ones, for cells that have both.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        One row per cell.
+    feature_true, feature_pred : str
+        Columns of the two values.
+    unit : str
+        Column of what is independent.
+    resamples, seed : int
+        Of the bootstrap over units.
+
+    Returns
+    -------
+    mapping
+        bias (mean of pred - true), sd of these differences, loa_low and loa_high (limits of
+        agreement, bias -+ 1.96 sd: Bland and Altman 1986), ccc (concordance correlation, Lin
+        1989: 1 only when all values are equal), each of bias and ccc with a 95 % interval
+        (bias_low, ...) that is NaN with fewer than six units; n, units.
+
+    Raises
+    ------
+    KeyError
+        For a column that is missing.
+    """
+    for column in (feature_true, feature_pred, unit):
+        if column not in pairs:
+            raise KeyError(f"no column {column!r} in the table: {', '.join(map(str, pairs))}")
+    table = pairs[[feature_true, feature_pred, unit]].dropna()
+    true, pred = table[feature_true].to_numpy(float), table[feature_pred].to_numpy(float)
+    names, index = np.unique(table[unit].astype(str), return_inverse=True)
+    result = dict.fromkeys(
+        ("bias", "bias_low", "bias_high", "sd", "loa_low", "loa_high", "ccc", "ccc_low",
+         "ccc_high"), math.nan,
+    )  # fmt: skip
+    result.update(n=len(table), units=len(names))
+    if not len(table):
+        return result
+    # sums of each unit, from which bias and concordance of any resample follow; taken relative to
+    # the mean, so that squares lose no digits
+    x, y = true - true.mean(), pred - true.mean()
+    moments = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    sums = np.stack([np.bincount(index, v) for v in moments]).astype(float)
+    bias, ccc = _bias_and_ccc(np.ones((1, len(names))), sums)
+    sd = float((pred - true).std(ddof=1)) if len(table) > 1 else math.nan
+    result.update(
+        bias=float(bias[0]), sd=sd, loa_low=float(bias[0]) - 1.96 * sd,
+        loa_high=float(bias[0]) + 1.96 * sd, ccc=float(ccc[0]),
+    )  # fmt: skip
+    if len(names) >= FEWEST_UNITS:
+        draws = unit_draws(len(names), resamples, np.random.default_rng(seed))
+        biases, cccs = _bias_and_ccc(draws, sums)
+        result["bias_low"], result["bias_high"] = percentiles(biases)
+        result["ccc_low"], result["ccc_high"] = percentiles(cccs)
+    return result
+
+
+def _bias_and_ccc(draws: NDArray[Any], sums: Array) -> tuple[Array, Array]:
+    n, x, y, xx, yy, xy = (draws @ one for one in sums)
+    mx, my = x / n, y / n
+    vx, vy, cov = xx / n - mx**2, yy / n - my**2, xy / n - mx * my
+    below = vx + vy + (mx - my) ** 2
+    ccc = np.divide(2 * cov, below, out=np.full(len(n), np.nan), where=below > 0)
+    return my - mx, ccc

@@ -1,0 +1,184 @@
+"""All comparisons of a report: between methods, between populations of cells, with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from analysis.evidence import FEATURES, TRUTH
+from analysis.morphology.noise import discretisation_difference, noise_floor
+from analysis.statistics.pairs import RESAMPLES, agreement, compare, holm
+
+UNITS = ("group", "image", "track")
+MOST_GROUPS = 6
+"""Groups of images that are compared with each other; more would be too many pairs."""
+QUARTILES = (0.25, 0.5, 0.75)
+
+
+def with_unit(objects: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Add the column ``unit``: groups and images by name, tracks within their group.
+
+    Objects without a track (found by a method only) have none, and are left out by tests.
+    """
+    table = objects.copy()
+    if unit == "track":
+        track = table["track"].astype("string")
+        table["unit"] = (table["group"].astype("string") + "/" + track).where(track.notna())
+    else:
+        table["unit"] = table[unit].astype("string")
+    return table
+
+
+def comparisons(
+    objects: pd.DataFrame,
+    *,
+    unit: str = "group",
+    convention: str = "trackmate",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare all pairs of methods, and within each method all pairs of populations.
+
+    Where objects.csv names no population and units are smaller than groups (``image`` or
+    ``track``), the groups of images (patients, treatments, ...) are compared like populations.
+
+    Parameters
+    ----------
+    objects : DataFrame
+        As `analysis.evidence.Evidence.objects`.
+    unit : {"group", "image", "track"}
+        The independent unit.
+    convention : str
+        With which the objects were measured.
+    resamples, seed : int
+
+    Returns
+    -------
+    DataFrame
+        As `analysis.evidence.Evidence.statistics`; empty where there is nothing to compare.
+    """
+    table = with_unit(objects, unit)
+    table = table[table["unit"].notna()]
+    tables = []
+    for kind, method, part, by in _questions(table, unit):
+        for feature in FEATURES:
+            found = compare(
+                part, feature=feature, by=by, unit="unit", resamples=resamples, seed=seed
+            )
+            if not len(found):
+                continue
+            found.insert(0, "comparison", kind)
+            found.insert(1, "method", method)
+            areas = {
+                level: rows["area"].dropna().to_numpy(float) for level, rows in part.groupby(by)
+            }
+            found["discretisation"] = [
+                _discretisation(areas.get(a), areas.get(b), feature, convention)
+                for a, b in zip(found["a"], found["b"])
+            ]
+            tables.append(found)
+    if not tables:
+        return pd.DataFrame()
+    result = holm(pd.concat(tables, ignore_index=True))
+    # a difference that is not known cannot be said to be more than pixels make
+    result["below_noise"] = ~(result["difference"].abs() > result["discretisation"])
+    return result
+
+
+def _questions(table: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
+    if table["method"].nunique() > 1:
+        yield "methods", "", table, "method"
+    # groups of images are populations where nothing smaller is named and they are not the units
+    by_group = unit != "group" and table["population"].isna().all()
+    if by_group and 2 <= table["group"].nunique() <= MOST_GROUPS:
+        for method, rows in table.groupby("method", sort=False):
+            yield "groups", str(method), rows.sort_values("group"), "group"
+    for method, rows in table.groupby("method", sort=False):
+        named = rows[rows["population"].notna()]
+        if named["population"].nunique() > 1:
+            # the same pairs the same way round for every method
+            yield "populations", str(method), named.sort_values("population"), "population"
+
+
+def _discretisation(
+    a: np.ndarray | None, b: np.ndarray | None, feature: str, convention: str
+) -> float:
+    if a is None or b is None or not len(a) or not len(b):
+        return float("nan")
+    return float(discretisation_difference(a, b, feature, convention=convention))
+
+
+def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> pd.DataFrame:
+    """Compare each method's features with the truth's, for cells that both have.
+
+    Returns
+    -------
+    DataFrame
+        As `analysis.evidence.Evidence.agreement`.
+    """
+    rows = []
+    for method, feature, pairs in _matched(objects, unit):
+        one = dict(
+            agreement(pairs, feature_true="true", feature_pred="pred", unit="unit", seed=seed)
+        )
+        mean = pairs["true"].mean()
+        relative = one["bias"] / mean if mean else np.nan
+        rows.append({
+            "method": method, "feature": feature, **one, "relative_bias": relative,
+            "relative_low": one["bias_low"] / mean if mean else np.nan,
+            "relative_high": one["bias_high"] / mean if mean else np.nan,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def unit_biases(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
+    """Return each unit's own bias, for cells that a method and the truth both have.
+
+    Returns
+    -------
+    DataFrame
+        One row per method, feature and unit: method, trial_id, split, metric ('bias_area', ...),
+        unit, value: mean of method minus truth over the unit's cells, divided by the truth's mean
+        over the cells of all units.
+    """
+    tables = []
+    for method, feature, pairs in _matched(objects, unit):
+        mean = pairs["true"].mean()
+        if not mean:
+            continue
+        each = ((pairs["pred"] - pairs["true"]) / mean).groupby(pairs["unit"]).mean()
+        row = {"method": method, "metric": f"bias_{feature}"}
+        tables.append(pd.DataFrame({**row, "unit": each.index.astype(str), "value": each.array}))
+    if not tables:
+        return pd.DataFrame()
+    # of one method, all objects are of one trial and one split
+    trials = objects.drop_duplicates("method").set_index("method")[["trial_id", "split"]]
+    return pd.concat(tables, ignore_index=True).join(trials, on="method")
+
+
+def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Give, of each method and feature, the cells that the truth has, too: true, pred, unit."""
+    table = with_unit(objects, unit)
+    true = table[table["method"] == TRUTH].set_index(["image", "label"])
+    for method, found in table[table["method"] != TRUTH].groupby("method", sort=False):
+        found = found[found["matched_label"].notna()]
+        keys = pd.MultiIndex.from_arrays([found["image"], found["matched_label"].astype("int64")])
+        partner = true.reindex(keys)
+        for feature in FEATURES:
+            pairs = pd.DataFrame({
+                "true": partner[feature].to_numpy(float),
+                "pred": found[feature].to_numpy(float),
+                "unit": found["unit"].to_numpy(),
+            }).dropna()  # fmt: skip
+            if len(pairs):
+                yield str(method), feature, pairs
+
+
+def noise_of(objects: pd.DataFrame, convention: str) -> pd.DataFrame:
+    """Return the noise floor at the quartiles of the true cells' areas."""
+    areas = objects.loc[objects["method"] == TRUTH, "area"].dropna()
+    if areas.empty:
+        return pd.DataFrame()
+    return noise_floor(areas.quantile(list(QUARTILES)).to_numpy(float), convention=convention)

@@ -1,0 +1,99 @@
+"""Where a sweep runs: the Ray cluster that was named, or a private one on this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sweep.plan import RequestError
+from sweep.resources import Resources
+from trainables.machine.addresses import knock
+from trainables.machine.cores import usable_cpus
+
+PACKAGES = ("sweep", "trainables", "search_spaces")
+"""What workers need of this project; uploaded with the job, so that they run this copy."""
+
+
+def _quiet_environment() -> None:
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+
+
+@contextmanager
+def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
+    """Join the cluster at an address, or start a private one and stop it at the end.
+
+    Parameters
+    ----------
+    address : str or None
+        None: a private Ray on this machine, never another one that happens to run here.
+    gpus : int or None
+        GPUs of a private Ray; None: those that it detects.
+
+    Raises
+    ------
+    RequestError
+        When no cluster answers at the address.
+    """
+    _quiet_environment()
+    root = Path(__file__).resolve().parents[2]
+    # Only ours is uploaded; libraries come from the workers' own environment.
+    environment = {"py_modules": [str(root / name) for name in PACKAGES]}
+    secret = {}
+    if address is None and "RAY_AUTH_MODE" not in os.environ:
+        # A token of this run's own, in memory: Ray would leave one in the home folder that
+        # switches authentication on for whatever is started there next.
+        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ.update(secret)
+    import ray
+
+    common = {
+        "runtime_env": environment,
+        "log_to_driver": False,
+        "logging_level": "WARNING",
+        "configure_logging": True,
+    }
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=usable_cpus(),
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=256 * 2**20,
+                **common,
+            )
+        else:
+            try:
+                knock(address)
+                ray.init(address=address, **common)
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = (str(error).strip().splitlines() or [""])[0]
+                raise RequestError(
+                    f"no Ray cluster answers at {address!r} ({reason}); start one with "
+                    "ray up cluster.yaml, or leave out --address and RAY_ADDRESS to run here"
+                ) from error
+        total = ray.cluster_resources()
+        # of the largest node: what one trial can be given
+        nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+        memory = max(nodes, default=0.0) / 2**30 or None
+        cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        yield Resources(
+            total.get("CPU", 0.0), total.get("GPU", 0.0), memory, node_cpus=max(cores) or None
+        )
+    finally:
+        ray.shutdown()
+        for name in secret:
+            os.environ.pop(name, None)
+
+
+def where(argument: str | None) -> str | None:
+    """Return the address to use: ``--address``, else ``RAY_ADDRESS``, else None."""
+    address = argument or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address

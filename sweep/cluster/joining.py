@@ -1,0 +1,108 @@
+"""What a sweep finds out about a cluster before its first trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from sweep.cluster.autoscaler import offered
+from sweep.cluster.nodes import join
+from sweep.cluster.visibility import check_visibility, token_in
+from sweep.plan import Plan, RequestError, Settings
+from sweep.resources import Gpus, Resources, gpus_per_trial, slots
+from trainables.data.dataset import DataSet
+
+MOST_SCOUTS = 100
+
+
+@contextmanager
+def joined(
+    plan: Plan,
+    dataset: DataSet,
+    out: Path,
+    present: Resources,
+    gpus: Gpus | None,
+    address: str,
+    screen: Console,
+) -> Iterator[tuple[Plan, Resources, Gpus | None]]:
+    """Decide on which nodes of a cluster a sweep runs, and make sure that they see its folders.
+
+    Parameters
+    ----------
+    plan : Plan
+    dataset : DataSet
+    out : Path
+        Absolute run folder; must exist.
+    present : Resources
+        What has joined the cluster so far.
+    gpus : Gpus or None
+        What ``--gpus`` says.
+    address : str
+        As the user named the cluster.
+    screen : rich.console.Console
+
+    Yields
+    ------
+    Plan, Resources, Gpus or None
+        With the precision, what will be there in time, and the GPUs that may come.
+
+    Raises
+    ------
+    RequestError
+        When the cluster cannot run the trials: what is missing, and on which node.
+    """
+    settings = plan.request.settings
+    coming = gpus_to_come(gpus, settings, present, address)
+    if coming is not None and coming != gpus:
+        named = f" ({coming.name})" if coming.name else ""
+        screen.print(f"the cluster may start up to {coming.count} GPUs{named}; --gpus overrides it")
+    plan, resources = join(plan, dataset, present, coming, screen)
+    with token_in(out) as token:
+        check_visibility(
+            out, token, dataset, {*(resources.avoid or ()), *resources.other_nodes},
+            cpus=settings.cpus_per_trial, gpus=gpus_per_trial(settings, resources),
+            scouts=min(MOST_SCOUTS, slots(settings, resources)), say=screen.print,
+        )  # fmt: skip
+        yield plan, replace(resources, token=token), coming
+
+
+def gpus_to_come(
+    told: Gpus | None, settings: Settings, present: Resources, address: str
+) -> Gpus | None:
+    """Return the GPUs that trials on a cluster may count on; Ray must be connected.
+
+    Parameters
+    ----------
+    told : Gpus or None
+        What ``--gpus`` says: this holds.
+    settings : Settings
+    present : Resources
+        What has joined so far.
+    address : str
+        As the user named the cluster.
+
+    Raises
+    ------
+    RequestError
+        When the cluster has nothing yet, and what will come is not known.
+    """
+    import ray
+
+    if told is not None or settings.gpus_per_trial == 0:
+        return told
+    offer = offered(ray.get_runtime_context().gcs_address)
+    if offer is not None and offer.gpus:
+        return Gpus(math.floor(max(offer.gpus, present.gpus)), offer.gpu_name)
+    nothing = present.cpus < settings.cpus_per_trial and not present.gpus
+    if settings.gpus_per_trial is None and nothing and not (offer and offer.cpus):
+        raise RequestError(
+            f"the cluster at {address} has no cores for a trial and no GPUs yet, and what nodes it "
+            "may start is not known on this one: say it, such as --gpus 4xA10G, or "
+            "--set gpus_per_trial=0 for trials on CPUs"
+        )
+    return None

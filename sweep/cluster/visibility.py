@@ -1,0 +1,340 @@
+"""Whether the nodes of a cluster see the run folder and the data.
+
+Trials run on all nodes and write their results to the run folder. On a node that has another disk
+at that path they would be lost, so each node reads a word that the driver wrote there, writes an
+answer that the driver reads back, and compares the data set with the driver's.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.plan import RequestError
+from trainables.data.dataset import DataError, DataOptions, DataSet, cached_index
+from trainables.records.files import write_text
+
+FOLDER = ".nodes"
+"""In the run folder, while a sweep runs."""
+PATIENCE_SECONDS = 10.0
+"""Network file systems may show a new file late."""
+ANSWER_SECONDS = 600.0
+"""Longest wait for all nodes: each starts a worker and reads the whole data set."""
+STALE_SECONDS = 86400.0
+HINT = "--out and --data must lie on storage that every node sees, such as /shared"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one node sees."""
+
+    node: str
+    """Ray's id of the node."""
+    name: str
+    """Host and address, for messages."""
+    problems: tuple[str, ...] = ()
+    """What it lacks, each as the rest of a sentence about the node; empty: nothing."""
+
+
+@contextmanager
+def token_in(out: Path) -> Iterator[str]:
+    """Write a random word into a run folder for as long as the block runs.
+
+    Parameters
+    ----------
+    out : Path
+        Absolute run folder; must exist.
+
+    Yields
+    ------
+    str
+        The word, as `look` takes it.
+    """
+    parent = out / FOLDER
+    for old in parent.glob("*"):  # of drivers that were killed
+        if time.time() - old.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    token = secrets.token_hex(8)
+    write_text(parent / token / "token", token)
+    try:
+        yield token
+    finally:
+        shutil.rmtree(parent / token, ignore_errors=True)
+        if parent.exists() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def look(
+    answer: str,
+    out: str | None = None,
+    token: str = "",
+    data: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    fingerprint: str = "",
+    patience: float = PATIENCE_SECONDS,
+) -> tuple[str, ...]:
+    """Look from this machine at a run folder and a data set.
+
+    Parameters
+    ----------
+    answer : str
+        Name of the file that is written beside the token.
+    out : str or None
+        Absolute run folder, which holds `token`; None: it is not looked at.
+    token : str
+        As `token_in` gives it.
+    data : str or None
+        Absolute folder of the data set; None: it is not looked at.
+    options : mapping or None
+        Fields of `trainables.data.DataOptions`: how the data are divided.
+    fingerprint : str
+        Of the data set as the driver has it.
+    patience : float
+        Seconds until a file that is not there counts as missing.
+
+    Returns
+    -------
+    tuple of str
+        What is missing, each as the rest of a sentence about this node; empty: nothing.
+    """
+    problems = [_out_problem(Path(out), token, answer, patience) if out else ""]
+    if data is not None:
+        problems.append(_data_problem(Path(data), options or {}, fingerprint))
+    return tuple(problem for problem in problems if problem)
+
+
+def _out_problem(out: Path, token: str, answer: str, patience: float) -> str:
+    folder, end = out / FOLDER / token, time.monotonic() + patience
+    while True:
+        try:
+            if (folder / "token").read_text(encoding="utf-8") == token:
+                break
+        except OSError:
+            pass
+        if time.monotonic() >= end:
+            what = "has another folder at" if out.is_dir() else "does not see the run folder"
+            return f"{what} {out}"
+        time.sleep(0.2)
+    try:
+        write_text(folder / answer, token)
+    except OSError as error:
+        return f"cannot write to the run folder {out} ({error.strerror or error})"
+    return ""
+
+
+def _data_problem(data: Path, options: Mapping[str, Any], fingerprint: str) -> str:
+    if not data.is_dir():
+        return f"does not see the data set {data}"
+    try:
+        found = cached_index(data, DataOptions(**options)).fingerprint
+    except (DataError, OSError) as error:
+        reason = (str(error).splitlines() or ["no message"])[0]
+        return f"cannot read the data set {data} ({reason})"
+    return "" if found == fingerprint else f"has other files in the data set {data}"
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """Return what a node is called in messages.
+
+    Parameters
+    ----------
+    node : mapping
+        As ``ray.nodes()`` describes it.
+
+    Examples
+    --------
+    >>> name_of({"NodeID": "d1c0ffee42", "NodeManagerHostname": "gpu2",
+    ...          "NodeManagerAddress": "10.0.0.2"})
+    'node gpu2 (10.0.0.2, d1c0ffee)'
+    """
+    host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
+    return f"node {host} ({address}, {node['NodeID'][:8]})"
+
+
+def ask_nodes(
+    nodes: Sequence[Mapping[str, Any]],
+    out: Path | None,
+    token: str = "",
+    seconds: float = ANSWER_SECONDS,
+    **data: Any,
+) -> list[Sight]:
+    """Let each node look, by one task on each; Ray must be connected.
+
+    Parameters
+    ----------
+    nodes : sequence of dict
+        Of ``ray.nodes()``.
+    out : Path or None
+        Absolute run folder; None: it is not looked at.
+    token : str
+        As `token_in` gives it.
+    seconds : float
+        Longest wait for the answers.
+    **data
+        ``data``, ``options`` and ``fingerprint`` of `look`.
+
+    Returns
+    -------
+    list of Sight
+        One for each node, in the same order.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = []
+    for node in nodes:
+        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        sent = task.options(scheduling_strategy=where).remote(
+            node["NodeID"], str(out) if out else None, token, **data
+        )
+        asked.append(sent)
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=seconds, fetch_local=False)
+    sights = []
+    for node, answer in zip(nodes, asked, strict=True):
+        problems = _answer(answer, seconds)
+        if not problems and out is not None and not _arrived(out / FOLDER / token, node["NodeID"]):
+            problems = (f"writes to {out}, but nothing of that arrives here",)
+        sights.append(Sight(node["NodeID"], name_of(node), problems))
+    return sights
+
+
+def _answer(answer: Any, seconds: float) -> tuple[str, ...]:
+    import ray
+
+    try:
+        return tuple(ray.get(answer, timeout=0.1))
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(answer, force=True)
+        return (f"gave no answer within {seconds:.0f} s",)
+    except ray.exceptions.RayError as error:
+        return (f"cannot run a task ({_last(error)})",)
+
+
+def _last(error: Exception) -> str:
+    """Return the line of a remote error that says what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _arrived(folder: Path, name: str) -> bool:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not (folder / name).exists():
+        if time.monotonic() >= end:
+            return False
+        os.listdir(folder)  # makes network file systems look again
+        time.sleep(0.2)
+    return True
+
+
+def told(sights: Sequence[Sight]) -> str:
+    """Return in one line which nodes lack what; empty where none does."""
+    return "; ".join(f"{one.name} {' and '.join(one.problems)}" for one in sights if one.problems)
+
+
+def check_visibility(
+    out: Path,
+    token: str,
+    dataset: DataSet,
+    avoid: Collection[str],
+    *,
+    cpus: float,
+    gpus: float,
+    scouts: int,
+    say: Callable[[str], Any],
+) -> None:
+    """Make sure that the nodes that may get trials see the run folder and the data.
+
+    Where there is none yet, this waits for the first one: a cluster starts nodes when something
+    waits for them.
+
+    Parameters
+    ----------
+    out : Path
+        Absolute run folder.
+    token : str
+        As `token_in` gives it.
+    dataset : DataSet
+    avoid : collection of str
+        Ids of nodes that get no trial.
+    cpus, gpus : float
+        What a trial takes.
+    scouts : int
+        Trials to ask nodes for, where there is none.
+    say : callable
+        Takes a line for the user.
+
+    Raises
+    ------
+    RequestError
+        When one does not; names every such node and what it lacks.
+    """
+    import ray
+
+    data: dict[str, Any] = {
+        "data": str(dataset.root),
+        "options": dataset.options.model_dump(),
+        "fingerprint": dataset.fingerprint,
+    }
+    nodes = [
+        node
+        for node in ray.nodes()
+        if node["Alive"]
+        and node["NodeID"] not in avoid
+        and node["Resources"].get("CPU", 0.0) >= cpus
+        and node["Resources"].get("GPU", 0.0) >= min(gpus, 1.0)
+    ]
+    if nodes:
+        sights = ask_nodes(nodes, out, token, **data)
+    else:
+        say("waiting for the first node that can hold a trial ...")
+        sights = [_ask_first(out, token, cpus, gpus, scouts, data)]
+    if problem := told(sights):
+        raise RequestError(f"{problem}: {HINT}; nothing was started")
+
+
+def this_node() -> dict[str, str]:
+    """Return the node of this worker, as far as ``ray.nodes()`` would describe it for `name_of`."""
+    import ray
+    from ray.util import get_node_ip_address
+
+    return {
+        "NodeID": ray.get_runtime_context().get_node_id(),
+        "NodeManagerHostname": os.uname().nodename,
+        "NodeManagerAddress": get_node_ip_address(),
+    }
+
+
+def _scout(out: str, token: str, data: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+    node = this_node()
+    return node, look(node["NodeID"], out, token, **data)
+
+
+def _ask_first(
+    out: Path, token: str, cpus: float, gpus: float, scouts: int, data: dict[str, Any]
+) -> Sight:
+    """Let the first node look that has room for a trial; ask for as many as all trials want."""
+    import ray
+
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_scout)
+    waiting = [task.remote(str(out), token, data) for _ in range(scouts)]
+    (first, *_), late = ray.wait(waiting)
+    for one in late:
+        ray.cancel(one)
+    try:
+        node, problems = ray.get(first)
+    except ray.exceptions.RayError as error:
+        raise RequestError(
+            f"the cluster's first node cannot run a task ({_last(error)})"
+        ) from error
+    if not problems and not _arrived(out / FOLDER / token, node["NodeID"]):
+        problems = (f"writes to {out}, but nothing of that arrives here",)
+    return Sight(node["NodeID"], name_of(node), problems)

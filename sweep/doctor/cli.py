@@ -1,0 +1,65 @@
+"""Is everything there that a sweep needs? ``python -m sweep.doctor [--address ADDR] ...``
+
+Prints one table, one line per finding, to be pasted into an issue. Exit code 2 when something
+would stop or spoil a sweep, else 0. It starts nothing and changes nothing.
+
+Imports nothing but Python's own before it has looked whether the rest is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+OK, PROBLEM, INTERRUPTED = 0, 2, 130
+FIRST_PYTHON = (3, 11)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sweep.doctor", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--address",
+        metavar="ADDR",
+        help="Ray cluster whose nodes are looked at, too (default: RAY_ADDRESS, else none)",
+    )
+    add("--data", metavar="PATH", help="data set to check: a folder with images/ and masks/")
+    add("--out", metavar="DIR", help="run folder to check")
+    return parser  # fmt: skip
+
+
+def _refuse(what: str) -> int:
+    """Print the one finding that keeps all others from being looked for."""
+    print(f"problem  {what}; install with this Python: make setup, or pip install -c "
+          f"constraints.txt -e . ({sys.executable})")  # fmt: skip
+    return PROBLEM
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    if sys.version_info < FIRST_PYTHON:
+        return _refuse(f"python  here  {sys.version.split()[0]}, but 3.11 or newer is needed")
+    try:
+        from sweep.cluster import connect as cluster
+        from sweep.doctor import diagnosis
+        from sweep.doctor.findings import print_table
+        from sweep.screen import quiet_screen
+    except ModuleNotFoundError as error:
+        return _refuse(f"libraries  here  not installed: {error.name}, and perhaps others")
+    address = cluster.where(arguments.address)
+    try:
+        # what libraries print would spoil the table
+        with tempfile.TemporaryDirectory(prefix="segsweep-") as log, quiet_screen(Path(log, "log")):
+            findings = diagnosis.diagnose(address, arguments.data, arguments.out)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print_table(findings, sys.stdout)
+    wrong = sum(one.state == "problem" for one in findings)
+    ending = {0: "nothing here would stop a sweep", 1: "1 problem would stop or spoil a sweep"}
+    print(ending.get(wrong, f"{wrong} problems would stop or spoil a sweep"))
+    return PROBLEM if wrong else OK

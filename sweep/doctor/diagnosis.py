@@ -1,0 +1,220 @@
+"""All that `sweep.doctor` looks at: this machine, its folders, and the nodes of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sweep.cluster import connect as cluster
+from sweep.cluster.autoscaler import offered
+from sweep.cluster.nodes import on_each
+from sweep.cluster.visibility import HINT, Sight, ask_nodes, name_of, token_in
+from sweep.doctor.checks import compare, differing_gpus, names_of, of_machine, requirements
+from sweep.doctor.findings import Finding, note, ok, problem, refused, short, together
+from sweep.doctor.folders import look_at_data, look_at_disk, look_at_out, look_at_weights, made
+from sweep.doctor.machine import Machine, look
+from sweep.plan import RequestError
+from sweep.provenance import git_commit
+from sweep.resources import Resources
+from trainables.data.dataset import DataSet
+
+ANSWER_SECONDS = 240.0
+"""Longest wait for the nodes: each starts a worker, torch and TensorFlow."""
+
+
+def diagnose(address: str | None, data: str | None, out: str | None) -> list[Finding]:
+    """Look at everything that a sweep needs.
+
+    Parameters
+    ----------
+    address : str or None
+        Of the Ray cluster whose nodes are looked at; None: this machine only.
+    data, out : str or None
+        Data set and run folder; None: not looked at.
+    """
+    folder = Path(out).absolute() if out and "://" not in out else None
+    names = names_of(requirements())
+    with ThreadPoolExecutor(3) as pool:
+        machine = pool.submit(look, names, trains=address is None)
+        checked = pool.submit(look_at_data, data) if data else None
+        weights = pool.submit(look_at_weights, folder)
+        here = [_project(), *of_machine(machine.result())]
+        findings, dataset = checked.result() if checked else ([_not_given("data")], None)
+        here += [*findings, *_of_out(out, folder), *weights.result()]
+    if address is None:
+        return here
+    writable = folder and not any(f.what == "out" and f.state == "problem" for f in here)
+    return here + of_cluster(address, machine.result(), folder if writable else None, dataset)
+
+
+def _project() -> Finding:
+    root = Path(__file__).resolve().parents[2]
+    try:
+        number = version("segsweep")
+    except PackageNotFoundError:
+        number = "(not installed)"
+    commit = git_commit()
+    return ok(
+        "project", f"segsweep {number}, {f'commit {_shorter(commit)}, ' if commit else ''}in {root}"
+    )
+
+
+def _shorter(commit: str) -> str:
+    number, dash, changed = commit.partition("-")
+    return number[:12] + dash + changed
+
+
+def _not_given(what: str) -> Finding:
+    return note(what, f"not checked: give --{what}")
+
+
+def _of_out(out: str | None, folder: Path | None) -> list[Finding]:
+    if out is None:
+        return [_not_given("out"), *look_at_disk(Path("runs").absolute())]
+    if folder is None:
+        text = f"{out}: an address, which is not supported"
+        return [problem("out", text, "name a folder with --out")]
+    return look_at_out(folder)
+
+
+def of_cluster(
+    address: str, ours: Machine, out: Path | None, dataset: DataSet | None
+) -> list[Finding]:
+    """Join a cluster and look at each of its nodes.
+
+    Parameters
+    ----------
+    address : str
+    ours : Machine
+        The machine that this runs on.
+    out : Path or None
+        Absolute run folder that can be written to here; None: not looked at.
+    dataset : DataSet or None
+        As it is here; None: not looked at.
+    """
+    try:
+        with cluster.ray_session(address, None) as resources:
+            import ray
+
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            found = _of_resources(address, len(nodes), resources)
+            answers = _machines(nodes, ours)
+            seen = [_of_node(node, answers[node["NodeID"]], ours) for node in nodes]
+            machines = [one for one in answers.values() if isinstance(one, Machine)]
+            there = [n for n in nodes if isinstance(answers[n["NodeID"]], Machine)]
+            found += [*together(seen), *differing_gpus(machines)]
+            return [*found, *_seen_out(there, out), *_seen_data(there, dataset)]
+    except RequestError as error:
+        return [_no_cluster(error, ours)]
+
+
+def _of_resources(address: str, nodes: int, present: Resources) -> list[Finding]:
+    """Say what a cluster offers, and what its autoscaler may start; Ray must be connected."""
+    import ray
+
+    text = f"{nodes} {'node' if nodes == 1 else 'nodes'} at {address}: {present.cpus:g} CPUs, "
+    found = [ok("cluster", f"{text}{present.gpus:g} GPUs", "cluster")]
+    offer = offered(ray.get_runtime_context().gcs_address)
+    if offer is not None:
+        kind = f" ({offer.gpu_name})" if offer.gpu_name else ""
+        text = f"may start {offer.cpus:g} CPUs, {offer.gpus:g} GPUs{kind} when trials wait"
+        found.append(ok("autoscaler", text, "cluster"))
+    elif not present.cpus and not present.gpus:
+        text = "no node offers CPUs or GPUs yet, and which may start is not known on this machine"
+        advice = "run this on the cluster's head, or say what will come: sweep.run --gpus 4xA10G"
+        found.append(note("autoscaler", text, advice, "cluster"))
+    return found
+
+
+def _called(node: Mapping[str, Any]) -> str:
+    return name_of(node).removeprefix("node ")
+
+
+def _seen_out(nodes: Sequence[Mapping[str, Any]], out: Path | None) -> list[Finding]:
+    """Say which nodes see the run folder and can write to it; it is removed if it was not there."""
+    if out is None:
+        return [
+            note("out", "not checked on the nodes", "give --out, a folder that can be written to")
+        ]
+    try:
+        with made(out), token_in(out) as token:
+            sights = ask_nodes(nodes, out, token, seconds=ANSWER_SECONDS)
+    except OSError as error:
+        text = f"{out}: cannot be written to ({short(error)})"
+        return [problem("out", text, "name a folder that can be written to with --out")]
+    return _of_sights("out", f"{out}: can be written to", nodes, sights)
+
+
+def _seen_data(nodes: Sequence[Mapping[str, Any]], dataset: DataSet | None) -> list[Finding]:
+    """Say which nodes see the same data as this machine."""
+    if dataset is None:
+        return []
+    root, options = str(dataset.root), dataset.options.model_dump()
+    sights = ask_nodes(
+        nodes, None, seconds=ANSWER_SECONDS,
+        data=root, options=options, fingerprint=dataset.fingerprint,
+    )  # fmt: skip
+    return _of_sights("data", f"{root}: the same files as here", nodes, sights)
+
+
+def _of_sights(
+    what: str, fine: str, nodes: Sequence[Mapping[str, Any]], sights: Sequence[Sight]
+) -> list[Finding]:
+    found = []
+    for node, sight in zip(nodes, sights, strict=True):
+        where, wrong = _called(node), " and ".join(sight.problems)
+        trains = node["Resources"].get("CPU", 0.0) or node["Resources"].get("GPU", 0.0)
+        if wrong and trains:
+            found.append(problem(what, wrong, HINT, where))
+        elif wrong:
+            found.append(note(what, f"{wrong}, which does not matter: it gets no trial", "", where))
+        else:
+            found.append(ok(what, fine, where))
+    return together([[one] for one in found])
+
+
+def _no_cluster(error: RequestError, ours: Machine) -> Finding:
+    """Say why a cluster could not be joined; of two versions, which."""
+    told = " ".join(str(error.__cause__ or "").split())
+    if "Version mismatch" in told:
+        theirs = told.partition("started with:")[2].partition("This process")[0].strip()
+        advice = (
+            f"install ray=={ours.libraries.get('ray', '')} and Python {ours.python} on every "
+            "node, or theirs here"
+        )
+        text = f"the cluster was started with {theirs}; here are Ray: "
+        text += f"{ours.libraries.get('ray', '')} Python: {ours.python}"
+        return problem("ray", text, advice, "cluster")
+    return refused("cluster", error, "start it, or leave out --address", "cluster")
+
+
+def _machines(nodes: Sequence[Mapping[str, Any]], ours: Machine) -> dict[str, Machine | Exception]:
+    names, ids = tuple(ours.libraries), [node["NodeID"] for node in nodes]
+    return on_each(ids, look, names, seconds=ANSWER_SECONDS)
+
+
+def _of_node(node: Mapping[str, Any], machine: Machine | Exception, ours: Machine) -> list[Finding]:
+    """Return the findings of one node, which name it."""
+    where = _called(node)
+    offers = {kind: node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU")}
+    if isinstance(machine, Exception):
+        said = [line.strip() for line in str(machine).splitlines() if line.strip()]
+        text = f"runs no task ({said[-1] if said else type(machine).__name__})"
+        return [problem("node", text, "see ray status and the node's logs; restart it", where)]
+    text = f"offers {offers['CPU']:g} CPUs, {offers['GPU']:g} GPUs"
+    if not any(offers.values()):
+        text += ": gets no trial"
+    found = [ok("node", text, where)]
+    if machine.pretended:
+        return [*found, *compare(machine, ours, where), *of_machine(machine, where)]
+    if offers["GPU"] > len(machine.gpus):
+        text = f"Ray offers {offers['GPU']:g} GPUs, but nvidia-smi finds {len(machine.gpus)}"
+        advice = "start its Ray with the number of GPUs that there are (--num-gpus)"
+        found.append(problem("gpu", text, advice, where))
+    elif len(machine.gpus) > offers["GPU"]:
+        text = f"Ray offers {offers['GPU']:g} of {len(machine.gpus)} GPUs"
+        found.append(note("gpu", text, "start its Ray with --num-gpus to use all", where))
+    return [*found, *compare(machine, ours, where), *of_machine(machine, where)]

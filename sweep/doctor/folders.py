@@ -1,0 +1,170 @@
+"""Findings about folders: the data set, the run folder, disk space and encoder weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sweep.doctor.findings import Finding, note, ok, problem, refused, short, within
+from sweep.doctor.machine import why_unreachable
+from sweep.outfolder import choose_out
+from sweep.plan import RequestError, read_plan
+from trainables.data.dataset import DataError, DataSet, open_dataset
+from trainables.data.splits import SPLITS
+from trainables.encoders.sources import read_record
+
+DATA_SECONDS = 120.0
+"""Longest check of a data set."""
+STORAGE_SECONDS = 20.0
+"""Longest wait for a folder: that of a server that is gone answers never."""
+MOST_LINES = 20
+"""Problems of one data set that are listed."""
+LEAST_GB, ENOUGH_GB = 1.0, 8.0
+"""Free disk space below which a sweep cannot end well, and below which it may not."""
+
+
+def look_at_data(path: str, seconds: float = DATA_SECONDS) -> tuple[list[Finding], DataSet | None]:
+    """Check a data set as a sweep would, for a limited time.
+
+    Returns
+    -------
+    findings : list of Finding
+    dataset : DataSet or None
+        None where it cannot be used, or has not been read in time.
+    """
+    root = Path(path).absolute()
+    command = f"python -m trainables.data check {path}"
+    try:
+        dataset = within(seconds, lambda: open_dataset(root))
+    except (DataError, OSError) as error:
+        return _wrong(root, str(error), command), None
+    if dataset is None:
+        size = within(STORAGE_SECONDS, lambda: _size(root)) or "its size is not known"
+        text = f"{root}: {size}; not checked to the end within {seconds:.0f} s"
+        return [note("data", text, f"check them with {command}")], None
+    counts = ", ".join(f"{name} {len(dataset.split[name])}" for name in SPLITS)
+    text = f"{root}: {_size(root)}, can be used; {counts}; fingerprint {dataset.fingerprint[:12]}"
+    return [ok("data", text), *(note("data", one) for one in dataset.notes)], dataset
+
+
+def _wrong(root: Path, message: str, command: str) -> list[Finding]:
+    """Make one finding of each problem of a data set."""
+    first, *lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if not lines:
+        advice = "give the folder that holds images/ and masks/ (see the README)"
+        return [problem("data", first.removeprefix("data set "), advice)]
+    found = [problem("data", f"{root}: {line}", "mend or remove it") for line in lines[:MOST_LINES]]
+    if len(lines) > MOST_LINES:
+        rest = f"{root}: {len(lines) - MOST_LINES} more problems"
+        found.append(problem("data", rest, f"see them all with {command}"))
+    return found
+
+
+def _size(root: Path) -> str:
+    """Return how many files a data set has, and their size."""
+    sizes = []
+    for name in ("images", "masks"):
+        try:
+            with os.scandir(root / name) as entries:
+                sizes += [entry.stat().st_size for entry in entries if entry.is_file()]
+        except OSError:
+            continue
+    return f"{len(sizes)} files, {sum(sizes) / 1e6:.3g} MB"
+
+
+def look_at_out(out: Path) -> list[Finding]:
+    """Say whether a run folder can be made or continued, can be written to, and has space."""
+    found = within(STORAGE_SECONDS, lambda: [*_writable(out), *look_at_disk(out)])
+    if found is None:
+        text = f"{out}: no answer within {STORAGE_SECONDS:.0f} s"
+        return [problem("out", text, "see whether its server is up and the folder mounted")]
+    return found
+
+
+def _writable(out: Path) -> list[Finding]:
+    try:
+        choose_out(str(out), "", None)
+        recorded = read_plan(out)
+        there = _nearest(out)
+        with tempfile.TemporaryFile(dir=there) as handle:
+            handle.write(b"segsweep")
+            handle.flush()
+    except RequestError as error:
+        return [refused("out", error, "name another folder with --out")]
+    except OSError as error:
+        advice = "name a folder that can be written to with --out, or change its permissions"
+        return [problem("out", f"{out}: cannot be written to ({short(error)})", advice)]
+    held = (
+        "will be made" if recorded is None else f"holds a run of {len(recorded['trials'])} trials"
+    )
+    if recorded is None and out.is_dir():
+        held = "is there, and holds no run"
+    return [ok("out", f"{out}: {held}; can be written to")]
+
+
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or the nearest of its parents that is there.
+
+    Raises
+    ------
+    NotADirectoryError
+        When a file lies where a folder has to be.
+    """
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise NotADirectoryError(20, f"{there} is not a folder", str(there))
+    return there
+
+
+def look_at_disk(out: Path) -> list[Finding]:
+    """Say how much space is left for a run folder."""
+    try:
+        there = _nearest(out)
+        free = shutil.disk_usage(there).free / 1e9
+    except OSError:  # said by `_writable`
+        return []
+    text = f"{free:.1f} GB free at {there}"
+    advice = "free some space, or name a folder on another disk with --out"
+    if free < LEAST_GB:
+        return [problem("disk", f"{text}: checkpoints will not fit", advice)]
+    if free < ENOUGH_GB:
+        return [note("disk", f"{text}, which may be too little for checkpoints", advice)]
+    return [ok("disk", text)]
+
+
+def look_at_weights(out: Path | None) -> list[Finding]:
+    """Say which encoder weights a run folder has, and whether others can be fetched."""
+    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    why = why_unreachable(address)
+    folder = out / "weights" if out else None
+    kept = []
+    if folder and folder.is_dir():
+        names = sorted(path for path in folder.iterdir() if path.suffix != ".json")
+        kept = [path.stem for path in names if path.is_file() and read_record(path)]
+    text = f"in {folder}: {', '.join(kept)}" if kept else f"none in {folder or 'OUT/weights'} yet"
+    if not why:
+        return [ok("weights", f"{text}; {address} answers, from where others are fetched")]
+    advice = (
+        "needed only with encoder_weights=pretrained or a name; without network name a folder: "
+        "--set encoder_weights=FOLDER"
+    )
+    return [note("weights", f"{text}; {address} does not answer ({why})", advice)]
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder for as long as the block runs; what was there before stays."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for one in new:
+            try:
+                one.rmdir()
+            except OSError:  # something has been put there meanwhile
+                break

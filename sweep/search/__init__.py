@@ -1,0 +1,1 @@
+"""Searches: drawing trials with Optuna, and stopping poor ones early with ASHA."""

@@ -1,0 +1,77 @@
+"""What trials that a search draws may take: estimated when they are drawn, not before the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sweep.allowances import Limits
+from sweep.estimates import Estimates
+from sweep.plan import Settings
+from sweep.resources import Resources, first_limits, gpus_per_trial, stardist_limits
+from trainables.config import STARDIST, TrialConfig
+from trainables.footprint import Footprint
+
+
+class DrawnLimits(dict[str, Limits]):
+    """What trials may take at first, by trial_id, as far as they have been drawn.
+
+    Under ``""`` is what all may take whose needs are not known. A context manager, which stops
+    estimates that are under way.
+
+    Parameters
+    ----------
+    settings : Settings
+    resources : Resources
+    image_shape : (H, W)
+        Of the largest image that will be evaluated whole.
+    gpu_memory_gb : float or None
+        Memory of each GPU; None: not known, then trials get whole ones.
+    images_mb : float
+        MiB of memory that a trial's images take.
+    """
+
+    def __init__(
+        self, settings: Settings, resources: Resources, image_shape: tuple[int, int],
+        gpu_memory_gb: float | None, images_mb: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(first_limits(settings, resources))
+        self.settings, self.resources = settings, resources
+        self.image_shape, self.gpu_memory_gb = image_shape, gpu_memory_gb
+        # on CPUs a trial's images count, too
+        self.images_mb = 0.0 if resources.gpus else images_mb
+        self._footprints: dict[str, Footprint] = {}
+        self._estimating: dict[str, Estimates] = {}
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every trial gets the same, whatever it needs."""
+        if gpus_per_trial(self.settings, self.resources):
+            return self.settings.gpus_per_trial is not None or self.gpu_memory_gb is None
+        return self.settings.memory_per_trial is not None or not self.resources.memory_gb
+
+    def of(self, trial_id: str, config: TrialConfig) -> Limits | None:
+        """Return what a trial may take; None while its network is being estimated."""
+        if config.architecture == STARDIST and self[""].gpu:
+            return stardist_limits(self.settings, self.resources, self[""])
+        if trial_id in self or self.fixed:
+            return self.get(trial_id, self[""])
+        if trial_id not in self._estimating:
+            self._estimating[trial_id] = Estimates({trial_id: config}, self.image_shape)
+        if not self._estimating[trial_id].ready():
+            return None
+        for one, footprint in self._estimating.pop(trial_id).result().items():
+            peak = footprint.peak_mb + self.images_mb
+            self._footprints[one] = replace(footprint, peak_mb=peak)
+        known: Mapping[str, Limits] = first_limits(
+            self.settings, self.resources, self._footprints, self.gpu_memory_gb
+        )
+        # those that run keep what they have
+        self[trial_id] = known.get(trial_id, self[""])
+        return self[trial_id]
+
+    def close(self) -> None:
+        """Stop estimating."""
+        for estimates in self._estimating.values():
+            estimates.close()
+        self._estimating.clear()

@@ -1,0 +1,361 @@
+"""Data sets: a folder of images and label images, checked before anything is trained.
+
+Command line: ``python -m trainables.data check DATA`` prints what a data set holds, and every
+reason why it cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from trainables.config import Normalization
+from trainables.data.imagefiles import ImageFileError, read_image, read_labels
+from trainables.data.normalization import Intensities, intensities_of, normalize
+from trainables.data.knowncells import read_objects, unknown_images
+from trainables.data.listing import SUFFIXES as SUFFIXES
+from trainables.data.listing import case_note, list_files, orphans
+from trainables.data.maskcheck import pieces_note, wrong_masks
+from trainables.data.pixelcheck import (
+    Pixels,
+    bits_note,
+    duplicates,
+    flat_note,
+    inspect_pair,
+    sequence_note,
+    size_notes,
+    thumbnail,
+)
+from trainables.data.splits import (
+    SPLITS,
+    DataOptions,
+    Metadata,
+    few_groups_note,
+    make_split,
+    natural_key,
+    read_metadata,
+    some,
+    time_sequences,
+    unused_notes,
+)
+from trainables.data.timegap import Gap, choose_gap
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message lists every offending file."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image with its labels."""
+
+    stem: str
+    image: Path
+    mask: Path
+    group: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An index of a checked data set; pixels are read when asked for."""
+
+    root: Path
+    items: tuple[Item, ...]
+    split: Mapping[str, tuple[str, ...]]
+    """Stems of each of `SPLITS`, in natural order."""
+    pixel_size_um: float | None
+    fingerprint: str
+    """Hash of all files' contents, groups and split; not of what only gives units."""
+    options: DataOptions = DataOptions()
+    """With the gap between blocks of time that was chosen."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, one line each; none of it stops a run."""
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Height and width of each image by stem, where pixels were looked at (`open_dataset`)."""
+    frame_interval_s: float | None = None
+    old_fingerprint: str = ""
+    """As earlier versions had it, with the pixel size."""
+    bits: tuple[int, ...] = ()
+    """8, 16 or both, of the images; empty where their pixels were not looked at."""
+
+    _by_stem: dict[str, Item] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._by_stem.update({item.stem: item for item in self.items})
+
+    def subset(self, name: str) -> list[Item]:
+        """Return the items of one of `SPLITS`."""
+        return [self._by_stem[stem] for stem in self.split[name]]
+
+    def load(
+        self, item: Item, normalization: Normalization
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Read one image, normalised, and its label image.
+
+        Returns
+        -------
+        image : (H, W) float32 array in [-0.5, 1.5]
+        labels : (H, W) int32 array, 0 = background
+
+        Raises
+        ------
+        DataError
+            When the images have no scale in common, as `normalization` asks for.
+        """
+        image, scale = read_image(item.image), self.intensities(normalization)
+        try:
+            scaled = normalize(image, normalization, scale)
+        except ValueError as error:
+            raise DataError(f"data set {self.root}: images/{item.image.name}: {error}") from error
+        return scaled, read_labels(item.mask).labels
+
+    def intensities(self, normalization: Normalization) -> Intensities | None:
+        """Return the raw intensities that become 0 and 1 in all images; None: each has its own.
+
+        Computed from all pixels of the training images together, once per process.
+        """
+        if normalization.mode == "image":
+            return None
+        paths = tuple(item.image for item in self.subset("train"))
+        try:
+            return intensities_of(paths, normalization.low, normalization.high, self.fingerprint)
+        except ValueError as error:
+            raise DataError(f"data set {self.root}: {error}") from error
+
+
+def largest_shape(shapes: Iterable[tuple[int, ...]]) -> list[int]:
+    """Return the (H, W) of the image with most pixels."""
+    return [int(side) for side in max(shapes, key=np.prod)]
+
+
+def _fingerprints(
+    items: Sequence[Item], split: Mapping[str, Sequence[str]], meta: Metadata
+) -> tuple[str, str]:
+    """Return the fingerprint, and that of earlier versions, which held the pixel size."""
+    digest = hashlib.sha256()
+    for item in items:
+        for path in (item.image, item.mask):
+            with open(path, "rb") as handle:
+                content = hashlib.file_digest(handle, "sha256").hexdigest()
+            digest.update(f"{path.name}\0{content}\0{item.group}\n".encode())
+    old = digest.copy()
+    for one, size in ((digest, None), (old, meta.pixel_size_um)):
+        rest = {"split": {k: list(v) for k, v in split.items()}, "um": size}
+        one.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest(), old.hexdigest()
+
+
+def index_dataset(
+    root: Path | str, options: DataOptions = DataOptions(), *, divide: bool = True
+) -> DataSet:
+    """List a data set and its split, with its fingerprint, without looking at pixels.
+
+    (Blocks of time without ``gap_frames`` are the exception: the gap is chosen from the frames.
+    The result's options hold it, and with these options no pixels are needed.)
+
+    Parameters
+    ----------
+    root : path
+        Folder with ``images/``, ``masks/`` and an optional ``dataset.yaml``.
+    options : DataOptions
+        How to split.
+    divide : bool
+        False: images that are only to be measured; all are test images.
+
+    Returns
+    -------
+    DataSet
+
+    Raises
+    ------
+    DataError
+        For everything that file names and dataset.yaml alone show to be wrong.
+    """
+    problems: list[str] = []
+    dataset, _ = _index(Path(root).absolute(), options, problems, divide=divide)
+    _raise(dataset.root, problems)
+    return dataset
+
+
+def _gap(
+    stems: Sequence[str], images: Mapping[str, Path], meta: Metadata, seen: Mapping[str, Pixels]
+) -> Gap:
+    """Choose the gap between blocks of time from thumbnails of the frames."""
+    frames = {}
+    for group, members in time_sequences(stems, meta).items():
+        try:
+            frames[group] = [
+                seen[s].thumbnail if s in seen else thumbnail(read_image(images[s]))
+                for s in members
+            ]
+        except (ImageFileError, OSError):
+            continue  # what is wrong with it is said elsewhere
+    return choose_gap(frames)
+
+
+def _index(
+    root: Path,
+    options: DataOptions,
+    problems: list[str],
+    *,
+    divide: bool = True,
+    look: bool = False,
+) -> tuple[DataSet, dict[str, Pixels]]:
+    """List a data set and divide it; `look`: at all pixels, too."""
+    if not root.is_dir():
+        raise DataError(f"data set {root}: no such folder")
+    meta = read_metadata(root, problems)
+    images, masks = (list_files(root / name, problems) for name in ("images", "masks"))
+    if images and masks:
+        problems += orphans(images, masks)
+    stems = sorted(set(images) & set(masks), key=natural_key)
+    pixels: dict[str, Pixels] = {}
+    for stem in stems if look else ():
+        one = inspect_pair(stem, images[stem], masks[stem], problems)
+        if one is not None:
+            pixels[stem] = one
+    gap = None
+    if divide and options.split == "time_blocks" and options.gap_frames is None:
+        gap = _gap(stems, images, meta, pixels)
+        options = options.model_copy(update={"gap_frames": gap.frames})
+    before = len(problems)
+    split: dict[str, tuple[str, ...]] = {**dict.fromkeys(SPLITS, ()), "test": tuple(stems)}
+    if stems and divide:
+        split = make_split(stems, meta, options, problems)
+    if stems and divide and len(problems) == before:
+        problems += [
+            f"split {name} is empty: none of its groups has an image"
+            for name in SPLITS
+            if not split[name]
+        ]
+    items = tuple(Item(s, images[s], masks[s], meta.groups.get(s, s)) for s in stems)
+    try:
+        fingerprint, old = _fingerprints(items, split, meta)
+    except OSError as error:
+        fingerprint = old = ""
+        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+    dataset = DataSet(
+        root=root,
+        items=items,
+        split=split,
+        pixel_size_um=meta.pixel_size_um,
+        fingerprint=fingerprint,
+        options=options,
+        notes=() if problems else tuple(unused_notes(split, stems, meta, options, gap)),
+        frame_interval_s=meta.frame_interval_s,
+        old_fingerprint=old,
+    )
+    return dataset, pixels
+
+
+def _raise(root: Path, problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise DataError(f"data set {root}: {problems[0]}")
+    if problems:
+        raise DataError(
+            f"data set {root} cannot be used, {len(problems)} problems:\n  " + "\n  ".join(problems)
+        )
+
+
+def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> DataSet:
+    """List a data set, read every file once, and refuse what cannot be right.
+
+    Parameters
+    ----------
+    root : path
+        Folder with ``images/``, ``masks/`` and an optional ``dataset.yaml``.
+    options : DataOptions
+        How to split.
+
+    Returns
+    -------
+    DataSet
+        With notes on what was found but does not stop a run.
+
+    Raises
+    ------
+    DataError
+        One message that lists all offending files.
+    """
+    problems: list[str] = []
+    dataset, pixels = _index(Path(root).absolute(), options, problems, look=True)
+    notes = list(dataset.notes) + case_note(pixels)
+    notes += duplicates(pixels, dataset.split, problems)
+    binary = [stem for stem, one in pixels.items() if one.binary]
+    if binary:
+        notes.append(
+            f"{len(binary)} masks are binary: their connected components (8 neighbours) are taken "
+            f"as cells: {some(binary)}"
+        )
+    pieces = {stem: one.pieces for stem, one in pixels.items() if not one.binary}
+    known = read_objects(dataset.root, problems)
+    notes += unknown_images(known, {item.stem for item in dataset.items})
+    problems += wrong_masks({item.stem: item.mask.name for item in dataset.items}, pieces)
+    notes += pieces_note(pieces) + flat_note(pixels)
+    if not problems:
+        for name in SPLITS:
+            if not any(pixels[stem].has_cells for stem in dataset.split[name]):
+                problems.append(f"split {name}: no mask holds any cell")
+    if options.split == "groups":
+        notes += sequence_note(pixels, {item.stem: item.group for item in dataset.items})
+    if not problems:
+        notes += bits_note(pixels) + size_notes(pixels, dataset.split)
+    _raise(dataset.root, problems)
+    bits = tuple(sorted({one.bits for one in pixels.values()}))
+    shapes = {stem: (one.shape[0], one.shape[1]) for stem, one in pixels.items()}
+    return replace(dataset, notes=tuple(notes), bits=bits, shapes=shapes)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    options = DataOptions(
+        split=arguments.split, split_seed=arguments.split_seed, gap_frames=arguments.gap_frames
+    )
+    dataset = open_dataset(arguments.data, options)
+    print(f"{dataset.root}: {len(dataset.items)} images can be used")
+    for name in SPLITS:
+        groups = sorted({item.group for item in dataset.subset(name)}, key=natural_key)
+        print(f"  {name}: {len(dataset.split[name])} images, groups {some(groups)}")
+    size = dataset.pixel_size_um
+    print(f"  pixel size: {f'{size} um' if size else 'not given (dataset.yaml: pixel_size_um)'}")
+    print(f"  fingerprint: {dataset.fingerprint[:12]}")
+    for note in (*dataset.notes, *few_groups_note(dataset.items, dataset.split, options)):
+        print(f"  note: {note}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trainables.data", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="say what a data set holds and what is wrong")
+    check.add_argument("data", help="folder with images/ and masks/")
+    check.add_argument("--split", choices=["groups", "time_blocks"], default="groups")
+    check.add_argument("--split-seed", type=int, default=0)
+    check.add_argument("--gap-frames", type=int, help="frames to leave out between time blocks")
+    check.set_defaults(run=_check)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+@lru_cache(maxsize=4)
+def cached_index(root: str, options: DataOptions) -> DataSet:
+    """Like `index_dataset`, remembered by a worker process that runs many trials."""
+    return index_dataset(root, options)

@@ -1,0 +1,108 @@
+"""How many frames of a time-lapse lie unused between blocks of training, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+STILL = 0.8
+"""Correlation of thumbnails above which two frames show the same cells in the same places."""
+LEVEL = np.exp(-1)
+"""Neighbours correlate until this part is left of what they have in common beyond any two frames
+of the sequence: the usual definition of a correlation time."""
+LEAST_EXCESS = 0.05
+"""Less than this in common beyond any two frames is no correlation."""
+LARGEST_SHARE = 6
+"""A gap chosen automatically is at most this part of a sequence: two gaps leave two thirds."""
+
+
+class Gap(NamedTuple):
+    """Frames to leave unused between two blocks."""
+
+    frames: int
+    wanted: int
+    """What the frames' correlation asks for; more than `frames` where a sequence is too short."""
+    still: float
+    """Median correlation of frames that are far apart in time."""
+
+
+def choose_gap(sequences: Mapping[str, Sequence[NDArray[np.float32]]]) -> Gap:
+    """Choose the gap from how long neighbouring frames correlate.
+
+    Parameters
+    ----------
+    sequences : mapping
+        Name to thumbnails in the order of time: (h, w) float32 arrays of mean 0 and standard
+        deviation 1, as `trainables.data.pixelcheck.thumbnail` gives them.
+
+    Returns
+    -------
+    Gap
+        One for all sequences, as the shortest of them allows.
+    """
+    correlation = _by_lag(list(sequences.values()))
+    shortest = min((len(frames) for frames in sequences.values()), default=0)
+    if not correlation:
+        return Gap(0, 0, 0.0)
+    if len(correlation) < 5:  # too few frames to see where it ends
+        wanted = len(correlation) if correlation[0] > STILL else 0
+        return Gap(0, wanted, correlation[-1])
+    far = float(np.median(correlation[-(len(correlation) // 3) :]))
+    excess = np.array(correlation) - far
+    wanted = 0
+    if excess[0] > LEAST_EXCESS:
+        wanted = int(np.argmax(excess <= LEVEL * excess[0]))
+    return Gap(min(wanted, shortest // LARGEST_SHARE), wanted, far)
+
+
+def _by_lag(sequences: Sequence[Sequence[NDArray[np.float32]]]) -> list[float]:
+    """Return the median correlation of frames 1, 2, ... apart, over all sequences."""
+    found: dict[int, list[float]] = {}
+    for frames in sequences:
+        if len({frame.shape for frame in frames}) != 1:
+            continue  # not one field
+        flat = np.stack([frame.ravel() for frame in frames]).astype(np.float64)
+        table = flat @ flat.T / flat.shape[1]
+        for lag in range(1, len(frames)):
+            found.setdefault(lag, []).extend(np.diagonal(table, lag))
+    return [float(np.median(found[lag])) for lag in sorted(found)]
+
+
+def gap_notes(gap: Gap, unused: int) -> list[str]:
+    """Say which frames are left out and why.
+
+    Parameters
+    ----------
+    gap : Gap
+    unused : int
+        Frames left out in all.
+    """
+    notes = []
+    if gap.wanted > gap.frames:
+        left_out = f"{_frames(gap.frames)} left out between two blocks ({unused} in all)"
+        notes.append(
+            f"blocks of time: neighbouring frames correlate over {_frames(gap.wanted)}, the "
+            f"sequence is too short for such gaps; {left_out if gap.frames else 'no gap is left'}. "
+            "Validation and test figures will be too good: use more frames, or a longer gap with "
+            "--set gap_frames=N"
+        )
+    elif gap.frames:
+        notes.append(
+            f"blocks of time: {gap.frames} frames between two blocks ({unused} frames in all) are "
+            "not used, because neighbouring frames correlate for so long (--set gap_frames=N "
+            "changes it)"
+        )
+    if gap.still > STILL:
+        notes.append(
+            f"blocks of time: much of the picture stands still (frames far apart correlate at "
+            f"{gap.still:.2f}), so that validation and test show what was trained on: their "
+            "figures will be too good. Use other fields for them"
+        )
+    return notes
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'s' * (count != 1)}"

@@ -1,0 +1,1 @@
+"""What this machine offers: cores, instructions, addresses that answer. Imports no torch."""

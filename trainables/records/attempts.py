@@ -1,0 +1,124 @@
+"""Attempts at a trial: the one that began last writes, an earlier one stops. Imports no torch.
+
+A node that a cluster has lost is not always dead: cut off for a while, its worker goes on training
+a trial that has meanwhile been given to another node. Every attempt therefore leaves a token in the
+trial's folder when it begins, and every write asks whether that token is still the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import Superseded
+from trainables.records.files import json_text, write_json, write_with
+from trainables.records.progress import RESULT
+
+ATTEMPT = "attempt.json"
+"""Holds the token of the attempt that began last; removed when the trial has ended."""
+
+
+class Attempt:
+    """One attempt at a trial.
+
+    Parameters
+    ----------
+    folder : Path
+        The trial's own folder.
+    token : str
+        As `begin` drew it.
+    """
+
+    def __init__(self, folder: Path, token: str) -> None:
+        self.folder, self.token = folder, token
+
+    @classmethod
+    def begin(cls, folder: Path) -> Attempt:
+        """Begin an attempt; from here on all earlier ones are refused.
+
+        Removes what killed attempts left half-written, which can be hundreds of megabytes.
+        """
+        attempt = cls(folder, uuid.uuid4().hex)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "token": attempt.token, "host": os.uname().nodename, "pid": os.getpid(),
+            "started": time.time(),
+        }  # fmt: skip
+        write_json(folder / ATTEMPT, content)
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+        return attempt
+
+    def check(self) -> None:
+        """Do nothing while this is the last attempt that began.
+
+        Raises
+        ------
+        Superseded
+            When another attempt has begun, or has ended the trial.
+        """
+        try:
+            last = json.loads((self.folder / ATTEMPT).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            if not (self.folder / RESULT).is_file():
+                return  # somebody cleared the folder
+            last = {}  # another attempt ended the trial, and cleared up behind it
+        if last.get("token") != self.token:
+            since = time.strftime("%H:%M:%S", time.localtime(last.get("started", time.time())))
+            raise Superseded(
+                f"another attempt at {self.folder.name} began on {last.get('host', 'another node')}"
+                f" at {since}: the one of process {os.getpid()} on {os.uname().nodename} stops and "
+                "writes nothing more"
+            )
+
+    def write_with(self, path: Path, write: Callable[[Path], Any]) -> None:
+        """Write a file as `files.write_with` does, unless another attempt has begun.
+
+        Raises
+        ------
+        Superseded
+            When another attempt has begun, also while the file was being written.
+        """
+        self.check()
+        try:
+            write_with(path, write, self.check)
+        except OSError:
+            self.check()  # who began meanwhile may have taken the half-written file away
+            raise
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write JSON as `files.write_json` does, unless another attempt has begun."""
+        self.write_with(path, lambda temporary: temporary.write_text(json_text(value), "utf-8"))
+
+    def end(self) -> None:
+        """Take the token away, once all that the attempt writes is written."""
+        try:
+            self.check()
+        except Superseded:
+            return
+        (self.folder / ATTEMPT).unlink(missing_ok=True)
+
+
+@contextmanager
+def attempt_at(folder: Path, token: str | None) -> Iterator[Attempt]:
+    """Give the attempt that a caller began; without its token begin one, and end it.
+
+    Parameters
+    ----------
+    folder : Path
+        The trial's own folder.
+    token : str or None
+        Of `Attempt.begin`.
+    """
+    if token is not None:
+        yield Attempt(folder, token)
+        return
+    attempt = Attempt.begin(folder)
+    yield attempt
+    attempt.end()

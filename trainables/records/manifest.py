@@ -1,0 +1,100 @@
+"""``checkpoint.json``: what a checkpoint says of itself. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from trainables.config import TrialConfig
+from trainables.data.normalization import Intensities
+from trainables.errors import CheckpointError
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+
+_LIBRARIES = ("segsweep", "torch", "lightning", "segmentation-models-pytorch", "timm", "numpy")
+
+
+def library_versions(*more: str) -> dict[str, str]:
+    """Return the versions of the libraries that determine a trial's result, and of others."""
+    versions = {}
+    for name in (*_LIBRARIES, *more):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return versions
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def input_record(mean: float, std: float, intensities: Intensities | None) -> dict[str, Any]:
+    """Return what a manifest says of the network's input.
+
+    Intensities stand there only where all images are scaled alike.
+    """
+    record: dict[str, Any] = {"mean": mean, "std": std}
+    return record if intensities is None else {**record, **intensities._asdict()}
+
+
+def read_intensities(
+    manifest: dict[str, Any], config: TrialConfig, path: Path
+) -> Intensities | None:
+    """Return the raw intensities that become 0 and 1 in all images; None: each has its own.
+
+    Raises
+    ------
+    CheckpointError
+        When the configuration needs them and they are not there.
+    """
+    if config.normalization.mode == "image":
+        return None
+    try:
+        entry = manifest["input"]
+        found = Intensities(float(entry["low"]), float(entry["high"]), int(entry["bits"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: no intensities ({error!r})") from error
+    if not found.low < found.high:
+        raise CheckpointError(f"{path} is damaged: intensities {found.low:g} to {found.high:g}")
+    return found
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check ``checkpoint.json``.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none, or it is not of a format that this version reads.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {manifest['format']}, this version reads {FORMAT}; "
+                f"it was written by segsweep {manifest.get('versions', {}).get('segsweep')}"
+            )
+        manifest["weights"]["sha256"], manifest["weights"]["file"], manifest["config"]
+        float(manifest["input"]["mean"]), float(manifest["input"]["std"])
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} is damaged: it has no {error}") from error
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error
+    return manifest

@@ -1,0 +1,217 @@
+"""What a trial saves on its way, so that it can go on after an interruption. Imports no torch.
+
+One protocol for all kinds of networks. A *saved state* is two files: what training needs to go on,
+and the best weights so far, under names of their epochs. ``resume.json``, written after them, names
+the last two states with sizes and SHA-256 of their files, and holds the history. Whenever a process
+dies, the last ``resume.json`` names files that are whole; where storage damages or loses some all
+the same, the older state serves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from trainables.config import EpochRecord
+from trainables.records.attempts import Attempt
+from trainables.records.manifest import sha256_of
+from trainables.records.progress import RESUME, History
+
+KEPT = 2
+"""States that are kept. While a further one is being written there is one more."""
+COST = 20.0
+"""Between two saves pass at least so many times what the last one took: they take at most 5 %."""
+
+W = TypeVar("W")
+
+
+@dataclass(frozen=True)
+class Form(Generic[W]):
+    """How a kind of network keeps its weights."""
+
+    suffix: str
+    """Of files with states."""
+    best_suffix: str
+    """Of files with weights."""
+    write: Callable[[Path, W], Any]
+    read: Callable[[Path], W]
+
+
+@dataclass(frozen=True)
+class State:
+    """One saved state whose files are whole."""
+
+    epoch: int
+    path: Path
+
+
+class Progress(Generic[W]):
+    """How far a trial is: its history, its best weights, and its saved states.
+
+    Parameters
+    ----------
+    attempt : Attempt
+    form : Form
+    seconds : float
+        Least time between two saves, which happen at ends of epochs; 0: after every epoch,
+        whatever that costs.
+    say : callable
+        Takes a line for the user.
+
+    Attributes
+    ----------
+    history : History
+    """
+
+    def __init__(
+        self, attempt: Attempt, form: Form[W], seconds: float, say: Callable[[str], None]
+    ) -> None:
+        self.attempt, self.form, self.seconds, self.say = attempt, form, seconds, say
+        self.folder = attempt.folder
+        self.history = History()
+        self._best: W | None = None
+        self._best_file: str | None = None
+        self._kept: list[dict[str, Any]] = []
+        self._files: dict[str, dict[str, Any]] = {}
+        self._problems: list[str] = []
+        self._saved, self._took = time.monotonic(), 0.0
+
+    def states(self) -> Iterator[State]:
+        """Yield the saved states that are whole, newest first, and make their progress this one's.
+
+        Who takes one stops asking; who cannot use it says why with `refuse` and asks on. When
+        none is left this is the progress of a trial that has not begun. What is passed over is
+        said in one line.
+        """
+        states, rows = self._recorded()
+        for number, entry in enumerate(states):
+            problem = self._problem(entry)
+            if problem is not None:
+                self._problems.append(problem)
+                continue
+            if self._problems:
+                self.say(
+                    f"the last saved state cannot be used ({'; '.join(self._problems)}): going on "
+                    f"from that of epoch {entry['epoch']}"
+                )
+            self._begin(states[number:], rows)
+            yield State(entry["epoch"], self.folder / entry["state"])
+        self._begin([], [])
+        if self._problems:
+            self.say(
+                f"no saved state can be used ({'; '.join(self._problems)}): training starts again "
+                "at epoch 1"
+            )
+
+    def refuse(self, state: State, error: Exception) -> None:
+        """Pass over a state that is whole but of no use."""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2])[:200] or type(error).__name__
+        self._problems.append(f"{state.path.name} does not fit: {reason}")
+
+    def _begin(self, states: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+        self._kept, self._best, self.history = states, None, History()
+        self._best_file = states[0]["best"] if states else None
+        if states:
+            self.history.restore(rows[: states[0]["epoch"]])
+
+    def _recorded(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the states that `RESUME` names, newest first, and the rows of the history."""
+        path = self.folder / RESUME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            # versions before this protocol kept one state and nothing about its files
+            states = content.get("states", [content])
+            states = [{k: one[k] for k in ("epoch", "state", "best")} for one in states]
+            self._files, self._took = content.get("files", {}), content.get("seconds", 0.0)
+            return states, content.get("history", [])
+        except FileNotFoundError:
+            if any(self.folder.glob("resume-*")):
+                self._problems.append(f"{RESUME}, which names the files, is missing")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._problems.append(f"{RESUME} is damaged")
+        return [], []
+
+    def _problem(self, entry: dict[str, Any]) -> str | None:
+        for name in filter(None, (entry["state"], entry["best"])):
+            path, known = self.folder / name, self._files.get(name)
+            if not path.is_file():
+                return f"{name} is missing"
+            if known is None:
+                if not _is_whole_zip(path):
+                    return f"{name} is damaged"
+            elif path.stat().st_size != known["bytes"]:
+                return f"{name} has {path.stat().st_size} of {known['bytes']} bytes"
+            elif sha256_of(path) != known["sha256"]:
+                return f"{name} is damaged: its SHA-256 is not the recorded one"
+        return None
+
+    def add(self, record: EpochRecord, weights: Callable[[], W]) -> None:
+        """Take note of an epoch; `weights` is asked for a copy when it is the best so far."""
+        if self.history.append(record):
+            self._best = weights()
+
+    def save_if_due(self, write: Callable[[Path], Any]) -> None:
+        """Save a state when the last one is old enough; ``write(path)`` writes what training needs.
+
+        Raises
+        ------
+        trainables.errors.Superseded
+            When another attempt has begun.
+        OSError
+            When the disk is full, for instance.
+        """
+        least = max(self.seconds, COST * self._took) if self.seconds else 0.0
+        if time.monotonic() - self._saved >= least:
+            self._save(write)
+
+    def _save(self, write: Callable[[Path], Any]) -> None:
+        began = time.monotonic()
+        if self._best is not None and self.history.best is not None:
+            self._best_file = f"best-{self.history.best.epoch:05d}{self.form.best_suffix}"
+            best = self._best
+            self._write(self._best_file, lambda path: self.form.write(path, best))
+            self._best = None  # on disk now; read back only if nothing better comes
+        epoch = self.history.records[-1].epoch
+        state = f"resume-{epoch:05d}{self.form.suffix}"
+        self._write(state, write)
+        newest = {"epoch": epoch, "state": state, "best": self._best_file}
+        self._kept = [newest, *self._kept][:KEPT]
+        named = {name for one in self._kept for name in (one["state"], one["best"]) if name}
+        self._files = {name: file for name, file in self._files.items() if name in named}
+        self._took = time.monotonic() - began
+        content = {
+            "states": self._kept, "files": self._files, "seconds": self._took,
+            "history": self.history.rows(),
+        }  # fmt: skip
+        self.attempt.write_json(self.folder / RESUME, content)
+        for path in [*self.folder.glob("resume-*"), *self.folder.glob("best-*")]:
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+        self._saved = time.monotonic()
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        path = self.folder / name
+        self.attempt.write_with(path, write)
+        self._files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+    def best_weights(self) -> W:
+        """Return the weights of the best validated epoch."""
+        if self._best is not None:
+            return self._best
+        assert self._best_file is not None
+        return self.form.read(self.folder / self._best_file)
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Whether a file of torch or numpy, both of which are zip archives, holds what it did."""
+    try:
+        with zipfile.ZipFile(path) as content:
+            return content.testzip() is None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+        return False

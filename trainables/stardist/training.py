@@ -1,0 +1,382 @@
+"""Training stardist's own model; imported by `trainables.stardist.worker` only.
+
+TensorFlow is imported inside functions, after the worker has seen to it that torch is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables import memory
+from trainables.config import RECIPE, EpochRecord, ImageCounts, RunOptions, TrialConfig
+from trainables.data.appearance import trained_on
+from trainables.data.cutting import (
+    Cutter,
+    derived_seed,
+    epoch_batches,
+    learning_rate_factor,
+    steps_per_epoch,
+)
+from trainables.data.dataset import DataOptions, index_dataset
+from trainables.errors import NoGpu, TrainingError
+from trainables.labels import compact
+from trainables.machine.hardware import pretended_gpu
+from trainables.metrics import iou_from_counts, overlap_counts
+from trainables.records.attempts import Attempt
+from trainables.records.files import write_with
+from trainables.records.manifest import FORMAT, MANIFEST, input_record, library_versions, sha256_of
+from trainables.records.progress import RESULT, forget_states
+from trainables.records.resumable import Form, Progress
+from trainables.starconvex import (
+    Thresholds,
+    at_bound,
+    decode,
+    optimize_thresholds,
+    polygon_ceiling,
+    star_targets,
+)
+from trainables.tiling import Inference
+
+WEIGHTS = "model.weights.h5"
+MOST_CALIBRATION_IMAGES = 20
+MOST_TARGETS_MB = 1024
+"""Validation targets that are kept in memory; further ones are made anew."""
+
+Pair = tuple[NDArray[np.float32], NDArray[np.integer]]
+
+
+def start_tensorflow(options: RunOptions, gpu_memory_mb: float | None) -> Any:
+    """Import TensorFlow, pin its threads, and limit its share of a GPU's memory."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    gpus = tf.config.list_physical_devices("GPU")
+    if options.device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    for gpu in gpus if options.device != "cpu" else []:
+        if gpu_memory_mb is not None:
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=gpu_memory_mb)
+            tf.config.set_logical_device_configuration(gpu, [limit])
+        else:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_op_determinism()
+    return tf
+
+
+def build(config: TrialConfig) -> Any:
+    """Build stardist's StarDist2D with its default network; nothing is written to disk."""
+    from stardist.models import Config2D, StarDist2D
+
+    settings = Config2D(
+        n_rays=config.rays,
+        grid=(config.grid, config.grid),
+        n_channel_in=1,
+        train_patch_size=(config.crop_size, config.crop_size),
+        train_batch_size=config.batch_size,
+        train_tensorboard=False,
+        use_gpu=False,
+    )
+    return StarDist2D(settings, name="model", basedir=None)
+
+
+def standardise(image: NDArray[np.float32], config: TrialConfig) -> NDArray[np.float32]:
+    """Return what the network sees of a normalised image, as other networks see it."""
+    own = config.normalization
+    return (image - (0.5 if own.mean is None else own.mean)) / (own.std or 0.25)
+
+
+def polygons(
+    model: Any, image: NDArray[np.float32], inference: Inference
+) -> tuple[NDArray, NDArray]:
+    """Return object probability (h, w) and distances (rays, h, w) of a normalised image, on the
+    model's grid; tiles are stardist's own, which overlap by the network's reach.
+    """
+    side = inference.side(image.shape)
+    tiles = None if side is None else tuple(-(-length // side) for length in image.shape)
+    prob, dist = model.predict(image, n_tiles=tiles, show_tile_progress=False)
+    return prob, np.moveaxis(dist, -1, 0)
+
+
+class Trial:
+    """One trial of stardist's own model.
+
+    Parameters
+    ----------
+    request : dict
+        What `trainables.stardist.client.train_stardist` sends.
+    lines : SimpleQueue
+        What the parent sends: a line for every epoch that it has reported.
+    answer : TextIO
+        Where answers go.
+    """
+
+    def __init__(
+        self, request: dict[str, Any], lines: queue.SimpleQueue[str | None], answer: TextIO
+    ) -> None:
+        self.lines, self.answer = lines, answer
+        self.config = TrialConfig.model_validate(request["config"])
+        self.options = RunOptions.model_validate(request["options"])
+        self.folder = Path(request["folder"])
+        self.attempt = Attempt(self.folder, request["attempt"])
+        self.progress = Progress(
+            self.attempt, FORM, self.options.checkpoint_seconds,
+            lambda text: self.say({"note": text}),
+        )  # fmt: skip
+        self.data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
+        self.tf = start_tensorflow(self.options, request["gpu_memory_mb"])
+        demanded = self.options.device == "cuda" and pretended_gpu() is None
+        if demanded and not self.tf.config.list_physical_devices("GPU"):
+            raise NoGpu("the trial was given a share of a GPU, but TensorFlow sees none here")
+        self.inference = Inference()
+        self.targets: dict[int, NDArray[np.float32]] = {}
+
+    def images(self, split: str) -> Iterator[Pair]:
+        """Load a split, normalised, one image after the other."""
+        for item in self.data.subset(split):
+            image, labels = self.data.load(item, self.config.normalization)
+            yield standardise(image, self.config), compact(labels)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[NDArray, tuple[NDArray, NDArray]]]:
+        """Yield an epoch's batches, in the order and with the augmentation of other trials."""
+        size, rays, grid = self.config.crop_size, self.config.rays, self.config.grid
+        count = len(self.cutter.corners)
+        for batch in epoch_batches(count, self.steps, self.config.seed, epoch):
+            x = np.empty((len(batch), size, size, 1), np.float32)
+            y = np.empty((len(batch), size // grid, size // grid, 1 + rays), np.float32)
+            for place, index in enumerate(batch):
+                crop, cells = self.cutter.cut(int(index), epoch)
+                x[place, ..., 0] = standardise(crop, self.config)
+                y[place] = np.moveaxis(star_targets(cells, rays, grid), 0, -1)
+            yield x, _for_keras(y)
+
+    def run(self) -> None:
+        """Train to the end and write checkpoint and result."""
+        config = self.config
+        self.tf.keras.utils.set_random_seed(derived_seed(config.seed, "weights"))
+        model = build(config)
+        network = model.keras_model
+        optimizer = self.tf.keras.optimizers.Adam(config.learning_rate)
+        model.prepare_for_training(optimizer)
+        optimizer.build(network.trainable_variables)
+        # not standardised yet: augmentation takes what normalisation gives
+        items = self.data.subset("train")
+        training = [self.data.load(item, config.normalization) for item in items]
+        self.shapes = [labels.shape for _, labels in training]
+        self.cutter = Cutter(training, config.crop_size, config.augmentation, config.seed)
+        self.steps = steps_per_epoch(len(self.cutter.corners), config.batch_size)
+        validation = list(self.images("val"))
+        self.inference = Inference(None, max(labels.size for _, labels in validation))
+        self._resume(network, optimizer)
+        rate = learning_rate_factor(config.lr_schedule, config.epochs * self.steps)
+        for epoch in range(len(self.progress.history.records), config.epochs):
+            if self.progress.history.patience_is_over(self.config.early_stopping):
+                break
+            began, losses = time.monotonic(), []
+            for step, (x, y) in enumerate(self._batches(epoch)):
+                factor = rate(epoch * self.steps + step)
+                optimizer.learning_rate.assign(config.learning_rate * factor)
+                logs = network.train_on_batch(x, y, return_dict=True)
+                losses.append(float(logs["loss"]))
+                network.reset_metrics()
+            self._end_epoch(epoch + 1, began, losses, model, optimizer, validation)
+        self._finish(model, validation)
+
+    def _end_epoch(
+        self, epoch: int, began: float, losses: Sequence[float], model: Any, optimizer: Any,
+        validation: Sequence[Pair],
+    ) -> None:  # fmt: skip
+        loss = float(np.mean(losses))
+        val_loss, dataset_iou, image_iou = None, None, None
+        if math.isfinite(loss) and (
+            epoch % self.config.validate_every == 0 or epoch == self.config.epochs
+        ):
+            val_loss = float(np.mean([self._loss(model, i, *p) for i, p in enumerate(validation)]))
+            counts = self._counts(model, validation, Thresholds())
+            dataset_iou, image_iou = iou_from_counts(counts)
+        for name, value in (("training", loss), ("validation", val_loss)):
+            if value is not None and not math.isfinite(value):
+                raise TrainingError(
+                    f"{name} loss became {value} in epoch {epoch}; try a smaller learning_rate"
+                )
+        seconds = time.monotonic() - began
+        record = EpochRecord(epoch, loss, val_loss, dataset_iou, image_iou, seconds)
+        network, progress = model.keras_model, self.progress
+        progress.add(record, network.get_weights)
+        if epoch < self.config.epochs and not progress.history.patience_is_over(
+            self.config.early_stopping
+        ):
+            progress.save_if_due(lambda path: savez(path, _variables(network, optimizer)))
+        self.attempt.check()
+        self.say({"epoch": record.to_dict()})
+        # not ahead of the reports: a resumed trial would never report what was saved meanwhile
+        self.lines.get()
+
+    def _loss(
+        self, model: Any, number: int, image: NDArray[np.float32], labels: NDArray[np.integer]
+    ) -> float:
+        """Return the loss of a whole validation image, mirrored to sides that the network can
+        halve.
+        """
+        pad = [(0, -side % (8 * self.config.grid)) for side in image.shape]
+        x = np.pad(image, pad, mode="reflect")[None, ..., None]
+        y = self.targets.get(number)
+        if y is None:
+            cells = np.pad(labels, pad, mode="reflect")
+            y = np.moveaxis(star_targets(cells, self.config.rays, self.config.grid), 0, -1)
+            kept = sum(one.nbytes for one in self.targets.values())
+            if kept + y.nbytes <= MOST_TARGETS_MB * 2**20:
+                self.targets[number] = y
+        logs = model.keras_model.test_on_batch(x, _for_keras(y[None]), return_dict=True)
+        model.keras_model.reset_metrics()
+        return float(logs["loss"])
+
+    def _counts(
+        self, model: Any, pairs: Iterable[Pair], thresholds: Thresholds
+    ) -> list[tuple[int, int]]:
+        """Return intersection and union of each image, in pixels."""
+        return [
+            overlap_counts(self._mask(model, image, thresholds), labels > 0)
+            for image, labels in pairs
+        ]
+
+    def _mask(
+        self, model: Any, image: NDArray[np.float32], thresholds: Thresholds
+    ) -> NDArray[np.bool_]:
+        prob, dist = polygons(model, image, self.inference)
+        return decode(prob, dist, thresholds, grid=self.config.grid, shape=image.shape) > 0
+
+    def _resume(self, network: Any, optimizer: Any) -> None:
+        """Give network and optimiser what the last saved state that can be used holds."""
+        count, first = len(network.get_weights()), _variables(network, optimizer)
+
+        def put(arrays: Sequence[NDArray]) -> None:
+            network.set_weights(arrays[:count])
+            for variable, array in zip(optimizer.variables, arrays[count:], strict=True):
+                variable.assign(array)
+
+        for state in self.progress.states():
+            try:
+                put(_read_arrays(state.path))
+                self.say({"resumed": self.progress.history.rows()})
+                return
+            except (ValueError, KeyError, BadZipFile) as error:
+                self.progress.refuse(state, error)
+                put(first)  # what fitted of the state must not stay
+
+    def _finish(self, model: Any, validation: Sequence[Pair]) -> None:
+        history, config = self.progress.history, self.config
+        best = history.best
+        assert best is not None
+        network = model.keras_model
+        network.set_weights(self.progress.best_weights())
+        step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
+        chosen = validation[::step][:MOST_CALIBRATION_IMAGES]
+        thresholds = optimize_thresholds(
+            [polygons(model, image, self.inference) for image, _ in chosen],
+            [labels for _, labels in chosen],
+            grid=config.grid,
+        )
+        counts = {
+            "val": self._counts(model, validation, thresholds),
+            "test": self._counts(model, self.images("test"), thresholds),
+        }
+        val, test = iou_from_counts(counts["val"]), iou_from_counts(counts["test"])
+        self.attempt.write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
+        metrics = {
+            "best_epoch": best.epoch, "epochs": history.records[-1].epoch,
+            "val_dataset_iou": val[0], "val_image_iou": val[1],
+            "test_dataset_iou": test[0], "test_image_iou": test[1],
+            "parameters_m": network.count_params() / 1e6,
+            "train_seconds": sum(record.seconds for record in history.records),
+            "peak_memory_mb": memory.process_peak_mb(),
+            "inference": str(self.inference),
+            "ceiling_iou": polygon_ceiling([y for _, y in chosen], config.rays, config.grid),
+        }  # fmt: skip
+        per_image = [
+            vars(ImageCounts(split, item.stem, item.group, *one))
+            for split, those in counts.items()
+            for item, one in zip(self.data.subset(split), those)
+        ]
+        manifest = {
+            "format": FORMAT,
+            "recipe": RECIPE,
+            "inference": self.inference.state(),
+            "config": config.model_dump(mode="json"),
+            "input": input_record(
+                0.5 if config.normalization.mean is None else config.normalization.mean,
+                config.normalization.std or 0.25,
+                self.data.intensities(config.normalization),
+            ),
+            "data": trained_on(self.data, self.shapes),
+            "metrics": metrics,
+            "encoder_weights": None,
+            "task": {
+                "thresholds": {"prob": thresholds.prob, "nms": thresholds.nms},
+                "at_bound": at_bound(thresholds),
+            },
+            "stardist": json.loads(json.dumps(vars(model.config), default=str)),
+            "versions": library_versions("tensorflow", "stardist", "keras"),
+            "weights": {"file": WEIGHTS, "sha256": sha256_of(self.folder / WEIGHTS)},
+        }  # fmt: skip
+        self.attempt.write_json(self.folder / MANIFEST, manifest)
+        masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
+        self.attempt.write_with(self.folder / "overlays.npz", lambda path: savez(path, masks))
+        self.attempt.write_json(
+            self.folder / RESULT,
+            {**metrics, "history": history.rows(), "per_image": per_image},
+        )
+        forget_states(self.folder)
+        self.say({"done": True})
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send one line to the parent."""
+        print(json.dumps(message), file=self.answer, flush=True)
+
+
+def _for_keras(target: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    """Split (N, H, W, 1 + rays) targets as stardist's losses take them: probability; distances
+    with the probability as their mask behind them.
+    """
+    return target[..., :1], np.concatenate([target[..., 1:], target[..., :1]], axis=-1)
+
+
+def _variables(network: Any, optimizer: Any) -> list[NDArray]:
+    """Return all that training needs to go on."""
+    return [*network.get_weights(), *(np.array(v) for v in optimizer.variables)]
+
+
+def savez(path: Path, arrays: Sequence[NDArray]) -> None:
+    """Write arrays to a file of numpy, whose name is taken as it is."""
+    with open(path, "wb") as handle:  # np.savez adds a suffix to names
+        np.savez(handle, *arrays)
+
+
+def write_arrays(path: Path, arrays: Sequence[NDArray]) -> None:
+    """Write arrays to a file of numpy, whole or not at all."""
+    write_with(path, lambda temporary: savez(temporary, arrays))
+
+
+def _read_arrays(path: Path) -> list[NDArray]:
+    with np.load(path, allow_pickle=False) as content:
+        return [content[f"arr_{number}"] for number in range(len(content.files))]
+
+
+FORM = Form(".npz", ".npz", savez, _read_arrays)
+
+
+def _save_weights(network: Any, path: Path) -> None:
+    # Keras insists on the suffix, and write_with's temporary file has another
+    suffixed = path.with_name(path.name + ".weights.h5")
+    network.save_weights(suffixed)
+    suffixed.replace(path)
