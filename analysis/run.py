@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="permutations and bootstrap resamples for statistics.csv (9999)",
     )
     add("--seed", type=int, default=0, help="random seed (0)")
-    return parser  # fmt: skip
+    return parser
 
 
 def analyse(arguments: argparse.Namespace, command: str) -> int:
@@ -114,13 +114,20 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     from analysis.study.gather import Settings, gather, write_tables
 
     settings = Settings(
-        top=arguments.top, convention=arguments.convention, unit=arguments.unit,
-        flips=arguments.flips, budget=arguments.budget, resamples=arguments.resamples,
+        top=arguments.top,
+        convention=arguments.convention,
+        unit=arguments.unit,
+        flips=arguments.flips,
+        budget=arguments.budget,
+        resamples=arguments.resamples,
         seed=arguments.seed,
-    )  # fmt: skip
+    )
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bar:
 
         def task(description: str, steps: int) -> Callable[[], None]:

@@ -22,15 +22,28 @@ from trainables.data.splits import recorded_options
 from trainables.records.manifest import MANIFEST
 
 PRETTY = {
-    "Unet": "U-Net", "UnetPlusPlus": "U-Net++", "MAnet": "MA-Net", "Linknet": "LinkNet",
-    "FPN": "FPN", "DeepLabV3": "DeepLabV3", "DeepLabV3Plus": "DeepLabV3+", "PAN": "PAN",
+    "Unet": "U-Net",
+    "UnetPlusPlus": "U-Net++",
+    "MAnet": "MA-Net",
+    "Linknet": "LinkNet",
+    "FPN": "FPN",
+    "DeepLabV3": "DeepLabV3",
+    "DeepLabV3Plus": "DeepLabV3+",
+    "PAN": "PAN",
     "StarDist": "StarDist",
-}  # fmt: skip
+}
 """Architectures as the paper writes them."""
 _NUMBERS = (
-    "parameters_m", "val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou",
-    "best_epoch", "epochs", "train_seconds", "peak_memory_mb",
-)  # fmt: skip
+    "parameters_m",
+    "val_dataset_iou",
+    "val_image_iou",
+    "test_dataset_iou",
+    "test_image_iou",
+    "best_epoch",
+    "epochs",
+    "train_seconds",
+    "peak_memory_mb",
+)
 
 
 class AnalysisError(ValueError):

@@ -73,13 +73,31 @@ def sweep(space: str, data: Path, out: Path, changes: list[str], *, kill: bool) 
     """Run a sweep to its end; return the trials whose worker was killed."""
     seconds = "0" if kill else "100000"
     words = [
-        sys.executable, "-m", "sweep.run", space, "--data", str(data), "--out", str(out),
-        "--wandb", "off", "--resume" if (out / "plan.json").exists() else "",
-        *(w for c in [
-            "crop_size=128", "epochs=2", "batch_size=2", "validate_every=1", "retries=2",
-            f"checkpoint_seconds={seconds}", *changes,
-        ] for w in ("--set", c)),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "sweep.run",
+        space,
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--wandb",
+        "off",
+        "--resume" if (out / "plan.json").exists() else "",
+        *(
+            w
+            for c in [
+                "crop_size=128",
+                "epochs=2",
+                "batch_size=2",
+                "validate_every=1",
+                "retries=2",
+                f"checkpoint_seconds={seconds}",
+                *changes,
+            ]
+            for w in ("--set", c)
+        ),
+    ]
     process = subprocess.Popen([w for w in words if w])
     killed: set[str] = set()
     while process.poll() is None:
@@ -125,8 +143,9 @@ def check(out: Path, killed: set[str], calm: dict[str, str], image: str) -> tupl
         )
         done = subprocess.run(
             [sys.executable, "-c", PREDICT, str(out / "checkpoints" / i), image],
-            capture_output=True, text=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+        )
         predicts = f"({SIDE}, {SIDE}) bool" in done.stdout
         bad += not (equal and predicts and i in killed)
         lines.append(

@@ -78,8 +78,10 @@ def main() -> int:
         plain, ours = map(statistics.median, seconds)
         if name in ("instances", "morphology"):
             total = [total[0] + plain, total[1] + ours]
-        print(f"{name}: scikit-image {1e3 * plain:.0f} ms, ours {1e3 * ours:.1f} ms, ratio "
-              f"{plain / ours:.1f}")  # fmt: skip
+        print(
+            f"{name}: scikit-image {1e3 * plain:.0f} ms, ours {1e3 * ours:.1f} ms, ratio "
+            f"{plain / ours:.1f}"
+        )
     print(f"instances and morphology of {labels.max()} cells: ratio {total[0] / total[1]:.1f}")
     theirs = regionprops_table(labels, properties=PROPERTIES)
     found = measure(labels, convention="skimage")

@@ -93,9 +93,13 @@ def main() -> int:
             PlainDataset(dataset.subset("train")), batch_size=8, shuffle=True, num_workers=2
         )
         pl.Trainer(
-            max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
-        ).fit(module, loader)  # fmt: skip
+            max_epochs=EPOCHS,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(module, loader)
     plain = statistics.median(module.seconds)
     print(f"epoch of 90 crops of 224 px: ours {ours:.1f} s, plain {plain:.1f} s")
     print(f"ratio {plain / ours:.2f}")

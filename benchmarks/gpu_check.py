@@ -47,10 +47,17 @@ from search_spaces import SearchSpace, grid
 SPACE = SearchSpace(trials=grid(architecture="Unet", **{shared}))
 """
 NETWORKS = (
-    ("Unet", "resnet18"), ("UnetPlusPlus", "resnet34"), ("MAnet", "resnet18"),
-    ("Linknet", "resnet50"), ("FPN", "resnet34"), ("DeepLabV3", "resnet18"),
-    ("DeepLabV3Plus", "resnet50"), ("PAN", "resnet34"), ("Unet", "vgg19"), ("Unet", "resnet152"),
-)  # fmt: skip
+    ("Unet", "resnet18"),
+    ("UnetPlusPlus", "resnet34"),
+    ("MAnet", "resnet18"),
+    ("Linknet", "resnet50"),
+    ("FPN", "resnet34"),
+    ("DeepLabV3", "resnet18"),
+    ("DeepLabV3Plus", "resnet50"),
+    ("PAN", "resnet34"),
+    ("Unet", "vgg19"),
+    ("Unet", "resnet152"),
+)
 MOST_PIXELS, MOST_PROBABILITY = 0.002, 0.02
 """Tolerance of GPU against CPU, at precision 32: part of the pixels on which the foregrounds differ
 (TF32 rounds to 10 bits), and the mean difference of probabilities."""
@@ -144,10 +151,20 @@ def start(machine: Machine, out: str, space: str, *changes: str) -> subprocess.P
     if machine.rehearse:
         environment[PRETEND] = "1"
     words = [
-        sys.executable, "-m", "sweep.run", str(path), "--data", str(machine.data),
-        "--out", str(machine.folder / out), "--gpus", "1", "--wandb", "off",
+        sys.executable,
+        "-m",
+        "sweep.run",
+        str(path),
+        "--data",
+        str(machine.data),
+        "--out",
+        str(machine.folder / out),
+        "--gpus",
+        "1",
+        "--wandb",
+        "off",
         *(word for change in changes for word in ("--set", change)),
-    ]  # fmt: skip
+    ]
     return subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -24,14 +24,23 @@ TRIALS, EPOCHS, RUNNING = 168, 1000, 4
 def main() -> None:
     configs = {f"t{n:03d}": TrialConfig(seed=n, epochs=EPOCHS) for n in range(TRIALS)}
     rows = [
-        {"epoch": e, "train_loss": 1 / 3, "val_loss": 1 / 7, "val_dataset_iou": 2 / 3,
-         "val_image_iou": 5 / 7, "seconds": 1.2345}
+        {
+            "epoch": e,
+            "train_loss": 1 / 3,
+            "val_loss": 1 / 7,
+            "val_dataset_iou": 2 / 3,
+            "val_image_iou": 5 / 7,
+            "seconds": 1.2345,
+        }
         for e in range(1, EPOCHS + 1)
-    ]  # fmt: skip
+    ]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        plan = {"trials": [{"trial_id": i, "config": c.model_dump(mode="json")}
-                           for i, c in configs.items()]}  # fmt: skip
+        plan = {
+            "trials": [
+                {"trial_id": i, "config": c.model_dump(mode="json")} for i, c in configs.items()
+            ]
+        }
         runtime = {"round": "1", "tracking": {"mode": "off"}, "fingerprint": "f"}
         made = Recorder(out, plan, runtime, View(Console(quiet=True), "t", 1))
         for number, (name, config) in enumerate(configs.items()):

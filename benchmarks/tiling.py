@@ -71,11 +71,14 @@ def main() -> int:
                 shared = bands(truth.shape, options.tile, overlap)
                 masks = [one >= 0.5 for one in found]
                 wrong = [one != truth for one in masks]
-                rows.append([
-                    np.abs(found[0] - found[1]).mean(), (masks[0] != masks[1]).mean(),
-                    *(one[shared].mean() for one in wrong),
-                    *(one[~shared].mean() for one in wrong),
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        np.abs(found[0] - found[1]).mean(),
+                        (masks[0] != masks[1]).mean(),
+                        *(one[shared].mean() for one in wrong),
+                        *(one[~shared].mean() for one in wrong),
+                    ]
+                )
         cells = [f"{100 * value:.2f}" for value in np.mean(rows, axis=0)]
         print(
             "| " + " | ".join([f"{config.task} {config.architecture}", *cells]) + " |", flush=True

@@ -13,11 +13,18 @@ DIMENSIONS = {
     "encoder": ["resnet34", "resnet152", "vgg19"],
     "learning_rate": ("loguniform", 3e-5, 3e-3),
     "weight_decay": ("loguniform", 1e-6, 1e-2),
-    "loss": ["dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy",
-             "dice_cross_entropy"],
+    "loss": [
+        "dice",
+        "jaccard",
+        "focal",
+        "tversky",
+        "lovasz",
+        "cross_entropy",
+        "dice_cross_entropy",
+    ],
     "augmentation": ["none", "light", "medium", "strong"],
     "batch_size": [4, 8, 16],
-}  # fmt: skip
+}
 
 SPACE = SearchSpace(
     trials=grid(architecture="Unet", encoder="resnet34", crop_size=224, epochs=200),

@@ -146,9 +146,14 @@ def reservable_gb(node: str) -> float | None:
 
 
 def after_shortage(
-    limits: Limits, config: TrialConfig, *, host: bool, node: str, most_memory_gb: float | None,
+    limits: Limits,
+    config: TrialConfig,
+    *,
+    host: bool,
+    node: str,
+    most_memory_gb: float | None,
     reservable: Callable[[str], float | None] = reservable_gb,
-) -> tuple[Limits | None, str]:  # fmt: skip
+) -> tuple[Limits | None, str]:
     """Return what to try after a trial ran out of memory, or None; and what a user can do then.
 
     Parameters

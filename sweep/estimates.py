@@ -64,9 +64,12 @@ class Estimates:
         if missing:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "sweep.estimates"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                text=True, env={**os.environ, "PYTHONPATH": _python_path()},
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, "PYTHONPATH": _python_path()},
+            )
             assert self._process.stdin is not None
             self._process.stdin.write(
                 json.dumps(
@@ -167,11 +170,16 @@ def as_items(
         apart = on_gpus and not own.gpu
         if (need := footprints.get(i)) is not None:
             seconds[i] = estimate_seconds(
-                need.gflops, need.parameters, CPU if apart else hardware,
-                crops=crops(c.crop_size), epochs=c.epochs, batch_size=c.batch_size,
-                precision=c.precision, cores=own.cpus or cores if apart else cores,
+                need.gflops,
+                need.parameters,
+                CPU if apart else hardware,
+                crops=crops(c.crop_size),
+                epochs=c.epochs,
+                batch_size=c.batch_size,
+                precision=c.precision,
+                cores=own.cpus or cores if apart else cores,
                 share=min(1.0, own.gpu or 1.0),
-            )  # fmt: skip
+            )
     mean = sum(seconds.values()) / len(seconds) if seconds else 0.0
     items = []
     for i in configs:

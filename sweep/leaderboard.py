@@ -14,29 +14,75 @@ from trainables.config import Normalization, TrialConfig
 from trainables.records.files import write_text
 
 COLUMNS = (
-    "trial_id", "task", "architecture", "encoder", "seed", "learning_rate", "loss", "augmentation",
-    "batch_size", "status", "parameters_m", "val_dataset_iou", "val_image_iou",
-    "test_dataset_iou", "test_image_iou", "best_epoch", "epochs", "train_seconds",
-    "peak_memory_mb", "error", "checkpoint", "wandb_id", "micro_batch", "inference",
-    "ceiling_iou", "candidate", "encoder_weights",
-    "weights_id", "crop_size", "weight_decay", "lr_schedule",
-    "gap", "boundary", "rays", "grid", "validate_every", "early_stopping", "precision",
-    "normalization", "planned_epochs",
-)  # fmt: skip
+    "trial_id",
+    "task",
+    "architecture",
+    "encoder",
+    "seed",
+    "learning_rate",
+    "loss",
+    "augmentation",
+    "batch_size",
+    "status",
+    "parameters_m",
+    "val_dataset_iou",
+    "val_image_iou",
+    "test_dataset_iou",
+    "test_image_iou",
+    "best_epoch",
+    "epochs",
+    "train_seconds",
+    "peak_memory_mb",
+    "error",
+    "checkpoint",
+    "wandb_id",
+    "micro_batch",
+    "inference",
+    "ceiling_iou",
+    "candidate",
+    "encoder_weights",
+    "weights_id",
+    "crop_size",
+    "weight_decay",
+    "lr_schedule",
+    "gap",
+    "boundary",
+    "rays",
+    "grid",
+    "validate_every",
+    "early_stopping",
+    "precision",
+    "normalization",
+    "planned_epochs",
+)
 CONFIG_COLUMNS = COLUMNS[1:9]
 SETTING_COLUMNS = (*CONFIG_COLUMNS, *COLUMNS[COLUMNS.index("encoder_weights") :])
 """Everything that a trial was configured with; ``epochs`` is what it ran."""
 PER_IMAGE_COLUMNS = ("trial_id", "split", "image", "group", "intersection", "union")
 IOUS = ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou")
 HISTORY_COLUMNS = (
-    "trial_id", "epoch", "train_loss", "val_loss", "val_dataset_iou", "val_image_iou", "seconds",
-    "val_background_iou", "val_cell_iou", "val_boundary_iou",
-)  # fmt: skip
+    "trial_id",
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "val_dataset_iou",
+    "val_image_iou",
+    "seconds",
+    "val_background_iou",
+    "val_cell_iou",
+    "val_boundary_iou",
+)
 
 PAPER_TABLE1 = {
-    "Unet": 87.21, "UnetPlusPlus": 88.88, "MAnet": 87.37, "Linknet": 86.76,
-    "FPN": 84.01, "DeepLabV3": 75.57, "DeepLabV3Plus": 83.50, "PAN": 80.35,
-}  # fmt: skip
+    "Unet": 87.21,
+    "UnetPlusPlus": 88.88,
+    "MAnet": 87.37,
+    "Linknet": 86.76,
+    "FPN": 84.01,
+    "DeepLabV3": 75.57,
+    "DeepLabV3Plus": 83.50,
+    "PAN": 80.35,
+}
 """Test data-set IoU in percent with ResNet-152, Table 1 of Vasinkova et al. 2024."""
 
 

@@ -91,9 +91,14 @@ class Ledger:
         """Record that an attempt ran out of memory, and what the next one shall get."""
         before = (self.read_one(trial_id) or {}).get("out_of_memory", [])
         self.write(
-            trial_id, config, "running",
-            attempts=self.attempts(trial_id), retry=retry, out_of_memory=[*before, told], **f,
-        )  # fmt: skip
+            trial_id,
+            config,
+            "running",
+            attempts=self.attempts(trial_id),
+            retry=retry,
+            out_of_memory=[*before, told],
+            **f,
+        )
 
     def note(self, trial_id: str, text: str) -> None:
         """Add a line to a trial's record, for the user; the driver says it, too."""

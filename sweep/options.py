@@ -62,4 +62,4 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--plan", action="store_true", help="print the trials, check everything, start nothing")
     add("--resume", action="store_true", help="go on with an unfinished run; retry failed trials")
-    return commands  # fmt: skip
+    return commands

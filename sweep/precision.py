@@ -29,9 +29,24 @@ if TYPE_CHECKING:
 WITHOUT_BF16 = ("V100", "V100S", "T4", "T4G", "P100", "P40", "P4", "K80", "M60")
 """GPUs that cannot, as Ray names them (label ``ray.io/accelerator-type``)."""
 WITH_BF16 = (
-    "A100", "H100", "H200", "H20", "B200", "B300", "GB200", "GB300", "A10", "A10G", "A30", "A40",
-    "L4", "L40", "L40S", "RTX3090", "RTX4090",
-)  # fmt: skip
+    "A100",
+    "H100",
+    "H200",
+    "H20",
+    "B200",
+    "B300",
+    "GB200",
+    "GB300",
+    "A10",
+    "A10G",
+    "A30",
+    "A40",
+    "L4",
+    "L40",
+    "L40S",
+    "RTX3090",
+    "RTX4090",
+)
 
 
 @dataclass(frozen=True)

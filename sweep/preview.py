@@ -138,11 +138,15 @@ def _trials(
         i, c = trial.trial_id, trial.config
         need = footprints.get(i)
         table.add_row(
-            i, c.loss, str(c.batch_size), str(c.crop_size), str(c.epochs),
+            i,
+            c.loss,
+            str(c.batch_size),
+            str(c.crop_size),
+            str(c.epochs),
             f"{need.parameters / 1e6:.1f}" if need else "",
             _share(limits.get(i, limits[""]), plan.request.settings.cpus_per_trial),
             times.get(i, ""),
-        )  # fmt: skip
+        )
     return table
 
 

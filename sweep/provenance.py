@@ -15,8 +15,11 @@ def git_commit() -> str | None:
     def git(*words: str) -> str:
         return subprocess.run(
             ["git", "-C", str(here.parent), *words],
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout.strip()  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
 
     try:
         # an environment in somebody else's checkout is not that checkout

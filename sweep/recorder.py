@@ -56,9 +56,14 @@ class Recorder(Callback):
     """
 
     def __init__(
-        self, out: Path, plan: Mapping[str, Any], runtime: dict[str, Any], view: View,
-        avoid: Iterable[str] = (), asks_for: Callable[[str], bool] = lambda trial_id: True,
-    ) -> None:  # fmt: skip
+        self,
+        out: Path,
+        plan: Mapping[str, Any],
+        runtime: dict[str, Any],
+        view: View,
+        avoid: Iterable[str] = (),
+        asks_for: Callable[[str], bool] = lambda trial_id: True,
+    ) -> None:
         self.out, self.plan, self.runtime, self.view = out, plan, runtime, view
         self.avoid = set(avoid)
         self.interrupts = Interrupts()
@@ -191,11 +196,13 @@ class Recorder(Callback):
         """Record the end of a trial that its worker did not record."""
         self._keep_history(state.trial_id)
         self._record(
-            state, config, status,
+            state,
+            config,
+            status,
             metrics=self._so_far(state.trial_id),
             attempts=self.ledger.attempts(state.trial_id),
             **fields,
-        )  # fmt: skip
+        )
 
     def _wait(self, state: TrialState, config: TrialConfig) -> None:
         """Let a trial wait for the next round."""
@@ -238,9 +245,12 @@ class Recorder(Callback):
         if killed_for_memory(trial, limits):
             before = self.ledger.attempts(state.trial_id)
             step, _ = after_shortage(
-                limits, config, host=bool(limits.gpu), node=before[-1]["node"] if before else "",
+                limits,
+                config,
+                host=bool(limits.gpu),
+                node=before[-1]["node"] if before else "",
                 most_memory_gb=self.runtime.get("most_memory_gb"),
-            )  # fmt: skip
+            )
             told = f"{error} with {limits}"
             if step is not None:
                 self.ledger.write_shortage(state.trial_id, config, told, step.to_dict())
@@ -274,9 +284,12 @@ class Recorder(Callback):
                 continue
             config = TrialConfig.model_validate(record["config"])
             self._record(
-                state, config, "failed", attempts=attempts,
+                state,
+                config,
+                "failed",
+                attempts=attempts,
                 error=f"{reason} (after {len(attempts)} attempts)",
-            )  # fmt: skip
+            )
             self._settle(state)
         self.view.message(f"Ray Tune gave up ({reason}); going on with {len(left)} trials")
         return left

@@ -229,9 +229,15 @@ def _paper_crops(crop_size: int) -> int:
 
 
 def _fit(
-    plan: Plan, recorded: dict[str, Any], todo: list[str], resources: Resources,
-    gpus: Gpus | None, estimates: Estimates, screen: Console, dataset: DataSet,
-) -> tuple[dict[str, Limits], list[str]]:  # fmt: skip
+    plan: Plan,
+    recorded: dict[str, Any],
+    todo: list[str],
+    resources: Resources,
+    gpus: Gpus | None,
+    estimates: Estimates,
+    screen: Console,
+    dataset: DataSet,
+) -> tuple[dict[str, Limits], list[str]]:
     """Return what trials may take, and their order: those that take longest first."""
     settings = plan.request.settings
     memory = gpus.memory_gb if gpus else None

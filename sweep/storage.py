@@ -66,8 +66,10 @@ def say_storage_error(error: OSError, out: Path) -> str:
     """Return one line that says what the storage refused, where, and what to do."""
     where = f": {error.filename}" if error.filename else f" (run folder {out})"
     what = {
-        errno.ENOSPC: "make room", errno.EDQUOT: "make room within your quota",
-        errno.ESTALE: "mount the folder again", errno.EROFS: "make the folder writable",
-    }.get(error.errno or 0, "see that the folder can be written to")  # fmt: skip
+        errno.ENOSPC: "make room",
+        errno.EDQUOT: "make room within your quota",
+        errno.ESTALE: "mount the folder again",
+        errno.EROFS: "make the folder writable",
+    }.get(error.errno or 0, "see that the folder can be written to")
     then = "; then the same command with --resume goes on" if (out / "plan.json").exists() else ""
     return f"error: {error.strerror or error}{where}; {what}{then}"

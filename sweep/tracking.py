@@ -42,9 +42,15 @@ RETRY_ONLINE_SECONDS = 900.0
 """After W&B could not be reached, a worker's next trials report offline for so long."""
 
 __all__ = [
-    "Mode", "Tracker", "TrackingOptions", "key_source", "run_id", "server", "wandb_mode",
+    "Mode",
+    "Tracker",
+    "TrackingOptions",
+    "key_source",
+    "run_id",
+    "server",
+    "wandb_mode",
     "wandb_settings",
-]  # fmt: skip
+]
 logger = logging.getLogger(__name__)
 
 _unreachable_until = 0.0

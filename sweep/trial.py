@@ -170,9 +170,12 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         short = type(error).__name__
         if short in ("OutOfMemory", "HostMemoryShort"):
             following = after_shortage(
-                limits, config, host=short == "HostMemoryShort", node=node,
+                limits,
+                config,
+                host=short == "HostMemoryShort",
+                node=node,
                 most_memory_gb=runtime.get("most_memory_gb"),
-            )  # fmt: skip
+            )
             told = f"{error} with {limits}"
             _note_shortage(ledger, trial_id, config, following, runtime, told, tracker.wandb_id)
             if not limits.gpu:
@@ -183,12 +186,14 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
             raise TransientError(reason_of(error)) from error
         logging.getLogger(__name__).exception("trial %s failed", trial_id)
         ledger.write(
-            trial_id, config, "failed",
+            trial_id,
+            config,
+            "failed",
             error=reason_of(error),
             traceback=traceback.format_exc(),
             attempts=ledger.attempts(trial_id),
             wandb_id=tracker.wandb_id,
-        )  # fmt: skip
+        )
     finally:
         if not ended:  # Tune stopped the trial from inside a report
             tracker.finish({})
@@ -205,9 +210,13 @@ def _blind(runtime: dict[str, Any], node: str) -> bool:
     from ray import tune
 
     problems = look(
-        node, runtime["out"], runtime["token"], runtime["data"], runtime["data_options"],
+        node,
+        runtime["out"],
+        runtime["token"],
+        runtime["data"],
+        runtime["data_options"],
         runtime["fingerprint"],
-    )  # fmt: skip
+    )
     if not problems:
         return False
     refused = {"node": node, "name": name_of(this_node()), "why": " and ".join(problems)}
@@ -220,9 +229,13 @@ def _blind(runtime: dict[str, Any], node: str) -> bool:
 
 
 def _unfit(
-    ledger: Ledger, trial_id: str, config: TrialConfig, limits: Limits,
-    runtime: dict[str, Any], node: str,
-) -> bool:  # fmt: skip
+    ledger: Ledger,
+    trial_id: str,
+    config: TrialConfig,
+    limits: Limits,
+    runtime: dict[str, Any],
+    node: str,
+) -> bool:
     """Whether this node cannot compute in a trial's precision; recorded, so that the trial is tried
     on another one. That is no attempt at it: nothing was trained.
     """
@@ -234,12 +247,14 @@ def _unfit(
     if why is None:
         return False
     ledger.write(
-        trial_id, config, "running",
+        trial_id,
+        config,
+        "running",
         attempts=ledger.attempts(trial_id),
         retry=limits.to_dict(),
         refused={"node": node, "host": os.uname().nodename, "why": why},
         round=runtime["round"],
-    )  # fmt: skip
+    )
     return True
 
 
@@ -258,9 +273,14 @@ def _trainable(config: TrialConfig) -> Any:
 
 
 def _note_shortage(
-    ledger: Ledger, trial_id: str, config: TrialConfig, following: tuple[Limits | None, str],
-    runtime: dict[str, Any], told: str, wandb_id: str,
-) -> None:  # fmt: skip
+    ledger: Ledger,
+    trial_id: str,
+    config: TrialConfig,
+    following: tuple[Limits | None, str],
+    runtime: dict[str, Any],
+    told: str,
+    wandb_id: str,
+) -> None:
     """Record what a trial gets next after running out of memory, or that nothing is left."""
     step, advice = following
     if step is not None:
@@ -269,12 +289,14 @@ def _note_shortage(
         )
         return
     ledger.write(
-        trial_id, config, "failed",
+        trial_id,
+        config,
+        "failed",
         error=f"{told}: {advice}",
         attempts=ledger.attempts(trial_id),
         round=runtime["round"],
         wandb_id=wandb_id,
-    )  # fmt: skip
+    )
 
 
 def _overtaken(attempt: Attempt) -> str | None:

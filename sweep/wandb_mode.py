@@ -13,9 +13,14 @@ from urllib.parse import urlsplit
 Mode = Literal["online", "offline", "off"]
 
 _MODES: dict[str, Mode] = {
-    "online": "online", "run": "online", "shared": "online",
-    "offline": "offline", "dryrun": "offline", "disabled": "off", "off": "off",
-}  # fmt: skip
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "off",
+    "off": "off",
+}
 QUIET: dict[str, Any] = {
     "silent": True,
     "symlink": False,  # "latest-run" means nothing where trials run side by side

@@ -160,8 +160,13 @@ SPACE = SearchSpace(trials=(
 ))
 """
 SHARE_ONE_GPU = (
-    "--gpus", "1", "--set", "gpus_per_trial=0.5", "--set", "cpus_per_trial=0.5",
-)  # fmt: skip
+    "--gpus",
+    "1",
+    "--set",
+    "gpus_per_trial=0.5",
+    "--set",
+    "cpus_per_trial=0.5",
+)
 """Or what Ray takes for one: nothing here needs a real GPU."""
 
 
@@ -197,15 +202,26 @@ def _sweep(cells: Path, folder: Path) -> tuple[int, str, str]:
     folder.mkdir()
     (folder / "space.py").write_text(SPACE)
     words = (
-        "space.py", "--data", cells, "--out", folder / "run", *SHARE_ONE_GPU,
-        "--wandb", "offline", "--set", "tensorboard=true",
-    )  # fmt: skip
+        "space.py",
+        "--data",
+        cells,
+        "--out",
+        folder / "run",
+        *SHARE_ONE_GPU,
+        "--wandb",
+        "offline",
+        "--set",
+        "tensorboard=true",
+    )
     drop = ("RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE")
     done = subprocess.run(
-        [sys.executable, "-m", "sweep.run", *map(str, words)], cwd=folder, text=True,
+        [sys.executable, "-m", "sweep.run", *map(str, words)],
+        cwd=folder,
+        text=True,
         env={k: v for k, v in os.environ.items() if k not in drop},
-        capture_output=True, timeout=500,
-    )  # fmt: skip
+        capture_output=True,
+        timeout=500,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -218,10 +234,12 @@ def swept(sweep_of_cells: Swept) -> Path:
         board = list(csv.DictReader(handle))
     found = sorted((row["task"], row["architecture"], row["status"]) for row in board)
     assert found == [
-        ("semantic2", "FPN", "done"), ("semantic2", "Unet", "done"),
-        ("semantic2", "Unet", "failed"), ("semantic3", "Unet", "done"),
+        ("semantic2", "FPN", "done"),
+        ("semantic2", "Unet", "done"),
+        ("semantic2", "Unet", "failed"),
+        ("semantic3", "Unet", "done"),
         ("stardist", "Unet", "done"),
-    ], told  # fmt: skip
+    ], told
     (failed,) = (row for row in board if row["status"] == "failed")
     assert failed["encoder"] == "tu-no_such_network"
     assert "no_such_network" in failed["error"]

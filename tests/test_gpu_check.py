@@ -14,9 +14,12 @@ PROGRAM = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(PROGRAM), *words], capture_output=True, text=True, timeout=590,
+        [sys.executable, str(PROGRAM), *words],
+        capture_output=True,
+        text=True,
+        timeout=590,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

@@ -177,9 +177,11 @@ def test_the_table_of_spaces_counts_their_trials() -> None:
 def a_fresh_clone(folder: Path) -> Path:
     """Copy what git knows of the working tree, and what is new in it; with this environment."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
     for name in filter(None, os.fsdecode(listed).split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -236,9 +238,12 @@ def test_the_readmes_lines_pasted_in_order_do_what_they_say(cells: Path, tmp_pat
             print(command, flush=True)
             said[command] = run("bash", "-c", command)
     for name in (
-        "runs/demo/leaderboard.csv", "runs/demo/report/index.html", "cells/objects.csv",
-        "runs/compare-my_data/leaderboard.csv", "runs/compare-my_data/report/index.html",
-    ):  # fmt: skip
+        "runs/demo/leaderboard.csv",
+        "runs/demo/report/index.html",
+        "cells/objects.csv",
+        "runs/compare-my_data/leaderboard.csv",
+        "runs/compare-my_data/report/index.html",
+    ):
         assert (clone / name).is_file(), name
     assert len(list((clone / "cells" / "labels").iterdir())) == 18
     (segmented,) = (out for line, out in said.items() if "analysis.segment" in line)

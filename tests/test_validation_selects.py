@@ -32,8 +32,14 @@ from trainables.data.examples import forget_images
 from trainables.records.progress import History
 from trainables.train import train
 
-VAL = {("Unet", 0): 0.90, ("Unet", 1): 0.70, ("FPN", 0): 0.81, ("FPN", 1): 0.82,
-       ("Linknet", 0): 0.60, ("Linknet", 1): 0.61}  # fmt: skip
+VAL = {
+    ("Unet", 0): 0.90,
+    ("Unet", 1): 0.70,
+    ("FPN", 0): 0.81,
+    ("FPN", 1): 0.82,
+    ("Linknet", 0): 0.60,
+    ("Linknet", 1): 0.61,
+}
 """Of architecture and seed. Means: FPN .815, Unet .80, Linknet .605; best single trial: Unet 0."""
 
 
@@ -46,9 +52,12 @@ def rows() -> list[dict[str, Any]]:
     made = []
     for (architecture, seed), val in VAL.items():
         metrics = {
-            "val_dataset_iou": val, "val_image_iou": 1 - val,
-            "test_dataset_iou": 1 - val, "test_image_iou": 1 - val, "train_seconds": 100 * val,
-        }  # fmt: skip
+            "val_dataset_iou": val,
+            "val_image_iou": 1 - val,
+            "test_dataset_iou": 1 - val,
+            "test_image_iou": 1 - val,
+            "train_seconds": 100 * val,
+        }
         one = config(architecture, seed)
         record = {"status": "done", "metrics": metrics}
         fields = one.model_dump(mode="json")
@@ -95,9 +104,11 @@ def out(rows: list[dict[str, Any]], tmp_path: Path) -> Path:
         (folder / "weights.pt").write_bytes(trial_id.encode())
         digest = hashlib.sha256(trial_id.encode()).hexdigest()
         manifest = {
-            "format": 1, "config": fields, "input": {"mean": 0.5, "std": 0.25},
+            "format": 1,
+            "config": fields,
+            "input": {"mean": 0.5, "std": 0.25},
             "weights": {"file": "weights.pt", "sha256": digest},
-        }  # fmt: skip
+        }
         (folder / "checkpoint.json").write_text(json.dumps(manifest))
     plan = {"trials": trials, "data": {"path": "data", "fingerprint": "f"}, "commands": ["x"]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
@@ -125,11 +136,13 @@ def test_what_segments_new_images(out: Path) -> None:
     # with a report, its first representative: methods.csv is in the order of validation
     (out / "report").mkdir()
     ids = {(c.architecture, c.seed): i for i, c in read_run(out).configs.items()}
-    methods = pd.DataFrame([
-        {"method": "b", "trial_id": ids["Linknet", 0], "way": "w", "representative": False},
-        {"method": "b", "trial_id": ids["Linknet", 1], "way": "w", "representative": True},
-        {"method": "a", "trial_id": ids["Unet", 0], "way": "w", "representative": True},
-    ])  # fmt: skip
+    methods = pd.DataFrame(
+        [
+            {"method": "b", "trial_id": ids["Linknet", 0], "way": "w", "representative": False},
+            {"method": "b", "trial_id": ids["Linknet", 1], "way": "w", "representative": True},
+            {"method": "a", "trial_id": ids["Unet", 0], "way": "w", "representative": True},
+        ]
+    )
     methods.to_csv(out / "report" / "methods.csv", index=False)
     assert names([choose_model(out).config.model_dump()]) == [("Linknet", 1)]
 
@@ -144,9 +157,15 @@ def test_what_a_search_is_taught(tmp_path: Path) -> None:
         ledger.write(config.trial_id("f"), config, "done", metrics=metrics)
     study, _ = open_study(tmp_path, 0)
     Draws(
-        study, request.space.dimensions, lambda drawn: with_changes(base.model_dump(), drawn),
-        ledger, "f", (), 0, lambda *_: Limits(),
-    )  # fmt: skip
+        study,
+        request.space.dimensions,
+        lambda drawn: with_changes(base.model_dump(), drawn),
+        ledger,
+        "f",
+        (),
+        0,
+        lambda *_: Limits(),
+    )
     assert sorted(trial.value for trial in study.trials) == [0.2, 0.9]
     assert study.best_params["learning_rate"] == 1e-3
     assert study.direction.name == "MAXIMIZE"
@@ -182,9 +201,14 @@ def test_other_test_images_change_nothing_but_the_test(
         noise = np.random.default_rng(1).integers(0, 4000, labels.shape).astype(np.uint16)
         tifffile.imwrite(other / "images" / f"{stem}.tif", noise)
     cfg = TrialConfig(
-        task=task, encoder="mobilenet_v2", crop_size=64, batch_size=4, epochs=3,
-        learning_rate=3e-3, augmentation="none",
-    )  # fmt: skip
+        task=task,
+        encoder="mobilenet_v2",
+        crop_size=64,
+        batch_size=4,
+        epochs=3,
+        learning_rate=3e-3,
+        augmentation="none",
+    )
     results = []
     for number, root in enumerate((tiny_dataset, other)):
         seen.clear()
@@ -200,8 +224,10 @@ def test_other_test_images_change_nothing_but_the_test(
         results.append(result)
     one, two = results
     assert (one.best_epoch, one.val_dataset_iou, one.val_image_iou) == (
-        two.best_epoch, two.val_dataset_iou, two.val_image_iou,
-    )  # fmt: skip
+        two.best_epoch,
+        two.val_dataset_iou,
+        two.val_image_iou,
+    )
     first, second = (checkpoint.load(result.checkpoint) for result in results)
     assert first.info["task"] == second.info["task"]
     states = [p.network.state_dict() for p in (first, second)]

@@ -64,8 +64,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source],
-        check=True, timeout=300,
-    )  # fmt: skip
+        check=True,
+        timeout=300,
+    )
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
         inside = {name for name in content.namelist() if not name.startswith("segsweep-")}
@@ -80,8 +81,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     places = [sysconfig.get_path("purelib"), *site.getsitepackages()]
     purelib = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     # as plain folders: an editable install's own .pth files there are not read
     Path(purelib, "libraries.pth").write_text("\n".join(dict.fromkeys(places)) + "\n")
     return python
@@ -96,16 +99,26 @@ def test_an_installed_wheel_sweeps_and_reports(
 
     def run(*words: object) -> str:
         done = subprocess.run(
-            [installed, *map(str, words)], cwd=tmp_path, env=environment, text=True,
-            capture_output=True, timeout=500,
-        )  # fmt: skip
+            [installed, *map(str, words)],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            capture_output=True,
+            timeout=500,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     code = "import analysis, search_spaces, sweep, trainables as t; print(t.__file__)"
     assert run("-c", code).startswith(str(installed.parents[1])), "not the installed copy"
-    quick = {"architecture": "Unet,FPN", "encoder": "mobilenet_v2", "epochs": 2, "crop_size": 64,
-             "batch_size": 4, "task": "semantic2"}  # fmt: skip
+    quick = {
+        "architecture": "Unet,FPN",
+        "encoder": "mobilenet_v2",
+        "epochs": 2,
+        "crop_size": 64,
+        "batch_size": 4,
+        "task": "semantic2",
+    }
     changes = [word for k, v in quick.items() for word in ("--set", f"{k}={v}")]
     out = tmp_path / "run"
     run("-m", "sweep.run", "paper", "--data", cells, "--out", out, *changes, "--wandb", "off")

@@ -119,17 +119,21 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "other file not UTF-8": (text(f"images/{BAD}.txt", ""), "images/z\\xe4.txt: its name is not"),
     "line break in a name": (pair("a\nb.tif"), "images/a\\nb.tif: its name holds a control"),
     "stem twice by case of the suffix": (
-        lambda d: shutil.copy(d / "images/i0.tif", d / "images/i0.TIFF"), "same stem as i0.TIFF"),
+        lambda d: shutil.copy(d / "images/i0.tif", d / "images/i0.TIFF"),
+        "same stem as i0.TIFF",
+    ),
     "folder named like an image": (instead("images/i0.tif", Path.mkdir), "images/i0.tif: not a f"),
     "link to itself": (instead("masks/i0.tif", lambda p: p.symlink_to(p)), "masks/i0.tif: not a f"),
     "dead link": (instead("masks/i0.tif", lambda p: p.symlink_to("x")), "masks/i0.tif: not a file"),
     "pipe": (instead("masks/i0.tif", os.mkfifo), "masks/i0.tif: not a file"),
     "images is a link to itself": (
         lambda d: (shutil.rmtree(d / "images"), (d / "images").symlink_to("images")),
-        "images/: not a folder, or a link"),
+        "images/: not a folder, or a link",
+    ),
     "images is a file": (
         lambda d: (shutil.rmtree(d / "images"), (d / "images").write_text("")),
-        "images/: not a folder"),
+        "images/: not a folder",
+    ),
     # labels
     "negative labels": (mask(-two_cells(np.int16)), "masks/i0.tif: mask holds negative labels"),
     "fractions": (mask(two_cells(np.float32) / 2), "masks/i0.tif: mask of type float32"),
@@ -152,17 +156,23 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no pixel": (header("ImageLength", 0), "images/i0.tif: cannot be read"),
     "a header of gigabytes": (
         lambda d: (header("ImageLength", 65535)(d), header("ImageWidth", 65535)(d)),
-        "images/i0.tif: cannot be read"),
+        "images/i0.tif: cannot be read",
+    ),
     "0-byte TIFF": (text("images/i0.tif", b""), "images/i0.tif: cannot be read"),
     "0-byte mask": (text("masks/i0.tif", b""), "masks/i0.tif: cannot be read"),
     "0-byte PNG": (picture("images/i0.png", b""), "images/i0.png: cannot be read"),
-    "PNG that is a TIFF": (lambda d: (d / "images/i0.tif").rename(d / "images/i0.png"),
-                           "images/i0.png: cannot be read"),
+    "PNG that is a TIFF": (
+        lambda d: (d / "images/i0.tif").rename(d / "images/i0.png"),
+        "images/i0.png: cannot be read",
+    ),
     "grey and alpha": (
         picture("images/i0.png", imagecodecs.png_encode(np.zeros((40, 40, 2), np.uint8))),
-        "images/i0.png: image of shape (40, 40, 2)"),
-    "colour": (picture("masks/i0.png", imagecodecs.png_encode(np.zeros((40, 40, 3), np.uint8))),
-               "masks/i0.png: colour mask"),
+        "images/i0.png: image of shape (40, 40, 2)",
+    ),
+    "colour": (
+        picture("masks/i0.png", imagecodecs.png_encode(np.zeros((40, 40, 3), np.uint8))),
+        "masks/i0.png: colour mask",
+    ),
     "two images in a file": (pages, "images/i0.tif: holds 2 images"),
     # dataset.yaml
     "yaml cut in braces": (text("dataset.yaml", SPLIT[:30]), "dataset.yaml: not valid YAML"),
@@ -171,18 +181,28 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "yaml in UTF-16": (text("dataset.yaml", SPLIT.encode("utf-16")), "dataset.yaml: not UTF-8"),
     "yaml in Latin-1": (text("dataset.yaml", b"groups: {i0: \xe4}"), "dataset.yaml: not UTF-8"),
     "yaml is a folder": (instead("dataset.yaml", Path.mkdir), "dataset.yaml: cannot be read (Is a"),
-    "yaml links to itself": (instead("dataset.yaml", lambda p: p.symlink_to(p)),
-                             "dataset.yaml: cannot be read (Too many levels"),
-    "yaml links nowhere": (instead("dataset.yaml", lambda p: p.symlink_to("x")),
-                           "dataset.yaml: cannot be read (No such file"),
+    "yaml links to itself": (
+        instead("dataset.yaml", lambda p: p.symlink_to(p)),
+        "dataset.yaml: cannot be read (Too many levels",
+    ),
+    "yaml links nowhere": (
+        instead("dataset.yaml", lambda p: p.symlink_to("x")),
+        "dataset.yaml: cannot be read (No such file",
+    ),
     "yaml nested": (text("dataset.yaml", "[" * 1_500), "dataset.yaml: not valid YAML: nested"),
     "yaml key twice": (text("dataset.yaml", SPLIT * 2), "not valid YAML: split is there twice"),
-    "image in two groups": (text("dataset.yaml", "groups: {i0: a, i0: b, i1: b, i2: c}"),
-                            "dataset.yaml: not valid YAML: i0 is there twice"),
-    "group without name": (text("dataset.yaml", "groups: {i0: , i1: a, i2: b, i3: c}"),
-                           "dataset.yaml: groups.i0: empty"),
-    "group is a list": (text("dataset.yaml", "groups: {i0: [a], i1: a, i2: b, i3: c}"),
-                        "dataset.yaml: groups.i0: not a name"),
+    "image in two groups": (
+        text("dataset.yaml", "groups: {i0: a, i0: b, i1: b, i2: c}"),
+        "dataset.yaml: not valid YAML: i0 is there twice",
+    ),
+    "group without name": (
+        text("dataset.yaml", "groups: {i0: , i1: a, i2: b, i3: c}"),
+        "dataset.yaml: groups.i0: empty",
+    ),
+    "group is a list": (
+        text("dataset.yaml", "groups: {i0: [a], i1: a, i2: b, i3: c}"),
+        "dataset.yaml: groups.i0: not a name",
+    ),
     "pixel size is NaN": (text("dataset.yaml", "pixel_size_um: .nan"), "dataset.yaml: pixel_size"),
     "pixel size is infinite": (text("dataset.yaml", "pixel_size_um: .inf"), "dataset.yaml: pixel_"),
     "pixel size with comma": (text("dataset.yaml", "pixel_size_um: 0,5"), "dataset.yaml: pixel_s"),
@@ -201,7 +221,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "label is missing": (text("objects.csv", HEAD + "i0,,,small\n"), "line 3 names no label"),
     "track is infinite": (text("objects.csv", HEAD + "i0,2,inf,\n"), "line 3: track 'inf' is not"),
     "cell twice": (text("objects.csv", HEAD + "i0,1,,large\n"), "label 1 of image i0 is there"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -227,7 +247,9 @@ NOTED: dict[str, tuple[Change, str]] = {
     "upper-case suffix": (pair("i0.TIF"), ""),
     "umlauts": (pair("zäh.tif"), ""),
     "names alike but for case": (
-        lambda d: (pair("I0.tif", copy=True)(d), image(noise(9))(d)), "I0 and i0"),
+        lambda d: (pair("I0.tif", copy=True)(d), image(noise(9))(d)),
+        "I0 and i0",
+    ),
     "flat without cells": (both(FLAT, two_cells() * 0), "1 images show nothing"),
     "nearly flat": (image(np.where(np.eye(40) > 0, 501, 500).astype(np.uint16)), ""),
     "small binary mask of 255": (mask((two_cells(size=40) == 1).astype(np.uint8) * 255), ""),
@@ -237,7 +259,7 @@ NOTED: dict[str, tuple[Change, str]] = {
     "objects with empty lines": (text("objects.csv", HEAD + "\n,,,\n"), ""),
     "objects with floats": (text("objects.csv", HEAD + "i0,2.0,3.0,\n"), ""),
     "objects of other images": (text("objects.csv", HEAD + "zz,1,,\n"), "not there"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NOTED)
@@ -296,10 +318,14 @@ RUNS: dict[str, tuple[Change, str]] = {
     "leaderboard with semicolons": (
         lambda r: (r / "leaderboard.csv").write_text(
             (r / "leaderboard.csv").read_text().replace(",", ";")
-        ), "leaderboard.csv has no column trial_id"),
+        ),
+        "leaderboard.csv has no column trial_id",
+    ),
     "leaderboard a folder": (instead("leaderboard.csv", Path.mkdir), "board.csv cannot"),
     "leaderboard links to itself": (
-        instead("leaderboard.csv", lambda p: p.symlink_to(p)), "leaderboard.csv cannot be read"),
+        instead("leaderboard.csv", lambda p: p.symlink_to(p)),
+        "leaderboard.csv cannot be read",
+    ),
     "history cut": (lambda r: cut(r / "history.csv", 0.5), "history.csv cannot be read: "),
     "candidates cut": (lambda r: cut(r / "candidates.csv", 0.5), "candidates.csv cannot be read: "),
     "plan cut": (lambda r: cut(r / "plan.json", 0.5), "plan.json"),
@@ -308,7 +334,7 @@ RUNS: dict[str, tuple[Change, str]] = {
     "plan empty": (text("plan.json", ""), "plan.json"),
     "plan a list": (text("plan.json", "[]"), "plan.json"),
     "plan of nothing": (text("plan.json", '{"format": 1}'), "plan.json"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -390,9 +416,18 @@ def test_a_damaged_objects_table_stops_the_analysis_at_once(torn: Path, cells, c
 
 @pytest.mark.parametrize(
     "name",
-    ["name not UTF-8", "line break in a name", "no pixel", "0-byte TIFF", "0-byte PNG",
-     "PNG that is a TIFF", "colour image", "two images in a file", "NaN image"],
-)  # fmt: skip
+    [
+        "name not UTF-8",
+        "line break in a name",
+        "no pixel",
+        "0-byte TIFF",
+        "0-byte PNG",
+        "PNG that is a TIFF",
+        "colour image",
+        "two images in a file",
+        "NaN image",
+    ],
+)
 def test_segment_refuses_images_by_name(name: str, root: Path, torn: Path, capfd) -> None:
     colour = picture("images/i0.png", imagecodecs.png_encode(np.zeros((40, 40, 3), np.uint8)))
     change, said = {**REFUSED, "colour image": (colour, "images/i0.png: colour image")}[name]

@@ -155,8 +155,9 @@ def load(path: Path | str) -> Predictor | StarDistPredictor:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{weights} does not fit {config.candidate}: {reason}") from error
     scaling = Scaling(
-        float(manifest["input"]["mean"]), float(manifest["input"]["std"]),
+        float(manifest["input"]["mean"]),
+        float(manifest["input"]["std"]),
         read_intensities(manifest, config, folder / MANIFEST),
-    )  # fmt: skip
+    )
     network.to(memory_format=torch.channels_last)
     return Predictor(config, network, scaling, task, manifest)

@@ -13,9 +13,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 Task = Literal["semantic2", "semantic3", "stardist"]
 Loss = Literal[
-    "dice", "jaccard", "focal", "tversky", "lovasz", "cross_entropy", "dice_cross_entropy",
+    "dice",
+    "jaccard",
+    "focal",
+    "tversky",
+    "lovasz",
+    "cross_entropy",
+    "dice_cross_entropy",
     "stardist",
-]  # fmt: skip
+]
 Boundary = Literal["outline", "touching"]
 Augmentation = Literal["none", "light", "medium", "strong"]
 
@@ -32,8 +38,12 @@ ARCHITECTURES: tuple[str, ...] = (
 """The paper's eight architectures, in the order of its Table 1."""
 
 PAPER_ENCODERS: tuple[str, ...] = (
-    "inceptionresnetv2", "resnest269", "resnet152", "resnext101_32x32d", "vgg19",
-)  # fmt: skip
+    "inceptionresnetv2",
+    "resnest269",
+    "resnet152",
+    "resnext101_32x32d",
+    "vgg19",
+)
 """The paper's five encoders."""
 
 SMALLEST_CROP = {"PAN": 128}

@@ -219,21 +219,51 @@ def _estimate_stardist(config: TrialConfig) -> Footprint:
     top = config.grid.bit_length() - 1  # level of the U-Net's largest maps
     first = 32 if top else 1
     convolutions = [  # channels in and out, level, kernel
-        *((1 if (level, k) == (0, 0) else 32, 32, level, 3) for level in range(top)
-          for k in range(2)),
-        *((i, o, level + top, k) for i, o, level, k in (
-            (first, 32, 0, 3), (32, 32, 0, 3), (32, 64, 1, 3), (64, 64, 1, 3), (64, 128, 2, 3),
-            (128, 128, 2, 3), (128, 256, 3, 3), (256, 128, 3, 3), (256, 128, 2, 3),
-            (128, 64, 2, 3), (128, 64, 1, 3), (64, 32, 1, 3), (64, 32, 0, 3), (32, 32, 0, 3),
-            (32, 128, 0, 3), (128, 1, 0, 1), (128, rays, 0, 1),
-        )),
-    ]  # fmt: skip
+        *(
+            (1 if (level, k) == (0, 0) else 32, 32, level, 3)
+            for level in range(top)
+            for k in range(2)
+        ),
+        *(
+            (i, o, level + top, k)
+            for i, o, level, k in (
+                (first, 32, 0, 3),
+                (32, 32, 0, 3),
+                (32, 64, 1, 3),
+                (64, 64, 1, 3),
+                (64, 128, 2, 3),
+                (128, 128, 2, 3),
+                (128, 256, 3, 3),
+                (256, 128, 3, 3),
+                (256, 128, 2, 3),
+                (128, 64, 2, 3),
+                (128, 64, 1, 3),
+                (64, 32, 1, 3),
+                (64, 32, 0, 3),
+                (32, 32, 0, 3),
+                (32, 128, 0, 3),
+                (128, 1, 0, 1),
+                (128, rays, 0, 1),
+            )
+        ),
+    ]
     others = [
         *((32, level + 1) for level in range(top)),
-        *((c, level + top) for c, level in (
-            (32, 1), (64, 2), (128, 3), (128, 2), (256, 2), (64, 1), (128, 1), (32, 0), (64, 0),
-        )),
-    ]  # fmt: skip
+        *(
+            (c, level + top)
+            for c, level in (
+                (32, 1),
+                (64, 2),
+                (128, 3),
+                (128, 2),
+                (256, 2),
+                (64, 1),
+                (128, 1),
+                (32, 0),
+                (64, 0),
+            )
+        ),
+    ]
     maps = [*((o, level) for _, o, level, _ in convolutions), *others]
     kept = [4 * channels * (side >> level) ** 2 * config.batch_size for channels, level in maps]
     parameters = sum(o * (i * k**2 + 1) for i, o, _, k in convolutions)
@@ -249,9 +279,12 @@ def _estimate_stardist(config: TrialConfig) -> Footprint:
 
 
 def probe(
-    config: TrialConfig, device: str, *,
-    image_shape: Shape | None = None, timeout_s: float | None = None,
-) -> tuple[Footprint | None, str]:  # fmt: skip
+    config: TrialConfig,
+    device: str,
+    *,
+    image_shape: Shape | None = None,
+    timeout_s: float | None = None,
+) -> tuple[Footprint | None, str]:
     """Measure a trial's peak memory in a fresh process.
 
     It takes two training steps, because AdamW's moments exist from the second on.
@@ -280,9 +313,13 @@ def probe(
     try:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "trainables.footprint"],
-            input=request, capture_output=True, text=True, timeout=timeout_s, check=False,
+            input=request,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         return None, f"the probe took more than {timeout_s:g} s"
     except OSError as error:
@@ -339,11 +376,19 @@ def footprint_key(
     """Name all that determines a footprint, on a GPU as the driver names it or on ``cpu``."""
     height, width = _padded(image_shape or (0, 0))
     parts = (
-        f"format {FORMAT}", f"{output_channels(config)} channels", config.architecture,
-        config.encoder, f"{config.crop_size} px", f"batch {config.batch_size}",
-        config.precision, f"images {height}x{width}", f"torch {version('torch')}",
-        f"smp {version('segmentation-models-pytorch')}", device_name, f"grid {config.grid}",
-    )  # fmt: skip
+        f"format {FORMAT}",
+        f"{output_channels(config)} channels",
+        config.architecture,
+        config.encoder,
+        f"{config.crop_size} px",
+        f"batch {config.batch_size}",
+        config.precision,
+        f"images {height}x{width}",
+        f"torch {version('torch')}",
+        f"smp {version('segmentation-models-pytorch')}",
+        device_name,
+        f"grid {config.grid}",
+    )
     return " | ".join(parts)
 
 

@@ -81,15 +81,21 @@ def process_peak_mb() -> float:
 
 
 _HOST_SIGNS = (
-    "can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
     "defaultcpuallocator",
-)  # fmt: skip
+)
 """What says that memory of the machine is short, also while a GPU is used."""
 _GPU_SIGNS = (
-    "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed",
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
     # cuDNN's handle and plans need memory, too, and say no more than this when there is none
-    "cudnn_status_not_initialized", "unable to find an engine",
-)  # fmt: skip
+    "cudnn_status_not_initialized",
+    "unable to find an engine",
+)
 _SIGNS = _HOST_SIGNS + _GPU_SIGNS
 _SIGNS_UNDER_A_LIMIT = ("could not create a ", "could not execute a primitive", "can't start new")
 """What libraries say when an allocation fails, among other reasons."""

@@ -117,9 +117,13 @@ class SegmentationModule(pl.LightningModule):
         class_counts = np.zeros((len(CLASS_NAMES), 2), np.int64)
         for one in images:
             logits = predict_logits(
-                self.network, one.image, self.scaling, precision,
-                inference=inference, grid=self.task.grid,
-            )  # fmt: skip
+                self.network,
+                one.image,
+                self.scaling,
+                precision,
+                inference=inference,
+                grid=self.task.grid,
+            )
             target = self.task.target(one.labels) if one.target is None else one.target
             truth = torch.from_numpy(target)[None].to(logits.device)
             losses.append(float(self.loss(logits[None], truth)))

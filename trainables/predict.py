@@ -203,9 +203,13 @@ class Predictor:
         device = next(self.network.parameters()).device
         precision = resolve_precision(self.config.precision, device)
         return predict_logits(
-            self.network, normalized, self.scaling, precision,
-            inference=inference, grid=self.task.grid,
-        )  # fmt: skip
+            self.network,
+            normalized,
+            self.scaling,
+            precision,
+            inference=inference,
+            grid=self.task.grid,
+        )
 
     def maps(
         self, normalized: NDArray[np.float32], inference: Inference | None = None

@@ -18,10 +18,26 @@ MOST_CANDIDATES = 50_000
 """Polygons that non-maximum suppression compares at most; an untrained network marks every pixel,
 and comparing a million takes minutes."""
 PROBS = (
-    0.01, 0.02, 0.05,
-    0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
-    0.95, 0.98, 0.99, 0.998, 0.999, 0.9998, 0.9999,
-)  # fmt: skip
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    0.99,
+    0.998,
+    0.999,
+    0.9998,
+    0.9999,
+)
 """Probability thresholds that are tried; those below `COSTLY` only where they may be best."""
 COSTLY = 0.1
 """Below it, halos and background propose so many stars that one try may take as long as all others

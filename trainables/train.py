@@ -77,8 +77,14 @@ def _start_network(
     return network, scaling, None if info is None else info.record()
 
 
-def _trainer(config: TrialConfig, device: torch.device, precision: str, folder: Path,
-             callback: pl.Callback, splits: int) -> pl.Trainer:  # fmt: skip
+def _trainer(
+    config: TrialConfig,
+    device: torch.device,
+    precision: str,
+    folder: Path,
+    callback: pl.Callback,
+    splits: int,
+) -> pl.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return pl.Trainer(
@@ -197,9 +203,12 @@ class _Trained:
 
 
 def _fit(
-    seen: _Seen, device: torch.device, options: RunOptions, progress: Progress[StateDict],
+    seen: _Seen,
+    device: torch.device,
+    options: RunOptions,
+    progress: Progress[StateDict],
     report: tuple[OnResume | None, OnEpoch | None],
-) -> _Trained:  # fmt: skip
+) -> _Trained:
     """Train from the last saved state that can be used, or from the start."""
     config = seen.config
     pairs = [(one.image, one.labels) for one in seen.training]
@@ -242,9 +251,12 @@ def _does_not_fit(error: Exception) -> bool:
 
 
 def _conclude(
-    trained: _Trained, seen: _Seen, device: torch.device, progress: Progress[StateDict],
+    trained: _Trained,
+    seen: _Seen,
+    device: torch.device,
+    progress: Progress[StateDict],
     on_overlays: OnOverlays | None,
-) -> TrialResult:  # fmt: skip
+) -> TrialResult:
     """Evaluate the best weights, and write checkpoint and result."""
     module, history, validation = trained.module, progress.history, seen.validation
     network, precision, task, dataset = module.network, seen.precision, seen.task, seen.dataset
@@ -362,9 +374,13 @@ def _overlays(
     pictures = []
     for number, one in enumerate(images[:most], 1):
         logits = predict_logits(
-            module.network, one.image, module.scaling, precision,
-            inference=inference, grid=module.task.grid,
-        )  # fmt: skip
+            module.network,
+            one.image,
+            module.scaling,
+            precision,
+            inference=inference,
+            grid=module.task.grid,
+        )
         pred = module.task.foreground(logits, (one.labels.shape[0], one.labels.shape[1]))
         pictures.append(validation_picture(number, one.image, pred, foreground(one.labels)))
     return pictures

@@ -19,9 +19,17 @@ from analysis.evidence import IOUS
 
 _T = tuple(f"{round(100 * t)}" for t in IOUS)
 METRICS = (
-    "precision_50", "recall_50", "f1_50", *(f"ap_{t}" for t in _T), "ap_mean", "pq", "seg",
-    "hausdorff_mean", "hausdorff_95", "iou",
-)  # fmt: skip
+    "precision_50",
+    "recall_50",
+    "f1_50",
+    *(f"ap_{t}" for t in _T),
+    "ap_mean",
+    "pq",
+    "seg",
+    "hausdorff_mean",
+    "hausdorff_95",
+    "iou",
+)
 """precision_50, recall_50, f1_50: at IoU 0.5. ap_50 ... ap_90, and their mean. pq: panoptic
 quality (Kirillov et al. 2019) at 0.5. seg: the Cell Tracking Challenge's (Maska et al. 2014).
 hausdorff_mean, hausdorff_95: distance between the outlines of matched objects, in pixels. iou: of
@@ -134,8 +142,10 @@ def image_scores(
     for name, result in zip(_T, results):
         values[f"ap_{name}"] = (float(result.tp), float(result.tp + result.fp + result.fn))
     # stardist's panoptic quality is the mean IoU of true positives times F1
-    values["pq"] = (half.panoptic_quality * (half.tp + half.fp / 2 + half.fn / 2),
-                    half.tp + half.fp / 2 + half.fn / 2)  # fmt: skip
+    values["pq"] = (
+        half.panoptic_quality * (half.tp + half.fp / 2 + half.fn / 2),
+        half.tp + half.fp / 2 + half.fn / 2,
+    )
     values["seg"] = (_seg(a, b), half.n_true)
     pairs = _match(a, b, np.arange(a.max() + 1), np.arange(b.max() + 1), 0.5)
     distances = _outline_distances(a, b, pairs) if boundaries else np.zeros((0, 2))

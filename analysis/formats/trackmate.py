@@ -114,16 +114,22 @@ class Scale(NamedTuple):
         """Return what a value in pixels and frames is multiplied with."""
         length, time = self.pixel_size_um or 1.0, self.frame_interval_s or 1.0
         return {
-            "length": length, "area": length**2, "time": time, "velocity": length / time,
-        }.get(dimension, 1.0)  # fmt: skip
+            "length": length,
+            "area": length**2,
+            "time": time,
+            "velocity": length / time,
+        }.get(dimension, 1.0)
 
     def unit(self, dimension: str) -> str:
         """Return a dimension's unit in brackets; nothing where there is none."""
         length = "pixel" if self.pixel_size_um is None else "micron"
         time = "frame" if self.frame_interval_s is None else "sec"
         names = {
-            "length": length, "area": f"{length}^2", "time": time, "velocity": f"{length}/{time}",
-        }  # fmt: skip
+            "length": length,
+            "area": f"{length}^2",
+            "time": time,
+            "velocity": f"{length}/{time}",
+        }
         return f"({names.get(dimension, dimension)})" if dimension else ""
 
 

@@ -97,10 +97,15 @@ def perimeters(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
             if part == 0:
                 continue
             if (
-                y == 0 or x == 0 or y == height - 1 or x == width - 1
-                or parts[y - 1, x] != part or parts[y + 1, x] != part
-                or parts[y, x - 1] != part or parts[y, x + 1] != part
-            ):  # fmt: skip
+                y == 0
+                or x == 0
+                or y == height - 1
+                or x == width - 1
+                or parts[y - 1, x] != part
+                or parts[y + 1, x] != part
+                or parts[y, x - 1] != part
+                or parts[y, x + 1] != part
+            ):
                 border[y + 1, x + 1] = part
     found = np.zeros((count + 1, 3), np.int64)
     for y in range(1, height + 1):
@@ -109,13 +114,17 @@ def perimeters(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
             if part == 0:
                 continue
             near = (
-                int(border[y - 1, x] == part) + int(border[y + 1, x] == part)
-                + int(border[y, x - 1] == part) + int(border[y, x + 1] == part)
-            )  # fmt: skip
+                int(border[y - 1, x] == part)
+                + int(border[y + 1, x] == part)
+                + int(border[y, x - 1] == part)
+                + int(border[y, x + 1] == part)
+            )
             far = (
-                int(border[y - 1, x - 1] == part) + int(border[y - 1, x + 1] == part)
-                + int(border[y + 1, x - 1] == part) + int(border[y + 1, x + 1] == part)
-            )  # fmt: skip
+                int(border[y - 1, x - 1] == part)
+                + int(border[y - 1, x + 1] == part)
+                + int(border[y + 1, x - 1] == part)
+                + int(border[y + 1, x + 1] == part)
+            )
             code = 1 + 2 * near + 10 * far
             if code in (5, 7, 15, 17, 25, 27):
                 found[part, 0] += 1

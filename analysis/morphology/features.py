@@ -23,9 +23,17 @@ from analysis.morphology.outlines import opened_corners, trace, trackmate_order,
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
 FEATURES = ("x", "y", "area", "perimeter", "circularity", "solidity", "radius", "shape_index")
 EXTRAS = (
-    "parts", "num_pixels", "top", "left", "bottom", "right", "axis_major_length",
-    "axis_minor_length", "eccentricity", "orientation",
-)  # fmt: skip
+    "parts",
+    "num_pixels",
+    "top",
+    "left",
+    "bottom",
+    "right",
+    "axis_major_length",
+    "axis_minor_length",
+    "eccentricity",
+    "orientation",
+)
 _INTEGERS = EXTRAS[:6]
 _CORNER = 2.0 - math.sqrt(2.0)
 

@@ -13,9 +13,15 @@ from skimage.draw import polygon
 from analysis.morphology.features import outlines
 
 INTENSITIES = (
-    "intensity_mean", "intensity_median", "intensity_min", "intensity_max", "intensity_sum",
-    "intensity_std", "contrast", "snr",
-)  # fmt: skip
+    "intensity_mean",
+    "intensity_median",
+    "intensity_min",
+    "intensity_max",
+    "intensity_sum",
+    "intensity_std",
+    "contrast",
+    "snr",
+)
 ELLIPSE = ("ellipse_x0", "ellipse_y0", "ellipse_major", "ellipse_minor", "ellipse_theta")
 
 

@@ -64,11 +64,19 @@ def noise_floor(
                 column = found[:, i][~np.isnan(found[:, i])]
                 mean = column.mean() if column.size else np.nan
                 sd = column.std(ddof=1) if column.size > 1 else np.nan
-                rows.append({
-                    "area": area, "radius": radius, "shape": shape, "feature": feature,
-                    "ideal": ideal[feature], "bias": mean - ideal[feature], "sd": sd,
-                    "relative_bias": mean / ideal[feature] - 1, "relative_sd": sd / ideal[feature],
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "area": area,
+                        "radius": radius,
+                        "shape": shape,
+                        "feature": feature,
+                        "ideal": ideal[feature],
+                        "bias": mean - ideal[feature],
+                        "sd": sd,
+                        "relative_bias": mean / ideal[feature] - 1,
+                        "relative_sd": sd / ideal[feature],
+                    }
+                )
     return pd.DataFrame(rows)
 
 

@@ -105,9 +105,12 @@ def opened_corners(parts: NDArray[np.int32]) -> NDArray[np.bool_]:
         for x in range(2, parts.shape[1]):
             part = parts[y, x - 1]
             if (
-                part == 0 or parts[y, x] == part or parts[y - 1, x] != part
-                or parts[y - 1, x - 1] == part or parts[y, x - 2] != part
-            ):  # fmt: skip
+                part == 0
+                or parts[y, x] == part
+                or parts[y - 1, x] != part
+                or parts[y - 1, x - 1] == part
+                or parts[y, x - 2] != part
+            ):
                 continue
             # the walk round the gap above meets only corners that have been decided
             opened[y, x] = _walk(parts, part, opened, (y, x, 3), nowhere) >= 0
@@ -228,9 +231,13 @@ def simplify(points: NDArray[np.float32], tolerance: float) -> NDArray[np.float3
         farthest, index = 0.0, 0
         for i in range(start + 1, last):
             distance = _distance_to_segment(
-                float(points[i, 0]), float(points[i, 1]), float(points[start, 0]),
-                float(points[start, 1]), float(points[last, 0]), float(points[last, 1]),
-            )  # fmt: skip
+                float(points[i, 0]),
+                float(points[i, 1]),
+                float(points[start, 0]),
+                float(points[start, 1]),
+                float(points[last, 0]),
+                float(points[last, 1]),
+            )
             if distance > farthest:
                 farthest, index = distance, i
         if farthest > tolerance:

@@ -385,8 +385,13 @@ def measured_scores(
     return table.assign(own=[key in keys for key in zip(table["method"], table["trial_id"])])
 
 
-SHOWN = {"test_ap": "ap_mean", "test_f1": "f1_50", "test_pq": "pq", "test_seg": "seg",
-         "test_iou": "iou"}  # fmt: skip
+SHOWN = {
+    "test_ap": "ap_mean",
+    "test_f1": "f1_50",
+    "test_pq": "pq",
+    "test_seg": "seg",
+    "test_iou": "iou",
+}
 """Columns of the ranking, and the metrics they show on the measured images."""
 
 

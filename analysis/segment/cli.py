@@ -279,9 +279,12 @@ def _segment_and_assemble(
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=Console(soft_wrap=True)) as bar:
         done = len(frames) - len(waiting)
         number = bar.add_task("images", total=len(frames), completed=done)
@@ -311,9 +314,11 @@ def _segment_and_assemble(
 def _introduce(choice: Choice, options: Options, frames: Sequence[Frame], waiting: int) -> None:
     images = len(frames)
     print(f"model: {choice.why}")
-    kind = "calibrated (calibration.json)" if choice.calibrated else (
-        "default (not calibrated: python -m analysis.run OUT does that)"
-    )  # fmt: skip
+    kind = (
+        "calibrated (calibration.json)"
+        if choice.calibrated
+        else ("default (not calibrated: python -m analysis.run OUT does that)")
+    )
     values = ", ".join(f"{name} {value:g}" for name, value in choice.parameters.items())
     print(f"parameters: {values}; {kind}")
     print(f"images are predicted: {chosen_inference(choice.inference, options.tile)}")

@@ -82,9 +82,7 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
 
     image = frame.read()
     labels = segmenter(image)
-    features = measure(
-        labels, convention=options.convention, pixel_size_um=options.pixel_size_um
-    )  # fmt: skip
+    features = measure(labels, convention=options.convention, pixel_size_um=options.pixel_size_um)
     table = pd.concat([features, measure_intensities(image, labels, features)], axis=1)
     table.insert(0, "image", frame.name)
     table.insert(1, "sequence", frame.sequence)

@@ -20,9 +20,15 @@ from trainables.data.splits import Metadata, natural_key, read_metadata
 
 # What the decoders raise on damaged files; sizes and counts in a header may be anything.
 _DAMAGED = (
-    OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
     struct.error,
-)  # fmt: skip
+)
 
 
 LONGEST_NAME = 200
@@ -84,9 +90,11 @@ class Frame:
         """Return what tells whether the file was changed since, by whatever path it is given."""
         stat = self.path.stat()
         return {
-            "path": str(self.path.resolve()), "page": self.page,
-            "bytes": stat.st_size, "modified": stat.st_mtime_ns,
-        }  # fmt: skip
+            "path": str(self.path.resolve()),
+            "page": self.page,
+            "bytes": stat.st_size,
+            "modified": stat.st_mtime_ns,
+        }
 
 
 def _plane(tiff: tifffile.TiffFile, page: int) -> NDArray[Any]:

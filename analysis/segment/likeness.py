@@ -18,17 +18,20 @@ from trainables.data.appearance import DETAIL, LEVELS, RELATIVE, describe
 BEYOND = 0.5
 """An image is unlike when a quantity lies this part of the training images' range beyond it."""
 LEAST_RANGE = {
-    **dict.fromkeys(RELATIVE, 0.1), **dict.fromkeys(DETAIL, 1.0), "diameter": 0.5,
-}  # fmt: skip
+    **dict.fromkeys(RELATIVE, 0.1),
+    **dict.fromkeys(DETAIL, 1.0),
+    "diameter": 0.5,
+}
 """Ranges of few images are narrow by chance: they count as this wide. Of DETAIL and the diameter
 in powers of two. Measured: docs/segment.md."""
 MOST_IMAGES = 12
 """New images that are looked at, evenly spread."""
 _ADVICE = "check the outlines before you use the numbers"
 _RELATIVE_TEXT = {
-    "low_grey": "percentile 10 of intensity", "middle_grey": "the median intensity",
+    "low_grey": "percentile 10 of intensity",
+    "middle_grey": "the median intensity",
     "high_grey": "percentile 90 of intensity",
-}  # fmt: skip
+}
 _SIZES = {"detail_2px": "1 to 2", "detail_4px": "2 to 4", "detail_8px": "4 to 8"}
 
 
@@ -80,9 +83,13 @@ def difference(
         return None
     worst = int(np.argmax(np.median(beyond[unlike], axis=0)))
     return Difference(
-        names[worst], float(np.median(values[unlike, worst])), float(low[worst]),
-        float(high[worst]), int(unlike.sum()), len(looks),
-    )  # fmt: skip
+        names[worst],
+        float(np.median(values[unlike, worst])),
+        float(low[worst]),
+        float(high[worst]),
+        int(unlike.sum()),
+        len(looks),
+    )
 
 
 def likeness_warning(
@@ -110,9 +117,11 @@ def likeness_warning(
     found = difference(record, looks, config)
     if found is None:
         return None
-    images = "the image looks" if found.looked_at == 1 else (
-        f"{found.images} of {found.looked_at} images looked at are"
-    )  # fmt: skip
+    images = (
+        "the image looks"
+        if found.looked_at == 1
+        else (f"{found.images} of {found.looked_at} images looked at are")
+    )
     return f"{images} unlike the model's training images: {_explain(found)}; {_ADVICE}"
 
 
@@ -132,9 +141,11 @@ def _explain(found: Difference) -> str:
         )
     weaker = found.value < found.low
     factor = 2 ** (found.low - found.value if weaker else found.value - found.high)
-    what = "sharpness (variance of the Laplacian over variance) is" if name == "focus" else (
-        f"structures of {_SIZES[name]} pixels, relative to larger ones, are"
-    )  # fmt: skip
+    what = (
+        "sharpness (variance of the Laplacian over variance) is"
+        if name == "focus"
+        else (f"structures of {_SIZES[name]} pixels, relative to larger ones, are")
+    )
     return (
         f"{what} {factor:.1f} times {'weaker' if weaker else 'stronger'} than in any of the "
         "training images, as with another magnification or focus, or other noise"

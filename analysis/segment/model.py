@@ -112,10 +112,18 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
         give_back_gap = config.task == "semantic2"
     data = manifest.get("data") or {}
     return Choice(
-        checkpoint, dict(parameters), stored is not None, give_back_gap, data.get("pixel_size_um"),
-        why, manifest["weights"]["sha256"], config, inference, trained_shape(manifest),
+        checkpoint,
+        dict(parameters),
+        stored is not None,
+        give_back_gap,
+        data.get("pixel_size_um"),
+        why,
+        manifest["weights"]["sha256"],
+        config,
+        inference,
+        trained_shape(manifest),
         data.get("appearance"),
-    )  # fmt: skip
+    )
 
 
 class Segmenter:
@@ -180,9 +188,12 @@ class Segmenter:
             raise ValueError("an image holds finite numbers; replace NaN and infinity first")
         maps = predict_maps(self.predictor, image, tile=self.tile, flips=self.flips)
         return make_instances(
-            self.predictor.config, maps, self.choice.parameters, (image.shape[0], image.shape[1]),
+            self.predictor.config,
+            maps,
+            self.choice.parameters,
+            (image.shape[0], image.shape[1]),
             give_back_gap=self.choice.give_back_gap,
-        )  # fmt: skip
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the result, for the record."""

@@ -11,9 +11,22 @@ _SILENT = {".ds_store", "thumbs.db", "desktop.ini"}
 _PHOTOS = {".jpg", ".jpeg", ".jp2", ".webp", ".heic"}
 _PICTURES = {".bmp", ".gif", ".pgm", ".tga"}
 _MICROSCOPES = {
-    ".czi", ".dv", ".ims", ".lif", ".lsm", ".mrc", ".nd", ".nd2", ".oib", ".oif", ".oir", ".stk",
-    ".svs", ".vsi", ".zvi",
-}  # fmt: skip
+    ".czi",
+    ".dv",
+    ".ims",
+    ".lif",
+    ".lsm",
+    ".mrc",
+    ".nd",
+    ".nd2",
+    ".oib",
+    ".oif",
+    ".oir",
+    ".stk",
+    ".svs",
+    ".vsi",
+    ".zvi",
+}
 _MOST_NAMES = 5
 
 

@@ -52,9 +52,11 @@ def assemble(
         tracks, found = _follow(out, frames, options)
         _write_tracked(out, frames, tracks, tick)
     write_trackmate_objects(
-        _parts(out, frames, tracks), out / "objects.csv", pixel_size_um=options.pixel_size_um,
+        _parts(out, frames, tracks),
+        out / "objects.csv",
+        pixel_size_um=options.pixel_size_um,
         frame_interval_s=options.frame_interval_s,
-    )  # fmt: skip
+    )
     found["objects"] = _write_plain(out, frames, tracks)
     return found
 
@@ -95,9 +97,11 @@ def _follow(out: Path, frames: Sequence[Frame], options: Options) -> tuple[Track
     cells["track_id"] = link(cells, max_distance=distance, max_gap=options.max_gap)
     table = track_table(cells)
     write_trackmate_tracks(
-        table, out / "tracks.csv", pixel_size_um=options.pixel_size_um,
+        table,
+        out / "tracks.csv",
+        pixel_size_um=options.pixel_size_um,
         frame_interval_s=options.frame_interval_s,
-    )  # fmt: skip
+    )
     tracks = {
         frame.name: cells["track_id"].iloc[start:end]
         for frame, start, end in zip(frames, [0, *ends[:-1]], ends)

@@ -138,8 +138,9 @@ def track_table(objects: pd.DataFrame) -> pd.DataFrame:
     for number, track in linked.groupby("track_id", sort=True):
         track = track.sort_values("frame")
         row = _measure(
-            track["frame"].to_numpy(float), track[["x", "y"]].to_numpy(float),
-        )  # fmt: skip
+            track["frame"].to_numpy(float),
+            track[["x", "y"]].to_numpy(float),
+        )
         identity = int(number)  # type: ignore[arg-type]
         name = f"Track_{identity}"
         row["LABEL"] = f"{track['sequence'].iloc[0]}:{name}" if several else name

@@ -34,11 +34,33 @@ MOST_BOOTSTRAPS = 2000
 """Bootstrap resamples are no more than this: intervals need fewer than small p-values do."""
 TOO_FEW = "too few independent units"
 COLUMNS = (
-    "feature", "a", "b", "n_a", "n_b", "units_a", "units_b", "design", "mean_a", "mean_b",
-    "median_a", "median_b", "difference", "difference_low", "difference_high", "u",
-    "p_mann_whitney", "cliffs_delta", "delta_low", "delta_high", "unit_difference",
-    "unit_difference_low", "unit_difference_high", "p_unit", "p_least", "note",
-)  # fmt: skip
+    "feature",
+    "a",
+    "b",
+    "n_a",
+    "n_b",
+    "units_a",
+    "units_b",
+    "design",
+    "mean_a",
+    "mean_b",
+    "median_a",
+    "median_b",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "u",
+    "p_mann_whitney",
+    "cliffs_delta",
+    "delta_low",
+    "delta_high",
+    "unit_difference",
+    "unit_difference_low",
+    "unit_difference_high",
+    "p_unit",
+    "p_least",
+    "note",
+)
 Array = NDArray[np.float64]
 
 
@@ -115,9 +137,13 @@ def compare(
         raise ValueError(f"column {feature!r} does not hold numbers") from None
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
-    table = pd.DataFrame({
-        "value": numbers, "by": objects[by].to_numpy(object), "unit": objects[unit].to_numpy(object)
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "value": numbers,
+            "by": objects[by].to_numpy(object),
+            "unit": objects[unit].to_numpy(object),
+        }
+    )
     levels = [level for level in table["by"].drop_duplicates() if not pd.isna(level)]
     table = table[np.isfinite(numbers) & table["by"].notna() & table["unit"].notna()]
     parts = {level: table.loc[table["by"] == level] for level in levels}
@@ -135,19 +161,27 @@ def _pair(
     values_a, values_b = a["value"].to_numpy(float), b["value"].to_numpy(float)
     row: dict[str, Any] = dict.fromkeys(COLUMNS[3:], math.nan)
     row.update(
-        n_a=len(a), n_b=len(b), units_a=a["unit"].nunique(), units_b=b["unit"].nunique(),
-        design="", note="",
-    )  # fmt: skip
+        n_a=len(a),
+        n_b=len(b),
+        units_a=a["unit"].nunique(),
+        units_b=b["unit"].nunique(),
+        design="",
+        note="",
+    )
     if not len(a) or not len(b):
         row["note"] = "no cells in " + " and ".join(n for n, t in (("a", a), ("b", b)) if t.empty)
         return row
     u = stats.mannwhitneyu(values_a, values_b, alternative="two-sided", method="auto")
     row.update(
-        mean_a=values_a.mean(), mean_b=values_b.mean(), median_a=np.median(values_a),
-        median_b=np.median(values_b), difference=values_a.mean() - values_b.mean(),
-        u=float(u.statistic), p_mann_whitney=float(u.pvalue),
+        mean_a=values_a.mean(),
+        mean_b=values_b.mean(),
+        median_a=np.median(values_a),
+        median_b=np.median(values_b),
+        difference=values_a.mean() - values_b.mean(),
+        u=float(u.statistic),
+        p_mann_whitney=float(u.pvalue),
         cliffs_delta=2 * float(u.statistic) / (len(a) * len(b)) - 1,
-    )  # fmt: skip
+    )
     shared = set(a["unit"]) & set(b["unit"])
     everything = set(a["unit"]) | set(b["unit"])
     paired = shared == everything or len(shared) >= FEWEST_UNITS
@@ -164,9 +198,13 @@ def _pair(
 
 
 def _by_units(
-    a: pd.DataFrame, b: pd.DataFrame, paired: bool, resamples: int, rng: np.random.Generator,
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    paired: bool,
+    resamples: int,
+    rng: np.random.Generator,
     note: str,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return what counts independent units: p, and intervals by a bootstrap over them."""
     names_a, unit_a = np.unique(a["unit"].astype(str), return_inverse=True)
     names_b, unit_b = np.unique(b["unit"].astype(str), return_inverse=True)
@@ -285,9 +323,19 @@ def agreement(
     true, pred = table[feature_true].to_numpy(float), table[feature_pred].to_numpy(float)
     names, index = np.unique(table[unit].astype(str), return_inverse=True)
     result = dict.fromkeys(
-        ("bias", "bias_low", "bias_high", "sd", "loa_low", "loa_high", "ccc", "ccc_low",
-         "ccc_high"), math.nan,
-    )  # fmt: skip
+        (
+            "bias",
+            "bias_low",
+            "bias_high",
+            "sd",
+            "loa_low",
+            "loa_high",
+            "ccc",
+            "ccc_low",
+            "ccc_high",
+        ),
+        math.nan,
+    )
     result.update(n=len(table), units=len(names))
     if not len(table):
         return result
@@ -299,9 +347,12 @@ def agreement(
     bias, ccc = _bias_and_ccc(np.ones((1, len(names))), sums)
     sd = float((pred - true).std(ddof=1)) if len(table) > 1 else math.nan
     result.update(
-        bias=float(bias[0]), sd=sd, loa_low=float(bias[0]) - 1.96 * sd,
-        loa_high=float(bias[0]) + 1.96 * sd, ccc=float(ccc[0]),
-    )  # fmt: skip
+        bias=float(bias[0]),
+        sd=sd,
+        loa_low=float(bias[0]) - 1.96 * sd,
+        loa_high=float(bias[0]) + 1.96 * sd,
+        ccc=float(ccc[0]),
+    )
     if len(names) >= FEWEST_UNITS:
         draws = unit_draws(len(names), resamples, np.random.default_rng(seed))
         biases, cccs = _bias_and_ccc(draws, sums)

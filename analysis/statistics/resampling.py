@@ -35,10 +35,15 @@ def signs_p(differences: Array, resamples: int, rng: np.random.Generator) -> flo
         return 1.0
     return float(
         stats.permutation_test(
-            (differences,), _abs_t, permutation_type="samples", vectorized=True,
-            n_resamples=resamples, alternative="greater", rng=rng,
+            (differences,),
+            _abs_t,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=resamples,
+            alternative="greater",
+            rng=rng,
         ).pvalue
-    )  # fmt: skip
+    )
 
 
 def units_p(a: Array, b: Array, resamples: int, rng: np.random.Generator) -> float:
@@ -62,10 +67,15 @@ def units_p(a: Array, b: Array, resamples: int, rng: np.random.Generator) -> flo
         return 1.0
     return float(
         stats.permutation_test(
-            (a, b), _abs_welch, permutation_type="independent", vectorized=True,
-            n_resamples=resamples, alternative="greater", rng=rng,
+            (a, b),
+            _abs_welch,
+            permutation_type="independent",
+            vectorized=True,
+            n_resamples=resamples,
+            alternative="greater",
+            rng=rng,
         ).pvalue
-    )  # fmt: skip
+    )
 
 
 def least_p(units_a: int, units_b: int, paired: bool, resamples: int) -> float:

@@ -125,11 +125,16 @@ def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> 
         )
         mean = pairs["true"].mean()
         relative = one["bias"] / mean if mean else np.nan
-        rows.append({
-            "method": method, "feature": feature, **one, "relative_bias": relative,
-            "relative_low": one["bias_low"] / mean if mean else np.nan,
-            "relative_high": one["bias_high"] / mean if mean else np.nan,
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": method,
+                "feature": feature,
+                **one,
+                "relative_bias": relative,
+                "relative_low": one["bias_low"] / mean if mean else np.nan,
+                "relative_high": one["bias_high"] / mean if mean else np.nan,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -167,11 +172,13 @@ def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.Da
         keys = pd.MultiIndex.from_arrays([found["image"], found["matched_label"].astype("int64")])
         partner = true.reindex(keys)
         for feature in FEATURES:
-            pairs = pd.DataFrame({
-                "true": partner[feature].to_numpy(float),
-                "pred": found[feature].to_numpy(float),
-                "unit": found["unit"].to_numpy(),
-            }).dropna()  # fmt: skip
+            pairs = pd.DataFrame(
+                {
+                    "true": partner[feature].to_numpy(float),
+                    "pred": found[feature].to_numpy(float),
+                    "unit": found["unit"].to_numpy(),
+                }
+            ).dropna()
             if len(pairs):
                 yield str(method), feature, pairs
 

@@ -119,11 +119,23 @@ def gather(
                 2 * len(dataset.subset("val")) + len(items),
             )
             try:
-                trials.append(_analyse(
-                    run, candidate, trial_id, dataset, items, split, known, settings,
-                    both_gaps=candidate is first_watershed, representative=number == 0,
-                    pixel_size_um=measured.pixel_size_um, kept=kept, tick=tick,
-                ))  # fmt: skip
+                trials.append(
+                    _analyse(
+                        run,
+                        candidate,
+                        trial_id,
+                        dataset,
+                        items,
+                        split,
+                        known,
+                        settings,
+                        both_gaps=candidate is first_watershed,
+                        representative=number == 0,
+                        pixel_size_um=measured.pixel_size_um,
+                        kept=kept,
+                        tick=tick,
+                    )
+                )
             except (CheckpointError, ValueError) as error:
                 missing.append(f"{candidate.name} could not be analysed: {error}")
                 continue
@@ -135,9 +147,12 @@ def gather(
     if not trials:
         raise CheckpointError("; ".join(missing) or "nothing to analyse")
     truth = measure_truth(
-        items, split=split, known=known, convention=settings.convention,
+        items,
+        split=split,
+        known=known,
+        convention=settings.convention,
         pixel_size_um=measured.pixel_size_um,
-    )  # fmt: skip
+    )
     empty = [i.stem for i, table in zip(items, truth) if table.empty]
     if empty:
         missing.append(f"Images without any true cell: {', '.join(empty[:8])}.")
@@ -169,32 +184,65 @@ def gather(
 
 
 def _analyse(
-    run: Run, candidate: Candidate, trial_id: str, dataset: DataSet, items: Sequence[Item],
-    split: str, known: KnownCells, settings: Settings, *, both_gaps: bool, representative: bool,
-    pixel_size_um: float | None, kept: Sequence[str], tick: Callable[[], None],
-) -> _Trial:  # fmt: skip
+    run: Run,
+    candidate: Candidate,
+    trial_id: str,
+    dataset: DataSet,
+    items: Sequence[Item],
+    split: str,
+    known: KnownCells,
+    settings: Settings,
+    *,
+    both_gaps: bool,
+    representative: bool,
+    pixel_size_um: float | None,
+    kept: Sequence[str],
+    tick: Callable[[], None],
+) -> _Trial:
     folder = run.checkpoint(trial_id)
     predictor = load(folder)
     with closing(predictor) if hasattr(predictor, "close") else nullcontext():
         calibration = calibrate_checkpoint(
-            folder, predictor, read_manifest(folder), dataset,
-            budget=settings.budget, seed=settings.seed, flips=settings.flips, tick=tick,
-        )  # fmt: skip
+            folder,
+            predictor,
+            read_manifest(folder),
+            dataset,
+            budget=settings.budget,
+            seed=settings.seed,
+            flips=settings.flips,
+            tick=tick,
+        )
         variants = [Variant(candidate.name, p) for p in ("default", "calibrated")]
         if both_gaps:
             variants.append(Variant(f"{candidate.name}, gap given back", "calibrated", True))
         shared: dict[str, Any] = {
-            "known": known, "convention": settings.convention, "pixel_size_um": pixel_size_um,
-            "flips": settings.flips, "tick": tick,
-        }  # fmt: skip
+            "known": known,
+            "convention": settings.convention,
+            "pixel_size_um": pixel_size_um,
+            "flips": settings.flips,
+            "tick": tick,
+        }
         validation = measure_trial(
-            trial_id, predictor, calibration, variants, dataset.subset("val"), split="val",
-            objects=False, **shared,
-        )  # fmt: skip
+            trial_id,
+            predictor,
+            calibration,
+            variants,
+            dataset.subset("val"),
+            split="val",
+            objects=False,
+            **shared,
+        )
         test = measure_trial(
-            trial_id, predictor, calibration, variants, items, split=split,
-            objects=representative, keep=kept if representative else (), **shared,
-        )  # fmt: skip
+            trial_id,
+            predictor,
+            calibration,
+            variants,
+            items,
+            split=split,
+            objects=representative,
+            keep=kept if representative else (),
+            **shared,
+        )
     return _Trial(candidate, trial_id, representative, calibration, validation, test)
 
 
@@ -218,9 +266,12 @@ def _tables(
     objects: pd.DataFrame, settings: Settings
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     statistics = comparisons(
-        objects, unit=settings.unit, convention=settings.convention,
-        resamples=settings.resamples, seed=settings.seed,
-    )  # fmt: skip
+        objects,
+        unit=settings.unit,
+        convention=settings.convention,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
     agreement = agreements(objects, unit=settings.unit, seed=settings.seed)
     return statistics, agreement, noise_of(objects, settings.convention)
 
@@ -234,29 +285,33 @@ def _methods(run: Run, trials: Sequence[_Trial], standing: dict[str, Selected]) 
             if variant.parameters != "calibrated":
                 continue
             place = standing[variant.method]
-            rows.append({
-                "method": variant.method,
-                "trial_id": trial.trial_id,
-                "task": config.task,
-                "architecture": config.architecture,
-                "encoder": config.encoder,
-                "seed": config.seed,
-                "way": GIVEN_BACK if variant.give_back_gap else way_of(config),
-                "representative": trial.representative,
-                "default": json.dumps(calibration.default),
-                "calibrated": json.dumps(calibration.calibrated),
-                "at_bound": " ".join(calibration.at_bound),
-                "val_score": place.score,
-                "val_units": place.units,
-                "val_lowest": place.lowest,
-                "val_highest": place.highest,
-                "command": command_of(run, trial.trial_id),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "method": variant.method,
+                    "trial_id": trial.trial_id,
+                    "task": config.task,
+                    "architecture": config.architecture,
+                    "encoder": config.encoder,
+                    "seed": config.seed,
+                    "way": GIVEN_BACK if variant.give_back_gap else way_of(config),
+                    "representative": trial.representative,
+                    "default": json.dumps(calibration.default),
+                    "calibrated": json.dumps(calibration.calibrated),
+                    "at_bound": " ".join(calibration.at_bound),
+                    "val_score": place.score,
+                    "val_units": place.units,
+                    "val_lowest": place.lowest,
+                    "val_highest": place.highest,
+                    "command": command_of(run, trial.trial_id),
+                }
+            )
     table = pd.DataFrame(rows)
     return table.sort_values(
-        ["val_score", "method", "representative"], ascending=[False, True, False], kind="stable",
+        ["val_score", "method", "representative"],
+        ascending=[False, True, False],
+        kind="stable",
         ignore_index=True,
-    )  # fmt: skip
+    )
 
 
 def _units(measured: Measured, settings: Settings) -> list[str]:
@@ -274,9 +329,11 @@ def _scores(
             units, members = unit_members(_units(measured, settings))
             for variant, images in measured.scores.items():
                 common = {
-                    "method": variant.method, "trial_id": trial.trial_id, "split": name,
+                    "method": variant.method,
+                    "trial_id": trial.trial_id,
+                    "split": name,
                     "parameters": variant.parameters,
-                }  # fmt: skip
+                }
                 counts = {
                     "units": len(units),
                     "images": len(images),
@@ -337,9 +394,13 @@ def _crop(items: Sequence[Item]) -> tuple[Crop | None, Item | None]:
 
 
 def _fill_crop(
-    run: Run, crop: Crop, item: Item, calibrations: dict[str, Calibration],
-    task: Callable[[str, int], Callable[[], None]], missing: list[str],
-) -> None:  # fmt: skip
+    run: Run,
+    crop: Crop,
+    item: Item,
+    calibrations: dict[str, Calibration],
+    task: Callable[[str, int], Callable[[], None]],
+    missing: list[str],
+) -> None:
     """Predict the crop's image with every finished trial; one network is in memory at a time."""
     ids = run.done()
     tick = task("one crop through every network", len(ids))
@@ -397,9 +458,11 @@ def write_tables(evidence: Evidence, report: Path) -> None:
     write_with(report / "objects.parquet", evidence.objects.to_parquet)
     if len(evidence.objects):
         write_trackmate_objects(
-            evidence.objects, report / "objects.csv",
-            pixel_size_um=evidence.settings.get("pixel_size_um"), extra=OBJECT_COLUMNS,
-        )  # fmt: skip
+            evidence.objects,
+            report / "objects.csv",
+            pixel_size_um=evidence.settings.get("pixel_size_um"),
+            extra=OBJECT_COLUMNS,
+        )
     for name in ("methods", "scores", "units", "statistics", "agreement", "noise"):
         table: pd.DataFrame = getattr(evidence, name).copy()
         if name in ("statistics", "agreement"):

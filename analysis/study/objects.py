@@ -21,9 +21,17 @@ from trainables.data.imagefiles import read_image, read_labels
 from trainables.data.knowncells import read_objects
 
 KEYS = (
-    "trial_id", "method", "image", "group", "split", "label", "matched_label", "iou", "track",
+    "trial_id",
+    "method",
+    "image",
+    "group",
+    "split",
+    "label",
+    "matched_label",
+    "iou",
+    "track",
     "population",
-)  # fmt: skip
+)
 """Columns of the object table before those of `analysis.morphology.measure`."""
 Labels = NDArray[np.int32]
 
@@ -109,9 +117,12 @@ def measure_trial(
             if calibrated and split == "val":
                 parameters = calibration.for_validation(item.group)
             labels = make_instances(
-                predictor.config, maps, parameters, truth.shape,
+                predictor.config,
+                maps,
+                parameters,
+                truth.shape,
                 give_back_gap=variant.give_back_gap,
-            )  # fmt: skip
+            )
             result.scores[variant].append(image_scores(truth, labels))
             if not calibrated:
                 continue

@@ -64,10 +64,15 @@ def joined(
     plan, resources = join(plan, dataset, present, coming, screen)
     with token_in(out) as token:
         check_visibility(
-            out, token, dataset, {*(resources.avoid or ()), *resources.other_nodes},
-            cpus=settings.cpus_per_trial, gpus=gpus_per_trial(settings, resources),
-            scouts=min(MOST_SCOUTS, slots(settings, resources)), say=screen.print,
-        )  # fmt: skip
+            out,
+            token,
+            dataset,
+            {*(resources.avoid or ()), *resources.other_nodes},
+            cpus=settings.cpus_per_trial,
+            gpus=gpus_per_trial(settings, resources),
+            scouts=min(MOST_SCOUTS, slots(settings, resources)),
+            say=screen.print,
+        )
         yield plan, replace(resources, token=token), coming
 
 

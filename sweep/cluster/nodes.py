@@ -232,7 +232,7 @@ def on_each(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
         ).remote(*arguments)
         for node in nodes
-    }  # fmt: skip
+    }
     if asked:
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
     answers: dict[str, T | Exception] = {}

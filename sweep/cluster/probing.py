@@ -199,9 +199,12 @@ def _share(guess: Footprint | None, memory_gb: float) -> float:
 
 
 def _probe_all(
-    configs: Mapping[str, TrialConfig], shares: Mapping[str, float], nodes: Sequence[str],
-    image_shape: tuple[int, int] | None, end: float,
-) -> tuple[dict[str, Footprint], dict[str, str]]:  # fmt: skip
+    configs: Mapping[str, TrialConfig],
+    shares: Mapping[str, float],
+    nodes: Sequence[str],
+    image_shape: tuple[int, int] | None,
+    end: float,
+) -> tuple[dict[str, Footprint], dict[str, str]]:
     """Measure networks on given nodes until `end` (of `time.monotonic`); return what was measured
     and why others were not, by key.
     """

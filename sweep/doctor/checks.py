@@ -89,11 +89,12 @@ def of_gpus(machine: Machine, where: str) -> list[Finding]:
         if machine.devices:
             return [
                 problem(
-                    "gpu", f"{machine.devices} NVIDIA GPUs are there, but nvidia-smi fails",
+                    "gpu",
+                    f"{machine.devices} NVIDIA GPUs are there, but nvidia-smi fails",
                     "install or repair the NVIDIA driver; start a container with --gpus all",
                     where,
                 )
-            ]  # fmt: skip
+            ]
         return [ok("gpu", "none; trials here run on the CPU", where)]
     findings = []
     for gpu, count in Counter(map(_describe, machine.gpus)).items():
@@ -162,10 +163,12 @@ def of_tensorflow(machine: Machine, where: str) -> list[Finding]:
     if asked is None:
         return [
             note(
-                "tensorflow", "not installed; StarDist's own model cannot be trained",
-                "only if you want that: pip install -c constraints.txt -e '.[stardist]'", where,
+                "tensorflow",
+                "not installed; StarDist's own model cannot be trained",
+                "only if you want that: pip install -c constraints.txt -e '.[stardist]'",
+                where,
             )
-        ]  # fmt: skip
+        ]
     if asked.error:
         advice = "reinstall it, or leave StarDist's own model out of the search space"
         return [problem("tensorflow", f"cannot be imported: {asked.error}", advice, where)]
@@ -213,8 +216,11 @@ def of_scratch(machine: Machine, where: str) -> list[Finding]:
 
 def compare(machine: Machine, ours: Machine, where: str) -> list[Finding]:
     """Say in what a node differs from the machine that drives the sweep."""
-    return [*_ray_version(machine, ours, where), *_copy(machine, ours, where),
-            *_other_versions(machine, ours, where)]  # fmt: skip
+    return [
+        *_ray_version(machine, ours, where),
+        *_copy(machine, ours, where),
+        *_other_versions(machine, ours, where),
+    ]
 
 
 def _ray_version(machine: Machine, ours: Machine, where: str) -> list[Finding]:

@@ -28,13 +28,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--data", metavar="PATH", help="data set to check: a folder with images/ and masks/")
     add("--out", metavar="DIR", help="run folder to check")
-    return parser  # fmt: skip
+    return parser
 
 
 def _refuse(what: str) -> int:
     """Print the one finding that keeps all others from being looked for."""
-    print(f"problem  {what}; install with this Python: make setup, or pip install -c "
-          f"constraints.txt -e . ({sys.executable})")  # fmt: skip
+    print(
+        f"problem  {what}; install with this Python: make setup, or pip install -c "
+        f"constraints.txt -e . ({sys.executable})"
+    )
     return PROBLEM
 
 

@@ -154,9 +154,13 @@ def _seen_data(nodes: Sequence[Mapping[str, Any]], dataset: DataSet | None) -> l
         return []
     root, options = str(dataset.root), dataset.options.model_dump()
     sights = ask_nodes(
-        nodes, None, seconds=ANSWER_SECONDS,
-        data=root, options=options, fingerprint=dataset.fingerprint,
-    )  # fmt: skip
+        nodes,
+        None,
+        seconds=ANSWER_SECONDS,
+        data=root,
+        options=options,
+        fingerprint=dataset.fingerprint,
+    )
     return _of_sights("data", f"{root}: the same files as here", nodes, sights)
 
 

@@ -239,9 +239,14 @@ def ask(code: str) -> Framework:
         del environment["CUDA_VISIBLE_DEVICES"]
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=CHILD_SECONDS, env=environment,
-        )  # fmt: skip
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CHILD_SECONDS,
+            env=environment,
+        )
     except subprocess.TimeoutExpired:
         return Framework(error=f"no answer within {CHILD_SECONDS:.0f} s")
     except OSError as error:

@@ -33,9 +33,12 @@ class Halving(ASHAScheduler):
         # one more than the last epoch, at which trials end by themselves and are tested
         most = 1 + most_epochs
         super().__init__(
-            time_attr=TIME, metric=SCORE, mode="max", max_t=most,
+            time_attr=TIME,
+            metric=SCORE,
+            mode="max",
+            max_t=most,
             grace_period=min(grace_epochs, most),
-        )  # fmt: skip
+        )
         self._fingerprint = fingerprint
 
     def remember(self, config: TrialConfig, history: Iterable[Mapping[str, Any]]) -> None:

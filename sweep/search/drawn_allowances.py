@@ -32,9 +32,13 @@ class DrawnLimits(dict[str, Limits]):
     """
 
     def __init__(
-        self, settings: Settings, resources: Resources, image_shape: tuple[int, int],
-        gpu_memory_gb: float | None, images_mb: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        settings: Settings,
+        resources: Resources,
+        image_shape: tuple[int, int],
+        gpu_memory_gb: float | None,
+        images_mb: float = 0.0,
+    ) -> None:
         super().__init__(first_limits(settings, resources))
         self.settings, self.resources = settings, resources
         self.image_shape, self.gpu_memory_gb = image_shape, gpu_memory_gb

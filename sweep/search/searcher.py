@@ -87,8 +87,10 @@ def _study(path: Path) -> optuna.Study:
     backend = optuna.storages.journal.JournalFileBackend(str(path))
     return optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
-        study_name=STUDY, direction="maximize", load_if_exists=True,
-    )  # fmt: skip
+        study_name=STUDY,
+        direction="maximize",
+        load_if_exists=True,
+    )
 
 
 def _repair(path: Path) -> None:
@@ -223,9 +225,11 @@ class Draws(Searcher):
             params["normalization"] = params["normalization"]["mode"]
         try:
             trial = optuna.trial.create_trial(
-                params=params, distributions=self.distributions,
-                user_attrs={"trial_id": trial_id}, **fields,
-            )  # fmt: skip
+                params=params,
+                distributions=self.distributions,
+                user_attrs={"trial_id": trial_id},
+                **fields,
+            )
         except ValueError:  # a task has replaced what was drawn: nothing can be learnt from it
             return
         self.study.add_trial(trial)
@@ -312,9 +316,11 @@ class Draws(Searcher):
             drawn = self._name(params)
             if drawn is not None and drawn[0] not in self._known:
                 trial = optuna.trial.create_trial(
-                    state=TrialState.RUNNING, params=params, distributions=self.distributions,
+                    state=TrialState.RUNNING,
+                    params=params,
+                    distributions=self.distributions,
                     user_attrs={"trial_id": drawn[0]},
-                )  # fmt: skip
+                )
                 self.study.add_trial(trial)
                 self._running[drawn[0]] = [self.study.get_trials(deepcopy=False)[-1].number]
                 return self._take(drawn)

@@ -8,12 +8,29 @@ import re
 from pathlib import Path
 
 FORBIDDEN = (
-    r"95\s*(%|per ?cent)", r"confiden", r"interval", r"\bp[ -_]?values?\b", r"\bp\s*[<=]",
-    r"\bp (unit|mann|least)", r"Mann", r"\bHolm\b", r"bootstrap", r"permut", r"significan",
-    r"told (apart|from)", r"tied", r"surviv", r"among the best", r"\bis (the )?best\b",
-    r"\bbest \d* ?of\b", r"\bworse\b", r"chance\b", r"real difference", r"\*",
+    r"95\s*(%|per ?cent)",
+    r"confiden",
+    r"interval",
+    r"\bp[ -_]?values?\b",
+    r"\bp\s*[<=]",
+    r"\bp (unit|mann|least)",
+    r"Mann",
+    r"\bHolm\b",
+    r"bootstrap",
+    r"permut",
+    r"significan",
+    r"told (apart|from)",
+    r"tied",
+    r"surviv",
+    r"among the best",
+    r"\bis (the )?best\b",
+    r"\bbest \d* ?of\b",
+    r"\bworse\b",
+    r"chance\b",
+    r"real difference",
+    r"\*",
     r"too few independent",
-)  # fmt: skip
+)
 """Claims that the page must not make, and the words that they are made with."""
 
 

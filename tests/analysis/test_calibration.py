@@ -231,9 +231,12 @@ def test_many_validation_images_are_thinned_evenly(dataset: DataSet) -> None:
     item = dataset.subset("val")[0]
     items = tuple(type(item)(stem, item.image, item.mask, stem) for stem in many)
     large = DataSet(
-        root=dataset.root, items=items, split={"train": (), "val": tuple(many), "test": ()},
-        pixel_size_um=None, fingerprint="",
-    )  # fmt: skip
+        root=dataset.root,
+        items=items,
+        split={"train": (), "val": tuple(many), "test": ()},
+        pixel_size_um=None,
+        fingerprint="",
+    )
     chosen = [i.stem for i in calibration_images(large)]
     assert len(chosen) == 20
     assert chosen[0] == "v0"

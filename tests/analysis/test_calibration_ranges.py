@@ -179,12 +179,20 @@ def test_large_cells_in_two_lobes_are_kept_whole() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "ends"),
     [
-        ("threshold", 0.9999, True), ("threshold", 0.9997, False), ("threshold", 0.01, True),
-        ("threshold", 0.5, False), ("seed_depth", 6.0, True), ("seed_depth", 0.25, True),
-        ("seed_depth", 2.0, False), ("min_size", 200, True), ("min_size", 0, False),
-        ("smoothing", 0.0, False), ("smoothing", 3.0, True), ("threshold", 0.001, True),
+        ("threshold", 0.9999, True),
+        ("threshold", 0.9997, False),
+        ("threshold", 0.01, True),
+        ("threshold", 0.5, False),
+        ("seed_depth", 6.0, True),
+        ("seed_depth", 0.25, True),
+        ("seed_depth", 2.0, False),
+        ("min_size", 200, True),
+        ("min_size", 0, False),
+        ("smoothing", 0.0, False),
+        ("smoothing", 3.0, True),
+        ("threshold", 0.001, True),
     ],
-)  # fmt: skip
+)
 def test_a_parameter_that_ends_at_its_bound_is_named(name: str, value: float, ends: bool) -> None:
     known = [(np.zeros((1, 2, 2), np.float32), np.full((20, 20), 3, np.int32))]
     parameters = default_parameters(TWO, {}) | {name: value}

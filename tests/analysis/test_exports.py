@@ -169,11 +169,15 @@ def test_trackmate_headers_and_units(tmp_path: Path) -> None:
     assert found["LABEL"].tolist() == [f"t0,1:{i}" for i in kept["label"]]
     assert found["ID"].tolist() == list(range(len(kept)))
     for key, name, factor in (
-        ("AREA", "area", 0.25), ("POSITION_X", "x", 0.5), ("RADIUS", "radius", 0.5),
-        ("PERIMETER", "perimeter", 0.5), ("CIRCULARITY", "circularity", 1),
-        ("MEAN_INTENSITY_CH1", "intensity_mean", 1), ("ELLIPSE_THETA", "ellipse_theta", 1),
+        ("AREA", "area", 0.25),
+        ("POSITION_X", "x", 0.5),
+        ("RADIUS", "radius", 0.5),
+        ("PERIMETER", "perimeter", 0.5),
+        ("CIRCULARITY", "circularity", 1),
+        ("MEAN_INTENSITY_CH1", "intensity_mean", 1),
+        ("ELLIPSE_THETA", "ellipse_theta", 1),
         ("QUALITY", "num_pixels", 1),
-    ):  # fmt: skip
+    ):
         np.testing.assert_allclose(found[key], kept[name] * factor, err_msg=key)
     assert (found["POSITION_T"] == 90).all()
     assert (found["FRAME"] == 3).all()

@@ -100,9 +100,12 @@ def test_nothing_of_a_file_is_left_out_silently(tmp_path: Path) -> None:
     )
     tifffile.imwrite(tmp_path / f"{'n' * 230}.tif", image())
     says = {
-        "mixed.tif": "different images", "short.tif": "of its 5 images",
-        "channels.tif": "2 channels", "planar.tif": "colour", "n" * 230: "longer than",
-    }  # fmt: skip
+        "mixed.tif": "different images",
+        "short.tif": "of its 5 images",
+        "channels.tif": "2 channels",
+        "planar.tif": "colour",
+        "n" * 230: "longer than",
+    }
     for name, words in says.items():
         with pytest.raises(InputError, match=words):
             list_frames([tmp_path / (name if name.endswith(".tif") else f"{name}.tif")])
@@ -120,9 +123,13 @@ def test_groups_of_a_data_set_are_its_sequences(tmp_path: Path) -> None:
     yaml = "pixel_size_um: 0.3\ngroups: {a1: x, b1: y, a2: y, a10: x, b2: x, gone: z}\n"
     root = grouped(tmp_path / "d", yaml)
     expected = [
-        ("a1", "x", 0), ("a10", "x", 1), ("b2", "x", 2), ("a2", "y", 0), ("b1", "y", 1),
+        ("a1", "x", 0),
+        ("a10", "x", 1),
+        ("b2", "x", 2),
+        ("a2", "y", 0),
+        ("b1", "y", 1),
         ("c1", "c1", 0),
-    ]  # fmt: skip
+    ]
     files = sorted((root / "images").iterdir())
     for inputs in ([root / "images"], [root], files):
         frames = list_frames(inputs)
@@ -188,9 +195,12 @@ def test_what_is_skipped_is_named(tmp_path: Path) -> None:
     assert note.startswith("skipped 13 files: ")
     assert "\n" not in note
     for words in (
-        "b.tif (the same file as a.tif)", "gone.tif (not a file, or a link", "movie.nd2 (a micro",
-        "photo.JPEG (lossy", "n0.txt, n1.txt, n2.txt, n3.txt, n4.txt and 4 more (only .tif",
-    ):  # fmt: skip
+        "b.tif (the same file as a.tif)",
+        "gone.tif (not a file, or a link",
+        "movie.nd2 (a micro",
+        "photo.JPEG (lossy",
+        "n0.txt, n1.txt, n2.txt, n3.txt, n4.txt and 4 more (only .tif",
+    ):
         assert words in note
     assert "Thumbs" not in note
     (tmp_path / "a.tif").unlink()

@@ -230,10 +230,11 @@ def test_squared_distances_are_exact(mask: NDArray[np.bool_]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    hnp.arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)),
-               elements=st.integers(0, 3)),
+    hnp.arrays(
+        np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 3)
+    ),
     st.booleans(),
-)  # fmt: skip
+)
 def test_parts_are_those_of_scikit_image(labels: NDArray[np.uint8], diagonal: bool) -> None:
     parts, count = find_parts(labels, diagonal)
     expected, n = label(labels, connectivity=1 + diagonal, background=0, return_num=True)

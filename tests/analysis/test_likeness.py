@@ -180,9 +180,13 @@ def test_segmenting_warns_of_images_unlike_the_training_images(
         tifffile.imwrite(root / "images" / f"i{number}.tif", image)
         tifffile.imwrite(root / "masks" / f"i{number}.tif", components(cells).astype(np.uint16))
     config = TrialConfig(
-        encoder="mobilenet_v2", crop_size=64, batch_size=4, epochs=4, learning_rate=5e-3,
+        encoder="mobilenet_v2",
+        crop_size=64,
+        batch_size=4,
+        epochs=4,
+        learning_rate=5e-3,
         augmentation="none",
-    )  # fmt: skip
+    )
     train(config, open_dataset(root), model)
     record = json.loads((model / "checkpoint.json").read_text())["data"]["appearance"]
     assert record["images"] == 4

@@ -45,12 +45,17 @@ def test_agrees_with_the_real_programs(convention: str, image: str) -> None:
 @pytest.mark.parametrize(
     ("convention", "radius", "perimeter", "circularity"),
     [
-        ("trackmate_raw", 5, 39.9, 0.621), ("trackmate_raw", 10, 79.9, 0.618),
-        ("trackmate_raw", 20, 160.0, 0.617), ("trackmate", 5, 32.4, 0.920),
-        ("trackmate", 10, 64.3, 0.945), ("trackmate", 20, 128.8, 0.952),
-        ("skimage", 5, 30.2, 1.086), ("skimage", 10, 63.3, 0.984), ("skimage", 20, 129.7, 0.939),
+        ("trackmate_raw", 5, 39.9, 0.621),
+        ("trackmate_raw", 10, 79.9, 0.618),
+        ("trackmate_raw", 20, 160.0, 0.617),
+        ("trackmate", 5, 32.4, 0.920),
+        ("trackmate", 10, 64.3, 0.945),
+        ("trackmate", 20, 128.8, 0.952),
+        ("skimage", 5, 30.2, 1.086),
+        ("skimage", 10, 63.3, 0.984),
+        ("skimage", 20, 129.7, 0.939),
     ],
-)  # fmt: skip
+)
 def test_mean_of_shifted_discs(
     convention: str, radius: int, perimeter: float, circularity: float
 ) -> None:
@@ -70,12 +75,25 @@ def test_hand_computed_rectangle() -> None:
     image[2:5, 1:5] = 7
     row = measure(image, convention="trackmate_raw", pixel_size_um=0.5).iloc[0]
     expected = {
-        "label": 7, "x": 2.5, "y": 3, "area": 12, "perimeter": 14, "solidity": 1, "parts": 1,
-        "circularity": 4 * math.pi * 12 / 14**2, "radius": math.sqrt(12 / math.pi),
-        "shape_index": 14 / math.sqrt(12), "area_um2": 3, "perimeter_um": 7,
-        "radius_um": math.sqrt(12 / math.pi) / 2, "num_pixels": 12, "top": 2, "left": 1,
-        "bottom": 5, "right": 5,
-    }  # fmt: skip
+        "label": 7,
+        "x": 2.5,
+        "y": 3,
+        "area": 12,
+        "perimeter": 14,
+        "solidity": 1,
+        "parts": 1,
+        "circularity": 4 * math.pi * 12 / 14**2,
+        "radius": math.sqrt(12 / math.pi),
+        "shape_index": 14 / math.sqrt(12),
+        "area_um2": 3,
+        "perimeter_um": 7,
+        "radius_um": math.sqrt(12 / math.pi) / 2,
+        "num_pixels": 12,
+        "top": 2,
+        "left": 1,
+        "bottom": 5,
+        "right": 5,
+    }
     for name, value in expected.items():
         assert row[name] == pytest.approx(value), name
 
@@ -149,11 +167,20 @@ def check_regionprops(labels: np.ndarray) -> None:
         assert found.empty
         return
     names = {
-        "area": "area", "perimeter": "perimeter", "solidity": "solidity", "x": "centroid-1",
-        "y": "centroid-0", "eccentricity": "eccentricity", "num_pixels": "num_pixels",
-        "axis_major_length": "axis_major_length", "axis_minor_length": "axis_minor_length",
-        "top": "bbox-0", "left": "bbox-1", "bottom": "bbox-2", "right": "bbox-3",
-    }  # fmt: skip
+        "area": "area",
+        "perimeter": "perimeter",
+        "solidity": "solidity",
+        "x": "centroid-1",
+        "y": "centroid-0",
+        "eccentricity": "eccentricity",
+        "num_pixels": "num_pixels",
+        "axis_major_length": "axis_major_length",
+        "axis_minor_length": "axis_minor_length",
+        "top": "bbox-0",
+        "left": "bbox-1",
+        "bottom": "bbox-2",
+        "right": "bbox-3",
+    }
     properties = {name.split("-")[0] for name in names.values()} | {"label", "orientation"}
     expected = regionprops_table(labels, properties=tuple(properties))
     assert found["label"].tolist() == expected["label"].tolist()
@@ -168,13 +195,14 @@ def check_regionprops(labels: np.ndarray) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)),
-               elements=st.integers(0, 3)),
+    hnp.arrays(
+        np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)
+    ),
     # TrackMate rounds in single precision, so that ties depend on the place
     st.sampled_from([c for c in CONVENTIONS if c != "trackmate"]),
     st.integers(0, 5),
     st.integers(0, 5),
-)  # fmt: skip
+)
 def test_shifting_an_image_shifts_centroids_only(
     image: np.ndarray, convention: str, down: int, right: int
 ) -> None:

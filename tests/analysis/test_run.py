@@ -27,9 +27,12 @@ from page_text import claims, drawn, visible
 
 def run(*words: object, cwd: Path) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "analysis.run", *map(str, words)], cwd=cwd, text=True,
-        capture_output=True, timeout=500,
-    )  # fmt: skip
+        [sys.executable, "-m", "analysis.run", *map(str, words)],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=500,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -142,9 +145,11 @@ def test_segmenting_takes_the_first_method_of_the_report(
     out, _ = analysed
     words = ("--model", out, cells / "images" / "i12.tif", "--out", tmp_path / "segmented")
     done = subprocess.run(
-        [sys.executable, "-m", "analysis.segment", *map(str, words)], text=True,
-        capture_output=True, timeout=500,
-    )  # fmt: skip
+        [sys.executable, "-m", "analysis.segment", *map(str, words)],
+        text=True,
+        capture_output=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr
     first = table(out, "methods").iloc[0]
     assert f"model: {first['method']}, the first method of the report" in done.stdout

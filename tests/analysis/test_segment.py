@@ -58,9 +58,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tifffile.imwrite(root / "images" / f"i{number}.tif", image)
         tifffile.imwrite(root / "masks" / f"i{number}.tif", components(cells).astype(np.uint16))
     config = TrialConfig(
-        encoder="mobilenet_v2", crop_size=64, batch_size=4, epochs=6, learning_rate=5e-3,
+        encoder="mobilenet_v2",
+        crop_size=64,
+        batch_size=4,
+        epochs=6,
+        learning_rate=5e-3,
         augmentation="none",
-    )  # fmt: skip
+    )
     train(config, open_dataset(root), root / "trial")
     # whole or tiles is decided by a rounding here, and differs between processors: say it
     predicts_in_tiles(root / "trial", None)
@@ -96,9 +100,13 @@ def images(tmp_path: Path) -> Path:
 
 def start(*words: object, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "analysis.segment", *map(str, words)], cwd=cwd, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-m", "analysis.segment", *map(str, words)],
+        cwd=cwd,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def run(*words: object, cwd: Path) -> tuple[int, str, str]:
@@ -133,14 +141,15 @@ def test_everything_of_a_folder(model: Path, images: Path, tmp_path: Path) -> No
     assert "DS_Store" not in skipped
     names = ["a1", "a2", "a10", "a11"]
     for folder, suffix in (
-        ("labels", "tif"), ("binary", "png"), ("overlays", "png"), ("rois", "zip"),
+        ("labels", "tif"),
+        ("binary", "png"),
+        ("overlays", "png"),
+        ("rois", "zip"),
         ("parts", "parquet"),
-    ):  # fmt: skip
+    ):
         assert {p.name for p in (out / folder).iterdir()} == {f"{n}.{suffix}" for n in names}
     plain = pd.read_csv(out / "objects_plain.csv")
-    assert list(plain)[:8] == [
-        "image", "frame", "label", "track_id", "sequence", "x", "y", "area"
-    ]  # fmt: skip
+    assert list(plain)[:8] == ["image", "frame", "label", "track_id", "sequence", "x", "y", "area"]
     assert list(dict.fromkeys(plain["image"])) == ["a1", "a2", "a10"]
     with Segmenter(model) as network:
         for name in names:
@@ -206,9 +215,12 @@ def test_calibrated_parameters_are_used_and_said(
 
 
 def test_the_same_images_by_another_path_are_the_same_request(
-    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     out = tmp_path / "out"
     words = ["--model", str(model), "--out", str(out), "--no-rois", "--no-overlays"]
     assert main([*words, str(images)]) == 0
@@ -357,9 +369,14 @@ def test_a_page_that_turns_out_damaged(
     ],
 )
 def test_refusals(
-    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], words: str, says: str,
-) -> None:  # fmt: skip
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "mine.txt").write_text("")
@@ -489,9 +506,13 @@ def test_47_frames_take_no_more_memory_than_a_few(model: Path, tmp_path: Path) -
             tiff.write(picture(t, (928, 1280), 300)[0], contiguous=True)
     words = [sys.executable, "-c", MEMORY, "--model", str(model), str(path), "--out", "out"]
     done = subprocess.run(
-        [*words, "--track"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True, capture_output=True, timeout=500,
-    )  # fmt: skip
+        [*words, "--track"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr
     sizes = [float(w) for w in done.stdout.split("MB ")[1].split()]
     assert len(sizes) == 47

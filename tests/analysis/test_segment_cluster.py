@@ -69,9 +69,13 @@ def address() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths must be short
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | OPEN
     process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, folder], text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=kept,
-    )  # fmt: skip
+        [sys.executable, "-c", CLUSTER, folder],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=kept,
+    )
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -82,9 +86,13 @@ def address() -> Iterator[str]:
 
 def segment(*words: object, cwd: Path) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "analysis.segment", *map(str, words)], cwd=cwd, text=True,
-        env={**os.environ, **OPEN, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-m", "analysis.segment", *map(str, words)],
+        cwd=cwd,
+        text=True,
+        env={**os.environ, **OPEN, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=300,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -128,9 +136,11 @@ def test_without_an_address_there_is_no_ray(model: Path, tmp_path: Path) -> None
     )
     words = ["--model", str(model), "a.tif", "--out", "out"]
     subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, check=True,
+        [sys.executable, "-c", code, *words],
+        cwd=tmp_path,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "127.0.0.1:1"},
-    )  # fmt: skip
+    )
     assert main([*words[:2], str(tmp_path / "a.tif"), "--out", str(tmp_path / "b")]) == 0, (
         "in this process as well"
     )

@@ -97,20 +97,35 @@ def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
     dataset: DataSet,
 ) -> None:
     calibration = Calibration(
-        default=at(0.1), calibrated=at(0.35), default_score=0, score=0, budget=1,
-        images=["i1", "i2"], held_out={"i1": at(0.6), "i2": at(0.85)}, at_bound=[],
-    )  # fmt: skip
+        default=at(0.1),
+        calibrated=at(0.35),
+        default_score=0,
+        score=0,
+        budget=1,
+        images=["i1", "i2"],
+        held_out={"i1": at(0.6), "i2": at(0.85)},
+        at_bound=[],
+    )
     expected = {
-        ("val", "default"): [0.1, 0.1], ("val", "calibrated"): [0.6, 0.85],
-        ("test", "default"): [0.1, 0.1], ("test", "calibrated"): [0.35, 0.35],
-    }  # fmt: skip
+        ("val", "default"): [0.1, 0.1],
+        ("val", "calibrated"): [0.6, 0.85],
+        ("test", "default"): [0.1, 0.1],
+        ("test", "calibrated"): [0.35, 0.35],
+    }
     variants = [Variant("m", "default"), Variant("m", "calibrated")]
     for split in ("val", "test"):
         items = dataset.subset(split)
         measured = measure_trial(
-            "t", Network(), calibration, variants, items, split=split, known=KnownCells(dataset),
-            convention="skimage", pixel_size_um=None,
-        )  # fmt: skip
+            "t",
+            Network(),
+            calibration,
+            variants,
+            items,
+            split=split,
+            known=KnownCells(dataset),
+            convention="skimage",
+            pixel_size_um=None,
+        )
         assert measured.images == list(dataset.split[split])
         for variant in variants:
             hand = []

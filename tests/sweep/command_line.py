@@ -44,9 +44,12 @@ STARTED: list[subprocess.Popen[str]] = []
 def start(*words: object, cwd: Path, **extra: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "sweep.run", *map(str, words)],
-        cwd=cwd, env=environment(**extra), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=cwd,
+        env=environment(**extra),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     STARTED.append(process)
     return process
 

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 COMMANDS = (
-    "cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands",
-    "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands",
-)  # fmt: skip
+    "cluster_synced_files",
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+)
 """What ``ray up`` fills in."""
 
 
@@ -39,9 +44,11 @@ def fresh_cluster(folder: Path, monkeypatch: Any, types: dict[str, Any]) -> Iter
     from ray.cluster_utils import Cluster
 
     for name, value in (
-        ("RAY_AUTH_MODE", "disabled"), ("RAY_FAKE_CLUSTER", "1"),
-        ("AUTOSCALER_UPDATE_INTERVAL_S", "1"), ("RAY_enable_autoscaler_v2", "0"),
-    ):  # fmt: skip
+        ("RAY_AUTH_MODE", "disabled"),
+        ("RAY_FAKE_CLUSTER", "1"),
+        ("AUTOSCALER_UPDATE_INTERVAL_S", "1"),
+        ("RAY_enable_autoscaler_v2", "0"),
+    ):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     port, path = _free_port(), folder / "autoscaling.yaml"
@@ -65,9 +72,11 @@ def fresh_cluster(folder: Path, monkeypatch: Any, types: dict[str, Any]) -> Iter
     }
     path.write_text(json.dumps(config))
     arguments = {
-        "num_cpus": 0, "include_dashboard": False, "gcs_server_port": port,
+        "num_cpus": 0,
+        "include_dashboard": False,
+        "gcs_server_port": port,
         "autoscaling_config": str(path),
-    }  # fmt: skip
+    }
     cluster = Cluster(initialize_head=True, head_node_args=arguments)
     try:
         yield cluster

@@ -20,8 +20,10 @@ from fresh_cluster import fresh_cluster
 
 A100 = {
     "resources": {"CPU": 1, "GPU": 1, "accelerator_type:A100": 1},
-    "node_config": {}, "min_workers": 0, "max_workers": 2,
-}  # fmt: skip
+    "node_config": {},
+    "min_workers": 0,
+    "max_workers": 2,
+}
 
 
 def test_the_offer_of_our_cluster_yaml() -> None:
@@ -42,10 +44,23 @@ def test_a_fresh_cluster_uses_the_gpus_that_it_may_start(tmp_path: Path, monkeyp
     data, out = make_data(tmp_path / "discs"), tmp_path / "run"
     with fresh_cluster(tmp_path, monkeypatch, {"gpu": A100}) as cluster:
         code, text, err = run(
-            SPACE, "--data", data, "--out", out, "--address", cluster.address, *QUICK,
-            "--set", "architecture=Unet,FPN", "--set", "epochs=1", "--wandb", "off",
-            cwd=tmp_path, RAY_AUTH_MODE="disabled",
-        )  # fmt: skip
+            SPACE,
+            "--data",
+            data,
+            "--out",
+            out,
+            "--address",
+            cluster.address,
+            *QUICK,
+            "--set",
+            "architecture=Unet,FPN",
+            "--set",
+            "epochs=1",
+            "--wandb",
+            "off",
+            cwd=tmp_path,
+            RAY_AUTH_MODE="disabled",
+        )
     assert code == 0, text + err
     assert "the cluster may start up to 2 GPUs (A100)" in text
     assert "precision=auto is bf16 in this run: A100 can compute in bfloat16" in text

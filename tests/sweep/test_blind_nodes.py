@@ -100,9 +100,22 @@ def request(
     data: Path, out: Path, address: str, architectures: str, epochs: int, *more: object
 ) -> tuple[object, ...]:
     return (
-        SPACE, "--data", data, "--out", out, "--address", address, *QUICK, "--wandb", "off",
-        "--set", f"architecture={architectures}", "--set", f"epochs={epochs}", *more,
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--address",
+        address,
+        *QUICK,
+        "--wandb",
+        "off",
+        "--set",
+        f"architecture={architectures}",
+        "--set",
+        f"epochs={epochs}",
+        *more,
+    )
 
 
 def nodes_of(out: Path) -> set[str]:

@@ -28,9 +28,13 @@ def test_compare_tries_every_architecture_and_every_way_of_making_cells() -> Non
 
 @pytest.mark.parametrize(("validating", "said"), [(5, True), (6, False)])
 def test_plan_says_that_too_few_groups_give_no_answer(
-    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], validating: int, said: bool,
-) -> None:  # fmt: skip
+    cells: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    validating: int,
+    said: bool,
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     mine = tmp_path / "mine"

@@ -51,15 +51,31 @@ def test_split_and_scale_are_the_same_everywhere(tmp_path: Path) -> None:
     (tmp_path / "space.py").write_text(SPACE)
     drop = ("RAY_ADDRESS", "WANDB_API_KEY", "WANDB_MODE")
     words = [
-        sys.executable, "-m", "sweep.run", "space.py", "--data", "film", "--out", "run",
-        "--wandb", "off", "--set", "split=time_blocks", "--set", "normalization=image,dataset",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "sweep.run",
+        "space.py",
+        "--data",
+        "film",
+        "--out",
+        "run",
+        "--wandb",
+        "off",
+        "--set",
+        "split=time_blocks",
+        "--set",
+        "normalization=image,dataset",
+    ]
 
     def run() -> str:
         done = subprocess.run(
-            words, cwd=tmp_path, capture_output=True, text=True, timeout=500,
+            words,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=500,
             env={k: v for k, v in os.environ.items() if k not in drop},
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -75,8 +91,11 @@ def test_split_and_scale_are_the_same_everywhere(tmp_path: Path) -> None:
     with open(tmp_path / "run" / "leaderboard.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert sorted((row["architecture"], row["normalization"]) for row in rows) == [
-        ("StarDist", "dataset"), ("StarDist", "image"), ("Unet", "dataset"), ("Unet", "image")
-    ]  # fmt: skip
+        ("StarDist", "dataset"),
+        ("StarDist", "image"),
+        ("Unet", "dataset"),
+        ("Unet", "image"),
+    ]
     with open(tmp_path / "run" / "candidates.csv", newline="") as handle:
         assert [row["seeds"] for row in csv.DictReader(handle)] == ["1"] * 4
     train = [root / "images" / f"{stem}.tif" for stem in plan["data"]["split"]["train"]]

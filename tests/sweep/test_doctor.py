@@ -65,9 +65,12 @@ def doctor(*words: object, cwd: Path, **extra: str) -> tuple[int, list[str]]:
     """Run the command line; return its exit code and the table's lines without the head."""
     done = subprocess.run(
         [sys.executable, "-m", "sweep.doctor", *map(str, words)],
-        cwd=cwd, env=environment(SEGSWEEP_PRETEND_GPUS="", **extra), text=True,
-        capture_output=True, timeout=500,
-    )  # fmt: skip
+        cwd=cwd,
+        env=environment(SEGSWEEP_PRETEND_GPUS="", **extra),
+        text=True,
+        capture_output=True,
+        timeout=500,
+    )
     assert done.stderr == ""
     head, *lines, ending = done.stdout.splitlines()
     assert head.split() == ["what", "where", "finding"]
@@ -105,12 +108,30 @@ def server() -> Iterator[str]:
 def test_this_machine(tmp_path: Path, server: str) -> None:
     data, out = make_data(tmp_path / "data [1]"), tmp_path / "runs" / "one"
     code, lines = doctor(
-        "--data", data, "--out", out, cwd=tmp_path,
-        WANDB_API_KEY=KEY, WANDB_BASE_URL=server, HF_ENDPOINT=server,
-    )  # fmt: skip
+        "--data",
+        data,
+        "--out",
+        out,
+        cwd=tmp_path,
+        WANDB_API_KEY=KEY,
+        WANDB_BASE_URL=server,
+        HF_ENDPOINT=server,
+    )
     assert code == 0, "\n".join(lines)
-    subjects = ("project", "python", "libraries", "gpu", "torch", "tensorflow", "wandb",
-                "temporary files", "data", "out", "disk", "weights")  # fmt: skip
+    subjects = (
+        "project",
+        "python",
+        "libraries",
+        "gpu",
+        "torch",
+        "tensorflow",
+        "wandb",
+        "temporary files",
+        "data",
+        "out",
+        "disk",
+        "weights",
+    )
     assert all(about(lines, subject) for subject in subjects), lines
     import torch
 
@@ -131,9 +152,15 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
     (data / "images" / "x.bmp").write_bytes(b"")
     (tmp_path / "file").touch()
     code, lines = doctor(
-        "--data", data, "--out", tmp_path / "file" / "run", "--address", "127.0.0.1:1",
-        cwd=tmp_path, WANDB_MODE="perhaps",
-    )  # fmt: skip
+        "--data",
+        data,
+        "--out",
+        tmp_path / "file" / "run",
+        "--address",
+        "127.0.0.1:1",
+        cwd=tmp_path,
+        WANDB_MODE="perhaps",
+    )
     assert code == 2
     wrong = [line for line in lines if line.startswith("problem")]
     subjects = ["wandb", "data", "data", "out", "cluster"]
@@ -150,8 +177,11 @@ def test_an_installation_without_libraries(tmp_path: Path) -> None:
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-S", "-m", "sweep.doctor"],  # without site-packages
-        cwd=tmp_path, env=environment(PYTHONPATH=root), text=True, capture_output=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=root),
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 2
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()
@@ -323,13 +353,15 @@ def test_what_gpus_mean(here: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("torch", "hidden", "state", "said"),
-    [(ON_GPU, None, "ok", "computes on 1 GPU"),
-     (Framework("2.15.0"), None, "problem", "is built for CPUs"),
-     (Framework("2.15.0", "13.2", warning="driver too old"), None, "problem", "driver too old"),
-     (Framework("2.15.0", "13.2"), "", "problem", "CUDA_VISIBLE_DEVICES=''"),
-     (Framework("2.15.0", "13.2", 1, "GPU 0: no kernel image"), None, "problem", "no kernel"),
-     (Framework(error="ModuleNotFoundError: No module"), None, "problem", "cannot be imported")],
-)  # fmt: skip
+    [
+        (ON_GPU, None, "ok", "computes on 1 GPU"),
+        (Framework("2.15.0"), None, "problem", "is built for CPUs"),
+        (Framework("2.15.0", "13.2", warning="driver too old"), None, "problem", "driver too old"),
+        (Framework("2.15.0", "13.2"), "", "problem", "CUDA_VISIBLE_DEVICES=''"),
+        (Framework("2.15.0", "13.2", 1, "GPU 0: no kernel image"), None, "problem", "no kernel"),
+        (Framework(error="ModuleNotFoundError: No module"), None, "problem", "cannot be imported"),
+    ],
+)
 def test_what_torch_sees(
     here: Machine, torch: Framework, hidden: str | None, state: str, said: str
 ) -> None:
@@ -460,8 +492,11 @@ def test_what_is_found_on_many_nodes_is_one_line() -> None:
     c = [problem("gpu", "none", "buy", "c"), note("ray", "old", "", "c")]
     lines = together([[a, ok("ray", "new", "a")], [b, ok("ray", "new", "b")], c])
     assert [(one.what, one.where) for one in lines] == [
-        ("gpu", "a, b"), ("gpu", "c"), ("ray", "a, b"), ("ray", "c")
-    ]  # fmt: skip
+        ("gpu", "a, b"),
+        ("gpu", "c"),
+        ("ray", "a, b"),
+        ("ray", "c"),
+    ]
 
 
 def test_within_gives_up_and_passes_errors_on() -> None:

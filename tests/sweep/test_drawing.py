@@ -47,7 +47,7 @@ def request(*changes: str, trials: Any = ONE, seeds: int | None = None, **dimens
         (("loguniform", 1, 2), Range(1, 2, log=True)),
         ((4, 8, 8), [4, 8]),
     ],
-)  # fmt: skip
+)
 def test_dimensions_of_optuna_and_ray_tune(given: Any, expected: Any) -> None:
     assert dimension(given) == expected
 
@@ -55,14 +55,18 @@ def test_dimensions_of_optuna_and_ray_tune(given: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (tune.randn(0, 1), "a normal distribution"), (tune.grid_search([1, 2]), "give a list"),
-        (tune.sample_from(lambda _: 1), "give a list"), (("uniform", 1), "write"),
+        (tune.randn(0, 1), "a normal distribution"),
+        (tune.grid_search([1, 2]), "give a list"),
+        (tune.sample_from(lambda _: 1), "give a list"),
+        (("uniform", 1), "write"),
         ([], "no values"),
-        (("loguniform", 0, 1), "begins above 0"), (("uniform", 2, 1), "is no range"),
-        ([[1], [2]], "a choice is between"), (3, "give a list"),
+        (("loguniform", 0, 1), "begins above 0"),
+        (("uniform", 2, 1), "is no range"),
+        ([[1], [2]], "a choice is between"),
+        (3, "give a list"),
         (tune.qloguniform(2, 8, 2), "no steps"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_dimension(given: Any, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         dimension(given)
@@ -71,8 +75,11 @@ def test_what_is_no_dimension(given: Any, expected: str) -> None:
 
 
 def test_fields_that_cannot_be_drawn_are_refused_where_they_stand() -> None:
-    for name, expected in (("lr", "no setting"), ("learning_rat", "did you mean learning_rate"),
-                           ("seed", "nothing to search")):  # fmt: skip
+    for name, expected in (
+        ("lr", "no setting"),
+        ("learning_rat", "did you mean learning_rate"),
+        ("seed", "nothing to search"),
+    ):
         with pytest.raises(ValidationError, match=expected):
             SearchSpace(trials=ONE, dimensions={name: [1, 2]})
 
@@ -83,8 +90,10 @@ def test_set_fixes_a_dimension_or_gives_its_values() -> None:
     assert made.space.dimensions == {"batch_size": [4, 8]}
     made = request("learning_rate=0.003,0.01", "architecture=u-net,fpn", **RATES)
     assert made.space.dimensions == {
-        "batch_size": [4, 8], "learning_rate": [0.003, 0.01], "architecture": ["Unet", "FPN"],
-    }  # fmt: skip
+        "batch_size": [4, 8],
+        "learning_rate": [0.003, 0.01],
+        "architecture": ["Unet", "FPN"],
+    }
     assert len(made.configs) == 1
     assert request("seed=4", **RATES).configs[0].seed == 4
 
@@ -111,7 +120,7 @@ def test_trials_that_are_all_combinations_are_drawn() -> None:
         (("architecture=Unet,SegNet",), None, "unknown architecture 'SegNet'"),
         (("architecture=Unet,PAN", "crop_size=64"), None, "PAN needs crop_size of at least 128"),
     ],
-)  # fmt: skip
+)
 def test_what_a_search_cannot_honour_is_refused(changes, seeds, expected: str) -> None:
     with pytest.raises(RequestError, match=expected) as caught:
         request(*changes, seeds=seeds, **RATES)
@@ -161,8 +170,10 @@ def test_spaces_with_distributions_by_the_command_line(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-m", "sweep.run", "mine.py", "--plan", "--set", "gap=1"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "learning_rate: 0.0001 to 0.01, logarithmic" in done.stdout
     assert "batch_size: 4 to 16, steps of 4" in done.stdout

@@ -42,9 +42,18 @@ def test_out_is_named_after_space_and_data(data: Path, tmp_path: Path, capsys) -
     # step 4 of the README after make demo: runs/demo holds another run
     (tmp_path / "runs/demo").mkdir(parents=True)
     (tmp_path / "runs/demo/plan.json").write_text(
-        json.dumps({"format": 1, "recipe": 2, "key": {"fingerprint": "x"}, "trials": [],
-                    "data": {"path": "/elsewhere", "options": {}}, "commands": [], "created": ""})
-    )  # fmt: skip
+        json.dumps(
+            {
+                "format": 1,
+                "recipe": 2,
+                "key": {"fingerprint": "x"},
+                "trials": [],
+                "data": {"path": "/elsewhere", "options": {}},
+                "commands": [],
+                "created": "",
+            }
+        )
+    )
     assert main(["demo", "--data", str(data), "--plan", *UNET]) == 0
     assert "semantic2-Unet-resnet18-s0-" in capsys.readouterr().out
 
@@ -117,10 +126,18 @@ def wrong_out(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]
 @pytest.mark.parametrize("more", [["--plan"], []])
 @pytest.mark.parametrize(
     "wrong_out",
-    ["a file", "below a file", "far below a file", "a dead link", "a loop", "no permission",
-     "a long name", "no UTF-8"],
+    [
+        "a file",
+        "below a file",
+        "far below a file",
+        "a dead link",
+        "a loop",
+        "no permission",
+        "a long name",
+        "no UTF-8",
+    ],
     indirect=True,
-)  # fmt: skip
+)
 def test_an_out_that_cannot_be_is_refused(
     wrong_out: tuple[str, str], more: list[str], capsys
 ) -> None:
@@ -140,9 +157,12 @@ def test_a_read_only_disk_is_refused_in_a_plan_too(tmp_path: Path) -> None:
         f"exec {shlex.quote(sys.executable)} -m sweep.run demo --plan --out disk/run"
     )
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        ["unshare", "-m", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env=environment(),
-    )  # fmt: skip
+    )
     if done.returncode in (77, 1) and "error:" not in done.stderr:
         pytest.skip("no mount namespaces here")
     assert done.returncode == 2
@@ -159,11 +179,14 @@ def names(*filters: str) -> list[str]:
 def test_only_is_a_filter() -> None:
     assert names("architecture=Unet") == ["semantic2/Unet", "semantic3/Unet", "stardist/Unet"]
     assert names("architecture=U-Net++,fpn", "task=semantic2") == [
-        "semantic2/UnetPlusPlus", "semantic2/FPN"
-    ]  # fmt: skip
+        "semantic2/UnetPlusPlus",
+        "semantic2/FPN",
+    ]
     assert names("task=semantic3", "task=stardist") == [
-        "semantic3/Unet", "stardist/StarDist", "stardist/Unet"
-    ]  # fmt: skip
+        "semantic3/Unet",
+        "stardist/StarDist",
+        "stardist/Unet",
+    ]
     assert len(names("batch_size=4.0")) == 11
     assert names("epochs=6") == ["stardist/StarDist"]
     request = make_request(*load_space("demo"), ["learning_rate=1e-3,0.01"], None)
@@ -173,18 +196,22 @@ def test_only_is_a_filter() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["architecture=SegNet"], "architecture=SegNet: no trial of this space has it; there are "
-         "Unet, UnetPlusPlus"),
+        (
+            ["architecture=SegNet"],
+            "architecture=SegNet: no trial of this space has it; there are Unet, UnetPlusPlus",
+        ),
         (["architecture=Unet,Linket"], "architecture=Linket: no trial"),
         (["encoder=vgg19"], "there are resnet18, none"),
-        (["architecture=FPN", "task=semantic3"], "no trial has all of these; with the others, task "
-         "is semantic2"),
+        (
+            ["architecture=FPN", "task=semantic3"],
+            "no trial has all of these; with the others, task is semantic2",
+        ),
         (["architectur=Unet"], "did you mean architecture?"),
         (["epochs"], "write key=value"),
         (["scheduler=asha"], "no such setting; did you mean lr_schedule?"),
         (["zzz=1"], "no such setting; known: task"),
     ],
-)  # fmt: skip
+)
 def test_a_filter_that_matches_nothing_is_refused(words: list[str], said: str, capsys) -> None:
     assert main(["demo", "--plan", "--only", *words]) == 2
     text, err = capsys.readouterr()

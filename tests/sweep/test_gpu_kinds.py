@@ -38,26 +38,45 @@ def cluster(monkeypatch):
 
 def add(cluster, kind: str, memory_gb: int) -> str:
     return cluster.add_node(
-        num_cpus=2, num_gpus=1, labels={"ray.io/accelerator-type": kind},
+        num_cpus=2,
+        num_gpus=1,
+        labels={"ray.io/accelerator-type": kind},
         env_vars={PRETEND: f"{kind}-{memory_gb}"},
-    ).node_id  # fmt: skip
+    ).node_id
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "kind", "share"),
-    [(("--set", "precision=32"), "V100", (0.3, 1)),
-     (("--gpus", "1xA100", "--set", "precision=bf16"), "A100", (0.12, 0.13))],
-)  # fmt: skip
+    [
+        (("--set", "precision=32"), "V100", (0.3, 1)),
+        (("--gpus", "1xA100", "--set", "precision=bf16"), "A100", (0.12, 0.13)),
+    ],
+)
 def test_kinds(data: Path, tmp_path: Path, cluster, more, kind: str, share) -> None:
     # the larger one first, so that it is not the smallest by chance of the order
     nodes = {"A100": add(cluster, "A100", 40), "V100": add(cluster, "V100", 2)}
     out = tmp_path / "run"
     code, text, err = run(
-        SPACE, "--data", data, "--out", out, "--address", cluster.address, *QUICK, *more,
-        "--set", "architecture=Linknet,FPN", "--set", "epochs=1", "--wandb", "off",
-        cwd=tmp_path, RAY_AUTH_MODE="disabled", XDG_CACHE_HOME=str(tmp_path / "cache"),
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--address",
+        cluster.address,
+        *QUICK,
+        *more,
+        "--set",
+        "architecture=Linknet,FPN",
+        "--set",
+        "epochs=1",
+        "--wandb",
+        "off",
+        cwd=tmp_path,
+        RAY_AUTH_MODE="disabled",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
     assert code == 0, text + err
     assert "not measured" not in text
     kept = json.loads((tmp_path / "cache" / "segsweep" / "footprints.json").read_text())

@@ -55,9 +55,18 @@ def test_a_trial_without_a_share_runs_on_the_cpu(data: Path, tmp_path: Path) -> 
     (tmp_path / "sitecustomize.py").write_text(TORCH_SEES_A_GPU)
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     code, text, err = run(
-        SPACE, "--data", data, "--out", tmp_path / "run", *ONE, "--set", "gpus_per_trial=0",
-        cwd=tmp_path, PYTHONPATH=paths, **{PRETEND: "0"},
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "run",
+        *ONE,
+        "--set",
+        "gpus_per_trial=0",
+        cwd=tmp_path,
+        PYTHONPATH=paths,
+        **{PRETEND: "0"},
+    )
     assert code == 0, text + err
     assert [row["status"] for row in rows(tmp_path / "run")] == ["done"]
 
@@ -74,10 +83,22 @@ def test_a_share_where_torch_sees_no_gpu_is_an_error(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     try:
         code, text, err = run(
-            SPACE, "--data", data, "--out", tmp_path / "run", *ONE, "--address", cluster.address,
-            "--set", "gpus_per_trial=0.5", "--set", "retries=1",
-            cwd=tmp_path, RAY_AUTH_MODE="disabled", **{PRETEND: "0"},
-        )  # fmt: skip
+            SPACE,
+            "--data",
+            data,
+            "--out",
+            tmp_path / "run",
+            *ONE,
+            "--address",
+            cluster.address,
+            "--set",
+            "gpus_per_trial=0.5",
+            "--set",
+            "retries=1",
+            cwd=tmp_path,
+            RAY_AUTH_MODE="disabled",
+            **{PRETEND: "0"},
+        )
     finally:
         cluster.shutdown()
     assert code == 1, text + err
@@ -123,10 +144,22 @@ def test_a_nodes_memory_is_short(data: Path, tmp_path: Path, times: int, status:
     told = tmp_path / "told.jsonl"
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     code, text, err = run(
-        SPACE, "--data", data, "--out", tmp_path / "run", *ONE, "--gpus", "1",
-        "--set", "gpus_per_trial=0.5", cwd=tmp_path,
-        PYTHONPATH=paths, TOLD=str(told), TIMES=str(times), **{PRETEND: "1"},
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "run",
+        *ONE,
+        "--gpus",
+        "1",
+        "--set",
+        "gpus_per_trial=0.5",
+        cwd=tmp_path,
+        PYTHONPATH=paths,
+        TOLD=str(told),
+        TIMES=str(times),
+        **{PRETEND: "1"},
+    )
     assert code == (0 if status == "done" else 1), text + err
     options = [json.loads(line) for line in told.read_text().splitlines()]
     assert len(options) == 2, "alone on the node there is nothing more to try"
@@ -153,10 +186,24 @@ SPACE = SearchSpace(trials=grid(
 def test_the_official_stardist_beside_gpus(data: Path, tmp_path: Path, share: float) -> None:
     (tmp_path / "space.py").write_text(OFFICIAL)
     code, text, err = run(
-        "space.py", "--data", data, "--out", tmp_path / "run", "--gpus", "1", "--wandb", "off",
-        "--set", "gpus_per_trial=0.25", "--set", "stardist_cpus=2",
-        "--set", f"stardist_gpus={share}", cwd=tmp_path, **{PRETEND: "1"},
-    )  # fmt: skip
+        "space.py",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "run",
+        "--gpus",
+        "1",
+        "--wandb",
+        "off",
+        "--set",
+        "gpus_per_trial=0.25",
+        "--set",
+        "stardist_cpus=2",
+        "--set",
+        f"stardist_gpus={share}",
+        cwd=tmp_path,
+        **{PRETEND: "1"},
+    )
     assert code == 0, text + err
     (state,) = (p.read_text() for p in (tmp_path / "run").glob("tune/*/experiment_state-*.json"))
     assert {float(one) for one in re.findall(r'"gpu\\*": ([\d.]+)', state)} == {share}
@@ -198,9 +245,15 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("", None), ("0", None), ("1", Pretended("", None)), ("V100", Pretended("V100", None)),
-     ("V100-16", Pretended("V100", 16)), ("A100-79.5", Pretended("A100", 79.5))],
-)  # fmt: skip
+    [
+        ("", None),
+        ("0", None),
+        ("1", Pretended("", None)),
+        ("V100", Pretended("V100", None)),
+        ("V100-16", Pretended("V100", 16)),
+        ("A100-79.5", Pretended("A100", 79.5)),
+    ],
+)
 def test_pretended_gpus(value: str, expected: Pretended | None, monkeypatch) -> None:
     monkeypatch.setenv(PRETEND, value)
     assert pretended_gpu() == expected

@@ -40,11 +40,27 @@ def runs(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     data = make_data(folder / "discs")
     for name in ("first", "second"):
         code, text, err = run(
-            SPACE, "--data", data, "--out", folder / name, "--set", "architecture=Unet", *QUICK,
-            *TINY_TUNE, "--set", "epochs=4", "--set", "learning_rate=1e-9",
-            "--set", "augmentation=strong", "--set", "checkpoint_seconds=0",
-            "--set", f"encoder_weights={weights}", cwd=folder,
-        )  # fmt: skip
+            SPACE,
+            "--data",
+            data,
+            "--out",
+            folder / name,
+            "--set",
+            "architecture=Unet",
+            *QUICK,
+            *TINY_TUNE,
+            "--set",
+            "epochs=4",
+            "--set",
+            "learning_rate=1e-9",
+            "--set",
+            "augmentation=strong",
+            "--set",
+            "checkpoint_seconds=0",
+            "--set",
+            f"encoder_weights={weights}",
+            cwd=folder,
+        )
         assert code == 0, text + err
     return folder / "first", folder / "second"
 

@@ -18,19 +18,25 @@ def ladder(limits: Limits, config: TrialConfig, most: float | None = None) -> li
 
 def test_larger_shares_come_before_smaller_batches() -> None:
     assert ladder(Limits(gpu=0.25), TrialConfig(batch_size=8)) == [
-        "0.5 GPU", "1 GPU", "1 GPU, micro-batches of 4", "1 GPU, micro-batches of 2",
-    ]  # fmt: skip
+        "0.5 GPU",
+        "1 GPU",
+        "1 GPU, micro-batches of 4",
+        "1 GPU, micro-batches of 2",
+    ]
     assert ladder(Limits(memory_gb=3), TrialConfig(batch_size=4), most=10) == [
-        "6 GB", "10 GB", "10 GB, micro-batches of 2",
-    ]  # fmt: skip
+        "6 GB",
+        "10 GB",
+        "10 GB, micro-batches of 2",
+    ]
 
 
 def test_a_trial_without_a_reservation_runs_alone_first() -> None:
     alone = next_limits(Limits(), TrialConfig(batch_size=8), 12)
     assert alone == Limits(memory_gb=12)
     assert ladder(Limits(), TrialConfig(batch_size=4), most=12) == [
-        "12 GB", "12 GB, micro-batches of 2",
-    ]  # fmt: skip
+        "12 GB",
+        "12 GB, micro-batches of 2",
+    ]
 
 
 @pytest.mark.parametrize("size", range(2, 20))
@@ -53,8 +59,11 @@ def test_nothing_is_left() -> None:
 
 def test_options_enforce_what_a_device_has() -> None:
     assert Limits(gpu=0.5, memory_gb=4).options() == {
-        "device": "cuda", "gpu_fraction": 0.5, "memory_gb": None, "micro_batch": None,
-    }  # fmt: skip
+        "device": "cuda",
+        "gpu_fraction": 0.5,
+        "memory_gb": None,
+        "micro_batch": None,
+    }
     assert Limits(gpu=1).options()["gpu_fraction"] is None
     assert Limits(memory_gb=4, enforced=True).options()["memory_gb"] == 4
     assert Limits(memory_gb=4).options()["memory_gb"] is None

@@ -48,8 +48,9 @@ def test_a_trial_gets_the_largest_share_that_holds_it() -> None:
 
 def test_the_official_stardist_holds_no_gpu_and_gets_cores() -> None:
     configs = {
-        "net": TrialConfig(), "official": TrialConfig(task="stardist", architecture="StarDist")
-    }  # fmt: skip
+        "net": TrialConfig(),
+        "official": TrialConfig(task="stardist", architecture="StarDist"),
+    }
     needs = {"net": need(14000), "official": need(1000)}
     node = Resources(cpus=16, gpus=2, node_cpus=8)
     limits = first_limits(Settings(), node, needs, 32, configs)
@@ -97,9 +98,11 @@ def test_memory_is_reserved_on_cpus_and_enforced_when_asked_for() -> None:
 
 def test_trials_that_take_longest_come_first() -> None:
     configs = {
-        "short": TrialConfig(epochs=5), "long": TrialConfig(epochs=50),
-        "unknown": TrialConfig(epochs=1), "heavy": TrialConfig(epochs=5),
-    }  # fmt: skip
+        "short": TrialConfig(epochs=5),
+        "long": TrialConfig(epochs=50),
+        "unknown": TrialConfig(epochs=1),
+        "heavy": TrialConfig(epochs=5),
+    }
     needs = {"short": need(1, 5), "long": need(1, 5), "heavy": need(1, 500)}
     items = as_items(configs, needs, {"": Limits(gpu=1)}, THROUGHPUT["V100"], lambda _: 90)
     names = [item.name for item in order_large_first(items)]
@@ -134,9 +137,12 @@ def test_estimates_are_kept(tmp_path: Path) -> None:
 
 def plan(*words: str, home: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "sweep.run", *words, "--plan"], capture_output=True, text=True,
-        cwd=home, env={**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "COLUMNS": "160"},
-    )  # fmt: skip
+        [sys.executable, "-m", "sweep.run", *words, "--plan"],
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env={**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "COLUMNS": "160"},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -139,8 +139,11 @@ def test_simulate_by_hand() -> None:
     items = [Item("short", 1), Item("short2", 1), Item("long", 4), Item("mid", 2)]
     packing = simulate(items, 2)
     assert [(p.item.name, p.slot, p.start) for p in packing.placements] == [
-        ("long", 0, 0), ("mid", 1, 0), ("short", 1, 2), ("short2", 1, 3),
-    ]  # fmt: skip
+        ("long", 0, 0),
+        ("mid", 1, 0),
+        ("short", 1, 2),
+        ("short2", 1, 3),
+    ]
     assert packing.makespan == 4
     assert packing.utilisation == 1
     assert simulate(items, 2, large_first=False).makespan == 5
@@ -169,8 +172,12 @@ def test_busy_leaves_out_gaps() -> None:
 
 
 def test_simulate_refuses_nonsense() -> None:
-    for items, slots in (([], 0), ([Item("a", 1, 1.5)], 1), ([Item("a", 1, 0)], 1),
-                         ([Item("a", -1)], 1)):  # fmt: skip
+    for items, slots in (
+        ([], 0),
+        ([Item("a", 1, 1.5)], 1),
+        ([Item("a", 1, 0)], 1),
+        ([Item("a", -1)], 1),
+    ):
         with pytest.raises(ValueError):
             simulate(items, slots)
 

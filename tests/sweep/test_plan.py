@@ -49,9 +49,12 @@ def test_own_space_by_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", "must define SPACE"), ("1/0", "ZeroDivisionError"),
-     ("from search_spaces import grid\ngrid(epoch=1)", "epoch: Extra inputs")],
-)  # fmt: skip
+    [
+        ("", "must define SPACE"),
+        ("1/0", "ZeroDivisionError"),
+        ("from search_spaces import grid\ngrid(epoch=1)", "epoch: Extra inputs"),
+    ],
+)
 def test_bad_own_space(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "my.py").write_text(text)
     with pytest.raises(RequestError, match=expected):
@@ -82,11 +85,16 @@ def test_settings_and_data_options() -> None:
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [("epoch=3", "did you mean epochs"), ("epochs=0", "epochs: .*greater than or equal to 1"),
-     ("epochs", "write key=value"), ("architecture=SegNet", "unknown architecture 'SegNet'"),
-     ("scheduler=sha", "'fifo' or 'asha'"), ("epochs=many", "valid integer"),
-     ("zzzzzz=1", "known: task")],
-)  # fmt: skip
+    [
+        ("epoch=3", "did you mean epochs"),
+        ("epochs=0", "epochs: .*greater than or equal to 1"),
+        ("epochs", "write key=value"),
+        ("architecture=SegNet", "unknown architecture 'SegNet'"),
+        ("scheduler=sha", "'fifo' or 'asha'"),
+        ("epochs=many", "valid integer"),
+        ("zzzzzz=1", "known: task"),
+    ],
+)
 def test_wrong_changes(change: str, expected: str) -> None:
     with pytest.raises(RequestError, match=expected) as caught:
         request(change)
@@ -95,14 +103,25 @@ def test_wrong_changes(change: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["nospace"], ["demo", "--set", "epoch=3"], ["demo", "--set", "encoder=resnet81"],
-     ["demo", "--gpus", "two"], ["demo", "--seeds", "0"], ["paper"], ["demo", "--wandb", "loud"],
-     ["demo", "--data", "nowhere"], ["demo", "--resume"], ["demo", "--out", "s3://bucket/x"],
-     ["demo", "--set", "crop_size=64"], ["demo", "--set", "cpus_per_trial=4096"],
-     ["demo", "--set", "task=segment"], ["paper", "--set", "rays=64"],
-     ["demo", "--set", "gpus_per_trial=1", "--gpus", "0"],
-     ["demo", "--set", "encoder_weights=/nowhere/weights.pt"]],
-)  # fmt: skip
+    [
+        ["nospace"],
+        ["demo", "--set", "epoch=3"],
+        ["demo", "--set", "encoder=resnet81"],
+        ["demo", "--gpus", "two"],
+        ["demo", "--seeds", "0"],
+        ["paper"],
+        ["demo", "--wandb", "loud"],
+        ["demo", "--data", "nowhere"],
+        ["demo", "--resume"],
+        ["demo", "--out", "s3://bucket/x"],
+        ["demo", "--set", "crop_size=64"],
+        ["demo", "--set", "cpus_per_trial=4096"],
+        ["demo", "--set", "task=segment"],
+        ["paper", "--set", "rays=64"],
+        ["demo", "--set", "gpus_per_trial=1", "--gpus", "0"],
+        ["demo", "--set", "encoder_weights=/nowhere/weights.pt"],
+    ],
+)
 def test_wrong_requests_get_one_line_and_exit_code_2(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sweep.run", *words], capture_output=True, text=True, cwd=tmp_path
@@ -117,8 +136,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     done = subprocess.run(
         [sys.executable, "-m", "sweep.run", "demo", "--out", str(tmp_path)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert "not a run (it holds thesis.txt" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
@@ -127,8 +147,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_plan_prints_the_trials_and_starts_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sweep.run", "demo", "--plan", "--seeds", "2"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "22 trials" in done.stdout
     for name in ARCHITECTURES:
@@ -170,8 +192,12 @@ def test_a_fresh_cluster_will_grow() -> None:
 
 
 def row(name: str, iou: float | None, seed: int = 0, status: str = "done", **f: object) -> dict:
-    metrics = {"val_dataset_iou": iou, "val_image_iou": iou, "test_dataset_iou": iou,
-               "test_image_iou": iou}  # fmt: skip
+    metrics = {
+        "val_dataset_iou": iou,
+        "val_image_iou": iou,
+        "test_dataset_iou": iou,
+        "test_image_iou": iou,
+    }
     config = TrialConfig(architecture=name, seed=seed).model_dump(mode="json")
     return trial_row(f"{name}{seed}", config, {"status": status, "metrics": metrics, **f})
 
@@ -183,8 +209,9 @@ def test_rank_by_validation_only_and_failures_last() -> None:
 
 
 def test_candidates_by_hand() -> None:
-    table = candidates([row("Unet", 0.8, 0), row("Unet", 0.9, 1), row("FPN", 0.5),
-                        row("Unet", None, 2, "failed")])  # fmt: skip
+    table = candidates(
+        [row("Unet", 0.8, 0), row("Unet", 0.9, 1), row("FPN", 0.5), row("Unet", None, 2, "failed")]
+    )
     assert [c["architecture"] for c in table] == ["Unet", "FPN"]
     assert table[0]["seeds"] == 2
     assert table[0]["val_dataset_iou_mean"] == pytest.approx(0.85)
@@ -201,15 +228,25 @@ def test_settings_that_differ_make_different_candidates() -> None:
     ]
     values = (0.9, 0.8, 0.5, 0.4)
     rows = [
-        trial_row(str(i), c.model_dump(mode="json"), {"status": "done", "metrics": dict.fromkeys(
-            ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou"), v)})
+        trial_row(
+            str(i),
+            c.model_dump(mode="json"),
+            {
+                "status": "done",
+                "metrics": dict.fromkeys(
+                    ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou"), v
+                ),
+            },
+        )
         for i, (c, v) in enumerate(zip(configs, values))
-    ]  # fmt: skip
+    ]
     table = candidates(rows)
     assert [(c["boundary"], c["seeds"]) for c in table] == [("outline", 2), ("touching", 2)]
     assert [c["test_dataset_iou_mean"] for c in table] == pytest.approx([0.85, 0.45])
-    assert [c["candidate"] for c in table] == [configs[0].candidate_key(),
-                                               configs[2].candidate_key()]  # fmt: skip
+    assert [c["candidate"] for c in table] == [
+        configs[0].candidate_key(),
+        configs[2].candidate_key(),
+    ]
     shown = set(rows[0])
     hidden = {"task", "epochs"}  # epochs: planned_epochs
     assert set(TrialConfig.model_fields) - hidden <= shown
@@ -262,8 +299,11 @@ def test_wandb_mode(monkeypatch, tmp_path: Path) -> None:
 def test_override_keeps_order() -> None:
     trials = override(SPACE.trials, {"loss": ["dice", "focal"]})
     assert [(t.architecture, t.loss) for t in trials] == [
-        ("Unet", "dice"), ("Unet", "focal"), ("FPN", "dice"), ("FPN", "focal")
-    ]  # fmt: skip
+        ("Unet", "dice"),
+        ("Unet", "focal"),
+        ("FPN", "dice"),
+        ("FPN", "focal"),
+    ]
     assert json.loads(json.dumps(COMMON_DIMENSIONS))
 
 
@@ -273,8 +313,10 @@ def test_normalization_is_a_dimension_and_a_column(tmp_path: Path) -> None:
     own = SearchSpace(trials=grid(normalization={"low": 2.0, "high": 99.0}))
     (config,) = make_request("mine", own, ["normalization=dataset"], None).configs
     assert config.normalization.model_dump(exclude_none=True) == {
-        "mode": "dataset", "low": 2.0, "high": 99.0
-    }  # fmt: skip
+        "mode": "dataset",
+        "low": 2.0,
+        "high": 99.0,
+    }
     rows = []
     for config in configs[::2][:2]:
         metrics = dict.fromkeys(IOUS, 0.5)
@@ -282,8 +324,9 @@ def test_normalization_is_a_dimension_and_a_column(tmp_path: Path) -> None:
         rows.append(trial_row("x", config.model_dump(mode="json"), record))
     assert [r["normalization"] for r in rows] == ["image", "dataset"]
     assert [(c["normalization"], c["seeds"]) for c in candidates(rows)] == [
-        ("image", 1), ("dataset", 1)
-    ]  # fmt: skip
+        ("image", 1),
+        ("dataset", 1),
+    ]
     drawn = config_of({"normalization": "dataset"}, {"base": own.trials[0].model_dump(mode="json")})
     assert (
         drawn.normalization

@@ -64,9 +64,15 @@ def flags(path: Path, *lines: str) -> Path:
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
-    [(["avx512f avx512_bf16"], True), (["amx_bf16"], True), (["avx512f"], False), ([], False),
-     (["avx512_bf16", "avx512f"], False), (["not_avx512_bf16"], False)],
-)  # fmt: skip
+    [
+        (["avx512f avx512_bf16"], True),
+        (["amx_bf16"], True),
+        (["avx512f"], False),
+        ([], False),
+        (["avx512_bf16", "avx512f"], False),
+        (["not_avx512_bf16"], False),
+    ],
+)
 def test_cpu_flags(lines: list[str], expected: bool, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert cpu_computes_bf16(flags(tmp_path / "cpuinfo", *lines)) is expected
@@ -93,19 +99,26 @@ def test_gpus_by_capability(tmp_path: Path, monkeypatch) -> None:
     nvidia_smi(tmp_path, "NVIDIA RTX 6000 Ada Generation, 8.9\nQuadro RTX 6000, 7.5\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert local_gpus() == [
-        Gpu("NVIDIA RTX 6000 Ada Generation", (8, 9)), Gpu("Quadro RTX 6000", (7, 5))
-    ]  # fmt: skip
+        Gpu("NVIDIA RTX 6000 Ada Generation", (8, 9)),
+        Gpu("Quadro RTX 6000", (7, 5)),
+    ]
     nvidia_smi(tmp_path, "NVIDIA H100 80GB HBM3, [N/A]\n")
     assert local_gpus() == []
 
 
 @pytest.mark.parametrize(
     ("processors", "on_gpus", "expected"),
-    [([A100], True, ("bf16", True)), ([A100, V100], True, ("32", False)),
-     ([V100], True, ("32", False)), ([A100, UNKNOWN], True, ("32", False)),
-     ([], True, ("32", False)), ([CPU], False, ("bf16", False)),
-     ([CPU, OLD_CPU], False, ("32", False)), ([Processor("CPU", None)], False, ("32", False))],
-)  # fmt: skip
+    [
+        ([A100], True, ("bf16", True)),
+        ([A100, V100], True, ("32", False)),
+        ([V100], True, ("32", False)),
+        ([A100, UNKNOWN], True, ("32", False)),
+        ([], True, ("32", False)),
+        ([CPU], False, ("bf16", False)),
+        ([CPU, OLD_CPU], False, ("32", False)),
+        ([Processor("CPU", None)], False, ("32", False)),
+    ],
+)
 def test_auto(processors: list[Processor], on_gpus: bool, expected: tuple[str, bool]) -> None:
     made = decide(processors, on_gpus)
     assert (made.auto, made.tf32) == expected
@@ -122,15 +135,17 @@ BF16, FULL = TrialConfig(precision="bf16"), TrialConfig(precision="32")
 
 @pytest.mark.parametrize(
     ("precision", "config", "processors", "on_gpus", "avoid"),
-    [(Precision("bf16", True, ""), BF16, [A100], True, frozenset()),
-     (Precision("bf16", True, ""), BF16, [A100, V100], True, frozenset("v")),
-     (Precision("bf16", True, ""), FULL, [A100, V100], True, frozenset("v")),  # TF32
-     (Precision("32", False, ""), FULL, [A100, V100], True, None),
-     (Precision("32", False, ""), BF16, [A100, V100], True, frozenset("v")),
-     (Precision("bf16", False, ""), BF16, [CPU, OLD_CPU], False, frozenset("o")),
-     (Precision("bf16", False, ""), FULL, [CPU, OLD_CPU], False, None),
-     (Precision("bf16", True, ""), BF16, [OLD_CPU], False, None)],  # emulated
-)  # fmt: skip
+    [
+        (Precision("bf16", True, ""), BF16, [A100], True, frozenset()),
+        (Precision("bf16", True, ""), BF16, [A100, V100], True, frozenset("v")),
+        (Precision("bf16", True, ""), FULL, [A100, V100], True, frozenset("v")),  # TF32
+        (Precision("32", False, ""), FULL, [A100, V100], True, None),
+        (Precision("32", False, ""), BF16, [A100, V100], True, frozenset("v")),
+        (Precision("bf16", False, ""), BF16, [CPU, OLD_CPU], False, frozenset("o")),
+        (Precision("bf16", False, ""), FULL, [CPU, OLD_CPU], False, None),
+        (Precision("bf16", True, ""), BF16, [OLD_CPU], False, None),
+    ],  # emulated
+)
 def test_nodes(precision, config, processors, on_gpus, avoid) -> None:
     nodes = choose_nodes(precision, [config], processors, on_gpus)
     assert nodes.avoid == avoid
@@ -170,8 +185,17 @@ def test_selector_is_one_that_ray_takes() -> None:
 
 
 def test_plan_says_it_and_a_wrong_request_is_refused(data: Path, tmp_path: Path) -> None:
-    words = (SPACE, "--data", data, "--out", tmp_path / "new", "--plan", *QUICK,
-             "--set", "architecture=Linknet")  # fmt: skip
+    words = (
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "new",
+        "--plan",
+        *QUICK,
+        "--set",
+        "architecture=Linknet",
+    )
     path = str(nvidia_smi(tmp_path, "Tesla V100-SXM2-32GB, 7.0\nNVIDIA A100-SXM4-40GB, 8.0\n"))
     code, text, err = run(
         *words, "--gpus", "2", cwd=tmp_path, PATH=f"{path}{os.pathsep}{os.environ['PATH']}"
@@ -239,10 +263,24 @@ def add_gpu(cluster, name: str) -> str:
 
 def request(data: Path, out: Path, address: str, epochs: int, *more: str) -> tuple[object, ...]:
     return (
-        SPACE, "--data", data, "--out", out, "--address", address, *QUICK,
-        "--set", "architecture=Unet,FPN,Linknet,UnetPlusPlus", "--set", f"epochs={epochs}",
-        "--set", "gpus_per_trial=1", "--wandb", "off", *more,
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--address",
+        address,
+        *QUICK,
+        "--set",
+        "architecture=Unet,FPN,Linknet,UnetPlusPlus",
+        "--set",
+        f"epochs={epochs}",
+        "--set",
+        "gpus_per_trial=1",
+        "--wandb",
+        "off",
+        *more,
+    )
 
 
 def test_gpu_types_of_a_cluster(data: Path, tmp_path: Path, cluster) -> None:

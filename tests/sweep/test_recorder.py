@@ -117,8 +117,15 @@ def test_only_a_scheduler_stops_trials(tmp_path: Path) -> None:
     config = TrialConfig()
     trial_id = config.trial_id("f")
     made, trial = recorder(tmp_path, {trial_id: config}, retries=1), Attempt(config)
-    epoch = {"epoch": 1, "train_loss": 1.0, "val_dataset_iou": 0.5, "val_image_iou": 0.5,
-             "val_loss": 1.0, "seconds": 1.0, "score": 0.5}  # fmt: skip
+    epoch = {
+        "epoch": 1,
+        "train_loss": 1.0,
+        "val_dataset_iou": 0.5,
+        "val_image_iou": 0.5,
+        "val_loss": 1.0,
+        "seconds": 1.0,
+        "score": 0.5,
+    }
     for expected in ("waiting", "failed"):
         made.on_trial_start(0, [], trial)
         made.on_trial_result(0, [], trial, epoch)

@@ -52,12 +52,24 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
 def test_only_our_words_reach_the_screen(tmp_path: Path, broken: bool) -> None:
     done = run(tmp_path, *(["broken"] if broken else []))
     assert done.stdout.splitlines() == [
-        "before", "C before", "for the user 1.5", *(["caught broken"] if broken else []), "after",
-    ]  # fmt: skip
+        "before",
+        "C before",
+        "for the user 1.5",
+        *(["caught broken"] if broken else []),
+        "after",
+    ]
     assert done.stderr.splitlines() == ["plain error", "error after"]
     log = (tmp_path / "new" / "sweep.log").read_text()
-    for text in ("python out", "python err", "C out", "descriptor", "child", "child err", "logged",
-                 "warned"):  # fmt: skip
+    for text in (
+        "python out",
+        "python err",
+        "C out",
+        "descriptor",
+        "child",
+        "child err",
+        "logged",
+        "warned",
+    ):
         assert text in log
     assert "for the user" not in log
 
@@ -84,9 +96,14 @@ def test_terminal_is_recognised_with_its_size(tmp_path: Path) -> None:
     )
     clean = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.DEVNULL, stdout=theirs,
-        stderr=theirs, cwd=ROOT, check=True, env={**clean, "TERM": "xterm"},
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+        check=True,
+        env={**clean, "TERM": "xterm"},
+    )
     text = os.read(ours, 1000).decode()
     os.close(ours)
     os.close(theirs)
@@ -120,9 +137,13 @@ def test_closed_pipe_does_not_hide_the_end(tmp_path: Path) -> None:
         "print('reached', file=sys.stderr)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None

@@ -27,9 +27,15 @@ def draws(
     assert note == ""
     base = TrialConfig().model_dump()
     return Draws(
-        study, dimensions, lambda drawn: with_changes(base, drawn), Ledger(out), "f", waiting,
-        most, lambda *_: Limits(0.5),
-    )  # fmt: skip
+        study,
+        dimensions,
+        lambda drawn: with_changes(base, drawn),
+        Ledger(out),
+        "f",
+        waiting,
+        most,
+        lambda *_: Limits(0.5),
+    )
 
 
 def drawn(made: Draws) -> TrialConfig:

@@ -23,7 +23,7 @@ from command_line import (
     run,
     start,
     wait_for,
-)  # fmt: skip
+)
 
 from sweep.search.searcher import JOURNAL, STUDY
 
@@ -98,10 +98,26 @@ def test_equal_draws_run_once_and_a_killed_search_goes_on(data: Path, tmp_path: 
 def test_asha_and_optuna(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     words = (
-        SPACE, "--data", data, "--out", out, *QUICK, *TINY_TUNE, "--set", "architecture=Linknet",
-        "--set", "epochs=4", "--set", "search=optuna", "--set", "scheduler=asha",
-        "--set", "grace_epochs=1", "--set", "batch_size=4",
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        *QUICK,
+        *TINY_TUNE,
+        "--set",
+        "architecture=Linknet",
+        "--set",
+        "epochs=4",
+        "--set",
+        "search=optuna",
+        "--set",
+        "scheduler=asha",
+        "--set",
+        "grace_epochs=1",
+        "--set",
+        "batch_size=4",
+    )
     code, text, err = run(*words, "--set", "samples=5", cwd=tmp_path)
     assert code == 0, text + err
     table = rows(out)
@@ -131,9 +147,22 @@ def test_a_resumed_run_stops_who_falls_behind_those_that_have_ended(
 ) -> None:
     out = tmp_path / "asha"
     words = (
-        SPACE, "--data", data, "--out", out, *QUICK, *TINY_TUNE, "--set", "architecture=Linknet",
-        "--set", "epochs=8", "--set", "scheduler=asha", "--set", "grace_epochs=6",
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        *QUICK,
+        *TINY_TUNE,
+        "--set",
+        "architecture=Linknet",
+        "--set",
+        "epochs=8",
+        "--set",
+        "scheduler=asha",
+        "--set",
+        "grace_epochs=6",
+    )
     code, text, err = run(*words, "--set", "learning_rate=0.01", cwd=tmp_path)
     assert code == 0, text + err
     (good,) = rows(out)
@@ -157,11 +186,31 @@ def test_who_ran_out_of_memory_is_tried_again_under_the_scheduler(
 ) -> None:
     out = tmp_path / "short"
     code, text, err = run(
-        SPACE, "--data", data, "--out", out, *QUICK, *TINY_TUNE, "--set", "architecture=Linknet",
-        "--set", "epochs=8", "--set", "scheduler=asha", "--set", "grace_epochs=6",
-        "--set", "learning_rate=0.01,0.0000001", "--set", "concurrency=1",
-        "--set", "memory_per_trial=0.2", "--set", "most_memory_per_trial=0.4", cwd=tmp_path,
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        *QUICK,
+        *TINY_TUNE,
+        "--set",
+        "architecture=Linknet",
+        "--set",
+        "epochs=8",
+        "--set",
+        "scheduler=asha",
+        "--set",
+        "grace_epochs=6",
+        "--set",
+        "learning_rate=0.01,0.0000001",
+        "--set",
+        "concurrency=1",
+        "--set",
+        "memory_per_trial=0.2",
+        "--set",
+        "most_memory_per_trial=0.4",
+        cwd=tmp_path,
+    )
     assert code == 0, text + err
     assert all(r["out_of_memory"] for r in records(out)), "the limit was not felt"
     statuses = {float(row["learning_rate"]): row["status"] for row in rows(out)}

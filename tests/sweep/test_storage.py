@@ -49,9 +49,18 @@ def fill(path: Path) -> None:
 def test_a_full_disk_ends_in_one_line_and_can_be_resumed(small_disk: Path, tmp_path: Path) -> None:
     out = small_disk / "run"
     words = (
-        SPACE, "--data", make_data(tmp_path / "data"), "--out", out, *QUICK, *TINY_TUNE,
-        "--set", "architecture=Unet", "--set", "epochs=25",
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        make_data(tmp_path / "data"),
+        "--out",
+        out,
+        *QUICK,
+        *TINY_TUNE,
+        "--set",
+        "architecture=Unet",
+        "--set",
+        "epochs=25",
+    )
     process = start(*words, cwd=tmp_path)
     wait_for(lambda: list(out.glob("ledger/history/*.json")), process, 500)
     fill(small_disk / "filler")

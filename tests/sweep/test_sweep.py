@@ -32,7 +32,7 @@ from command_line import (
     run,
     start,
     wait_for,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,13 @@ def finished(sweep_of_cells) -> tuple[Path, int, str, str]:
 
 
 SHARE_ONE_GPU = (
-    "--gpus", "1", "--set", "gpus_per_trial=0.5", "--set", "cpus_per_trial=0.5",
-)  # fmt: skip
+    "--gpus",
+    "1",
+    "--set",
+    "gpus_per_trial=0.5",
+    "--set",
+    "cpus_per_trial=0.5",
+)
 
 
 def test_failed_trials_do_not_end_the_sweep(finished) -> None:
@@ -123,8 +128,11 @@ def test_counts_of_every_image(finished) -> None:
 
 def test_the_leaderboard_shows_all_settings(finished) -> None:
     out, *_ = finished
-    used = {"semantic2": {"gap": "0"}, "semantic3": {"boundary": "outline"},
-            "stardist": {"rays": "32", "grid": "2"}}  # fmt: skip
+    used = {
+        "semantic2": {"gap": "0"},
+        "semantic3": {"boundary": "outline"},
+        "stardist": {"rays": "32", "grid": "2"},
+    }
     for row in rows(out):
         for name in ("gap", "boundary", "rays", "grid"):
             assert row[name] == used[row["task"]].get(name, "")
@@ -142,9 +150,17 @@ def test_a_run_of_an_earlier_recipe_is_refused(finished, data: Path, tmp_path: P
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "plan.json").write_text(json.dumps(plan))
     code, _, err = run(
-        SPACE, "--data", data, "--out", tmp_path / "old", "--set", "architecture=Unet", *QUICK,
-        "--resume", cwd=tmp_path,
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "old",
+        "--set",
+        "architecture=Unet",
+        *QUICK,
+        "--resume",
+        cwd=tmp_path,
+    )
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert "recipe 1" in err
@@ -266,9 +282,12 @@ def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) ->
     )
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=out.parent,
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        cwd=out.parent,
         env=environment(),
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stderr
     assert "nothing to do" in done.stdout
     assert time.monotonic() - began < 10
@@ -278,9 +297,15 @@ def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) ->
 def test_other_plans_are_refused(finished, sweep_of_cells) -> None:
     out, *_ = finished
     code, _, err = run(
-        sweep_of_cells.space, "--data", sweep_of_cells.data, "--out", out, "--set", "epochs=3",
+        sweep_of_cells.space,
+        "--data",
+        sweep_of_cells.data,
+        "--out",
+        out,
+        "--set",
+        "epochs=3",
         cwd=out.parent,
-    )  # fmt: skip
+    )
     assert code == 2
     assert "another run" in err
     assert "epochs 6 -> 3" in err
@@ -336,9 +361,16 @@ def test_only_runs_a_part_and_removes_nothing(finished, sweep_of_cells, tmp_path
     before = json.loads((out / "plan.json").read_text())["trials"]
     kept = records(out)
     words = (
-        sweep_of_cells.space, "--data", sweep_of_cells.data, "--out", out, "--wandb", "off",
-        "--only", "architecture=fpn",
-    )  # fmt: skip
+        sweep_of_cells.space,
+        "--data",
+        sweep_of_cells.data,
+        "--out",
+        out,
+        "--wandb",
+        "off",
+        "--only",
+        "architecture=fpn",
+    )
     code, _, err = run(*words, cwd=tmp_path)
     assert code == 2
     assert "unfinished run (1 of 1 trials have not ended)" in err
@@ -369,9 +401,15 @@ def test_resumed_after_sigint_and_kill_equals_undisturbed(
     calm, rough, space = finished[0], tmp_path / "rough", tmp_path / "space.py"
     space.write_text(sweep_of_cells.space.read_text() + "SPACE = SearchSpace(trials=NETWORKS)\n")
     request = (
-        space, "--data", sweep_of_cells.data, *SHARE_ONE_GPU, "--set", "checkpoint_seconds=0",
-        "--wandb", "off",
-    )  # fmt: skip
+        space,
+        "--data",
+        sweep_of_cells.data,
+        *SHARE_ONE_GPU,
+        "--set",
+        "checkpoint_seconds=0",
+        "--wandb",
+        "off",
+    )
 
     def checkpoints() -> int:
         return len(list(rough.glob("checkpoints/*/resume.json")))
@@ -411,18 +449,27 @@ def test_resumed_after_sigint_and_kill_equals_undisturbed(
         assert note in text
         assert f"{trial_id}: {note}" in log
     names = (
-        "trial_id", "status", "val_dataset_iou", "val_image_iou", "test_dataset_iou",
-        "test_image_iou", "best_epoch", "epochs",
-    )  # fmt: skip
+        "trial_id",
+        "status",
+        "val_dataset_iou",
+        "val_image_iou",
+        "test_dataset_iou",
+        "test_image_iou",
+        "best_epoch",
+        "epochs",
+    )
     ended = {row["trial_id"] for row in rows(rough)}
     assert [{n: r[n] for n in names} for r in rows(rough)] == [
         {n: r[n] for n in names} for r in rows(calm) if r["trial_id"] in ended
     ]
     losses = [
-        {(r["trial_id"], r["epoch"]): r["train_loss"]
-         for r in rows(o, "history.csv") if r["trial_id"] in ended}
+        {
+            (r["trial_id"], r["epoch"]): r["train_loss"]
+            for r in rows(o, "history.csv")
+            if r["trial_id"] in ended
+        }
         for o in (calm, rough)
-    ]  # fmt: skip
+    ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 18
 
@@ -438,18 +485,35 @@ def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
         second = cluster.add_node(num_cpus=1, num_gpus=1)
         out = tmp_path / "spread"
         process = start(
-            SPACE, "--data", data, "--out", out, "--address", cluster.address,
-            "--set", "architecture=Unet,FPN,Linknet,UnetPlusPlus", *QUICK, "--set", "epochs=8",
-            "--set", "checkpoint_seconds=0", "--wandb", "off",
-            cwd=tmp_path, RAY_AUTH_MODE="disabled",
-        )  # fmt: skip
+            SPACE,
+            "--data",
+            data,
+            "--out",
+            out,
+            "--address",
+            cluster.address,
+            "--set",
+            "architecture=Unet,FPN,Linknet,UnetPlusPlus",
+            *QUICK,
+            "--set",
+            "epochs=8",
+            "--set",
+            "checkpoint_seconds=0",
+            "--wandb",
+            "off",
+            cwd=tmp_path,
+            RAY_AUTH_MODE="disabled",
+        )
 
         def nodes() -> set[str]:
             return {a["node"] for r in records(out) for a in r["attempts"]}
 
         def second_has_checkpoint() -> bool:
-            ids = [r["trial_id"] for r in records(out) if r["status"] == "running"
-                   and r["attempts"][-1]["node"] == second.node_id]  # fmt: skip
+            ids = [
+                r["trial_id"]
+                for r in records(out)
+                if r["status"] == "running" and r["attempts"][-1]["node"] == second.node_id
+            ]
             return any((out / "checkpoints" / i / "resume.json").exists() for i in ids)
 
         wait_for(lambda: len(nodes()) == 2 and second_has_checkpoint(), process)
@@ -471,11 +535,28 @@ def test_out_of_memory_is_tried_again_larger_and_then_fails_alone(
 ) -> None:
     out = tmp_path / "short"
     code, text, err = run(
-        SPACE, "--data", data, "--out", out, *TINY_TUNE, "--set", "architecture=Linknet",
-        "--set", "encoder=mobilenet_v2,vgg19", "--set", "epochs=1", "--set", "crop_size=64",
-        "--set", "batch_size=4", "--set", "memory_per_trial=0.2",
-        "--set", "most_memory_per_trial=0.4", cwd=tmp_path,
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        *TINY_TUNE,
+        "--set",
+        "architecture=Linknet",
+        "--set",
+        "encoder=mobilenet_v2,vgg19",
+        "--set",
+        "epochs=1",
+        "--set",
+        "crop_size=64",
+        "--set",
+        "batch_size=4",
+        "--set",
+        "memory_per_trial=0.2",
+        "--set",
+        "most_memory_per_trial=0.4",
+        cwd=tmp_path,
+    )
     assert code == 1, text + err
     small, large = rows(out)
     assert (small["encoder"], small["status"]) == ("mobilenet_v2", "done")
@@ -493,11 +574,32 @@ def test_out_of_memory_is_tried_again_larger_and_then_fails_alone(
 def test_ctrl_c_leaves_trials_that_ran_out_of_memory_for_resume(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "short"
     process = start(
-        SPACE, "--data", data, "--out", out, *TINY_TUNE, "--set", "architecture=Linknet",
-        "--set", "encoder=mobilenet_v2", "--seeds", "2", "--set", "epochs=2",
-        "--set", "crop_size=64", "--set", "batch_size=4", "--set", "concurrency=1",
-        "--set", "memory_per_trial=0.2", "--set", "most_memory_per_trial=0.4", cwd=tmp_path,
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        *TINY_TUNE,
+        "--set",
+        "architecture=Linknet",
+        "--set",
+        "encoder=mobilenet_v2",
+        "--seeds",
+        "2",
+        "--set",
+        "epochs=2",
+        "--set",
+        "crop_size=64",
+        "--set",
+        "batch_size=4",
+        "--set",
+        "concurrency=1",
+        "--set",
+        "memory_per_trial=0.2",
+        "--set",
+        "most_memory_per_trial=0.4",
+        cwd=tmp_path,
+    )
     # once the second trial has begun, the sweep knows what became of the first
     wait_for(lambda: len(records(out)) == 2 and any(r.get("retry") for r in records(out)), process)
     process.send_signal(signal.SIGINT)

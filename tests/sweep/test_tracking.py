@@ -91,9 +91,11 @@ def _contents(path: Path) -> dict[str, Any]:
             found["config"] = {u.key: json.loads(u.value_json) for u in message.run.config.update}
         elif kind == "history":
             found["history"].append(
-                {i.key or "/".join(i.nested_key): json.loads(i.value_json)
-                 for i in message.history.item}
-            )  # fmt: skip
+                {
+                    i.key or "/".join(i.nested_key): json.loads(i.value_json)
+                    for i in message.history.item
+                }
+            )
         elif kind == "summary":
             for item in message.summary.update:
                 found["summary"][item.key or "/".join(item.nested_key)] = json.loads(
@@ -132,8 +134,10 @@ def test_offline_run_holds_what_was_logged(tmp_path: Path, capfd: pytest.Capture
     assert seen["steps"]["*"] == "epoch"
     first, second, pictures = seen["history"]
     assert {k: v for k, v in first.items() if k[0] != "_"} == {
-        "epoch": 1, "train_loss": 1.0, "seconds": 0.25,
-    }  # fmt: skip
+        "epoch": 1,
+        "train_loss": 1.0,
+        "seconds": 0.25,
+    }
     assert (second["epoch"], second["val_dataset_iou"], second["score"]) == (2, 0.5, 0.75)
     assert pictures["epoch"] == 2
     assert seen["exit"] == 0
@@ -264,9 +268,12 @@ def test_trial_outlives_the_service(tmp_path: Path) -> None:
         "print('alive')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
         cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     *said, last = done.stdout.splitlines()
     assert last == "alive"

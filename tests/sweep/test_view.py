@@ -164,11 +164,20 @@ def test_live_view_ends_in_one_line() -> None:
 
 def row(number: int, **fields: Any) -> dict[str, Any]:
     return {
-        "trial_id": f"trial-{number}", "task": "semantic2", "architecture": "DeepLabV3Plus",
-        "encoder": "resnext101_32x32d", "seed": number, "status": "done",
-        "val_dataset_iou": 0.9 - number / 100, "test_dataset_iou": 0.8, "epochs": 1000,
-        "train_seconds": 40000.0, "parameters_m": 468.5, "error": "", **fields,
-    }  # fmt: skip
+        "trial_id": f"trial-{number}",
+        "task": "semantic2",
+        "architecture": "DeepLabV3Plus",
+        "encoder": "resnext101_32x32d",
+        "seed": number,
+        "status": "done",
+        "val_dataset_iou": 0.9 - number / 100,
+        "test_dataset_iou": 0.8,
+        "epochs": 1000,
+        "train_seconds": 40000.0,
+        "parameters_m": 468.5,
+        "error": "",
+        **fields,
+    }
 
 
 def printed(rows: list[dict[str, Any]], **options: Any) -> list[str]:
@@ -193,8 +202,13 @@ def test_leaderboard_fits_80_columns_with_whole_figures() -> None:
     assert all(len(line) <= 80 for line in lines[:-1])
     for number, line in enumerate((first, second)):
         assert line.split()[0] == str(number + 1)
-        assert line.split()[-5:] == [f"{0.9 - number / 100:.4f}", "0.8000", "1000", "11:06:40",
-                                     "468.5"]  # fmt: skip
+        assert line.split()[-5:] == [
+            f"{0.9 - number / 100:.4f}",
+            "0.8000",
+            "1000",
+            "11:06:40",
+            "468.5",
+        ]
     assert "waiting" in waiting
     assert failed.startswith("failed: trial-3: [Errno 28] no space left no space")
 

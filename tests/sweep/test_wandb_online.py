@@ -25,9 +25,18 @@ from wandb_server import Run, WandbServer, wandb_server
 
 EPOCHS = 6
 WORDS = (
-    *QUICK, "--set", f"epochs={EPOCHS}", "--set", "checkpoint_seconds=0", "--wandb", "online",
-    "--set", "architecture=Linknet,FPN", "--set", "artifacts=true",
-)  # fmt: skip
+    *QUICK,
+    "--set",
+    f"epochs={EPOCHS}",
+    "--set",
+    "checkpoint_seconds=0",
+    "--wandb",
+    "online",
+    "--set",
+    "architecture=Linknet,FPN",
+    "--set",
+    "artifacts=true",
+)
 ONE_AT_A_TIME = ("--gpus", "1", "--set", "gpus_per_trial=1", "--set", "cpus_per_trial=1")
 """Or what Ray takes for a GPU."""
 
@@ -166,15 +175,23 @@ with Tracker(made, "a", {"task": "semantic2"}, resumed=past > 0) as tracker:
 
 
 def attempt(
-    server: WandbServer, folder: Path, past: int, epochs: int, end: str = "done",
-    mode: str = "online", **environment: str,
-) -> str:  # fmt: skip
+    server: WandbServer,
+    folder: Path,
+    past: int,
+    epochs: int,
+    end: str = "done",
+    mode: str = "online",
+    **environment: str,
+) -> str:
     """Tell of one attempt at a trial from a process of its own; return what it logs."""
     done = subprocess.run(
         [sys.executable, "-c", ATTEMPT, json.dumps([str(folder), mode, past, epochs, end])],
         env={**os.environ, **server.environment, **environment},
-        capture_output=True, text=True, timeout=500, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == (-signal.SIGKILL if end == "killed" else 0), done.stderr
     return done.stdout
 
@@ -186,9 +203,13 @@ def epochs_of(run: Run) -> list[int]:
 def sync(server: WandbServer, out: Path, *words: str) -> None:
     """Upload as docs/wandb.md says."""
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", "--yes", *words], cwd=out,
-        env={**os.environ, **server.environment}, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        [sys.executable, "-m", "wandb", "sync", "--yes", *words],
+        cwd=out,
+        env={**os.environ, **server.environment},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -249,9 +270,18 @@ def test_a_server_that_fails_on_the_way_costs_nothing(
 ) -> None:
     out = tmp_path / "cut"
     process = start(
-        SPACE, "--data", data, "--out", out, *WORDS, *ONE_AT_A_TIME, cwd=tmp_path,
-        WANDB_INIT_TIMEOUT="5", WANDB_FINISH_TIMEOUT="5", **server.environment,
-    )  # fmt: skip
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        *WORDS,
+        *ONE_AT_A_TIME,
+        cwd=tmp_path,
+        WANDB_INIT_TIMEOUT="5",
+        WANDB_FINISH_TIMEOUT="5",
+        **server.environment,
+    )
     wait_for(lambda: resumable_epochs(out), process)
     if trouble == "down":
         server.shutdown()
@@ -279,9 +309,13 @@ def tell_later(server: WandbServer, out: Path) -> None:
     command = (sys.executable, "-m", "sweep.wandb_upload", str(out))
     for _ in range(2):
         done = subprocess.run(
-            command, env={**os.environ, **server.environment}, capture_output=True, text=True,
-            timeout=500, cwd=out.parent,
-        )  # fmt: skip
+            command,
+            env={**os.environ, **server.environment},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            cwd=out.parent,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
         assert "2 of 2 trials" in done.stdout

@@ -29,8 +29,10 @@ def plan(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     words = words if words and words[0] == "paper" else ("mine.py", *words)
     return subprocess.run(
         [sys.executable, "-m", "sweep.run", *words, "--plan"],
-        capture_output=True, text=True, cwd=folder,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
 
 
 def trial_ids(output: str) -> list[str]:
@@ -75,17 +77,29 @@ def test_the_plan_names_training_data_licence_and_revision(
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [(["paper", "--set", "encoder_weights=pretrained"],
-      ["resnext101_32x32d", "encoder_weights=instagram", "CC-BY-NC-4.0",
-       "--set encoder=inceptionresnetv2,resnest269,resnet152,vgg19"]),
-     (["--set", "encoder_weights=noisy-student"],
-      ["encoder_weights=noisy-student: no such weights are published for resnet18",
-       "encoder_weights=pretrained (trained on ImageNet-1k; BSD-3-Clause)"]),
-     (["--set", "encoder_weights=swsll"], ["encoder_weights=swsll: no such weights"]),
-     (["--set", "encoder_weights=./nowhere"], ["no such file or folder"]),
-     (["--set", "encoder_weights=nowhere.pth"], ["no such file or folder"]),
-     (["--set", "weights_id=a"], ["--set weights_id: it follows from encoder_weights"])],
-)  # fmt: skip
+    [
+        (
+            ["paper", "--set", "encoder_weights=pretrained"],
+            [
+                "resnext101_32x32d",
+                "encoder_weights=instagram",
+                "CC-BY-NC-4.0",
+                "--set encoder=inceptionresnetv2,resnest269,resnet152,vgg19",
+            ],
+        ),
+        (
+            ["--set", "encoder_weights=noisy-student"],
+            [
+                "encoder_weights=noisy-student: no such weights are published for resnet18",
+                "encoder_weights=pretrained (trained on ImageNet-1k; BSD-3-Clause)",
+            ],
+        ),
+        (["--set", "encoder_weights=swsll"], ["encoder_weights=swsll: no such weights"]),
+        (["--set", "encoder_weights=./nowhere"], ["no such file or folder"]),
+        (["--set", "encoder_weights=nowhere.pth"], ["no such file or folder"]),
+        (["--set", "weights_id=a"], ["--set weights_id: it follows from encoder_weights"]),
+    ],
+)
 def test_weights_that_there_are_not(words: list[str], expected: list[str], tmp_path: Path) -> None:
     done = plan(tmp_path, *words)
     assert done.returncode == 2

@@ -76,16 +76,23 @@ class Run:
         internal = json.loads(self.raw_config).get("_wandb", {}).get("value", {})
         counts = {n: len(self.lines(f"wandb-{n}.jsonl")) for n in ("history", "events")}
         return {
-            "id": "/".join(self.path), "name": name, "displayName": self.display_name,
-            "description": "", "config": self.raw_config, "sweepName": None, "tags": self.tags,
-            "notes": None, "summaryMetrics": json.dumps(self.summary),
+            "id": "/".join(self.path),
+            "name": name,
+            "displayName": self.display_name,
+            "description": "",
+            "config": self.raw_config,
+            "sweepName": None,
+            "tags": self.tags,
+            "notes": None,
+            "summaryMetrics": json.dumps(self.summary),
             "logLineCount": len(self.lines("output.log")),
-            "historyLineCount": counts["history"], "eventsLineCount": counts["events"],
+            "historyLineCount": counts["history"],
+            "eventsLineCount": counts["events"],
             "historyTail": json.dumps(self.lines("wandb-history.jsonl")[-1:]),
             "eventsTail": json.dumps(self.lines("wandb-events.jsonl")[-1:]),
             "wandbConfig": json.dumps({k: v for k, v in internal.items() if k == "t"}),
             "project": {"id": project, "name": project, "entity": {"id": entity, "name": entity}},
-        }  # fmt: skip
+        }
 
 
 class Artifact:
@@ -149,10 +156,14 @@ class WandbServer(ThreadingHTTPServer):
         teams = {"edges": [{"node": {"name": ENTITY}}]}
         return {
             "viewer": {
-                "id": "1", "entity": ENTITY, "username": "researcher", "email": "",
-                "flags": "{}", "teams": teams,
+                "id": "1",
+                "entity": ENTITY,
+                "username": "researcher",
+                "email": "",
+                "flags": "{}",
+                "teams": teams,
             }
-        }  # fmt: skip
+        }
 
     def _ServerFeaturesQuery(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
@@ -175,9 +186,13 @@ class WandbServer(ThreadingHTTPServer):
         run = self.runs[name]
         run.upserts += 1
         for field, attribute in {
-            "groupName": "group", "jobType": "job_type", "displayName": "display_name",
-            "config": "raw_config", "tags": "tags", "summaryMetrics": "raw_summary",
-        }.items():  # fmt: skip
+            "groupName": "group",
+            "jobType": "job_type",
+            "displayName": "display_name",
+            "config": "raw_config",
+            "tags": "tags",
+            "summaryMetrics": "raw_summary",
+        }.items():
             if asked.get(field) is not None:
                 setattr(run, attribute, asked[field])
         return {"upsertBucket": {"bucket": run.bucket(), "inserted": new}}
@@ -214,9 +229,10 @@ class WandbServer(ThreadingHTTPServer):
     def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
         new = Artifact(asked["input"])
         same = [
-            number for number, one in enumerate(self.artifacts)
+            number
+            for number, one in enumerate(self.artifacts)
             if (one.name, one.digest, one.committed) == (new.name, new.digest, True)
-        ]  # fmt: skip
+        ]
         if not same:
             self.artifacts.append(new)
         made = {
@@ -239,12 +255,13 @@ class WandbServer(ThreadingHTTPServer):
                 "node": {
                     "storagePath": f"{spec['artifactID']}/{spec['name']}",
                     "uploadUrl": self._place("files", spec["artifactID"], spec["name"]),
-                    "uploadHeaders": [], "uploadMultipartUrls": None,
+                    "uploadHeaders": [],
+                    "uploadMultipartUrls": None,
                     "artifact": {"id": spec["artifactID"]},
                 }
             }
             for spec in asked["input"]["artifactFiles"]
-        ]  # fmt: skip
+        ]
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
     def _CommitArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,20 @@ import torch
 
 CALLS = frozenset(
     {
-        "device_count", "empty_cache", "get_device_capability", "get_device_properties", "init",
-        "is_available", "is_bf16_supported", "max_memory_allocated", "max_memory_reserved",
-        "mem_get_info", "reset_peak_memory_stats", "set_per_process_memory_fraction",
+        "device_count",
+        "empty_cache",
+        "get_device_capability",
+        "get_device_properties",
+        "init",
+        "is_available",
+        "is_bf16_supported",
+        "max_memory_allocated",
+        "max_memory_reserved",
+        "mem_get_info",
+        "reset_peak_memory_stats",
+        "set_per_process_memory_fraction",
     }
-)  # fmt: skip
+)
 """Names below ``torch.cuda`` that the stub answers as a GPU would."""
 
 
@@ -73,9 +82,12 @@ class Gpu:
         self._valid(device)
         major, minor = self.capability
         return SimpleNamespace(
-            name="NVIDIA Stub", major=major, minor=minor, total_memory=self.total,
+            name="NVIDIA Stub",
+            major=major,
+            minor=minor,
+            total_memory=self.total,
             multi_processor_count=80,
-        )  # fmt: skip
+        )
 
     def mem_get_info(self, device: int) -> tuple[int, int]:
         self._valid(device)
@@ -99,10 +111,13 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None = None) -> Gpu:
         monkeypatch.setattr(torch._C, name, function, raising=False)
     cudart = SimpleNamespace(cudaMemGetInfo=gpu.mem_get_info)
     for name, value in (
-        ("_initialized", False), ("_cached_device_count", None), ("_queued_calls", []),
-        ("_cudart", cudart), ("_get_device_properties", gpu.properties),
+        ("_initialized", False),
+        ("_cached_device_count", None),
+        ("_queued_calls", []),
+        ("_cudart", cudart),
+        ("_get_device_properties", gpu.properties),
         ("_device_count_nvml", lambda: -1),
-    ):  # fmt: skip
+    ):
         monkeypatch.setattr(torch.cuda, name, value, raising=False)
     # seeds of GPUs are set when CUDA starts, which it does not
     monkeypatch.setattr(torch.cuda, "_lazy_seed_tracker", SimpleNamespace(get_calls=list))

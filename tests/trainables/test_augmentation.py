@@ -232,9 +232,15 @@ def test_stardists_own_model_sees_the_same_crops(strength: str, tiny_dataset: Pa
     from trainables.stardist.training import Trial, standardise
 
     config = TrialConfig(
-        task="stardist", architecture="StarDist", crop_size=64, batch_size=4, rays=8, grid=1,
-        seed=3, augmentation=strength,
-    )  # fmt: skip
+        task="stardist",
+        architecture="StarDist",
+        crop_size=64,
+        batch_size=4,
+        rays=8,
+        grid=1,
+        seed=3,
+        augmentation=strength,
+    )
     data = open_dataset(tiny_dataset)
     pairs = [data.load(item, config.normalization) for item in data.subset("train")]
     dataset = CropDataset(pairs, 64, lambda labels: labels, strength, config.seed)

@@ -61,9 +61,13 @@ def test_the_best_epochs_weights_are_saved(
 
     monkeypatch.setattr(SegmentationModule, "evaluate", scripted)
     cfg = TrialConfig(
-        encoder="mobilenet_v2", crop_size=64, batch_size=8, epochs=4, learning_rate=1e-2,
+        encoder="mobilenet_v2",
+        crop_size=64,
+        batch_size=8,
+        epochs=4,
+        learning_rate=1e-2,
         augmentation="none",
-    )  # fmt: skip
+    )
     # undisturbed, nothing is written before the end: the best weights are kept in memory
     options = RunOptions() if cut is None else OFTEN
     result = in_pieces(
@@ -76,6 +80,8 @@ def test_the_best_epochs_weights_are_saved(
     assert sorted(seen) == [1, 2, 3, 4]
     for epoch, state in seen.items():
         equal = [torch.equal(saved[name], value) for name, value in state.items()]
-        assert all(equal) if epoch == BEST else not any(
-            same for same, name in zip(equal, state) if name.endswith("weight")
-        ), f"epoch {epoch}"  # fmt: skip
+        assert (
+            all(equal)
+            if epoch == BEST
+            else not any(same for same, name in zip(equal, state) if name.endswith("weight"))
+        ), f"epoch {epoch}"

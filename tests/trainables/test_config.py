@@ -26,10 +26,16 @@ def test_unknown_keys_and_changes_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("U-Net++", "UnetPlusPlus"), ("unet", "Unet"), ("MA-Net", "MAnet"),
-     ("deeplabv3+", "DeepLabV3Plus"), ("LinkNet", "Linknet"), ("pan", "PAN"),
-     ("stardist", "StarDist")],
-)  # fmt: skip
+    [
+        ("U-Net++", "UnetPlusPlus"),
+        ("unet", "Unet"),
+        ("MA-Net", "MAnet"),
+        ("deeplabv3+", "DeepLabV3Plus"),
+        ("LinkNet", "Linknet"),
+        ("pan", "PAN"),
+        ("stardist", "StarDist"),
+    ],
+)
 def test_architecture_names(name: str, expected: str) -> None:
     assert architecture_name(name) == expected
 
@@ -41,22 +47,44 @@ def test_unknown_architecture() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"crop_size": 100}, {"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0}, {"loss": "l2"},
-     {"architecture": "PAN", "crop_size": 96}, {"architecture": "StarDist"}, {"seed": -1},
-     {"task": "segment"}, {"loss": "stardist"}, {"task": "stardist", "rays": 4},
-     {"task": "semantic3", "boundary": "thick"}],
-)  # fmt: skip
+    [
+        {"crop_size": 100},
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0},
+        {"loss": "l2"},
+        {"architecture": "PAN", "crop_size": 96},
+        {"architecture": "StarDist"},
+        {"seed": -1},
+        {"task": "segment"},
+        {"loss": "stardist"},
+        {"task": "stardist", "rays": 4},
+        {"task": "semantic3", "boundary": "thick"},
+    ],
+)
 def test_values_that_cannot_work(bad: dict) -> None:
     with pytest.raises(ValidationError):
         TrialConfig(**bad)
 
 
 CHANGES = {
-    "architecture": "FPN", "encoder": "vgg19", "encoder_weights": "pretrained",
-    "seed": 1, "crop_size": 256, "epochs": 7, "batch_size": 4, "learning_rate": 0.5,
-    "weight_decay": 0.5, "lr_schedule": "constant", "loss": "focal", "augmentation": "strong",
-    "validate_every": 2, "early_stopping": 3, "precision": "32", "normalization": {"low": 2},
-}  # fmt: skip
+    "architecture": "FPN",
+    "encoder": "vgg19",
+    "encoder_weights": "pretrained",
+    "seed": 1,
+    "crop_size": 256,
+    "epochs": 7,
+    "batch_size": 4,
+    "learning_rate": 0.5,
+    "weight_decay": 0.5,
+    "lr_schedule": "constant",
+    "loss": "focal",
+    "augmentation": "strong",
+    "validate_every": 2,
+    "early_stopping": 3,
+    "precision": "32",
+    "normalization": {"low": 2},
+}
 
 
 def test_every_field_is_part_of_the_trial_id() -> None:
@@ -103,8 +131,9 @@ def test_a_candidate_is_everything_but_the_seed() -> None:
     keys = {TrialConfig(**{k: v}).candidate_key() for k, v in CHANGES.items()}
     assert len(keys) == len(CHANGES)  # the seed's is that of the defaults
     assert TrialConfig().candidate_key() == TrialConfig(seed=5).candidate_key() in keys
-    three = [TrialConfig(task="semantic3", boundary=b).candidate_key()
-             for b in ("outline", "touching")]  # fmt: skip
+    three = [
+        TrialConfig(task="semantic3", boundary=b).candidate_key() for b in ("outline", "touching")
+    ]
     assert three[0] != three[1]
 
 

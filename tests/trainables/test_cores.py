@@ -53,9 +53,11 @@ print(cpu_quota(), usable_cpus(), local_resources(0).cpus, os.environ["OMP_NUM_T
 def test_a_process_in_a_control_group_keeps_to_its_quota(half_a_core: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(half_a_core)], env=environment, capture_output=True,
+        [sys.executable, "-c", CODE, str(half_a_core)],
+        env=environment,
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert done.stdout.split() == ["0.5", "1", "1.0", "1"], done.stderr
 
 

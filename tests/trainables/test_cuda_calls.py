@@ -46,11 +46,16 @@ def calls_of(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("source", "expected"),
-    [("torch.cuda.synchronize()", ["synchronize"]), ("x = 'torch.cuda.init()'", ["init"]),
-     ("from torch import cuda", ["import"]), ("import torch.cuda as c", ["import"]),
-     ("from torch.cuda import init", ["import"]), ("module.torch.cuda.x", ["x"]),
-     ("import torch\nx.to('cuda')", [])],
-)  # fmt: skip
+    [
+        ("torch.cuda.synchronize()", ["synchronize"]),
+        ("x = 'torch.cuda.init()'", ["init"]),
+        ("from torch import cuda", ["import"]),
+        ("import torch.cuda as c", ["import"]),
+        ("from torch.cuda import init", ["import"]),
+        ("module.torch.cuda.x", ["x"]),
+        ("import torch\nx.to('cuda')", []),
+    ],
+)
 def test_calls_are_found(source: str, expected: list[str]) -> None:
     assert list(calls_of(source)) == expected
 
@@ -68,9 +73,13 @@ def test_the_stub_answers_every_call(gpu: Gpu) -> None:
     device = torch.device("cuda:0")
     torch.cuda.init()
     arguments = {
-        "set_per_process_memory_fraction": (0.5, device), "init": (), "is_available": (),
-        "device_count": (), "empty_cache": (), "is_bf16_supported": (),
-    }  # fmt: skip
+        "set_per_process_memory_fraction": (0.5, device),
+        "init": (),
+        "is_available": (),
+        "device_count": (),
+        "empty_cache": (),
+        "is_bf16_supported": (),
+    }
     found = {name: getattr(torch.cuda, name)(*arguments.get(name, (device,))) for name in CALLS}
     assert found["is_available"] is found["is_bf16_supported"] is True
     assert found["device_count"] == 1

@@ -312,8 +312,9 @@ def test_check_says_what_there_is(tmp_path: Path) -> None:
     root = write(tmp_path / "d")
     done = subprocess.run(
         [sys.executable, "-m", "trainables.data", "check", str(root)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0
     assert "5 images can be used" in done.stdout
 

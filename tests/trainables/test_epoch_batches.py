@@ -26,13 +26,23 @@ from trainables.train import train
     ],
 )
 def test_a_training_epoch_uses_every_crop_once(
-    size: int, batch_size: int, micro: int | None, sizes: list[int], tiny_dataset: Path,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    size: int,
+    batch_size: int,
+    micro: int | None,
+    sizes: list[int],
+    tiny_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cfg = TrialConfig(
-        architecture="Unet", encoder="mobilenet_v2", crop_size=size, batch_size=batch_size,
-        epochs=2, augmentation="none", validate_every=2,
-    )  # fmt: skip
+        architecture="Unet",
+        encoder="mobilenet_v2",
+        crop_size=size,
+        batch_size=batch_size,
+        epochs=2,
+        augmentation="none",
+        validate_every=2,
+    )
     dataset = open_dataset(tiny_dataset)
     pairs = [dataset.load(item, cfg.normalization) for item in dataset.subset("train")]
     crops: Counter[bytes] = Counter()

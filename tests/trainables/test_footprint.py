@@ -118,8 +118,14 @@ def test_key_holds_what_determines_it() -> None:
     key = footprint_key(SMALL, "Tesla V100")
     same = {"loss": "focal", "learning_rate": 0.1, "seed": 3, "augmentation": "none"}
     assert footprint_key(_config(**same), "Tesla V100") == key
-    for change in ({"task": "semantic3"}, {"architecture": "FPN"}, {"encoder": "vgg11"},
-                   {"crop_size": 96}, {"batch_size": 3}, {"precision": "32"}):  # fmt: skip
+    for change in (
+        {"task": "semantic3"},
+        {"architecture": "FPN"},
+        {"encoder": "vgg11"},
+        {"crop_size": 96},
+        {"batch_size": 3},
+        {"precision": "32"},
+    ):
         assert footprint_key(_config(**change), "Tesla V100") != key
     assert footprint_key(SMALL, "cpu") != key
     assert footprint_key(SMALL, "Tesla V100", image_shape=(90, 100)) != key
@@ -136,9 +142,20 @@ def test_cache_keeps_entries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[1]", b"[[1, 2]]", b'"text"', b"3", b"null", b"\xff\xfe",
-     b'{"a": 1}', b'{"a": {"peak_mb": 1}}', b'{"a": {"other": 1}}'],
-)  # fmt: skip
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"[[1, 2]]",
+        b'"text"',
+        b"3",
+        b"null",
+        b"\xff\xfe",
+        b'{"a": 1}',
+        b'{"a": {"peak_mb": 1}}',
+        b'{"a": {"other": 1}}',
+    ],
+)
 def test_cache_survives_damage(tmp_path: Path, content: bytes) -> None:
     cache = FootprintCache(tmp_path / "footprints.json")
     cache.path.write_bytes(content)
@@ -192,9 +209,12 @@ def test_estimate_agrees_with_probe(
     architecture: str, encoder: str, crop_size: int, batch_size: int, precision: str
 ) -> None:
     config = TrialConfig(
-        architecture=architecture, encoder=encoder, crop_size=crop_size, batch_size=batch_size,
+        architecture=architecture,
+        encoder=encoder,
+        crop_size=crop_size,
+        batch_size=batch_size,
         precision=precision,
-    )  # fmt: skip
+    )
     measured, reason = probe(config, "cpu", timeout_s=300)
     assert measured is not None, reason
     assert measured.measured

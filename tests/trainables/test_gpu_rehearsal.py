@@ -108,9 +108,13 @@ def test_validation_up_to_the_host(fake: FakeTensorMode, task: str) -> None:
     module.eval()
     labels = cells()[:100]
     logits = predict_logits(
-        module.network, np.zeros(labels.shape, np.float32), module.scaling, "32-true",
-        inference=Inference(), grid=module.task.grid,
-    )  # fmt: skip
+        module.network,
+        np.zeros(labels.shape, np.float32),
+        module.scaling,
+        "32-true",
+        inference=Inference(),
+        grid=module.task.grid,
+    )
     assert logits.device == GPU
     target = torch.from_numpy(module.task.target(labels))[None].to(logits.device)
     assert module.loss(logits[None], target).device == GPU

@@ -56,14 +56,24 @@ def test_three_classes_of_two_touching_cells() -> None:
     labels[1:4, 1:4], labels[1:4, 4:7] = 1, 2
     np.testing.assert_array_equal(
         semantic3_target(labels),
-        [[0, 0, 0, 0, 0, 0, 0, 0], [0, 2, 2, 2, 2, 2, 2, 0], [0, 2, 1, 2, 1, 1, 2, 0],
-         [0, 2, 2, 2, 2, 2, 2, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
-    )  # fmt: skip
+        [
+            [0, 0, 0, 0, 0, 0, 0, 0],
+            [0, 2, 2, 2, 2, 2, 2, 0],
+            [0, 2, 1, 2, 1, 1, 2, 0],
+            [0, 2, 2, 2, 2, 2, 2, 0],
+            [0, 0, 0, 0, 0, 0, 0, 0],
+        ],
+    )
     np.testing.assert_array_equal(
         semantic3_target(labels, "touching"),
-        [[0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 2, 1, 1, 1, 0], [0, 1, 1, 2, 1, 1, 1, 0],
-         [0, 1, 1, 2, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
-    )  # fmt: skip
+        [
+            [0, 0, 0, 0, 0, 0, 0, 0],
+            [0, 1, 1, 2, 1, 1, 1, 0],
+            [0, 1, 1, 2, 1, 1, 1, 0],
+            [0, 1, 1, 2, 1, 1, 1, 0],
+            [0, 0, 0, 0, 0, 0, 0, 0],
+        ],
+    )
     with pytest.raises(ValueError, match="known: outline, touching"):
         semantic3_target(labels, "thick")
 

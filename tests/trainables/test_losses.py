@@ -181,8 +181,10 @@ def test_overlap_losses_by_hand() -> None:
     target = torch.tensor([[1.0, 0.0], [0.0, 0.0]])[None, None]
     logits = torch.tensor([[0.0, 0.0], [-50.0, -50.0]])[None, None]
     for name, positive, negative in (
-        ("dice", 0.5, 0.5), ("jaccard", 1.0, 1.0), ("tversky", 0.3, 0.7),
-    ):  # fmt: skip
+        ("dice", 0.5, 0.5),
+        ("jaccard", 1.0, 1.0),
+        ("tversky", 0.3, 0.7),
+    ):
         loss = build_loss(name)
         expected = 1 - 0.5 / (0.5 + 0.5 * positive + 0.5 * negative)
         assert float(loss(logits, target)) == pytest.approx(expected, abs=1e-6)
@@ -232,8 +234,13 @@ def test_batches_without_cells_cost_in_training(name: str, tmp_path: Path) -> No
     split = {"split": {"train": ["i0"], "val": ["i1"], "test": ["i2"]}}
     (tmp_path / "data" / "dataset.yaml").write_text(yaml.safe_dump(split))
     config = TrialConfig(
-        encoder="mobilenet_v2", crop_size=64, batch_size=2, epochs=1, learning_rate=1e-9,
-        augmentation="none", loss=name,
-    )  # fmt: skip
+        encoder="mobilenet_v2",
+        crop_size=64,
+        batch_size=2,
+        epochs=1,
+        learning_rate=1e-9,
+        augmentation="none",
+        loss=name,
+    )
     result = train(config, open_dataset(tmp_path / "data"), tmp_path / "t")
     assert result.history[0].train_loss > 0.6  # at most 0.25 where empty batches cost nothing

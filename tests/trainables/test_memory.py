@@ -46,28 +46,35 @@ def test_a_limit_is_enforced_and_lifted() -> None:
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [(MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory."), True),
-     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
-     (OSError(12, "Cannot allocate memory"), True),
-     (RuntimeError("could not create a primitive"), False),
-     (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-     (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
-     (RuntimeError("Unable to find an engine to execute this computation"), True),
-     (RuntimeError("size mismatch"), False), (ValueError("out of memory"), False)],
-)  # fmt: skip
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("could not create a primitive"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
+        (RuntimeError("Unable to find an engine to execute this computation"), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
 def test_which_errors_say_so(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
 @pytest.mark.parametrize(
     ("error", "host"),
-    [(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), False),
-     (RuntimeError("CUDA error: out of memory"), False),
-     (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), False),
-     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
-     (MemoryError("Unable to allocate 3 GiB"), True), (RuntimeError("std::bad_alloc"), True),
-     (OSError(12, "Cannot allocate memory"), True)],
-)  # fmt: skip
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError("Unable to allocate 3 GiB"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+    ],
+)
 def test_the_machines_memory_is_told_from_the_gpus(error: Exception, host: bool) -> None:
     assert is_out_of_memory(error)
     assert is_host_memory(error) is host

@@ -49,9 +49,11 @@ def write(root: Path, count: int = 5, dtype: type = np.uint16) -> Path:
 
 
 @given(
-    low=st.floats(0, 40), high=st.floats(60, 100), seed=st.integers(0, 99),
+    low=st.floats(0, 40),
+    high=st.floats(60, 100),
+    seed=st.integers(0, 99),
     dtype=st.sampled_from([np.uint8, np.uint16]),
-)  # fmt: skip
+)
 @settings(max_examples=25)
 def test_percentiles_are_those_of_all_pixels_together(
     tmp_path_factory: pytest.TempPathFactory, low: float, high: float, seed: int, dtype: type

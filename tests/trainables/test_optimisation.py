@@ -31,9 +31,14 @@ PEAK = 4e-3
 
 def config(**changes: object) -> TrialConfig:
     fixed = {
-        "encoder": "mobilenet_v2", "crop_size": 64, "batch_size": 4, "epochs": 2,
-        "learning_rate": PEAK, "augmentation": "none", "precision": "32",
-    }  # fmt: skip
+        "encoder": "mobilenet_v2",
+        "crop_size": 64,
+        "batch_size": 4,
+        "epochs": 2,
+        "learning_rate": PEAK,
+        "augmentation": "none",
+        "precision": "32",
+    }
     return TrialConfig.model_validate({**fixed, **changes})
 
 
@@ -50,8 +55,14 @@ def recorded_steps() -> Iterator[list[dict[str, Any]]]:
     def record(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         (group,) = optimizer.param_groups
         params = [p.detach().clone() for p in group["params"]]
-        steps.append({"lr": group["lr"], "decay": group["weight_decay"], "params": params,
-                      "kind": type(optimizer).__name__})  # fmt: skip
+        steps.append(
+            {
+                "lr": group["lr"],
+                "decay": group["weight_decay"],
+                "params": params,
+                "kind": type(optimizer).__name__,
+            }
+        )
 
     handle = register_optimizer_step_pre_hook(record)
     try:
@@ -93,14 +104,16 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
         finally:
             hook.remove()
             after = self.network.state_dict()
-            evaluations.append({
-                "unchanged": all(torch.equal(before[k], after[k]) for k in before),
-                "modes kept": modes == [module.training for module in self.network.modules()],
-                "random kept": torch.equal(random, torch.random.get_rng_state()),
-                "training before": any(modes),
-                "training while predicting": any(seen),
-                "images": len(seen),
-            })  # fmt: skip
+            evaluations.append(
+                {
+                    "unchanged": all(torch.equal(before[k], after[k]) for k in before),
+                    "modes kept": modes == [module.training for module in self.network.modules()],
+                    "random kept": torch.equal(random, torch.random.get_rng_state()),
+                    "training before": any(modes),
+                    "training while predicting": any(seen),
+                    "images": len(seen),
+                }
+            )
 
     def training_step(self: SegmentationModule, *args: Any) -> torch.Tensor:
         loss = step(self, *args)
@@ -118,9 +131,13 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
             cfg, dataset, tmp_path_factory.mktemp("trained"), options=RunOptions(micro_batch=2)
         )
     return {
-        "config": cfg, "result": result, "steps": steps, "evaluations": evaluations,
-        "losses": losses, "mismatches": mismatches,
-    }  # fmt: skip
+        "config": cfg,
+        "result": result,
+        "steps": steps,
+        "evaluations": evaluations,
+        "losses": losses,
+        "mismatches": mismatches,
+    }
 
 
 def test_learning_rate_of_every_step_under_micro_batches(
@@ -215,11 +232,15 @@ def by_hand(
             found["losses"].append(float(loss(logits[None], target[None])))
         if predictor.config.task == "semantic3":
             classes = logits.argmax(0).numpy()
-            found["classes"].append([
-                (np.sum((classes == k) & (target.numpy() == k)),
-                 np.sum((classes == k) | (target.numpy() == k)))
-                for k in range(3)
-            ])  # fmt: skip
+            found["classes"].append(
+                [
+                    (
+                        np.sum((classes == k) & (target.numpy() == k)),
+                        np.sum((classes == k) | (target.numpy() == k)),
+                    )
+                    for k in range(3)
+                ]
+            )
     return found
 
 

@@ -234,8 +234,11 @@ def test_an_older_attempt_writes_nothing_once_another_has_begun(
     folder = tmp_path / "t"
     with subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(dataset.root), str(folder), CONFIG.model_dump_json()],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as older:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as older:
         assert older.stdout is not None
         assert older.stdin is not None
         assert older.stdout.readline() == "1\n"

@@ -187,9 +187,7 @@ def test_groups_that_split_does_not_list_are_in_none(tmp_path: Path) -> None:
     groups = ", ".join(f"t{n}: g{n // 2}" for n in range(10))
     text = f"groups: {{{groups}}}\nsplit: {{train: [g0], val: [g1], test: [g3]}}"
     dataset = open_dataset(yaml(root, text))
-    assert dict(dataset.split) == {
-        "train": ("t0", "t1"), "val": ("t2", "t3"), "test": ("t6", "t7")
-    }  # fmt: skip
+    assert dict(dataset.split) == {"train": ("t0", "t1"), "val": ("t2", "t3"), "test": ("t6", "t7")}
     assert "4 images belong to no split and are not used: t4, t5, t8, t9" in notes(dataset)
 
 
@@ -203,8 +201,19 @@ def test_groups_that_name_a_part_of_the_images(tmp_path: Path) -> None:
     assert "in no split" in text
     # and the frames are still taken for what they are
     assert "consecutive frames" in text
-    done = check("sweep.run", "demo", "--data", root, "--plan", "--wandb", "off",
-                 "--set", "architecture=Unet", "--set", "task=semantic2")  # fmt: skip
+    done = check(
+        "sweep.run",
+        "demo",
+        "--data",
+        root,
+        "--plan",
+        "--wandb",
+        "off",
+        "--set",
+        "architecture=Unet",
+        "--set",
+        "task=semantic2",
+    )
     assert done.returncode == 0, done.stderr
     assert "does not name 8 of 12 images" in done.stdout
     # named in the split by itself, an image is its own group

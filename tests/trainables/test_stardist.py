@@ -25,13 +25,23 @@ from trainables.tiling import chosen_inference
 
 OFTEN = RunOptions(checkpoint_seconds=0)
 CONFIG = TrialConfig(
-    task="stardist", architecture="StarDist", crop_size=64, epochs=2, batch_size=4,
-    learning_rate=1e-3, rays=16,
-)  # fmt: skip
+    task="stardist",
+    architecture="StarDist",
+    crop_size=64,
+    epochs=2,
+    batch_size=4,
+    learning_rate=1e-3,
+    rays=16,
+)
 LONGER = CONFIG.model_copy(
-    update={"epochs": 20, "learning_rate": 3e-3, "lr_schedule": "constant", "augmentation": "none",
-            "validate_every": 10}
-)  # fmt: skip
+    update={
+        "epochs": 20,
+        "learning_rate": 3e-3,
+        "lr_schedule": "constant",
+        "augmentation": "none",
+        "validate_every": 10,
+    }
+)
 """Long enough to find the cells."""
 ROOT = Path(__file__).parents[2]
 
@@ -147,8 +157,10 @@ def test_the_process_dies_with_its_parent(tiny_dataset: Path, tmp_path: Path) ->
     config = CONFIG.model_copy(update={"epochs": 1000})
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, config.model_dump_json(), str(tiny_dataset), str(tmp_path)],
-        stdout=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "started\n"
     assert parent.stdout.readline() == "epoch\n"

@@ -26,9 +26,15 @@ SHIFTS = [6, 2, 5, 4]
 """Pixels, by epoch."""
 BEST = 2
 CONFIG = TrialConfig(
-    task="stardist", architecture="StarDist", crop_size=64, epochs=4, batch_size=8,
-    learning_rate=1e-3, rays=16, augmentation="none",
-)  # fmt: skip
+    task="stardist",
+    architecture="StarDist",
+    crop_size=64,
+    epochs=4,
+    batch_size=8,
+    learning_rate=1e-3,
+    rays=16,
+    augmentation="none",
+)
 
 PRETEND = """
 import numpy as np

@@ -26,8 +26,15 @@ def dataset(tiny_dataset: Path) -> DataSet:
 
 
 def config(task: str, **changes: object) -> TrialConfig:
-    fields = {"architecture": "Unet", "encoder": "mobilenet_v2", "crop_size": 64, "epochs": 2,
-              "batch_size": 4, "learning_rate": 3e-3, "augmentation": "none"}  # fmt: skip
+    fields = {
+        "architecture": "Unet",
+        "encoder": "mobilenet_v2",
+        "crop_size": 64,
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "augmentation": "none",
+    }
     return TrialConfig.model_validate({"task": task, **fields, **changes})
 
 

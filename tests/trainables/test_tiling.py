@@ -45,9 +45,11 @@ def test_tiles_cover_and_overlap(length: int, side: int, grid: int) -> None:
 
 
 @given(
-    st.integers(1, 300), st.integers(1, 300), st.sampled_from([64, 96, 224]),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from([64, 96, 224]),
     st.sampled_from([1, 2, 4]),
-)  # fmt: skip
+)
 def test_what_tiles_hold_is_put_back_in_place(h: int, w: int, side: int, grid: int) -> None:
     image = np.random.default_rng(h * w).normal(size=(h, w)).astype(np.float32)
     seen = []

@@ -74,8 +74,16 @@ def test_pretrained_is_imagenet(encoder: str, name: str, source: str, mean: floa
     assert info.terms.data == "ImageNet-1k"
 
 
-LACKING = {"resnext101_32x4d", "resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d",
-           "dpn68b", "dpn92", "dpn107", "timm-efficientnet-l2"}  # fmt: skip
+LACKING = {
+    "resnext101_32x4d",
+    "resnext101_32x16d",
+    "resnext101_32x32d",
+    "resnext101_32x48d",
+    "dpn68b",
+    "dpn92",
+    "dpn107",
+    "timm-efficientnet-l2",
+}
 
 
 @pytest.mark.parametrize("encoder", [*PAPER_ENCODERS, *SMP_ENCODERS])
@@ -113,11 +121,17 @@ def test_all_published_weights_have_a_licence_and_known_training_data() -> None:
 
 @pytest.mark.parametrize(
     ("encoder", "name", "licence"),
-    [("tu-resnet50", "fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0 (not commercial)"),
-     ("tu-resnet50.fb_swsl_ig1b_ft_in1k", "fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0 (not commercial)"),
-     ("tu-convnext_tiny", "in12k_ft_in1k", "apache-2.0"),
-     ("tu-tf_efficientnet_b0", "ns_jft_in1k", "apache-2.0")],
-)  # fmt: skip
+    [
+        ("tu-resnet50", "fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0 (not commercial)"),
+        (
+            "tu-resnet50.fb_swsl_ig1b_ft_in1k",
+            "fb_swsl_ig1b_ft_in1k",
+            "cc-by-nc-4.0 (not commercial)",
+        ),
+        ("tu-convnext_tiny", "in12k_ft_in1k", "apache-2.0"),
+        ("tu-tf_efficientnet_b0", "ns_jft_in1k", "apache-2.0"),
+    ],
+)
 def test_timm_weights_go_by_their_tag(encoder: str, name: str, licence: str) -> None:
     info = resolve(encoder, name)
     assert info is not None

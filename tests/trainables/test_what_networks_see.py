@@ -37,5 +37,7 @@ def test_shares_of_validation_and_test(tmp_path: Path) -> None:
             tifffile.imwrite(tmp_path / name / f"i{number}.tif", np.ones((4, 4), np.uint8))
     made = index_dataset(tmp_path, DataOptions(val_fraction=0.3, test_fraction=0.1))
     assert {name: len(stems) for name, stems in made.split.items()} == {
-        "train": 12, "val": 6, "test": 2,
-    }  # fmt: skip
+        "train": 12,
+        "val": 6,
+        "test": 2,
+    }

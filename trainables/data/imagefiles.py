@@ -22,7 +22,7 @@ class ImageFileError(ValueError):
 _DAMAGED = (
     OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError,
     struct.error,
-)  # fmt: skip
+)
 
 
 # what it would print of a damaged file is said in the error, with the file's name

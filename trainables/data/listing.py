@@ -91,7 +91,7 @@ def orphans(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
     problems = []
     for mine, what, others, other in (
         (images, "mask", masks, "masks"), (masks, "image", images, "images")
-    ):  # fmt: skip
+    ):
         free = [stem for stem in others if stem not in mine]
         for stem in sorted(set(mine) - set(others), key=natural_key):
             longer = [s for s in free if s.startswith(stem) or stem.startswith(s)]

@@ -88,7 +88,7 @@ def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pix
     return Pixels(
         pixels.shape, digest, thumbnail(pixels), has_cells, labels.was_binary,
         8 * pixels.dtype.itemsize, count_pieces(labels.labels), flat,
-    )  # fmt: skip
+    )
 
 
 def duplicates(

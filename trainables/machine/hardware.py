@@ -114,6 +114,9 @@ def ask_nvidia(fields: str) -> list[str]:
     """
     done = subprocess.run(
         ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     return [line for line in done.stdout.splitlines() if line.strip()]

@@ -47,9 +47,11 @@ class Attempt:
         attempt = cls(folder, uuid.uuid4().hex)
         folder.mkdir(parents=True, exist_ok=True)
         content = {
-            "token": attempt.token, "host": os.uname().nodename, "pid": os.getpid(),
+            "token": attempt.token,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
             "started": time.time(),
-        }  # fmt: skip
+        }
         write_json(folder / ATTEMPT, content)
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)

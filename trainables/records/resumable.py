@@ -186,9 +186,11 @@ class Progress(Generic[W]):
         self._files = {name: file for name, file in self._files.items() if name in named}
         self._took = time.monotonic() - began
         content = {
-            "states": self._kept, "files": self._files, "seconds": self._took,
+            "states": self._kept,
+            "files": self._files,
+            "seconds": self._took,
             "history": self.history.rows(),
-        }  # fmt: skip
+        }
         self.attempt.write_json(self.folder / RESUME, content)
         for path in [*self.folder.glob("resume-*"), *self.folder.glob("best-*")]:
             if path.name not in named:

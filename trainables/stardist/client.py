@@ -79,9 +79,13 @@ class _Worker:
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "trainables.stardist.worker", str(write)],
-                stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, text=True,
-                pass_fds=(write,), env=environment,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=self.log,
+                stderr=self.log,
+                text=True,
+                pass_fds=(write,),
+                env=environment,
+            )
         finally:
             os.close(write)
         self.answers = os.fdopen(read, encoding="utf-8")
@@ -132,10 +136,15 @@ class _Worker:
 
 def _error(kind: str, text: str) -> Exception:
     known: dict[str, type[Exception]] = {
-        "TrainingError": TrainingError, "OutOfMemory": OutOfMemory, "MemoryError": OutOfMemory,
-        "Superseded": Superseded, "OSError": OSError, "FileNotFoundError": FileNotFoundError,
-        "NoGpu": NoGpu, "HostMemoryShort": HostMemoryShort,
-    }  # fmt: skip
+        "TrainingError": TrainingError,
+        "OutOfMemory": OutOfMemory,
+        "MemoryError": OutOfMemory,
+        "Superseded": Superseded,
+        "OSError": OSError,
+        "FileNotFoundError": FileNotFoundError,
+        "NoGpu": NoGpu,
+        "HostMemoryShort": HostMemoryShort,
+    }
     if kind in known:
         return known[kind](text)
     return RuntimeError(f"{kind}: {text}")
@@ -150,10 +159,17 @@ def gpu_share_mb(fraction: float | None) -> float | None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
     try:
         done = subprocess.run(
-            ["nvidia-smi", f"--id={visible}", "--query-gpu=memory.total",
-             "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=30, check=True,
-        )  # fmt: skip
+            [
+                "nvidia-smi",
+                f"--id={visible}",
+                "--query-gpu=memory.total",
+                "--format=csv,noheader,nounits",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
         return max(0.0, float(done.stdout.split()[0]) * fraction - CONTEXT_MB)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
@@ -351,9 +367,11 @@ class StarDistPredictor:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -130,9 +130,11 @@ class Trial:
         self.folder = Path(request["folder"])
         self.attempt = Attempt(self.folder, request["attempt"])
         self.progress = Progress(
-            self.attempt, FORM, self.options.checkpoint_seconds,
+            self.attempt,
+            FORM,
+            self.options.checkpoint_seconds,
             lambda text: self.say({"note": text}),
-        )  # fmt: skip
+        )
         self.data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
         self.tf = start_tensorflow(self.options, request["gpu_memory_mb"])
         demanded = self.options.device == "cuda" and pretended_gpu() is None
@@ -193,9 +195,14 @@ class Trial:
         self._finish(model, validation)
 
     def _end_epoch(
-        self, epoch: int, began: float, losses: Sequence[float], model: Any, optimizer: Any,
+        self,
+        epoch: int,
+        began: float,
+        losses: Sequence[float],
+        model: Any,
+        optimizer: Any,
         validation: Sequence[Pair],
-    ) -> None:  # fmt: skip
+    ) -> None:
         loss = float(np.mean(losses))
         val_loss, dataset_iou, image_iou = None, None, None
         if math.isfinite(loss) and (
@@ -294,15 +301,18 @@ class Trial:
         val, test = iou_from_counts(counts["val"]), iou_from_counts(counts["test"])
         self.attempt.write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
         metrics = {
-            "best_epoch": best.epoch, "epochs": history.records[-1].epoch,
-            "val_dataset_iou": val[0], "val_image_iou": val[1],
-            "test_dataset_iou": test[0], "test_image_iou": test[1],
+            "best_epoch": best.epoch,
+            "epochs": history.records[-1].epoch,
+            "val_dataset_iou": val[0],
+            "val_image_iou": val[1],
+            "test_dataset_iou": test[0],
+            "test_image_iou": test[1],
             "parameters_m": network.count_params() / 1e6,
             "train_seconds": sum(record.seconds for record in history.records),
             "peak_memory_mb": memory.process_peak_mb(),
             "inference": str(self.inference),
             "ceiling_iou": polygon_ceiling([y for _, y in chosen], config.rays, config.grid),
-        }  # fmt: skip
+        }
         per_image = [
             vars(ImageCounts(split, item.stem, item.group, *one))
             for split, those in counts.items()
@@ -328,7 +338,7 @@ class Trial:
             "stardist": json.loads(json.dumps(vars(model.config), default=str)),
             "versions": library_versions("tensorflow", "stardist", "keras"),
             "weights": {"file": WEIGHTS, "sha256": sha256_of(self.folder / WEIGHTS)},
-        }  # fmt: skip
+        }
         self.attempt.write_json(self.folder / MANIFEST, manifest)
         masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
         self.attempt.write_with(self.folder / "overlays.npz", lambda path: savez(path, masks))
