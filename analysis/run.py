@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,21 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from analysis.runfolder import AnalysisError, Run, open_data, read_run
 from analysis.segment.inputs import InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
-from trainables.cli import command_line
+from trainables.cli import DONE, Parser, command_line, run
 from trainables.data.dataset import DataError, DataSet
 from trainables.data.knowncells import read_objects
 from trainables.errors import CheckpointError
 from trainables.machine.cores import keep_to_quota
 from trainables.records.manifest import read_manifest
 
-DONE, REFUSED, INTERRUPTED = 0, 2, 130
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """Say what is wrong in one line, without the usage."""
-        self.exit(REFUSED, f"error: {message}\n")
 
 
 def _positive(text: str) -> int:
@@ -45,7 +36,7 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m analysis.run",
         description="From a sweep's checkpoints to single cells, their measures, and a report.",
     )
@@ -184,24 +175,16 @@ def _say_next(console: Console, out: Path, dataset: DataSet) -> None:
     console.print(f"  {line}", markup=False)
 
 
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(words)
-    signal.signal(signal.SIGTERM, _terminate)
     keep_to_quota()
-    try:
-        return analyse(arguments, shlex.join(["python", "-m", "analysis.run", *words]))
-    except (AnalysisError, DataError, InputError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return REFUSED
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on (calibrations are kept)", file=sys.stderr)
-        return INTERRUPTED
+    return run(
+        _parser(),
+        analyse,
+        argv,
+        refused=(AnalysisError, DataError, InputError, CheckpointError),
+        interrupted="interrupted; the same command goes on (calibrations are kept)",
+    )
 
 
 if __name__ == "__main__":

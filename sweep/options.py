@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from sweep.outcome import REFUSED
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """Say what is wrong in one line, without the usage."""
-        self.exit(REFUSED, f"error: {message} (see python -m sweep.run --help)\n")
+from trainables.cli import Parser
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``sweep.run``."""
-    commands = _Parser(prog="python -m sweep.run", description="Start, watch and resume a sweep.")
+    commands = Parser(prog="python -m sweep.run", description="Start, watch and resume a sweep.")
     add = commands.add_argument
     add(
         "space",

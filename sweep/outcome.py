@@ -10,10 +10,7 @@ from rich.console import Console
 
 from sweep.leaderboard import ceilings, paper_correlation
 from sweep.view import print_leaderboard
-from trainables.cli import command_line
-
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes of `sweep.run`."""
+from trainables.cli import DONE, FAILED, command_line
 
 
 def say_result(

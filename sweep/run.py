@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -35,7 +33,7 @@ from sweep.leaderboard import planned, write_history, write_per_image, write_tab
 from sweep.ledger import Ledger, LedgerError
 from sweep.only import only
 from sweep.options import parser
-from sweep.outcome import DONE, FAILED, INTERRUPTED, REFUSED, say_next, say_result
+from sweep.outcome import say_next, say_result
 from sweep.outfolder import choose_out
 from sweep.plan import (
     Plan,
@@ -74,6 +72,8 @@ from sweep.storage import lock, say_storage_error
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration
 from sweep.weights import check_weights, fetch_weights, name_weights
+from trainables import cli
+from trainables.cli import DONE, FAILED, INTERRUPTED
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataError, DataSet
 from trainables.encoders.names import check_encoder
@@ -353,23 +353,15 @@ def _start(
     return code
 
 
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    arguments = parser().parse_args(words)
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return sweep(arguments, shlex.join(["python", "-m", "sweep.run", *words]))
-    except (RequestError, DataError, LedgerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return REFUSED
-    except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on", file=sys.stderr)
-        return INTERRUPTED
+    return cli.run(
+        parser(),
+        sweep,
+        argv,
+        refused=(RequestError, DataError, LedgerError),
+        interrupted="interrupted; the same command with --resume goes on",
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sweep.ledger import FINAL, Ledger
 from sweep.plan import RequestError, read_plan
 from sweep.tracking import Tracker, TrackingOptions, key_source, server, wandb_settings
 from sweep.trial import shown_config
+from trainables import cli
 from trainables.config import EpochRecord, TrialConfig
 
 
@@ -30,7 +31,7 @@ def upload(out: Path) -> tuple[int, int]:
 
     Returns
     -------
-    told, ended : int
+    held, ended : int
         How many trials W&B holds now, and how many have ended.
 
     Raises
@@ -56,12 +57,12 @@ def upload(out: Path) -> tuple[int, int]:
     )
     ledger = Ledger(out)
     ended = [record for record in ledger.read().values() if record["status"] in FINAL]
-    told = 0
+    held = 0
     for record in ended:
         if not _tell(options, ledger, record):
             break  # the next one would wait for the same server
-        told += 1
-    return told, len(ended)
+        held += 1
+    return held, len(ended)
 
 
 def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> bool:
@@ -84,20 +85,19 @@ def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> b
     )
 
 
+def _upload(arguments: argparse.Namespace, command: str) -> int:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    held, ended = upload(arguments.out.absolute())
+    address = server(wandb_settings())
+    print(f"{held} of {ended} trials that have ended are in W&B at {address}")
+    return cli.DONE if held == ended else cli.FAILED
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 when W&B holds all trials, 1 when not, 2 when refused."""
-    parser = argparse.ArgumentParser(prog="python -m sweep.wandb_upload", description=__doc__)
+    parser = cli.Parser(prog="python -m sweep.wandb_upload", description=__doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="the run folder")
-    out = parser.parse_args(argv).out.absolute()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        told, ended = upload(out)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    address = server(wandb_settings())
-    print(f"{told} of {ended} trials that have ended are in W&B at {address}")
-    return 0 if told == ended else 1
+    return cli.run(parser, _upload, argv, refused=(RequestError,))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,88 @@
-"""Command lines as they can be pasted into the shell that the user works in."""
+"""What the commands share: refusals in one line, signals, exit codes, command lines to paste.
+
+Imports nothing but Python's own, as `sweep.doctor` looks whether the rest is installed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
+import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: every result is there; some are not; the request was wrong, and nothing was started;
+stopped by Ctrl-C or SIGTERM."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(REFUSED, f"error: {message} (see {self.prog} --help)\n")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace, str], int],
+    argv: Sequence[str] | None,
+    *,
+    refused: tuple[type[Exception], ...] = (),
+    failed: tuple[type[Exception], ...] = (),
+    interrupted: str = "interrupted",
+) -> int:
+    """Run a command; SIGTERM stops it as Ctrl-C does.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    work : callable
+        Takes the arguments and the command as it is recorded in files; returns the exit code.
+    argv : sequence of str or None
+        Words of the command line; None: those of this process.
+    refused : tuple of exception types
+        Mean that the request was wrong: their message is the one line that the user sees.
+    failed : tuple of exception types
+        Mean that the work cannot be finished now: the first words of their message are shown.
+    interrupted : str
+        Said after Ctrl-C or SIGTERM.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    SystemExit
+        For a wrong command line, with code 2, and for ``--help``.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(words)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return work(arguments, shlex.join([*parser.prog.split(), *words]))
+    except refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except failed as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        print(f"error: {reason}; the same command goes on", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def command_line(module: str, *words: str | Path) -> str:

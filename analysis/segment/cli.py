@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +28,7 @@ from analysis.segment.likeness import likeness_warning, size_warning
 from analysis.segment.model import Segmenter, choose_model, segment
 from analysis.segment.sizes import size_note
 from analysis.segment.skipped import Skipped
+from trainables.cli import DONE, FAILED, Parser, run
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.machine.cores import keep_to_quota
 from trainables.tiling import Inference, chosen_inference
@@ -39,14 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Segmenter", "main", "segment"]
 
-DONE, INCOMPLETE, REFUSED, INTERRUPTED = 0, 1, 2, 130
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """Say what is wrong in one line, without the usage."""
-        self.exit(REFUSED, f"error: {message}\n")
 
 
 def _positive(text: str) -> float:
@@ -78,7 +70,7 @@ def _tile(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m analysis.segment",
         description="Segment new images with a trained network; measure, export, track.",
     )
@@ -252,7 +244,7 @@ def _work(
         "tries these again",
         file=sys.stderr,
     )
-    return INCOMPLETE
+    return FAILED
 
 
 def _reasons(unreadable: dict[str, str], images: int) -> str:
@@ -346,25 +338,14 @@ def _summary(found: dict[str, Any], images: int) -> str:
     return ", ".join(parts)
 
 
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(words)
-    signal.signal(signal.SIGTERM, _terminate)
     keep_to_quota()
-    try:
-        return _run(arguments, shlex.join(["python", "-m", "analysis.segment", *words]))
-    except (InputError, AnalysisError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return REFUSED
-    except (OSError, OutOfMemory, TrainingError, MemoryError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        print(f"error: {reason}; the same command goes on", file=sys.stderr)
-        return INCOMPLETE
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+    return run(
+        _parser(),
+        _run,
+        argv,
+        refused=(InputError, AnalysisError, CheckpointError),
+        failed=(OSError, OutOfMemory, TrainingError, MemoryError, RuntimeError),
+        interrupted="interrupted; the same command goes on",
+    )

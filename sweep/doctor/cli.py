@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-OK, PROBLEM, INTERRUPTED = 0, 2, 130
+from trainables import cli
+
 FIRST_PYTHON = (3, 11)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sweep.doctor", description=__doc__)
+    parser = cli.Parser(prog="python -m sweep.doctor", description=__doc__)
     add = parser.add_argument
     add(
         "--address",
@@ -37,12 +38,11 @@ def _refuse(what: str) -> int:
         f"problem  {what}; install with this Python: make setup, or pip install -c "
         f"constraints.txt -e . ({sys.executable})"
     )
-    return PROBLEM
+    return cli.REFUSED
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
-    arguments = _parser().parse_args(argv)
+def _look(arguments: argparse.Namespace, command: str) -> int:
+    """Print what is found; return the exit code."""
     if sys.version_info < FIRST_PYTHON:
         return _refuse(f"python  here  {sys.version.split()[0]}, but 3.11 or newer is needed")
     try:
@@ -53,15 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"libraries  here  not installed: {error.name}, and perhaps others")
     address = cluster.where(arguments.address)
-    try:
-        # what libraries print would spoil the table
-        with tempfile.TemporaryDirectory(prefix="segsweep-") as log, quiet_screen(Path(log, "log")):
-            findings = diagnosis.diagnose(address, arguments.data, arguments.out)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    # what libraries print would spoil the table
+    with tempfile.TemporaryDirectory(prefix="segsweep-") as log, quiet_screen(Path(log, "log")):
+        findings = diagnosis.diagnose(address, arguments.data, arguments.out)
     print_table(findings, sys.stdout)
     wrong = sum(one.state == "problem" for one in findings)
     ending = {0: "nothing here would stop a sweep", 1: "1 problem would stop or spoil a sweep"}
     print(ending.get(wrong, f"{wrong} problems would stop or spoil a sweep"))
-    return PROBLEM if wrong else OK
+    return cli.REFUSED if wrong else cli.DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    return cli.run(_parser(), _look, argv)

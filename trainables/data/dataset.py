@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from trainables import cli
 from trainables.config import Normalization
 from trainables.data.imagefiles import ImageFileError, read_image, read_labels
 from trainables.data.normalization import Intensities, intensities_of, normalize
@@ -316,10 +317,13 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
     return replace(dataset, notes=tuple(notes), bits=bits, shapes=shapes)
 
 
-def _check(arguments: argparse.Namespace) -> int:
-    options = DataOptions(
-        split=arguments.split, split_seed=arguments.split_seed, gap_frames=arguments.gap_frames
-    )
+def _check(arguments: argparse.Namespace, command: str) -> int:
+    try:
+        options = DataOptions(
+            split=arguments.split, split_seed=arguments.split_seed, gap_frames=arguments.gap_frames
+        )
+    except ValidationError as error:
+        raise DataError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     dataset = open_dataset(arguments.data, options)
     print(f"{dataset.root}: {len(dataset.items)} images can be used")
     for name in SPLITS:
@@ -330,29 +334,19 @@ def _check(arguments: argparse.Namespace) -> int:
     print(f"  fingerprint: {dataset.fingerprint[:12]}")
     for note in (*dataset.notes, *few_groups_note(dataset.items, dataset.split, options)):
         print(f"  note: {note}")
-    return 0
+    return cli.DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.data", description=__doc__)
+    parser = cli.Parser(prog="python -m trainables.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="say what a data set holds and what is wrong")
     check.add_argument("data", help="folder with images/ and masks/")
     check.add_argument("--split", choices=["groups", "time_blocks"], default="groups")
     check.add_argument("--split-seed", type=int, default=0)
     check.add_argument("--gap-frames", type=int, help="frames to leave out between time blocks")
-    check.set_defaults(run=_check)
-    arguments = parser.parse_args(argv)
-    try:
-        return int(arguments.run(arguments))
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return cli.run(parser, _check, argv, refused=(DataError,))
 
 
 @lru_cache(maxsize=4)

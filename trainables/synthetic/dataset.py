@@ -31,17 +31,17 @@ import csv
 import json
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import tifffile
 import yaml
 from numpy.typing import NDArray
 
+from trainables import cli
 from trainables.records.files import sync_folder
 from trainables.synthetic.cells import (
     POPULATIONS,
@@ -244,15 +244,22 @@ def _parameters(
     return {k: v if isinstance(v, str) else int(v) for k, v in parameters.items()}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, without the usage."""
-        self.exit(2, f"error: {message}\n")
+def _write(arguments: argparse.Namespace, command: str) -> int:
+    options = vars(arguments)
+    out = options.pop("out")
+    existed = _already_there(out, _parameters(**options))
+    generate(out, **options)
+    count = options["sequences"] * options["frames"]
+    if existed:
+        print(f"{out} already holds these {count} images; nothing to do")
+    else:
+        print(f"wrote {count} images with labels, tracks and outlines to {out}")
+    return cli.DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = _Parser(
+    """Run the command line; return its exit code."""
+    parser = cli.Parser(
         prog="python -m trainables.synthetic",
         description="Write brightfield images of simulated lymphocytes with exact labels.",
     )
@@ -263,20 +270,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=904, help="pixels (904)")
     parser.add_argument("--width", type=int, default=1224, help="pixels (1224)")
     parser.add_argument("--cells", type=int, help="cells per frame (115 per 1224 x 904 pixels)")
-    arguments = vars(parser.parse_args(argv))
-    out = arguments.pop("out")
-    try:
-        existed = _already_there(out, _parameters(**arguments))
-        generate(out, **arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"interrupted; {out} was not made", file=sys.stderr)
-        return 130
-    count = arguments["sequences"] * arguments["frames"]
-    if existed:
-        print(f"{out} already holds these {count} images; nothing to do")
-    else:
-        print(f"wrote {count} images with labels, tracks and outlines to {out}")
-    return 0
+    interrupted = "interrupted; no data set was made"
+    return cli.run(parser, _write, argv, refused=(ValueError, OSError), interrupted=interrupted)
