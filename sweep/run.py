@@ -22,7 +22,7 @@ from sweep.completeness import has_ended, missing
 from sweep.data import data_options, index_data, open_data
 from sweep.drawn_limits import DrawnLimits
 from sweep.joining import joined
-from sweep.leaderboard import planned, write_history, write_per_image, write_tables
+from sweep.leaderboard import planned, write_all_tables
 from sweep.ledger import Ledger, LedgerError
 from sweep.limits import Limits
 from sweep.needs import (
@@ -185,7 +185,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                 console.print("nothing to do: all trials of this run have ended")
                 if not arguments.plan:
                     records = Ledger(out).read()
-                    rows = write_tables(out, recorded, records)
+                    # also those that a driver which was killed did not come to
+                    rows = write_all_tables(out, recorded, records)
                     code = say_result(
                         console, out, rows, plan.asks_for, missing(out, recorded, records)
                     )
@@ -329,9 +330,7 @@ def _start(
                     problem = str(error)
         screen.print()
     records = Ledger(out).read()
-    rows = write_tables(out, recorded, records)
-    write_history(out, Ledger(out), [row["trial_id"] for row in rows])
-    write_per_image(out, Ledger(out), rows)
+    rows = write_all_tables(out, recorded, records)
     asked = [row for row in rows if plan.asks_for(row["trial_id"])]
     interrupted = any(row["status"] in ("running", "waiting") for row in asked)
     interrupted |= plan.drawn and len(records) < plan.samples

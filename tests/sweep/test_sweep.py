@@ -135,6 +135,15 @@ def test_the_leaderboard_shows_all_settings(finished) -> None:
             assert (row["ceiling_iou"] == "1.0") == (row["task"] != "stardist")
 
 
+def test_the_ceiling_is_stated_beside_the_leaderboard(finished) -> None:
+    out, _, text, _ = finished
+    (star,) = [float(row["ceiling_iou"]) for row in rows(out) if row["task"] == "stardist"]
+    assert 0.8 < star < 1
+    line = f"A perfect network would reach validation IoU {star:.4f} with 32 rays."
+    assert text.splitlines().count(line) == 1
+    assert text.count("A perfect network") == 1, "others reach 1"
+
+
 def test_a_run_of_an_earlier_recipe_is_refused(finished, data: Path, tmp_path: Path) -> None:
     out, *_ = finished
     plan = json.loads((out / "plan.json").read_text())
@@ -273,6 +282,21 @@ def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) ->
     assert "nothing to do" in done.stdout
     assert time.monotonic() - began < 10
     assert before == ((out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes())
+
+
+def test_a_finished_run_gets_its_tables_again(finished, sweep_of_cells, tmp_path: Path) -> None:
+    """A driver that is killed after the last trial has not written them."""
+    out, names = tmp_path / "run", ("leaderboard", "candidates", "history", "per_image")
+    shutil.copytree(finished[0], out)
+    for name in names:
+        (out / f"{name}.csv").unlink()
+    code, text, err = run(
+        sweep_of_cells.space, "--data", sweep_of_cells.data, "--out", out, cwd=tmp_path
+    )
+    assert code == 1, text + err
+    assert "nothing to do" in text
+    for name in names:
+        assert (out / f"{name}.csv").read_bytes() == (finished[0] / f"{name}.csv").read_bytes()
 
 
 def test_other_plans_are_refused(finished, sweep_of_cells) -> None:
