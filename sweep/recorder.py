@@ -22,6 +22,8 @@ from sweep.pace import Pace
 from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
+from trainables.results import forget_states
+from trainables.resumable import saved_history
 
 TABLES_SECONDS = 2.0
 PER_IMAGE_SECONDS = 60.0
@@ -93,10 +95,15 @@ class Recorder(Callback):
 
     def past(self, trial_id: str) -> list[dict[str, Any]]:
         """Return one row per epoch that a trial has had, in their order, as far as known."""
-        rows = self.history.get(trial_id) or {
-            row["epoch"]: row for row in self.ledger.read_history(trial_id)
-        }
+        rows = self.history.get(trial_id) or self._recorded(trial_id)
         return [rows[epoch] for epoch in sorted(rows)]
+
+    def _recorded(self, trial_id: str) -> dict[int, dict[str, Any]]:
+        """Return the epochs that earlier attempts have recorded: those that the driver wrote down,
+        and where it was killed before it wrote all of them, what the trial itself has saved.
+        """
+        saved = saved_history(self.out / "checkpoints" / trial_id)
+        return {row["epoch"]: row for row in [*saved, *self.ledger.read_history(trial_id)]}
 
     def _state(self, trial_id: str, config: TrialConfig) -> TrialState:
         if trial_id not in self.states:
@@ -134,8 +141,7 @@ class Recorder(Callback):
         """Mark a trial as running; its worker records that in the ledger."""
         _, state = self._of(trial)
         self.losses.begin(state.trial_id, self.ledger.read_one(state.trial_id))
-        rows = self.ledger.read_history(state.trial_id)
-        known = self.history.setdefault(state.trial_id, {row["epoch"]: row for row in rows})
+        known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id))
         self._furthest.setdefault(state.trial_id, max(known, default=0))
         state.status = "running"
 
@@ -178,6 +184,8 @@ class Recorder(Callback):
             return
         elif self.losses.was_stopped(state.trial_id):
             self._end(state, config, "stopped", by=self.runtime.get("scheduler", ""))
+            # it never goes on, and its states are several times as large as a checkpoint
+            forget_states(self.out / "checkpoints" / state.trial_id)
         elif self.losses.try_again(state.trial_id):
             self._wait(state, config)
             self.view.message(f"{state.name}: {NO_RECORD}; will be tried again")
