@@ -6,18 +6,18 @@ import difflib
 import functools
 import importlib.util
 import json
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
 from search_spaces import SearchSpace, override
 from sweep import drawing
+from sweep.identity import identity
 from sweep.precision import Precision, settle
 from sweep.provenance import git_commit, library_versions
 from trainables.config import RECIPE, STARDIST, TrialConfig
@@ -36,10 +36,18 @@ class RequestError(ValueError):
     """A request that cannot be met; the message is the one line that the user sees."""
 
 
+def _takes_wandb(project: str) -> str:
+    """Refuse a name at which W&B would be off for every trial."""
+    strange = "".join(sorted({character for character in project if character in "/\\#?%:"}))
+    if strange:
+        raise ValueError(f"W&B takes no project whose name holds {strange}")
+    return project
+
+
 class Settings(BaseModel):
     """How a sweep runs, beside its trials; every field can be given by ``--set``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheduler: Literal["fifo", "asha"] = "fifo"
     """``asha`` stops trials early that fall behind."""
@@ -75,7 +83,7 @@ class Settings(BaseModel):
     """Write TensorBoard logs to OUT/tensorboard."""
     artifacts: bool = False
     """Upload each best checkpoint to W&B."""
-    project: str = "segsweep"
+    project: Annotated[str, Field(max_length=128), AfterValidator(_takes_wandb)] = "segsweep"
     """W&B project."""
     entity: str | None = None
     """W&B entity (user or team)."""
@@ -138,8 +146,9 @@ def load_space(name: str) -> tuple[str, SearchSpace]:
         spec.loader.exec_module(module)
     except ValidationError as error:
         raise RequestError(f"search space {path}: {_first(error)}") from error
-    except Exception as error:  # the file is the user's own code
-        raise RequestError(f"search space {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the file is the user's own code
+        text = " ".join(str(error).split())
+        raise RequestError(f"search space {path}: {type(error).__name__}: {text}") from error
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):
         raise RequestError(f"search space {path} must define SPACE = SearchSpace(...)")
@@ -380,7 +389,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
         return content
     if out.exists() and not out.is_dir():
         raise RequestError(f"--out {out}: is a file")
-    strange = [p.name for p in out.iterdir() if p.name not in OWN_FILES] if out.is_dir() else []
+    strange = [p.name for p in out.iterdir() if not _is_own(p.name)] if out.is_dir() else []
     if strange:
         raise RequestError(
             f"--out {out}: this folder is not a run (it holds {strange[0]} and no plan.json); "
@@ -397,8 +406,13 @@ def _check_recorded(content: Mapping[str, Any]) -> None:
         trial["config"]["architecture"], trial["trial_id"]
 
 
-OWN_FILES = (".nodes", "data", ".lock", "sweep.log")
+OWN_FILES = (".nodes", "data", ".lock", "sweep.log", "weights")
 """What may lie in a run folder before there is a plan."""
+
+
+def _is_own(name: str) -> bool:
+    """Whether a sweep that was killed before it had a plan may have left a file of this name."""
+    return name in OWN_FILES or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
@@ -440,18 +454,6 @@ def _short(value: Any) -> Any:
     return value.get("mode", value) if isinstance(value, dict) else value
 
 
-def tracking_names(out: Path, recorded: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return a run's token and its group in W&B, as plan.json keeps them.
-
-    A run of an earlier version gets a token for its further trials; it keeps the group that it
-    had, the folder's name, and trials that have reported keep their ids, which the ledger records.
-    """
-    if recorded and recorded.get("run_token"):
-        return {name: recorded[name] for name in ("run_token", "wandb_group")}
-    token = secrets.token_hex(4)
-    return {"run_token": token, "wandb_group": out.name if recorded else f"{out.name}-{token}"}
-
-
 def write_plan(
     out: Path, plan: Plan, dataset: DataSet, command: str, recorded: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -473,7 +475,7 @@ def write_plan(
         "key": plan.key,
         "commands": [*(recorded["commands"] if recorded else []), command],
         "created": recorded["created"] if recorded else datetime.now(UTC).isoformat("T", "seconds"),
-        **tracking_names(out, recorded),
+        **identity(out, recorded),
         "git_commit": git_commit(),
         "versions": library_versions(),
         "settings": plan.request.settings.model_dump(mode="json"),

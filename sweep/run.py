@@ -65,12 +65,12 @@ from sweep.resources import (
     Resources,
     at_once,
     check_gpus_are_here,
+    check_limits,
     first_limits,
     local_resources,
     parse_gpus,
-    slots,
 )
-from sweep.storage import lock, say_storage_error
+from sweep.storage import lock, say_storage_error, storage_error
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration
 from sweep.weights import check_weights, fetch_weights, name_weights
@@ -151,8 +151,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     address = cluster.where(arguments.address)
     resources = None if address else local_resources(gpus.count if gpus else None)
     if resources is not None:
-        slots(request.settings, resources)  # refuses what can never start
-    out = choose_out(arguments.out, name, arguments.data)
+        check_limits(request.settings, resources)
+    out = arguments.out = choose_out(arguments.out, name, arguments.data)
     recorded = read_plan(out)
     precision = before_start(recorded, request.settings, resources, gpus)
     if recorded is None and arguments.resume and not arguments.plan:
@@ -216,6 +216,11 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         if not address:
             check_gpus_are_here(gpus)
         with lock(out, partial(console.print, markup=False, soft_wrap=True)):
+            if read_plan(out) != recorded:
+                raise RequestError(
+                    f"--out {out}: another sweep has used this folder since this command was "
+                    "given; give it again"
+                )
             fetch_weights(request, out)
             try:
                 return _start(arguments, command, console, plan, dataset, out, gpus, mode)
@@ -275,6 +280,7 @@ def _tracking(
         group=recorded["wandb_group"],
         folder=str(out),
         token=recorded["run_token"],
+        copied="copy_of" in recorded,
         project=settings.project,
         entity=settings.entity,
         artifacts=settings.artifacts,
@@ -309,13 +315,23 @@ def _start(
         with cluster.ray_session(address, gpus.count if gpus else None) as resources:
             from sweep import tuner
 
-            if address:
+            if not address:
+                check_limits(plan.request.settings, resources)  # Ray leaves less than there is
+            else:
                 plan, resources, gpus = stack.enter_context(
                     joined(plan, dataset, out, resources, gpus, address, screen)
                 )
             print_precision(screen, plan)
             estimates = estimates or estimating()
-            recorded = write_plan(out, plan, dataset, command, read_plan(out))
+            before = read_plan(out) or {}
+            recorded = write_plan(out, plan, dataset, command, before or None)
+            source = recorded.get("copy_of")
+            if source and recorded["run_token"] != before.get("run_token"):
+                screen.print(
+                    f"note: this folder is a copy of {source}: what it trains from now on are "
+                    "runs of its own in W&B",
+                    markup=False, soft_wrap=True,
+                )  # fmt: skip
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
             limits, todo = _fit(plan, recorded, todo, resources, gpus, estimates, screen, dataset)
             count = at_once(plan.request.settings, resources, limits, todo)
@@ -350,6 +366,11 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _out(arguments: argparse.Namespace) -> Path:
+    """Return the run folder, or before it is chosen what was given for it."""
+    return Path(arguments.out or ".").absolute()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -360,8 +381,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RequestError, DataError, LedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
+    except OSError as error:
+        if storage_error(error) is None:
+            raise
+        print(say_storage_error(error, _out(arguments)), file=sys.stderr)
+        return REFUSED
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on", file=sys.stderr)
+        begun = not arguments.plan and (_out(arguments) / "plan.json").exists()
+        then = "the same command with --resume goes on" if begun else "nothing was started"
+        print(f"interrupted; {then}", file=sys.stderr)
         return INTERRUPTED
 
 

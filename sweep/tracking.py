@@ -42,8 +42,8 @@ RETRY_ONLINE_SECONDS = 900.0
 """After W&B could not be reached, a worker's next trials report offline for so long."""
 
 __all__ = [
-    "Mode", "Tracker", "TrackingOptions", "key_source", "run_id", "server", "wandb_mode",
-    "wandb_settings",
+    "Mode", "Tracker", "TrackingOptions", "key_source", "known_id", "run_id", "server",
+    "wandb_mode", "wandb_settings",
 ]  # fmt: skip
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class TrackingOptions:
     """The run folder OUT."""
     token: str = ""
     """Of the sweep: keeps its runs apart from those of equal trials in other sweeps."""
+    copied: bool = False
+    """Whether the run folder is a copy of another one, whose runs are not its own."""
     project: str = "segsweep"
     entity: str | None = None
     artifacts: bool = False
@@ -90,6 +92,26 @@ def run_id(trial_id: str, token: str = "") -> str:
     # what W&B would not take
     digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", whole)[:117] + "-" + digest
+
+
+def known_id(recorded: str, trial_id: str, options: TrackingOptions) -> str:
+    """Return the id that the ledger records of a trial, where that run is this sweep's.
+
+    Parameters
+    ----------
+    recorded : str
+        Empty where the trial has not reported.
+    trial_id : str
+    options : TrackingOptions
+
+    Returns
+    -------
+    str
+        Empty where there is none, or where it is that of the sweep that this one was copied from.
+        Ids of earlier versions, without a token, are known of folders that are no copies.
+    """
+    own = [run_id(trial_id, options.token), *([] if options.copied else [run_id(trial_id)])]
+    return recorded if recorded in own else ""
 
 
 def _short(text: str, most: int = 64) -> str:
@@ -198,7 +220,7 @@ class Tracker:
             resume="allow" if mode == "online" else None,  # a local file is the whole run
             project=self.options.project,
             entity=self.options.entity,
-            group=self.options.group[:128],
+            group=_short(self.options.group, 128),
             job_type=_short(str(config.get("candidate") or config.get("task", ""))),
             tags=[_short(str(tag)) for tag in (*shown, "resumed" if resumed else "") if tag],
             config=config,

@@ -15,7 +15,7 @@ from typing import Any
 from sweep.ledger import Ledger
 from sweep.limits import Limits, after_shortage
 from sweep.precision import Precision, refusal
-from sweep.tracking import Tracker, TrackingOptions
+from sweep.tracking import Tracker, TrackingOptions, known_id
 from sweep.visibility import look, name_of, this_node
 from trainables.attempts import Attempt
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
@@ -116,12 +116,13 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if _unfit(ledger, trial_id, config, limits, runtime, node):
         return
+    reporting = TrackingOptions(**runtime["tracking"])
     tracker = Tracker(
-        TrackingOptions(**runtime["tracking"]),
+        reporting,
         trial_id,
         shown_config(config, trial_id),
         resumed=bool(ledger.attempts(trial_id)),
-        known_id=record.get("wandb_id", ""),
+        known_id=known_id(record.get("wandb_id", ""), trial_id, reporting),
     )
     attempt = Attempt.begin(out / "checkpoints" / trial_id)
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())

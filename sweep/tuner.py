@@ -187,7 +187,10 @@ def run(
         },
     }
     runtime["limits"] = limits[""].to_dict()
-    runtime["most_memory_gb"] = settings.most_memory_per_trial or resources.memory_gb
+    most, there = settings.most_memory_per_trial, resources.memory_gb
+    if most and there and not resources.token:  # a private Ray: no larger node will come
+        most = min(most, there)
+    runtime["most_memory_gb"] = most or there
     assert plan.precision is not None
     precision = plan.precision
     runtime["precision"] = precision.to_dict()

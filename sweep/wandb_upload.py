@@ -13,9 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweep.ledger import FINAL, Ledger
+from sweep.ledger import FINAL, Ledger, LedgerError
 from sweep.plan import RequestError, read_plan
-from sweep.tracking import Tracker, TrackingOptions, key_source, server, wandb_settings
+from sweep.storage import say_storage_error
+from sweep.tracking import (
+    Tracker,
+    TrackingOptions,
+    key_source,
+    known_id,
+    server,
+    wandb_settings,
+)
 from sweep.trial import shown_config
 from trainables.config import EpochRecord, TrialConfig
 
@@ -50,6 +58,7 @@ def upload(out: Path) -> tuple[int, int]:
         group=plan.get("wandb_group") or out.name,
         folder=str(out),
         token=plan.get("run_token", ""),
+        copied="copy_of" in plan,
         project=chosen["project"],
         entity=chosen["entity"],
         artifacts=chosen["artifacts"],
@@ -71,7 +80,7 @@ def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> b
         trial_id,
         shown_config(TrialConfig.model_validate(record["config"]), trial_id),
         resumed=len(record.get("attempts", [])) > 1,
-        known_id=record.get("wandb_id", ""),
+        known_id=known_id(record.get("wandb_id", ""), trial_id, options),
         fall_back=False,
     )
     tracker.past(EpochRecord(**row) for row in ledger.read_history(trial_id))
@@ -85,16 +94,24 @@ def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> b
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 when W&B holds all trials, 1 when not, 2 when refused."""
+    """Run the command line; return 0 when W&B holds all trials, 1 when not, 2 when refused, 130
+    when interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m sweep.wandb_upload", description=__doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="the run folder")
     out = parser.parse_args(argv).out.absolute()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         told, ended = upload(out)
-    except RequestError as error:
+    except (RequestError, LedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(say_storage_error(error, out), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
     address = server(wandb_settings())
     print(f"{told} of {ended} trials that have ended are in W&B at {address}")
     return 0 if told == ended else 1

@@ -357,7 +357,7 @@ def test_only_runs_a_part_and_removes_nothing(finished, sweep_of_cells, tmp_path
     lost = {r["config"]["architecture"]: r["trial_id"] for r in whole if r["status"] == "done"}
     for trial_id in lost.values():
         (out / "ledger" / f"{trial_id}.json").unlink()
-    before = json.loads((out / "plan.json").read_text())["trials"]
+    before = json.loads((out / "plan.json").read_text())
     kept = records(out)
     words = (
         sweep_of_cells.space, "--data", sweep_of_cells.data, "--out", out, "--wandb", "off",
@@ -372,7 +372,12 @@ def test_only_runs_a_part_and_removes_nothing(finished, sweep_of_cells, tmp_path
     assert "1 trials of this folder were left out by --only" in text
     state = {row["trial_id"]: row["status"] for row in rows(out)}
     assert (state[lost["FPN"]], state[lost["Unet"]]) == ("done", "waiting")
-    assert json.loads((out / "plan.json").read_text())["trials"] == before
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["trials"] == before["trials"]
+    # a copy of a run folder is another sweep
+    assert plan["run_token"] != before["run_token"]
+    assert plan["wandb_group"] == f"run-{plan['run_token']}"
+    assert plan["copy_of"] == str(finished[0])
     assert [r for r in records(out) if r["trial_id"] != lost["FPN"]] == kept
     # what was left out is still there for the next request
     code, _, err = run(*words[:-2], cwd=tmp_path)
