@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.autoscaler import offered
+from sweep.autoscaler import address_here, offered
 from sweep.nodes import join
 from sweep.plan import Plan, RequestError, Settings
 from sweep.resources import Gpus, Resources, gpus_per_trial, slots
@@ -106,3 +106,22 @@ def gpus_to_come(
             "--set gpus_per_trial=0 for trials on CPUs"
         )
     return None
+
+
+def gpus_to_plan(told: Gpus | None, settings: Settings, address: str | None) -> Gpus | None:
+    """Return the GPUs that a plan counts on, which joins no cluster: those that ``--gpus`` says, or
+    that the cluster's autoscaler may start, where that runs on this machine.
+
+    Parameters
+    ----------
+    told : Gpus or None
+        What ``--gpus`` says: this holds.
+    settings : Settings
+    address : str or None
+        As the user named the cluster; None: there is none.
+    """
+    if address is None or told is not None or settings.gpus_per_trial == 0:
+        return told
+    offer = offered(address_here(address))
+    count = math.floor(offer.gpus) if offer else 0
+    return Gpus(count, offer.gpu_name) if offer and count else None

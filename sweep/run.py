@@ -21,7 +21,7 @@ from sweep import cluster
 from sweep.completeness import has_ended, missing
 from sweep.data import data_options, index_data, open_data
 from sweep.drawn_limits import DrawnLimits
-from sweep.joining import joined
+from sweep.joining import gpus_to_plan, joined
 from sweep.leaderboard import planned, write_all_tables
 from sweep.ledger import Ledger, LedgerError
 from sweep.limits import Limits
@@ -155,6 +155,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out = choose_out(arguments.out, name, arguments.data)
     recorded = read_plan(out)
     precision = before_start(recorded, request.settings, resources, gpus)
+    counted = gpus_to_plan(gpus, request.settings, address) if arguments.plan else gpus
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(f"--resume: there is no run in {out}")
     request = name_weights(request, out, recorded)
@@ -162,8 +163,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
         plan = Plan(request, "", "", trials, precision)
         if address:
-            print_unseen(console, address, gpus)
-        print_plan(console, plan, resources, gpus, _paper_crops, out)
+            print_unseen(console, address, gpus, counted)
+        print_plan(console, plan, resources, counted, _paper_crops, out)
         print_weights(console, check_weights(request, out).weights.values())
         console.print("no --data: your images were not checked, and an epoch is the paper's")
         return DONE
@@ -208,9 +209,10 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         request = check_weights(request, out)
         if arguments.plan:
             if address:
-                print_unseen(console, address, gpus)
+                print_unseen(console, address, gpus, counted)
             shown = with_recorded(plan, recorded, ended)
-            print_plan(console, shown, resources, gpus, partial(count_crops, dataset), out, ended)
+            crops = partial(count_crops, dataset)
+            print_plan(console, shown, resources, counted, crops, out, ended)
             print_weights(console, request.weights.values())
             return DONE
         if not address:
