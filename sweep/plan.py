@@ -44,6 +44,13 @@ def _takes_wandb(project: str) -> str:
     return project
 
 
+def _a_share(gpus: float) -> float:
+    """Refuse what Ray cannot give: parts of several GPUs, and parts smaller than it counts."""
+    if 0 < gpus < 0.001 or (gpus > 1 and not gpus.is_integer()):
+        raise ValueError(f"{gpus:g} is no share of a GPU: give 0, a number from 0.001 to 1, or 2")
+    return gpus
+
+
 class Settings(BaseModel):
     """How a sweep runs, beside its trials; every field can be given by ``--set``."""
 
@@ -60,8 +67,8 @@ class Settings(BaseModel):
     """Epochs that ``scheduler=asha`` gives every trial."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Most trials at once; None: as many as the resources allow."""
-    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
+    cpus_per_trial: Annotated[float, Field(ge=0.001)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_a_share)] | None = None
     """A fraction lets trials share a GPU; None: a whole one where there are GPUs."""
     stardist_cpus: Annotated[float, Field(gt=0)] | None = None
     """Cores for a trial of stardist's own model where others train on GPUs; None: up to four."""
@@ -225,6 +232,10 @@ def make_request(
     are given in a search space file.
     """
     trial_changes: dict[str, list[Any]] = {}
+    try:
+        Settings.model_validate(space.settings)
+    except ValidationError as error:
+        raise RequestError(f"search space {space_name}: settings: {_first(error)}") from error
     settings = dict(space.settings)
     data_options: dict[str, Any] = {}
     for text in changes:

@@ -60,6 +60,13 @@ def test_bad_own_space(tmp_path: Path, text: str, expected: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_spaces_own_settings_are_named_as_such() -> None:
+    for wrong, said in (({"schedular": "asha"}, "schedular: Extra"), ({"samples": 0}, "samples: ")):
+        space = SPACE.model_copy(update={"settings": wrong})
+        with pytest.raises(RequestError, match=f"^search space mine: settings: {said}"):
+            make_request("mine", space, [], None)
+
+
 def test_set_spans_grids_and_seeds_multiply() -> None:
     configs = request("encoder=vgg19,resnet34", "epochs=7", seeds=3).configs
     assert len(configs) == 2 * 2 * 3
@@ -88,7 +95,10 @@ def test_settings_and_data_options() -> None:
      ("epochs", "write key=value"), ("architecture=SegNet", "unknown architecture 'SegNet'"),
      ("scheduler=sha", "'fifo' or 'asha'"), ("epochs=many", "valid integer"),
      ("zzzzzz=1", "known: task"), ("project=lab/cells", "project: W&B takes no project .* holds /"),
-     (f"project={'x' * 129}", "project: .* at most 128 characters")],
+     (f"project={'x' * 129}", "project: .* at most 128 characters"),
+     ("gpus_per_trial=1.5", "gpus_per_trial: 1.5 is no share"),
+     ("gpus_per_trial=0.0001", "gpus_per_trial: 0.0001 is no share"),
+     ("cpus_per_trial=0.0001", "cpus_per_trial: .* greater than or equal to 0.001")],
 )  # fmt: skip
 def test_wrong_changes(change: str, expected: str) -> None:
     with pytest.raises(RequestError, match=expected) as caught:
