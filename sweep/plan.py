@@ -192,9 +192,11 @@ def _field_value(key: str, text: str) -> Any:
 
 def weights_value(text: str) -> str:
     """Return a name as it is, and a path as an absolute one: trials do not run in this folder."""
-    if text == "imagenet":
+    if text.lower() in ("imagenet", "pretrained"):
         return "pretrained"  # one name for one thing
-    if text in ("none", "pretrained", *TRAINING_DATA):
+    if text.lower() == "none":
+        return "none"
+    if text in TRAINING_DATA:
         return text
     path = Path(text).expanduser().absolute()
     # what is no path may be a name that timm gives to weights
