@@ -263,6 +263,8 @@ def make_request(
         space, trial_changes = _searched(space_name, space, trial_changes, seeds)
     else:
         space = space.model_copy(update={"dimensions": {}})
+        if seeds is not None and "seed" in trial_changes:
+            raise RequestError(f"--seeds {seeds} and --set seed: give one of them")
         if seeds is not None:
             trial_changes["seed"] = list(range(seeds))
     try:

@@ -60,6 +60,11 @@ def test_bad_own_space(tmp_path: Path, text: str, expected: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_seeds_given_twice_are_refused() -> None:
+    with pytest.raises(RequestError, match="--seeds 2 and --set seed: give one of them"):
+        request("seed=5", seeds=2)
+
+
 def test_a_spaces_own_settings_are_named_as_such() -> None:
     for wrong, said in (({"schedular": "asha"}, "schedular: Extra"), ({"samples": 0}, "samples: ")):
         space = SPACE.model_copy(update={"settings": wrong})
