@@ -61,6 +61,8 @@ NETWORKS = (
 MOST_PIXELS, MOST_PROBABILITY = 0.002, 0.02
 """Tolerance of GPU against CPU, at precision 32: part of the pixels on which the foregrounds differ
 (TF32 rounds to 10 bits), and the mean difference of probabilities."""
+MOST_PIXELS_OF_CELLS = 0.02
+"""The same of task stardist, which finds whole cells: one at the threshold is there, or is not."""
 SHORT_MB = 1400.0
 """Of the GPU's memory, the share of a trial that shall run out: about twice a process's context."""
 
@@ -269,7 +271,8 @@ def predictions_agree(machine: Machine) -> str:
         mean = float(np.abs(cpu.probability(image) - gpu.probability(image)).mean())
         pixels = float((cpu.foreground(image) != gpu.foreground(image)).mean())
         told.append(f"{row['task']} {pixels:.3%} of pixels, {mean:.1e} in probability")
-        if pixels > MOST_PIXELS or mean > MOST_PROBABILITY:
+        most = MOST_PIXELS_OF_CELLS if row["task"] == "stardist" else MOST_PIXELS
+        if pixels > most or mean > MOST_PROBABILITY:
             raise Failed(f"CPU and GPU differ: {told[-1]}")
     return "; ".join(told)
 
@@ -286,7 +289,8 @@ def memory_as_estimated(machine: Machine) -> str:
     def measure(config: TrialConfig) -> tuple[Any, str]:
         return probe(config, machine.device, timeout_s=240.0)
 
-    with ThreadPoolExecutor(1 if machine.rehearse else 3) as pool:
+    # three at once where they fit beside each other: most of their time is spent importing torch
+    with ThreadPoolExecutor(3 if machine.memory_mb > 20_000 else 1) as pool:
         measured = list(pool.map(measure, configs))
     told, ratios = [], []
     for config, (footprint, reason) in zip(configs, measured):

@@ -31,6 +31,6 @@ SPACE = SearchSpace(
         *grid(architecture="StarDist", task="stardist", **{**DEMO, "crop_size": 128, "epochs": 6}),
         *grid(architecture="Unet", task="stardist", **DEMO),
     ),
-    # many small fields: six each for validation and test are enough for intervals and tests
+    # many small fields: six each for validation and test, which are what is independent
     builtin_data=BuiltinData(sequences=30, frames=1, height=448, width=672),
 )

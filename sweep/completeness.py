@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.ledger import FINAL, Ledger
+from trainables.records.manifest import missing_file
 
 
 def has_ended(record: Mapping[str, Any] | None, plan: Mapping[str, Any]) -> bool:
@@ -44,10 +45,12 @@ def missing(
     """
     told = {}
     for trial_id, record in records.items():
-        path = out / "checkpoints" / trial_id / "checkpoint.json"
         if record["status"] == "stopped" and not has_ended(record, plan):
             told[trial_id] = "its result was lost; --resume trains it again"
-        elif record["status"] == "done" and not path.is_file():
+        elif record["status"] == "done":
+            path = missing_file(out / "checkpoints" / trial_id)
+            if path is None:
+                continue
             told[trial_id] = (
                 f"its checkpoint is not there ({path}); put it back, or remove "
                 f"{Ledger(out).folder / trial_id}.json, and --resume trains it again"

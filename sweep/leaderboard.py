@@ -211,6 +211,17 @@ def write_per_image(out: Path, ledger: Ledger, rows: Iterable[Mapping[str, Any]]
     write_text(out / "per_image.csv", _csv(PER_IMAGE_COLUMNS, lines))
 
 
+def write_all_tables(
+    out: Path, plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Write all four tables from the plan and the ledger; return the leaderboard's rows, ranked."""
+    ledger = Ledger(out)
+    rows = write_tables(out, plan, records)
+    write_history(out, ledger, [row["trial_id"] for row in rows])
+    write_per_image(out, ledger, rows)
+    return rows
+
+
 def ceilings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say in a line what IoU perfect networks would reach, where that is less than 1."""
     lowest: dict[str, float] = {}

@@ -25,12 +25,14 @@ class Losses:
         self.retries = retries
         self.blind: set[str] = set()
         """Ids of nodes that do not see the run folder or the data."""
+        self.no_gpu: set[str] = set()
+        """Ids of nodes on whose GPUs torch cannot compute."""
         self.again: set[str] = set()
         """Trials to run again, in the next round."""
         self._before: dict[str, Mapping[str, Any] | None] = {}
         self._count: dict[str, int] = {}
         self._stopped: set[str] = set()
-        self._refused: dict[str, dict[str, str]] = {}
+        self._refused: dict[str, dict[str, Any]] = {}
 
     def begin(self, trial_id: str, record: Mapping[str, Any] | None) -> None:
         """Note that an attempt begins, and what the ledger says until then."""
@@ -47,8 +49,8 @@ class Losses:
             # what a worker reports is never the last of it: a scheduler said so
             self._stopped.add(trial_id)
 
-    def refused(self, trial_id: str) -> dict[str, str] | None:
-        """Return ``node``, ``name`` and ``why`` where the node did not take the trial."""
+    def refused(self, trial_id: str) -> dict[str, Any] | None:
+        """Return ``node``, ``name``, ``why`` and ``gpu`` where the node did not take the trial."""
         return self._refused.get(trial_id)
 
     def was_stopped(self, trial_id: str) -> bool:
@@ -70,8 +72,9 @@ class Losses:
     def place_elsewhere(self, trial_id: str) -> bool:
         """Let a trial run again that its node did not take; return whether the node is new."""
         refused = self._refused[trial_id]
-        new = refused["node"] not in self.blind
-        self.blind.add(refused["node"])
+        nodes = self.no_gpu if refused.get("gpu") else self.blind
+        new = refused["node"] not in nodes
+        nodes.add(refused["node"])
         self.again.add(trial_id)
         return new
 

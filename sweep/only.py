@@ -68,7 +68,10 @@ def _read(text: str) -> tuple[str, list[str]]:
     key, equals, value = (part.strip() for part in text.partition("="))
     values = [one.strip() for one in value.split(",") if one.strip()]
     if not equals or not key or not values:
-        raise RequestError(f"--only {text!r}: write key=value, such as architecture=Unet,FPN")
+        space = "" if equals else "; SPACE comes before --only"
+        raise RequestError(
+            f"--only {text!r}: write key=value, such as architecture=Unet,FPN{space}"
+        )
     if key not in FIELDS:
         close = difflib.get_close_matches(key, FIELDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(FIELDS)}"

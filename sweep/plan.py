@@ -6,17 +6,17 @@ import difflib
 import functools
 import importlib.util
 import json
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
 from search_spaces import SearchSpace, override
+from sweep.identity import identity
 from sweep.precision import Precision, settle
 from sweep.provenance import git_commit, library_versions
 from sweep.search import dimensions as drawing
@@ -36,10 +36,25 @@ class RequestError(ValueError):
     """A request that cannot be met; the message is the one line that the user sees."""
 
 
+def _takes_wandb(project: str) -> str:
+    """Refuse a name at which W&B would be off for every trial."""
+    strange = "".join(sorted({character for character in project if character in "/\\#?%:"}))
+    if strange:
+        raise ValueError(f"W&B takes no project whose name holds {strange}")
+    return project
+
+
+def _a_share(gpus: float) -> float:
+    """Refuse what Ray cannot give: parts of several GPUs, and parts smaller than it counts."""
+    if 0 < gpus < 0.001 or (gpus > 1 and not gpus.is_integer()):
+        raise ValueError(f"{gpus:g} is no share of a GPU: give 0, a number from 0.001 to 1, or 2")
+    return gpus
+
+
 class Settings(BaseModel):
     """How a sweep runs, beside its trials; every field can be given by ``--set``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheduler: Literal["fifo", "asha"] = "fifo"
     """``asha`` stops trials early that fall behind."""
@@ -52,8 +67,8 @@ class Settings(BaseModel):
     """Epochs that ``scheduler=asha`` gives every trial."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     """Most trials at once; None: as many as the resources allow."""
-    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
+    cpus_per_trial: Annotated[float, Field(ge=0.001)] = 1.0
+    gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_a_share)] | None = None
     """A fraction lets trials share a GPU; None: a whole one where there are GPUs."""
     stardist_cpus: Annotated[float, Field(gt=0)] | None = None
     """Cores for a trial of stardist's own model where others train on GPUs; None: up to four."""
@@ -75,7 +90,7 @@ class Settings(BaseModel):
     """Write TensorBoard logs to OUT/tensorboard."""
     artifacts: bool = False
     """Upload each best checkpoint to W&B."""
-    project: str = "segsweep"
+    project: Annotated[str, Field(max_length=128), AfterValidator(_takes_wandb)] = "segsweep"
     """W&B project."""
     entity: str | None = None
     """W&B entity (user or team)."""
@@ -138,8 +153,9 @@ def load_space(name: str) -> tuple[str, SearchSpace]:
         spec.loader.exec_module(module)
     except ValidationError as error:
         raise RequestError(f"search space {path}: {_first(error)}") from error
-    except Exception as error:  # the file is the user's own code
-        raise RequestError(f"search space {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the file is the user's own code
+        text = " ".join(str(error).split())
+        raise RequestError(f"search space {path}: {type(error).__name__}: {text}") from error
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):
         raise RequestError(f"search space {path} must define SPACE = SearchSpace(...)")
@@ -176,9 +192,11 @@ def _field_value(key: str, text: str) -> Any:
 
 def weights_value(text: str) -> str:
     """Return a name as it is, and a path as an absolute one: trials do not run in this folder."""
-    if text == "imagenet":
+    if text.lower() in ("imagenet", "pretrained"):
         return "pretrained"  # one name for one thing
-    if text in ("none", "pretrained", *TRAINING_DATA):
+    if text.lower() == "none":
+        return "none"
+    if text in TRAINING_DATA:
         return text
     path = Path(text).expanduser().absolute()
     # what is no path may be a name that timm gives to weights
@@ -216,6 +234,10 @@ def make_request(
     are given in a search space file.
     """
     trial_changes: dict[str, list[Any]] = {}
+    try:
+        Settings.model_validate(space.settings)
+    except ValidationError as error:
+        raise RequestError(f"search space {space_name}: settings: {_first(error)}") from error
     settings = dict(space.settings)
     data_options: dict[str, Any] = {}
     for text in changes:
@@ -241,6 +263,8 @@ def make_request(
         space, trial_changes = _searched(space_name, space, trial_changes, seeds)
     else:
         space = space.model_copy(update={"dimensions": {}})
+        if seeds is not None and "seed" in trial_changes:
+            raise RequestError(f"--seeds {seeds} and --set seed: give one of them")
         if seeds is not None:
             trial_changes["seed"] = list(range(seeds))
     try:
@@ -380,7 +404,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
         return content
     if out.exists() and not out.is_dir():
         raise RequestError(f"--out {out}: is a file")
-    strange = [p.name for p in out.iterdir() if p.name not in OWN_FILES] if out.is_dir() else []
+    strange = [p.name for p in out.iterdir() if not _is_own(p.name)] if out.is_dir() else []
     if strange:
         raise RequestError(
             f"--out {out}: this folder is not a run (it holds {strange[0]} and no plan.json); "
@@ -397,8 +421,13 @@ def _check_recorded(content: Mapping[str, Any]) -> None:
         trial["config"]["architecture"], trial["trial_id"]
 
 
-OWN_FILES = (".nodes", "data", ".lock", "sweep.log")
+OWN_FILES = (".nodes", "data", ".lock", "sweep.log", "weights")
 """What may lie in a run folder before there is a plan."""
+
+
+def _is_own(name: str) -> bool:
+    """Whether a sweep that was killed before it had a plan may have left a file of this name."""
+    return name in OWN_FILES or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
@@ -440,18 +469,6 @@ def _short(value: Any) -> Any:
     return value.get("mode", value) if isinstance(value, dict) else value
 
 
-def tracking_names(out: Path, recorded: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return a run's token and its group in W&B, as plan.json keeps them.
-
-    A run of an earlier version gets a token for its further trials; it keeps the group that it
-    had, the folder's name, and trials that have reported keep their ids, which the ledger records.
-    """
-    if recorded and recorded.get("run_token"):
-        return {name: recorded[name] for name in ("run_token", "wandb_group")}
-    token = secrets.token_hex(4)
-    return {"run_token": token, "wandb_group": out.name if recorded else f"{out.name}-{token}"}
-
-
 def write_plan(
     out: Path, plan: Plan, dataset: DataSet, command: str, recorded: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -473,7 +490,7 @@ def write_plan(
         "key": plan.key,
         "commands": [*(recorded["commands"] if recorded else []), command],
         "created": recorded["created"] if recorded else datetime.now(UTC).isoformat("T", "seconds"),
-        **tracking_names(out, recorded),
+        **identity(out, recorded),
         "git_commit": git_commit(),
         "versions": library_versions(),
         "settings": plan.request.settings.model_dump(mode="json"),

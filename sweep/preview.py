@@ -167,11 +167,25 @@ def unseen(settings: Settings, trials: int, gpus: Gpus | None) -> Resources:
     return replace(there, cpus=max(there.cpus, trials * settings.cpus_per_trial))
 
 
-def print_unseen(console: Console, address: str, gpus: Gpus | None) -> None:
-    """Say that a plan did not ask the cluster at an address, and what it assumes instead."""
-    told = "the GPUs are those of --gpus" if gpus else "GPUs are not counted without --gpus"
+def print_unseen(console: Console, address: str, told: Gpus | None, counted: Gpus | None) -> None:
+    """Say that a plan did not ask the cluster at an address, and what it assumes instead.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    address : str
+    told, counted : Gpus or None
+        What ``--gpus`` says, and what the plan counts on.
+    """
+    if told:
+        assumed = "the GPUs are those of --gpus"
+    elif counted:
+        kind = f" ({counted.name})" if counted.name else ""
+        assumed = f"the GPUs are the {counted.count}{kind} that its autoscaler may start"
+    else:
+        assumed = "GPUs are not counted without --gpus"
     console.print(
-        f"note: --plan does not join the cluster at {address}: {told}, and there are CPU cores "
+        f"note: --plan does not join the cluster at {address}: {assumed}, and there are CPU cores "
         "enough",
         markup=False,
         soft_wrap=True,

@@ -15,13 +15,17 @@ from ray.tune import Callback
 from sweep.allowances import Limits, after_shortage
 from sweep.background import Pace
 from sweep.causes import killed_for_memory, root_cause
+from sweep.cluster.nodes import resources_of_nodes
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
 from sweep.lost_trials import NO_RECORD, Losses
+from sweep.stalls import Stall
 from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
+from trainables.records.progress import forget_states
+from trainables.records.resumable import saved_history
 
 TABLES_SECONDS = 2.0
 PER_IMAGE_SECONDS = 60.0
@@ -72,6 +76,7 @@ class Recorder(Callback):
         self.states: dict[str, TrialState] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
         self.losses = Losses(runtime.get("retries", 0))
+        self._stall = Stall(self._say, self._nodes)
         self._per_image = 0.0
         self._pace = Pace(TABLES_SECONDS)
         self._keeping, self._kept = threading.Lock(), dict[str, int]()
@@ -98,10 +103,15 @@ class Recorder(Callback):
 
     def past(self, trial_id: str) -> list[dict[str, Any]]:
         """Return one row per epoch that a trial has had, in their order, as far as known."""
-        rows = self.history.get(trial_id) or {
-            row["epoch"]: row for row in self.ledger.read_history(trial_id)
-        }
+        rows = self.history.get(trial_id) or self._recorded(trial_id)
         return [rows[epoch] for epoch in sorted(rows)]
+
+    def _recorded(self, trial_id: str) -> dict[int, dict[str, Any]]:
+        """Return the epochs that earlier attempts have recorded: those that the driver wrote down,
+        and where it was killed before it wrote all of them, what the trial itself has saved.
+        """
+        saved = saved_history(self.out / "checkpoints" / trial_id)
+        return {row["epoch"]: row for row in [*saved, *self.ledger.read_history(trial_id)]}
 
     def _state(self, trial_id: str, config: TrialConfig) -> TrialState:
         if trial_id not in self.states:
@@ -125,13 +135,21 @@ class Recorder(Callback):
         assert record is not None
         self.records[state.trial_id] = record
 
+    def _say(self, text: str, log: str = "") -> None:
+        """Say a line on the screen, and the same or another one in ``sweep.log``."""
+        self.view.message(text)
+        print(log or text, file=sys.stderr)  # to sweep.log, while the screen is quiet
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """Return what the nodes have that may get trials."""
+        return resources_of_nodes(self.losses.blind, self.losses.no_gpu)
+
     def _read(self, state: TrialState) -> dict[str, Any] | None:
         """Return a trial's record; say what its worker has noted since."""
         record = self.ledger.read_one(state.trial_id)
         notes = record.get("notes", []) if record else []
         for note in notes[self._said.get(state.trial_id, 0) :]:
-            self.view.message(f"{state.name}: {note}")
-            print(f"{state.trial_id}: {note}", file=sys.stderr)  # to sweep.log, while a sweep runs
+            self._say(f"{state.name}: {note}", f"{state.trial_id}: {note}")
         self._said[state.trial_id] = len(notes)
         return record
 
@@ -139,8 +157,7 @@ class Recorder(Callback):
         """Mark a trial as running; its worker records that in the ledger."""
         _, state = self._of(trial)
         self.losses.begin(state.trial_id, self.ledger.read_one(state.trial_id))
-        rows = self.ledger.read_history(state.trial_id)
-        known = self.history.setdefault(state.trial_id, {row["epoch"]: row for row in rows})
+        known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id))
         self._furthest.setdefault(state.trial_id, max(known, default=0))
         state.status = "running"
 
@@ -183,6 +200,8 @@ class Recorder(Callback):
             return
         elif self.losses.was_stopped(state.trial_id):
             self._end(state, config, "stopped", by=self.runtime.get("scheduler", ""))
+            # it never goes on, and its states are several times as large as a checkpoint
+            forget_states(self.out / "checkpoints" / state.trial_id)
         elif self.losses.try_again(state.trial_id):
             self._wait(state, config)
             self.view.message(f"{state.name}: {NO_RECORD}; will be tried again")
@@ -211,17 +230,16 @@ class Recorder(Callback):
             self._record(state, config, "running", attempts=[])
 
     def _place_elsewhere(
-        self, state: TrialState, config: TrialConfig, refused: dict[str, str]
+        self, state: TrialState, config: TrialConfig, refused: dict[str, Any]
     ) -> None:
         """Let a trial wait for another node than the one that it met."""
         self._wait(state, config)
         if self.losses.place_elsewhere(state.trial_id):
             text = (
-                f"{refused['name']} gets no trial: it {refused['why']}; what was sent there is "
-                "trained on other nodes"
+                f"{refused['name']} gets no trial{' on a GPU' if refused.get('gpu') else ''}: "
+                f"{refused['why']}; what was sent there is trained on other nodes"
             )
-            self.view.message(text)
-            print(text, file=sys.stderr)  # to sweep.log, while the screen is quiet
+            self._say(text)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Record a trial as failed for good, once its retries are used up."""
@@ -327,8 +345,12 @@ class Recorder(Callback):
             self.view.message(f"{state.name}: {root_cause(trial)}; trying again")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Refresh screen and tables, each at its own pace."""
+        """Refresh screen and tables, each at its own pace; say when trials wait in vain."""
         self.view.update(list(self.states.values()))
+        running = any(state.status == "running" for state in self.states.values())
+        waiting = [] if running else [one for one in trials if one.status == "PENDING"]
+        needs = [one.placement_group_factory.required_resources for one in waiting]
+        self._stall.look(running, needs)
         if self._pace.due():
             histories = self._read_running()
             records = dict(self.records)

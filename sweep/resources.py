@@ -147,6 +147,29 @@ def slots(settings: Settings, resources: Resources) -> int:
     return min(by_cpu, by_gpu, settings.concurrency or by_cpu)
 
 
+def check_limits(settings: Settings, resources: Resources) -> None:
+    """Refuse what a private Ray on this machine can never give: trials would wait for ever.
+
+    Raises
+    ------
+    RequestError
+    """
+    slots(settings, resources)
+    on_gpus, there = gpus_per_trial(settings, resources) > 0, resources.memory_gb
+    asked = settings.memory_per_trial
+    if not on_gpus and asked and there and asked > there:
+        raise RequestError(
+            f"memory_per_trial={asked:g}, but trials can have {there:.1f} GB on this machine; "
+            "lower it with --set memory_per_trial=..."
+        )
+    cores = settings.stardist_cpus
+    if on_gpus and cores and cores > resources.cpus:
+        raise RequestError(
+            f"stardist_cpus={cores:g} is more than the {resources.cpus:g} CPUs there are; lower it "
+            "with --set stardist_cpus=..."
+        )
+
+
 def _share(gpu: float, gpus: float) -> int:
     if gpu > 1:
         return math.floor(gpus / gpu + 1e-9)

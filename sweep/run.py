@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sweep.allowances import Limits
 from sweep.cluster import connect as cluster
-from sweep.cluster.joining import joined
+from sweep.cluster.joining import gpus_to_plan, joined
 from sweep.cluster.nodes import before_start, check_here
 from sweep.cluster.probing import probe_on_gpus
 from sweep.completeness import has_ended, missing
@@ -29,7 +29,7 @@ from sweep.estimates import (
     images_mb,
     largest_shape,
 )
-from sweep.leaderboard import planned, write_history, write_per_image, write_tables
+from sweep.leaderboard import planned, write_all_tables
 from sweep.ledger import Ledger, LedgerError
 from sweep.only import only
 from sweep.options import parser
@@ -61,14 +61,14 @@ from sweep.resources import (
     Resources,
     at_once,
     check_gpus_are_here,
+    check_limits,
     first_limits,
     local_resources,
     parse_gpus,
-    slots,
 )
 from sweep.schedule import CPU, THROUGHPUT, order_large_first
 from sweep.search.drawn_allowances import DrawnLimits
-from sweep.storage import lock, say_storage_error
+from sweep.storage import lock, say_storage_error, storage_error
 from sweep.tracking import Mode, TrackingOptions, wandb_mode
 from sweep.view import View, duration
 from sweep.weights import check_weights, fetch_weights, name_weights
@@ -151,10 +151,11 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     address = cluster.where(arguments.address)
     resources = None if address else local_resources(gpus.count if gpus else None)
     if resources is not None:
-        slots(request.settings, resources)  # refuses what can never start
-    out = choose_out(arguments.out, name, arguments.data)
+        check_limits(request.settings, resources)
+    out = arguments.out = choose_out(arguments.out, name, arguments.data)
     recorded = read_plan(out)
     precision = before_start(recorded, request.settings, resources, gpus)
+    counted = gpus_to_plan(gpus, request.settings, address) if arguments.plan else gpus
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(f"--resume: there is no run in {out}")
     request = name_weights(request, out, recorded)
@@ -162,8 +163,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
         plan = Plan(request, "", "", trials, precision)
         if address:
-            print_unseen(console, address, gpus)
-        print_plan(console, plan, resources, gpus, _paper_crops, out)
+            print_unseen(console, address, gpus, counted)
+        print_plan(console, plan, resources, counted, _paper_crops, out)
         print_weights(console, check_weights(request, out).weights.values())
         console.print("no --data: your images were not checked, and an epoch is the paper's")
         return DONE
@@ -185,7 +186,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                 console.print("nothing to do: all trials of this run have ended")
                 if not arguments.plan:
                     records = Ledger(out).read()
-                    rows = write_tables(out, recorded, records)
+                    # also those that a driver which was killed did not come to
+                    rows = write_all_tables(out, recorded, records)
                     code = say_result(
                         console, out, rows, plan.asks_for, missing(out, recorded, records)
                     )
@@ -207,14 +209,20 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         request = check_weights(request, out)
         if arguments.plan:
             if address:
-                print_unseen(console, address, gpus)
+                print_unseen(console, address, gpus, counted)
             shown = with_recorded(plan, recorded, ended)
-            print_plan(console, shown, resources, gpus, partial(count_crops, dataset), out, ended)
+            crops = partial(count_crops, dataset)
+            print_plan(console, shown, resources, counted, crops, out, ended)
             print_weights(console, request.weights.values())
             return DONE
         if not address:
             check_gpus_are_here(gpus)
         with lock(out, partial(console.print, markup=False, soft_wrap=True)):
+            if read_plan(out) != recorded:
+                raise RequestError(
+                    f"--out {out}: another sweep has used this folder since this command was "
+                    "given; give it again"
+                )
             fetch_weights(request, out)
             try:
                 return _start(arguments, command, console, plan, dataset, out, gpus, mode)
@@ -280,6 +288,7 @@ def _tracking(
         group=recorded["wandb_group"],
         folder=str(out),
         token=recorded["run_token"],
+        copied="copy_of" in recorded,
         project=settings.project,
         entity=settings.entity,
         artifacts=settings.artifacts,
@@ -314,13 +323,24 @@ def _start(
         with cluster.ray_session(address, gpus.count if gpus else None) as resources:
             from sweep import tuner
 
-            if address:
+            if not address:
+                check_limits(plan.request.settings, resources)  # Ray leaves less than there is
+            else:
                 plan, resources, gpus = stack.enter_context(
                     joined(plan, dataset, out, resources, gpus, address, screen)
                 )
             print_precision(screen, plan)
             estimates = estimates or estimating()
-            recorded = write_plan(out, plan, dataset, command, read_plan(out))
+            before = read_plan(out) or {}
+            recorded = write_plan(out, plan, dataset, command, before or None)
+            source = recorded.get("copy_of")
+            if source and recorded["run_token"] != before.get("run_token"):
+                screen.print(
+                    f"note: this folder is a copy of {source}: what it trains from now on are "
+                    "runs of its own in W&B",
+                    markup=False,
+                    soft_wrap=True,
+                )
             todo, samples = _todo(plan, recorded, out, retry=arguments.resume)
             limits, todo = _fit(plan, recorded, todo, resources, gpus, estimates, screen, dataset)
             count = at_once(plan.request.settings, resources, limits, todo)
@@ -335,9 +355,7 @@ def _start(
                     problem = str(error)
         screen.print()
     records = Ledger(out).read()
-    rows = write_tables(out, recorded, records)
-    write_history(out, Ledger(out), [row["trial_id"] for row in rows])
-    write_per_image(out, Ledger(out), rows)
+    rows = write_all_tables(out, recorded, records)
     asked = [row for row in rows if plan.asks_for(row["trial_id"])]
     interrupted = any(row["status"] in ("running", "waiting") for row in asked)
     interrupted |= plan.drawn and len(records) < plan.samples
@@ -353,14 +371,36 @@ def _start(
     return code
 
 
+def _out(arguments: argparse.Namespace) -> Path:
+    """Return the run folder, or before it is chosen what was given for it."""
+    return Path(arguments.out or ".").absolute()
+
+
+def _sweep(arguments: argparse.Namespace, command: str) -> int:
+    """Run `sweep`; say in one line what storage refused."""
+    try:
+        return sweep(arguments, command)
+    except OSError as error:
+        if storage_error(error) is None:
+            raise
+        print(say_storage_error(error, _out(arguments)), file=sys.stderr)
+        return cli.REFUSED
+
+
+def _interrupted(arguments: argparse.Namespace) -> str:
+    begun = not arguments.plan and (_out(arguments) / "plan.json").exists()
+    then = "the same command with --resume goes on" if begun else "nothing was started"
+    return f"interrupted; {then}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     return cli.run(
         parser(),
-        sweep,
+        _sweep,
         argv,
         refused=(RequestError, DataError, LedgerError),
-        interrupted="interrupted; the same command with --resume goes on",
+        interrupted=_interrupted,
     )
 
 

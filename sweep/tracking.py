@@ -46,6 +46,7 @@ __all__ = [
     "Tracker",
     "TrackingOptions",
     "key_source",
+    "known_id",
     "run_id",
     "server",
     "wandb_mode",
@@ -69,6 +70,8 @@ class TrackingOptions:
     """The run folder OUT."""
     token: str = ""
     """Of the sweep: keeps its runs apart from those of equal trials in other sweeps."""
+    copied: bool = False
+    """Whether the run folder is a copy of another one, whose runs are not its own."""
     project: str = "segsweep"
     entity: str | None = None
     artifacts: bool = False
@@ -96,6 +99,26 @@ def run_id(trial_id: str, token: str = "") -> str:
     # what W&B would not take
     digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", whole)[:117] + "-" + digest
+
+
+def known_id(recorded: str, trial_id: str, options: TrackingOptions) -> str:
+    """Return the id that the ledger records of a trial, where that run is this sweep's.
+
+    Parameters
+    ----------
+    recorded : str
+        Empty where the trial has not reported.
+    trial_id : str
+    options : TrackingOptions
+
+    Returns
+    -------
+    str
+        Empty where there is none, or where it is that of the sweep that this one was copied from.
+        Ids of earlier versions, without a token, are known of folders that are no copies.
+    """
+    own = [run_id(trial_id, options.token), *([] if options.copied else [run_id(trial_id)])]
+    return recorded if recorded in own else ""
 
 
 def _short(text: str, most: int = 64) -> str:
@@ -204,7 +227,7 @@ class Tracker:
             resume="allow" if mode == "online" else None,  # a local file is the whole run
             project=self.options.project,
             entity=self.options.entity,
-            group=self.options.group[:128],
+            group=_short(self.options.group, 128),
             job_type=_short(str(config.get("candidate") or config.get("task", ""))),
             tags=[_short(str(tag)) for tag in (*shown, "resumed" if resumed else "") if tag],
             config=config,

@@ -7,16 +7,16 @@ import ctypes
 import logging
 import os
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from sweep.allowances import Limits, after_shortage
-from sweep.cluster.visibility import look, name_of, this_node
 from sweep.ledger import Ledger
 from sweep.precision import Precision, refusal
-from sweep.tracking import Tracker, TrackingOptions
+from sweep.refusals import is_blind, is_without_gpu
+from sweep.tracking import Tracker, TrackingOptions, known_id
+from sweep.worker_log import warnings_to_sweep_log
 from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
 from trainables.data.dataset import DataError, DataOptions, cached_index
 from trainables.errors import Superseded
@@ -26,11 +26,6 @@ SCORE, TIME = "score", "scheduler_epoch"
 """What schedulers go by."""
 OUT_OF_MEMORY = 77
 """Exit code of a worker that ends itself after running out of memory."""
-
-
-FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 5.0, 60.0
-"""A worker that refuses trials keeps each for so long, doubled each time."""
-_holds = 0
 
 
 class TransientError(RuntimeError):
@@ -99,7 +94,8 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     from ray import tune
 
     node = ray.get_runtime_context().get_node_id()
-    if _blind(runtime, node):
+    limits = limits_of(tune_config, Limits(**runtime["limits"]))
+    if is_blind(runtime, limits, node):
         return
     config = config_of(tune_config, runtime)
     trial_id = config.trial_id(runtime["fingerprint"])
@@ -110,18 +106,20 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         return  # an attempt that was lost after it had recorded its result
     if record.get("round") == runtime["round"]:
         return  # it ran out of memory, recorded that, and took its worker with it
-    limits = limits_of(tune_config, Limits(**runtime["limits"]))
     if not limits.gpu:
         # Ray leaves GPUs visible, and torch's optimisers then start CUDA, whatever they optimise
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if _unfit(ledger, trial_id, config, limits, runtime, node):
         return
+    if is_without_gpu(config, limits, node):
+        return
+    reporting = TrackingOptions(**runtime["tracking"])
     tracker = Tracker(
-        TrackingOptions(**runtime["tracking"]),
+        reporting,
         trial_id,
         shown_config(config, trial_id),
         resumed=bool(ledger.attempts(trial_id)),
-        known_id=record.get("wandb_id", ""),
+        known_id=known_id(record.get("wandb_id", ""), trial_id, reporting),
     )
     attempt = Attempt.begin(out / "checkpoints" / trial_id)
     ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
@@ -134,8 +132,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         tracker.epoch(record)
         tune.report({**record.to_dict(), **to_tune(record.epoch, config.epochs, best)})
 
-    ended = False
+    ended, logs = False, contextlib.ExitStack()
     try:
+        logs.enter_context(warnings_to_sweep_log(out, trial_id))
         dataset = cached_index(runtime["data"], DataOptions(**runtime["data_options"]))
         if dataset.fingerprint != runtime["fingerprint"]:
             raise DataError(f"data set {runtime['data']} has changed since the sweep started")
@@ -197,35 +196,8 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     finally:
         if not ended:  # Tune stopped the trial from inside a report
             tracker.finish({})
+        logs.close()
         _release_memory()
-
-
-def _blind(runtime: dict[str, Any], node: str) -> bool:
-    """Whether this node does not see the run folder or the data; told to the driver through Ray,
-    since it would not find what is written here. That is no attempt at the trial.
-    """
-    global _holds
-    if not runtime.get("token"):
-        return False
-    from ray import tune
-
-    problems = look(
-        node,
-        runtime["out"],
-        runtime["token"],
-        runtime["data"],
-        runtime["data_options"],
-        runtime["fingerprint"],
-    )
-    if not problems:
-        return False
-    refused = {"node": node, "name": name_of(this_node()), "why": " and ".join(problems)}
-    # no score: schedulers and searches take no note of it
-    tune.report({"score": float("nan"), "refused": refused})
-    # the next trial would come here, too, and have to wait for another round
-    time.sleep(min(MOST_HOLD_SECONDS, FIRST_HOLD_SECONDS * 2**_holds))
-    _holds += 1
-    return True
 
 
 def _unfit(
@@ -314,7 +286,26 @@ def _is_transient(error: Exception) -> bool:
     """Whether trying again may help: a full disk, a lost mount, a GPU that fell off."""
     if isinstance(error, DataError):
         return False
-    return isinstance(error, OSError | MemoryError) or "CUDA error" in str(error)
+    if isinstance(error, OSError | MemoryError):
+        return True
+    return any(sign in str(error) for sign in _GPU_FAILURES) or not _gpu_answers()
+
+
+_GPU_FAILURES = ("CUDA error", "CUDA driver error", "cuDNN error")
+
+
+def _gpu_answers() -> bool:
+    """Whether CUDA is still of use to this process, or was never started: after some errors every
+    further call fails, and so would every further trial of this worker.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def reason_of(error: BaseException) -> str:
@@ -334,5 +325,6 @@ def _release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # after an error of CUDA, which has been told
+            torch.cuda.empty_cache()
     os.chdir("/")  # Tune's folder of this trial may go away

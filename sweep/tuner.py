@@ -30,7 +30,7 @@ from trainables.config import TrialConfig
 
 
 class NoNodeLeft(RuntimeError):
-    """The cluster's nodes do not see the run folder or the data, or have gone."""
+    """No node can take the trials that are left: all have gone, see no folders or have no GPU."""
 
 
 MOST_RESTARTS = 20
@@ -105,6 +105,17 @@ def _scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
     for trial_id, config in configs.items():
         made.remember(config, recorder.past(trial_id))
     return made
+
+
+def _check_nodes_are_left(
+    blind: frozenset[str], no_gpu: frozenset[str], cpus: float, gpus: float
+) -> None:
+    """Raise where all nodes for a trial that takes so much are among those that got none."""
+    out = blind | no_gpu if gpus else blind
+    if out and not any_node_left(out, cpus, gpus):
+        needs = ["sees the run folder and the data"] if blind else []
+        needs += ["has a GPU that torch can use"] if out & no_gpu else []
+        raise NoNodeLeft(f"no node is left that {' and '.join(needs)}")
 
 
 MOST_AHEAD = 8
@@ -187,7 +198,10 @@ def run(
         },
     }
     runtime["limits"] = limits[""].to_dict()
-    runtime["most_memory_gb"] = settings.most_memory_per_trial or resources.memory_gb
+    most, there = settings.most_memory_per_trial, resources.memory_gb
+    if most and there and not resources.token:  # a private Ray: no larger node will come
+        most = min(most, there)
+    runtime["most_memory_gb"] = most or there
     assert plan.precision is not None
     precision = plan.precision
     runtime["precision"] = precision.to_dict()
@@ -201,10 +215,9 @@ def run(
     def fit(param_space: dict[str, Any], **options: Any) -> None:
         runtime["round"] = f"{time.time_ns():x}"
         avoid = None if resources.avoid is None else frozenset(recorder.avoid)
-        blind = frozenset(recorder.losses.blind)
-        if blind and not any_node_left(blind, settings.cpus_per_trial, limits[""].gpu):
-            raise NoNodeLeft("no node is left that sees the run folder and the data")
-        other_nodes, other_types = resources.other_nodes, resources.other_types
+        blind, no_gpu = frozenset(recorder.losses.blind), frozenset(recorder.losses.no_gpu)
+        _check_nodes_are_left(blind, no_gpu, settings.cpus_per_trial, limits[""].gpu)
+        not_for_gpus, other_types = resources.other_nodes | no_gpu, resources.other_types
 
         # Ray keeps a copy of this function and of what it refers to: plain values only
         def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -218,7 +231,7 @@ def run(
                 bundle["memory"] = own.memory_gb * 2**30
             bf16 = avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu)
             selector = label_selector(
-                {*blind, *(avoid if bf16 and avoid else ()), *(other_nodes if on_gpu else ())},
+                {*blind, *(avoid if bf16 and avoid else ()), *(not_for_gpus if on_gpu else ())},
                 on_gpu and bf16,
                 other_types if on_gpu else (),
             )

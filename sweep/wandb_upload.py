@@ -13,9 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweep.ledger import FINAL, Ledger
+from sweep.ledger import FINAL, Ledger, LedgerError
 from sweep.plan import RequestError, read_plan
-from sweep.tracking import Tracker, TrackingOptions, key_source, server, wandb_settings
+from sweep.storage import say_storage_error
+from sweep.tracking import (
+    Tracker,
+    TrackingOptions,
+    key_source,
+    known_id,
+    server,
+    wandb_settings,
+)
 from sweep.trial import shown_config
 from trainables import cli
 from trainables.config import EpochRecord, TrialConfig
@@ -51,6 +59,7 @@ def upload(out: Path) -> tuple[int, int]:
         group=plan.get("wandb_group") or out.name,
         folder=str(out),
         token=plan.get("run_token", ""),
+        copied="copy_of" in plan,
         project=chosen["project"],
         entity=chosen["entity"],
         artifacts=chosen["artifacts"],
@@ -72,7 +81,7 @@ def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> b
         trial_id,
         shown_config(TrialConfig.model_validate(record["config"]), trial_id),
         resumed=len(record.get("attempts", [])) > 1,
-        known_id=record.get("wandb_id", ""),
+        known_id=known_id(record.get("wandb_id", ""), trial_id, options),
         fall_back=False,
     )
     tracker.past(EpochRecord(**row) for row in ledger.read_history(trial_id))
@@ -87,17 +96,30 @@ def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> b
 
 def _upload(arguments: argparse.Namespace, command: str) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    held, ended = upload(arguments.out.absolute())
+    out = arguments.out.absolute()
+    try:
+        held, ended = upload(out)
+    except OSError as error:
+        print(say_storage_error(error, out), file=sys.stderr)
+        return cli.FAILED
     address = server(wandb_settings())
     print(f"{held} of {ended} trials that have ended are in W&B at {address}")
     return cli.DONE if held == ended else cli.FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 when W&B holds all trials, 1 when not, 2 when refused."""
+    """Run the command line; return 0 when W&B holds all trials, 1 when not, 2 when refused, 130
+    when interrupted.
+    """
     parser = cli.Parser(prog="python -m sweep.wandb_upload", description=__doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="the run folder")
-    return cli.run(parser, _upload, argv, refused=(RequestError,))
+    return cli.run(
+        parser,
+        _upload,
+        argv,
+        refused=(RequestError, LedgerError),
+        interrupted="interrupted; the same command goes on",
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def run(
     *,
     refused: tuple[type[Exception], ...] = (),
     failed: tuple[type[Exception], ...] = (),
-    interrupted: str = "interrupted",
+    interrupted: str | Callable[[argparse.Namespace], str] = "interrupted",
 ) -> int:
     """Run a command; SIGTERM stops it as Ctrl-C does.
 
@@ -49,8 +49,8 @@ def run(
         Mean that the request was wrong: their message is the one line that the user sees.
     failed : tuple of exception types
         Mean that the work cannot be finished now: the first words of their message are shown.
-    interrupted : str
-        Said after Ctrl-C or SIGTERM.
+    interrupted : str or callable
+        Said after Ctrl-C or SIGTERM, or gives what is said for the arguments.
 
     Returns
     -------
@@ -75,7 +75,8 @@ def run(
         print(f"error: {reason}; the same command goes on", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        said = interrupted if isinstance(interrupted, str) else interrupted(arguments)
+        print(said, file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -94,7 +94,10 @@ _GPU_SIGNS = (
     "cudnn_status_alloc_failed",
     # cuDNN's handle and plans need memory, too, and say no more than this when there is none
     "cudnn_status_not_initialized",
+    "cublas_status_not_initialized",
     "unable to find an engine",
+    # torch fails while it writes the message that memory ran out
+    "nvml_success == r",
 )
 _SIGNS = _HOST_SIGNS + _GPU_SIGNS
 _SIGNS_UNDER_A_LIMIT = ("could not create a ", "could not execute a primitive", "can't start new")

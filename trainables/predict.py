@@ -16,6 +16,7 @@ from trainables.data.dataset import normalize
 from trainables.data.normalization import Intensities
 from trainables.errors import NoGpu
 from trainables.machine.hardware import cpu_computes_bf16, pretended_gpu
+from trainables.memory import is_out_of_memory
 from trainables.tasks import StarConvex, Task
 from trainables.tiling import STRIDE, Inference, stored_inference, tiled
 
@@ -64,6 +65,19 @@ def resolve_device(name: str) -> torch.device:
             "torch sees no GPU here; check nvidia-smi, CUDA_VISIBLE_DEVICES and torch's version"
         )
     return torch.device("cuda:0" if name in ("auto", "cuda") else name)
+
+
+def why_no_gpu() -> str | None:
+    """Say in one line why torch cannot compute on the GPU of this process; None where it can, or
+    could if others left it memory.
+    """
+    try:
+        device = resolve_device("cuda")
+        float(torch.ones(2, device=device).sum())
+    except (NoGpu, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            return (str(error).splitlines() or ["no message"])[0]
+    return None
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -40,7 +40,7 @@ from trainables.predict import (
     resolve_precision,
 )
 from trainables.records.attempts import Attempt, attempt_at
-from trainables.records.progress import RESULT, History, forget_states, read_result
+from trainables.records.progress import RESULT, History, ended_before, forget_states, read_result
 from trainables.records.resumable import Form, Progress
 from trainables.tasks import MOST_CALIBRATION_IMAGES, StarConvex, Task, build_task, typical_radius
 from trainables.tiling import SMALLEST_TILE, Inference
@@ -151,7 +151,7 @@ def train(
     trainables.errors.Superseded
         When another attempt at the trial has begun; this one has written nothing since.
     """
-    done = read_result(folder)
+    done = ended_before(folder, on_note)
     if done is not None:
         return done
     folder.mkdir(parents=True, exist_ok=True)

@@ -228,7 +228,7 @@ def check_folder(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     if not out.is_dir():
         raise InputError(f"{out} is a file; give --out the name of a folder")
     if not (out / SETTINGS).is_file():
-        if any(path.name != ".lock" for path in out.iterdir()):
+        if any(path.name != ".lock" and not _is_half_written(path) for path in out.iterdir()):
             raise InputError(f"{out} holds other files; give --out a new folder")
         return None
     try:
@@ -246,6 +246,11 @@ def check_folder(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
             f"{out} holds results of another request ({difference}); choose another --out"
         )
     return None if difference else dict(settings)
+
+
+def _is_half_written(path: Path) -> bool:
+    """Whether a killed process may have left a file; `sweep_up` removes it."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:

@@ -108,7 +108,8 @@ def compare(
         - p_unit: two-sided, by permutation. Paired: the labels a and b are swapped within units.
           Unpaired: units are permuted between a and b
         - p_least: the smallest p that so few units could give
-        - \*_low, \*_high: 95 % percentile intervals of a bootstrap over units
+        - \*_low, \*_high: percentile intervals of a bootstrap over units; meant to hold the truth
+          in 95 % of studies, with few units they do so more seldom (docs/statistics.md)
         - note: what to know of the row; with fewer than six units 'too few independent units',
           and no p_unit and no intervals
 
@@ -308,8 +309,9 @@ def agreement(
     mapping
         bias (mean of pred - true), sd of these differences, loa_low and loa_high (limits of
         agreement, bias -+ 1.96 sd: Bland and Altman 1986), ccc (concordance correlation, Lin
-        1989: 1 only when all values are equal), each of bias and ccc with a 95 % interval
-        (bias_low, ...) that is NaN with fewer than six units; n, units.
+        1989: 1 only when all values are equal), each of bias and ccc with an interval
+        (bias_low, ...) that is NaN with fewer than six units, and holds the truth more seldom
+        than the 95 % that it is meant for where units are few (docs/statistics.md); n, units.
 
     Raises
     ------

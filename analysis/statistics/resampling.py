@@ -109,7 +109,7 @@ def unit_draws(units: int, resamples: int, rng: np.random.Generator) -> NDArray[
 
 
 def percentiles(values: Array) -> tuple[float, float]:
-    """Return the 95 % percentile interval of bootstrap values; NaN where there are none."""
+    """Return where the middle 95 % of bootstrap values lie; NaN where there are none."""
     known = values[np.isfinite(values)]
     if not known.size:
         return math.nan, math.nan

@@ -6,6 +6,7 @@ is written in the configuration that the autoscaler was started with, on the hea
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,18 +51,52 @@ def offered(gcs_address: str) -> Offer | None:
     return read_offer(content) if isinstance(content, dict) else None
 
 
+def address_here(address: str) -> str:
+    """Return Ray's own address of a cluster that is not joined, where its autoscaler runs on this
+    machine; else the address as it is.
+
+    Parameters
+    ----------
+    address : str
+        As users give it: ``auto``, or ``host:port`` with any name of this machine.
+    """
+    running = list(_autoscalers())
+    if address == "auto":
+        return running[0] if len(running) == 1 else address
+    host, _, port = address.rpartition(":")
+    return next((one for one in running if _same_host(host, port, one)), address)
+
+
+def _same_host(host: str, port: str, running: str) -> bool:
+    """Whether an address names the same port of this machine as that of its autoscaler."""
+    own, _, own_port = running.rpartition(":")
+    if port != own_port:
+        return False
+    try:
+        found = {str(one[4][0]) for one in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:
+        return False
+    return own in found or any(one.startswith("127.") or one == "::1" for one in found)
+
+
 def _config_path(gcs_address: str) -> Path | None:
     """Return the file that the autoscaler's own command line names."""
     if not PROCESSES.is_dir():  # not Linux
         path = BOOTSTRAP.expanduser()
         return path if path.is_file() else None
+    return _autoscalers().get(gcs_address)
+
+
+def _autoscalers() -> dict[str, Path]:
+    """Return the configurations of this machine's autoscalers, by their clusters' addresses."""
+    found = {}
     for words in _command_lines():
         options = dict(
             word.split("=", 1) for word in words if word.startswith("--") and "=" in word
         )
-        if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
-            return Path(options["--autoscaling-config"])
-    return None
+        if "--gcs-address" in options and "--autoscaling-config" in options:
+            found[options["--gcs-address"]] = Path(options["--autoscaling-config"])
+    return found
 
 
 def _command_lines() -> Iterator[list[str]]:

@@ -12,6 +12,7 @@ from sweep.plan import RequestError
 from sweep.resources import Resources
 from trainables.machine.addresses import knock
 from trainables.machine.cores import usable_cpus
+from trainables.machine.hardware import count_gpus
 
 PACKAGES = ("sweep", "trainables", "search_spaces")
 """What workers need of this project; uploaded with the job, so that they run this copy."""
@@ -34,7 +35,7 @@ def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
     address : str or None
         None: a private Ray on this machine, never another one that happens to run here.
     gpus : int or None
-        GPUs of a private Ray; None: those that it detects.
+        GPUs of a private Ray; None: the NVIDIA GPUs of this machine.
 
     Raises
     ------
@@ -64,7 +65,8 @@ def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
             ray.init(
                 address="local",
                 num_cpus=usable_cpus(),
-                num_gpus=gpus,
+                # Ray would also count GPUs of Apple, AMD and Intel, and hidden ones
+                num_gpus=count_gpus() if gpus is None else gpus,
                 include_dashboard=False,
                 object_store_memory=256 * 2**20,
                 **common,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.cluster.autoscaler import offered
+from sweep.cluster.autoscaler import address_here, offered
 from sweep.cluster.nodes import join
 from sweep.cluster.visibility import check_visibility, token_in
 from sweep.plan import Plan, RequestError, Settings
@@ -111,3 +111,22 @@ def gpus_to_come(
             "--set gpus_per_trial=0 for trials on CPUs"
         )
     return None
+
+
+def gpus_to_plan(told: Gpus | None, settings: Settings, address: str | None) -> Gpus | None:
+    """Return the GPUs that a plan counts on, which joins no cluster: those that ``--gpus`` says, or
+    that the cluster's autoscaler may start, where that runs on this machine.
+
+    Parameters
+    ----------
+    told : Gpus or None
+        What ``--gpus`` says: this holds.
+    settings : Settings
+    address : str or None
+        As the user named the cluster; None: there is none.
+    """
+    if address is None or told is not None or settings.gpus_per_trial == 0:
+        return told
+    offer = offered(address_here(address))
+    count = math.floor(offer.gpus) if offer else 0
+    return Gpus(count, offer.gpu_name) if offer and count else None

@@ -321,12 +321,28 @@ def any_node_left(blind: Collection[str], cpus: float, gpus: float) -> bool:
     cpus, gpus : float
         What a trial takes.
     """
+    return any(
+        there.get("CPU", 0.0) >= cpus and there.get("GPU", 0.0) >= gpus
+        for there in resources_of_nodes(blind)
+    )
+
+
+def resources_of_nodes(
+    without: Collection[str], no_gpu: Collection[str] = ()
+) -> list[dict[str, float]]:
+    """Return what each node has for trials of the cluster that is joined.
+
+    Parameters
+    ----------
+    without : collection of str
+        Ids of nodes that get none.
+    no_gpu : collection of str
+        Ids of nodes whose GPUs are of no use.
+    """
     import ray
 
-    return any(
-        node["Alive"]
-        and node["NodeID"] not in blind
-        and node["Resources"].get("CPU", 0.0) >= cpus
-        and node["Resources"].get("GPU", 0.0) >= gpus
+    return [
+        {**node["Resources"], **({"GPU": 0.0} if node["NodeID"] in no_gpu else {})}
         for node in ray.nodes()
-    )
+        if node["Alive"] and node["NodeID"] not in without
+    ]

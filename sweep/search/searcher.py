@@ -73,7 +73,7 @@ def open_study(out: Path, seed: int) -> tuple[optuna.Study, str]:
     _repair(path)
     try:
         study = _study(path)
-    except (ValueError, KeyError, AssertionError):  # json's own error is a ValueError
+    except (ValueError, KeyError, TypeError, AssertionError):  # json's own is a ValueError
         aside = path.with_name(f"{JOURNAL}.damaged")
         path.replace(aside)
         study = _study(path)

@@ -18,6 +18,7 @@ import tifffile
 from analysis.evidence import FEATURES, TRUTH
 from analysis.report.page import WHY
 from analysis.run import main
+from analysis.runfolder import read_run
 from analysis.study.gather import CAUTION
 from analysis.study.objects import KEYS
 
@@ -233,7 +234,30 @@ def test_the_same_command_again_gives_the_same_numbers(analysed: tuple[Path, str
         pd.testing.assert_frame_equal(table(out, name), frame)
 
 
-def test_half_finished_and_without_ways(swept: Path, tmp_path: Path, analyse) -> None:
+def as_recipe_1(out: Path) -> None:
+    """Make a run folder what versions of recipe 1 wrote: less in every file."""
+    plan = json.loads((out / "plan.json").read_text())
+    for name in ("recipe", "precision", "run_token", "wandb_group"):
+        del plan[name]
+    del plan["data"]["options"]["gap_frames"]
+    manifests = list(out.glob("checkpoints/*/checkpoint.json"))
+    contents = {path: json.loads(path.read_text()) for path in manifests}
+    for manifest in contents.values():
+        del manifest["recipe"], manifest["inference"], manifest["data"]["appearance"]
+        manifest["task"].pop("at_bound", None)
+    for config in [t["config"] for t in plan["trials"]] + [m["config"] for m in contents.values()]:
+        del config["gap"], config["weights_id"], config["normalization"]["mode"]
+        config["precision"] = "auto"
+    (out / "plan.json").write_text(json.dumps(plan))
+    for path, manifest in contents.items():
+        path.write_text(json.dumps(manifest))
+    board = pd.read_csv(out / "leaderboard.csv")
+    board.loc[:, :"micro_batch"].to_csv(out / "leaderboard.csv", index=False)
+    (out / "per_image.csv").unlink()
+
+
+@pytest.mark.parametrize("recipe", [2, 1])
+def test_half_finished_and_without_ways(recipe: int, swept: Path, tmp_path: Path, analyse) -> None:
     out = tmp_path / "half"
     shutil.copytree(swept, out)
     board = pd.read_csv(out / "leaderboard.csv")
@@ -244,9 +268,14 @@ def test_half_finished_and_without_ways(swept: Path, tmp_path: Path, analyse) ->
         shutil.rmtree(out / "checkpoints" / trial_id)
     board.to_csv(out / "leaderboard.csv", index=False)
     (out / "candidates.csv").unlink()
+    if recipe == 1:
+        as_recipe_1(out)
+        done = read_run(out).configs[kept.iloc[0]]
+        assert (done.task, done.gap) == ("semantic2", 1), "its targets always had a gap"
     code, text, err = analyse(out, "--budget", 4, "--resamples", 50)
     assert code == 0, err
     assert "not finished: 3 of 5" in text
+    assert text.count("was trained by recipe 1 of an earlier version") == (recipe == 1)
     assert "'3-class'" in text
     assert (out / "report" / "index.html").is_file()
 

@@ -291,6 +291,8 @@ def test_killed_and_resumed_equals_undisturbed(model: Path, tmp_path: Path) -> N
     assert f"{len(before)} of 14 images are done already" in text
     assert before.items() <= parts(out).items(), "what was done is not done again"
     assert not list(out.rglob("*.tmp"))
+    (tmp_path / "whole").mkdir()  # killed before anything else was written
+    (tmp_path / "whole" / ".settings.json.0123abcd.tmp").write_text("half")
     assert run(*words, "whole", cwd=tmp_path)[0] == 0
     files = {p.relative_to(out) for p in out.rglob("*.*") if p.is_file()}
     assert files == {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from command_line import environment, make_data
+from command_line import environment, make_data, start, wait_for
 
+import sweep.run
 from sweep.only import only
 from sweep.outfolder import choose_out, default_out
 from sweep.plan import RequestError, load_space, make_request
@@ -208,6 +211,7 @@ def test_only_is_a_filter() -> None:
         ),
         (["architectur=Unet"], "did you mean architecture?"),
         (["epochs"], "write key=value"),
+        (["epochs=5", "demo"], "SPACE comes before --only"),
         (["scheduler=asha"], "no such setting; did you mean lr_schedule?"),
         (["zzz=1"], "no such setting; known: task"),
     ],
@@ -256,6 +260,34 @@ def test_plan_of_an_extension_counts_what_is_left(sweep_of_cells, tmp_path: Path
     assert "6 trials: 4 done, 2 to run" in capsys.readouterr().out
     assert main([*words, str(swept.out), "--only", "architecture=FPN"]) == 0
     assert "1 trials: 1 done, 0 to run" in capsys.readouterr().out
+
+
+def test_interrupted_before_there_is_a_run_it_does_not_advise_to_resume(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\nopen('begun', 'w')\ntime.sleep(500)\n")
+    process = start("slow.py", cwd=tmp_path)
+    wait_for((tmp_path / "begun").exists, process)
+    process.send_signal(signal.SIGINT)
+    text, err = process.communicate(timeout=500)
+    assert (process.returncode, text) == (130, "")
+    assert err == "interrupted; nothing was started\n"
+
+
+def test_a_folder_that_another_sweep_used_meanwhile_is_not_written_to(
+    sweep_of_cells, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    real = sweep.run.check_weights
+
+    def while_another_runs(request, out: Path):
+        out.mkdir()
+        shutil.copy(sweep_of_cells.out / "plan.json", out)
+        return real(request, out)
+
+    monkeypatch.setattr(sweep.run, "check_weights", while_another_runs)
+    words = [str(sweep_of_cells.space), "--data", str(sweep_of_cells.data), "--only", "seed=0"]
+    assert main([*words, "--out", str(tmp_path / "run"), "--wandb", "off"]) == 2
+    err = capsys.readouterr().err
+    assert "another sweep has used this folder" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_an_address_is_still_refused() -> None:

@@ -72,39 +72,51 @@ def test_a_trial_without_a_share_runs_on_the_cpu(data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_share_where_torch_sees_no_gpu_is_an_error(
+def test_a_node_whose_gpu_torch_cannot_use_gets_no_trial(
     data: Path, tmp_path: Path, monkeypatch
 ) -> None:
+    """Its GPU would be free again at once, and draw one waiting trial after the other."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv(PRETEND, "0")  # of the nodes' workers
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        code, text, err = run(
+        without = cluster.add_node(num_cpus=1, num_gpus=1, env_vars={PRETEND: "0"}).node_id
+        words = (
             SPACE,
             "--data",
             data,
             "--out",
             tmp_path / "run",
-            *ONE,
+            *ONE[:-4],
+            "--set",
+            "architecture=Linknet,FPN",
+            "--wandb",
+            "off",
             "--address",
             cluster.address,
             "--set",
             "gpus_per_trial=0.5",
             "--set",
-            "retries=1",
-            cwd=tmp_path,
-            RAY_AUTH_MODE="disabled",
-            **{PRETEND: "0"},
+            "retries=0",
         )
+        extra = {"cwd": tmp_path, "RAY_AUTH_MODE": "disabled", PRETEND: "0"}
+        code, text, err = run(*words, **extra)
+        assert code == 1, text + err
+        (line,) = (one for one in text.splitlines() if "gets no trial on a GPU" in one)
+        assert without[:8] in line
+        assert "torch sees no GPU here; check nvidia-smi" in line
+        assert "no node is left that has a GPU that torch can use" in text
+        good = cluster.add_node(num_cpus=1, num_gpus=1, env_vars={PRETEND: "1"}).node_id
+        code, text, err = run(*words, "--resume", **extra)
     finally:
         cluster.shutdown()
-    assert code == 1, text + err
-    (record,) = records(tmp_path / "run")
-    assert "torch sees no GPU here; check nvidia-smi" in record["error"]
-    assert len(record["attempts"]) == 2, "another node might have had one"
+    assert code == 0, text + err
+    found = records(tmp_path / "run")
+    assert [record["status"] for record in found] == ["done", "done"]
+    assert {one["node"] for record in found for one in record["attempts"]} == {good}
+    assert {len(record["attempts"]) for record in found} == {1}, "a refusal is no attempt"
 
 
 NODE_IS_SHORT = """
@@ -239,8 +251,19 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_
     assert count_gpus() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert count_gpus() == 1
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for visible in ("", "-1", "-1,0", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert count_gpus() == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert count_gpus() == 2
+    # the driver does not answer, though there are files of devices
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(Path, "glob", lambda *_: [Path("/dev/nvidia0")])
+    assert count_gpus() == 1, "nvidia-smi lists those of other containers, too"
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     assert count_gpus() == 0
+    program.unlink()
+    assert count_gpus() == 1
 
 
 @pytest.mark.parametrize(
@@ -257,3 +280,44 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_pretended_gpus(value: str, expected: Pretended | None, monkeypatch) -> None:
     monkeypatch.setenv(PRETEND, value)
     assert pretended_gpu() == expected
+
+
+RAY_COUNTS_A_GPU = """
+import importlib.abc, importlib.util, sys
+
+class Patching(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "ray._private.accelerators.apple_gpu":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            load(module)
+            manager = module.AppleGPUAcceleratorManager
+            manager.get_current_node_num_accelerators = staticmethod(lambda: 1)
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Patching())
+"""
+
+
+@pytest.mark.slow
+def test_a_gpu_that_torch_cannot_use_is_no_gpu(data: Path, tmp_path: Path) -> None:
+    """Ray counts GPUs of Apple, AMD and Intel; a trial with a share of one would find none."""
+    (tmp_path / "sitecustomize.py").write_text(RAY_COUNTS_A_GPU)
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    code, text, err = run(
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "run",
+        *ONE,
+        cwd=tmp_path,
+        PYTHONPATH=paths,
+        **{PRETEND: "0"},
+    )
+    assert code == 0, text + err
+    assert [row["status"] for row in rows(tmp_path / "run")] == ["done"]

@@ -10,8 +10,8 @@ import pytest
 from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid, override
 from sweep.leaderboard import IOUS, candidates, paper_correlation, rank, trial_row, write_tables
 from sweep.ledger import Ledger
-from sweep.plan import RequestError, Settings, load_space, make_request
-from sweep.resources import Resources, growing, slots
+from sweep.plan import RequestError, Settings, load_space, make_request, read_plan
+from sweep.resources import Resources, check_limits, growing, slots
 from sweep.run import parse_gpus
 from sweep.tracking import wandb_mode
 from sweep.trial import config_of
@@ -52,13 +52,28 @@ def test_own_space_by_path(tmp_path: Path) -> None:
     [
         ("", "must define SPACE"),
         ("1/0", "ZeroDivisionError"),
+        ("exit('no\\nmore')", "SystemExit: no more"),
+        ("x = (", "SyntaxError"),
         ("from search_spaces import grid\ngrid(epoch=1)", "epoch: Extra inputs"),
     ],
 )
 def test_bad_own_space(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "my.py").write_text(text)
-    with pytest.raises(RequestError, match=expected):
+    with pytest.raises(RequestError, match=expected) as caught:
         load_space(str(tmp_path / "my.py"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_seeds_given_twice_are_refused() -> None:
+    with pytest.raises(RequestError, match="--seeds 2 and --set seed: give one of them"):
+        request("seed=5", seeds=2)
+
+
+def test_a_spaces_own_settings_are_named_as_such() -> None:
+    for wrong, said in (({"schedular": "asha"}, "schedular: Extra"), ({"samples": 0}, "samples: ")):
+        space = SPACE.model_copy(update={"settings": wrong})
+        with pytest.raises(RequestError, match=f"^search space mine: settings: {said}"):
+            make_request("mine", space, [], None)
 
 
 def test_set_spans_grids_and_seeds_multiply() -> None:
@@ -93,6 +108,11 @@ def test_settings_and_data_options() -> None:
         ("scheduler=sha", "'fifo' or 'asha'"),
         ("epochs=many", "valid integer"),
         ("zzzzzz=1", "known: task"),
+        ("project=lab/cells", "project: W&B takes no project .* holds /"),
+        (f"project={'x' * 129}", "project: .* at most 128 characters"),
+        ("gpus_per_trial=1.5", "gpus_per_trial: 1.5 is no share"),
+        ("gpus_per_trial=0.0001", "gpus_per_trial: 0.0001 is no share"),
+        ("cpus_per_trial=0.0001", "cpus_per_trial: .* greater than or equal to 0.001"),
     ],
 )
 def test_wrong_changes(change: str, expected: str) -> None:
@@ -119,6 +139,8 @@ def test_wrong_changes(change: str, expected: str) -> None:
         ["demo", "--set", "task=segment"],
         ["paper", "--set", "rays=64"],
         ["demo", "--set", "gpus_per_trial=1", "--gpus", "0"],
+        ["demo", "--set", "memory_per_trial=1e9"],
+        ["demo", "--set", "checkpoint_seconds=inf"],
         ["demo", "--set", "encoder_weights=/nowhere/weights.pt"],
     ],
 )
@@ -144,6 +166,18 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(
+    "name", [".data.0123abcd.tmp", "weights", ".plan.json.0123abcd.tmp", "data", "sweep.log"]
+)
+def test_what_a_sweep_left_that_was_killed_early_is_in_nobodys_way(
+    name: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert read_plan(tmp_path / "run") is None
+    (tmp_path / "run" / name).mkdir(parents=True)
+    assert read_plan(tmp_path / "run") is None
+
+
 def test_plan_prints_the_trials_and_starts_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sweep.run", "demo", "--plan", "--seeds", "2"],
@@ -164,6 +198,17 @@ def test_plan_prints_the_trials_and_starts_nothing(tmp_path: Path) -> None:
 def test_gpus(text: str, count: int, memory: float | None) -> None:
     gpus = parse_gpus(text)
     assert (gpus.count, gpus.memory_gb) == (count, memory)
+
+
+def test_what_a_machine_can_never_give_is_refused() -> None:
+    here = Resources(2, 0, memory_gb=8.0)
+    check_limits(Settings(memory_per_trial=8.0), here)
+    with pytest.raises(RequestError, match=r"memory_per_trial=8\.5, but .* have 8\.0 GB"):
+        check_limits(Settings(memory_per_trial=8.5), here)
+    beside = Resources(2, 1, memory_gb=8.0)
+    check_limits(Settings(memory_per_trial=8.5, stardist_cpus=2), beside)  # counts on CPUs only
+    with pytest.raises(RequestError, match="stardist_cpus=3 is more than the 2 CPUs"):
+        check_limits(Settings(stardist_cpus=3), beside)
 
 
 def test_slots() -> None:

@@ -21,6 +21,8 @@ from sweep.recorder import MOST_ATTEMPTS, Recorder
 from sweep.tuner import _fit_on, _search_on
 from sweep.view import View
 from trainables.config import EpochRecord, TrialConfig
+from trainables.records.attempts import Attempt as Begun
+from trainables.records.resumable import Form, Progress
 
 
 def recorder(out: Path, configs: dict[str, TrialConfig], **more: Any) -> Recorder:
@@ -138,11 +140,44 @@ def test_only_a_scheduler_stops_trials(tmp_path: Path) -> None:
     assert "its result did not arrive in the run folder (2 times)" in record["error"]
     made.on_trial_start(0, [], trial)
     made.on_trial_result(0, [], trial, {**epoch, "done": True})
+    states = tmp_path / "checkpoints" / trial_id
+    states.mkdir(parents=True)
+    for name in ("resume.json", "resume-00001.ckpt", "best-00001.pt"):
+        (states / name).touch()
     made.on_trial_complete(0, [], trial)
     record = made.ledger.read_one(trial_id)
     assert record is not None
     assert record["status"] == "stopped"
+    assert not list(states.iterdir()), "it never goes on"
     assert record["metrics"]["val_dataset_iou"] == 0.5
+
+
+def test_epochs_that_a_killed_driver_did_not_write_down_are_taken_from_the_saved_state(
+    tmp_path: Path,
+) -> None:
+    config = TrialConfig()
+    trial_id = config.trial_id("f")
+    attempt = Begun.begin(tmp_path / "checkpoints" / trial_id)
+    form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
+    progress = Progress(attempt, form, 0.0, print)
+    for epoch in range(1, 5):
+        progress.add(EpochRecord(epoch, 1 / epoch, 1.0, epoch / 10, epoch / 10, 1.0), bytes)
+    progress.save_if_due(lambda path: path.write_bytes(b""))
+    Ledger(tmp_path).write_history(trial_id, progress.history.rows()[:2])
+    made, trial = recorder(tmp_path, {trial_id: config}), Attempt(config)
+    assert [row["epoch"] for row in made.past(trial_id)] == [1, 2, 3, 4]
+    made.on_trial_start(0, [], trial)
+    fifth = EpochRecord(5, 0.2, 1.0, 0.5, 0.5, 1.0).to_dict()
+    made.on_trial_result(0, [], trial, {**fifth, "score": 0.5, "done": True})
+    made.on_trial_complete(0, [], trial)
+    rows = made.ledger.read_history(trial_id)
+    assert [(row["epoch"], row["val_dataset_iou"]) for row in rows] == [
+        (1, 0.1),
+        (2, 0.2),
+        (3, 0.3),
+        (4, 0.4),
+        (5, 0.5),
+    ]
 
 
 def test_an_old_record_is_no_result(tmp_path: Path) -> None:

@@ -115,7 +115,9 @@ def test_the_failure_that_is_tried_again_is_not_its_result(tmp_path: Path) -> No
     assert kept(tmp_path)[1].value == 0.75
 
 
-@pytest.mark.parametrize("content", [None, b'{"op_code":99}\n{"a":1}\n', b"not json\n" * 9])
+@pytest.mark.parametrize(
+    "content", [None, b'{"op_code":99}\n{"a":1}\n', b"not json\n" * 9, b"1\n2\n", b"[]\n"]
+)
 def test_a_missing_or_damaged_journal_is_made_anew(tmp_path: Path, content: bytes | None) -> None:
     """As in a run folder of an earlier version, which kept none."""
     configs = [TrialConfig(learning_rate=rate) for rate in (1e-3, 2e-3, 3e-3)]

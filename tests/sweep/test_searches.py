@@ -130,7 +130,10 @@ def test_asha_and_optuna(data: Path, tmp_path: Path) -> None:
         assert bool(row["test_dataset_iou"]) == (row["status"] == "done")
         assert row["val_dataset_iou"]
     assert any(row["status"] == "done" for row in table)
-    assert any(row["status"] == "stopped" for row in table), "ASHA stopped nobody"
+    stopped = [row["trial_id"] for row in table if row["status"] == "stopped"]
+    assert stopped, "ASHA stopped nobody"
+    left = [path.name for i in stopped for path in (out / "checkpoints" / i).iterdir()]
+    assert set(left) <= {"attempt.json"}, "states that never serve again"
     agree(out)
     first = {row["trial_id"]: row for row in table}
     code, text, err = run(*words, "--set", "samples=7", "--resume", cwd=tmp_path)

@@ -77,6 +77,29 @@ def test_a_full_disk_ends_in_one_line_and_can_be_resumed(small_disk: Path, tmp_p
     assert [row["status"] for row in rows(out)] == ["done"]
 
 
+def test_a_disk_that_is_full_from_the_start_is_said_in_one_line(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    fill(small_disk / "filler")
+    data = make_data(tmp_path / "data")
+    words = (SPACE, "--data", data, *TINY_TUNE, *QUICK, "--set", "architecture=Unet")
+    code, text, err = run(*words, "--out", small_disk / "run", cwd=tmp_path)
+    assert code == 2, text + err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: No space left on device")
+    assert "make room" in line
+    assert "--resume" not in line
+    # data that a space brings are written before
+    (tmp_path / "own.py").write_text(
+        "from search_spaces import BuiltinData, SearchSpace, grid\n"
+        "SPACE = SearchSpace(trials=grid(), builtin_data=BuiltinData(sequences=3, frames=1))\n"
+    )
+    code, text, err = run("own.py", *TINY_TUNE, "--out", small_disk / "own", cwd=tmp_path)
+    assert code == 2, text + err
+    (line,) = err.strip().splitlines()
+    assert "No space left on device" in line
+
+
 def test_a_folder_that_is_held_is_refused(tmp_path: Path) -> None:
     notes: list[str] = []
     with (

@@ -143,6 +143,15 @@ def test_the_leaderboard_shows_all_settings(finished) -> None:
             assert (row["ceiling_iou"] == "1.0") == (row["task"] != "stardist")
 
 
+def test_the_ceiling_is_stated_beside_the_leaderboard(finished) -> None:
+    out, _, text, _ = finished
+    (star,) = [float(row["ceiling_iou"]) for row in rows(out) if row["task"] == "stardist"]
+    assert 0.8 < star < 1
+    line = f"A perfect network would reach validation IoU {star:.4f} with 32 rays."
+    assert text.splitlines().count(line) == 1
+    assert text.count("A perfect network") == 1, "others reach 1"
+
+
 def test_a_run_of_an_earlier_recipe_is_refused(finished, data: Path, tmp_path: Path) -> None:
     out, *_ = finished
     plan = json.loads((out / "plan.json").read_text())
@@ -294,6 +303,21 @@ def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) ->
     assert before == ((out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes())
 
 
+def test_a_finished_run_gets_its_tables_again(finished, sweep_of_cells, tmp_path: Path) -> None:
+    """A driver that is killed after the last trial has not written them."""
+    out, names = tmp_path / "run", ("leaderboard", "candidates", "history", "per_image")
+    shutil.copytree(finished[0], out)
+    for name in names:
+        (out / f"{name}.csv").unlink()
+    code, text, err = run(
+        sweep_of_cells.space, "--data", sweep_of_cells.data, "--out", out, cwd=tmp_path
+    )
+    assert code == 1, text + err
+    assert "nothing to do" in text
+    for name in names:
+        assert (out / f"{name}.csv").read_bytes() == (finished[0] / f"{name}.csv").read_bytes()
+
+
 def test_other_plans_are_refused(finished, sweep_of_cells) -> None:
     out, *_ = finished
     code, _, err = run(
@@ -358,7 +382,7 @@ def test_only_runs_a_part_and_removes_nothing(finished, sweep_of_cells, tmp_path
     lost = {r["config"]["architecture"]: r["trial_id"] for r in whole if r["status"] == "done"}
     for trial_id in lost.values():
         (out / "ledger" / f"{trial_id}.json").unlink()
-    before = json.loads((out / "plan.json").read_text())["trials"]
+    before = json.loads((out / "plan.json").read_text())
     kept = records(out)
     words = (
         sweep_of_cells.space,
@@ -380,7 +404,12 @@ def test_only_runs_a_part_and_removes_nothing(finished, sweep_of_cells, tmp_path
     assert "1 trials of this folder were left out by --only" in text
     state = {row["trial_id"]: row["status"] for row in rows(out)}
     assert (state[lost["FPN"]], state[lost["Unet"]]) == ("done", "waiting")
-    assert json.loads((out / "plan.json").read_text())["trials"] == before
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["trials"] == before["trials"]
+    # a copy of a run folder is another sweep
+    assert plan["run_token"] != before["run_token"]
+    assert plan["wandb_group"] == f"run-{plan['run_token']}"
+    assert plan["copy_of"] == str(finished[0])
     assert [r for r in records(out) if r["trial_id"] != lost["FPN"]] == kept
     # what was left out is still there for the next request
     code, _, err = run(*words[:-2], cwd=tmp_path)

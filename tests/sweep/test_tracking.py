@@ -203,6 +203,15 @@ def test_long_names_keep_what_tells_them_apart() -> None:
     assert len(set(short)) == 2
 
 
+def test_the_group_of_a_long_folder_name_ends_in_the_token(tmp_path: Path) -> None:
+    with Tracker(options(tmp_path, group=f"{'x' * 200}-5e1f00d2"), TRIAL, config()):
+        pass
+    (folder,) = runs(tmp_path)
+    group = offline_log(folder)["run"].run_group
+    assert len(group) == 128
+    assert group.endswith("-5e1f00d2")
+
+
 def test_many_trials_in_one_process(tmp_path: Path) -> None:
     for number in range(5):
         with Tracker(options(tmp_path), f"{TRIAL}{number}", config()) as tracker:

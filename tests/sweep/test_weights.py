@@ -120,7 +120,9 @@ def test_names_are_not_taken_for_paths(tmp_path: Path, monkeypatch: pytest.Monke
 
     for text in ("swsl", "ssl", "instagram", "advprop", "noisy-student", "imagenet+background"):
         assert value(text) == {text}
-    assert value("imagenet") == {"pretrained"}
+    for text in ("imagenet", "ImageNet", "pretrained", "Pretrained"):
+        assert value(text) == {"pretrained"}
+    assert value("none") == value("None") == {"none"}
     assert value("in12k_ft_in1k") == {"in12k_ft_in1k"}
     assert value("./swsl") == {str(tmp_path / "swsl")}
     assert value("mine") == {str(tmp_path / "mine")}

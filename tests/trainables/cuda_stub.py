@@ -24,11 +24,13 @@ CALLS = frozenset(
         "init",
         "is_available",
         "is_bf16_supported",
+        "is_initialized",
         "max_memory_allocated",
         "max_memory_reserved",
         "mem_get_info",
         "reset_peak_memory_stats",
         "set_per_process_memory_fraction",
+        "synchronize",
     }
 )
 """Names below ``torch.cuda`` that the stub answers as a GPU would."""
@@ -50,6 +52,8 @@ class Gpu:
         self.fraction: float | None = None
         """What was set last; None: nothing."""
         self.resets = self.emptied = 0
+        self.broken = ""
+        """What every call to the driver ends with after an error that CUDA does not get over."""
         self.peak = 0
         """Bytes that the allocator answers as its peak."""
 
@@ -75,7 +79,12 @@ class Gpu:
         self._valid(device)
         self.resets += 1
 
+    def synchronize(self) -> None:
+        if self.broken:
+            raise RuntimeError(self.broken)
+
     def empty_cache(self) -> None:
+        self.synchronize()
         self.emptied += 1
 
     def properties(self, device: int) -> SimpleNamespace:
@@ -106,6 +115,7 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None = None) -> Gpu:
         "_cuda_memoryStats": gpu.memory_stats,
         "_cuda_resetPeakMemoryStats": gpu.reset_peak,
         "_cuda_emptyCache": gpu.empty_cache,
+        "_cuda_synchronize": gpu.synchronize,
     }
     for name, function in below.items():
         monkeypatch.setattr(torch._C, name, function, raising=False)
@@ -117,6 +127,8 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None = None) -> Gpu:
         ("_cudart", cudart),
         ("_get_device_properties", gpu.properties),
         ("_device_count_nvml", lambda: -1),
+        ("_exchange_device", lambda device: 0),
+        ("_maybe_exchange_device", lambda device: 0),
     ):
         monkeypatch.setattr(torch.cuda, name, value, raising=False)
     # seeds of GPUs are set when CUDA starts, which it does not

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
+from scipy.ndimage import binary_erosion, median_filter
 from skimage.draw import disk
 from skimage.measure import label, regionprops
 
 from trainables.config import TrialConfig
-from trainables.data.augmentation import STRENGTHS
+from trainables.data.augmentation import STRENGTHS, Augmenter
 from trainables.data.crops import CropDataset, EpochBatches
 from trainables.data.dataset import open_dataset
 from trainables.synthetic.dataset import generate
@@ -26,6 +26,7 @@ MOVING = ("medium", "strong")
 ZOOM = {"none": 1.0, "light": 1.0, "medium": 1.1, "strong": 1.25}
 BRIGHTNESS = {"none": 0.0, "light": 0.0, "medium": 0.05, "strong": 0.1}
 NOISE = {"none": 0.0, "light": 0.0, "medium": 0.05, "strong": 0.1}
+CONTRAST = {"none": 1.0, "light": 1.0, "medium": 1.2, "strong": 1.4}
 
 
 def crops_of(pairs: list[Pair], strength: str, size: int, seed: int = 0) -> CropDataset:
@@ -76,6 +77,130 @@ def test_a_disc_stays_a_disc(strength: str) -> None:
     zoom = np.sqrt(np.array(areas) / np.count_nonzero(one_disc()[1]))
     assert 1 / ZOOM[strength] - 0.01 < zoom.min() < 1 - 0.6 * (1 - 1 / ZOOM[strength])
     assert 1 + 0.6 * (ZOOM[strength] - 1) < zoom.max() < ZOOM[strength] + 0.01
+
+
+def bar() -> Pair:
+    """A bar that only its own crop of 128 px, the last one, holds whole and in its middle."""
+    labels = np.zeros((240, 240), np.int32)
+    labels[112:128, 88:152] = 5
+    return np.where(labels > 0, 0.9, 0.1).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_cells_are_turned_by_any_angle(strength: str) -> None:
+    """Up to 45 degrees either way in 70 % of the crops; quarter turns do the rest."""
+    dataset = crops_of([bar()], strength, 128)
+    angles = []
+    for _, cells in draws(dataset, len(dataset) - 1, 200):
+        degrees = np.degrees(regionprops(cells)[0].orientation)
+        angles.append((degrees + 45) % 90 - 45)
+    turned = np.abs(angles) > 1
+    if strength not in MOVING:
+        assert not turned.any()
+        return
+    assert 0.58 < turned.mean() < 0.8
+    assert min(angles) < -40
+    assert max(angles) > 40
+    assert 18 < np.abs(angles)[turned].mean() < 28  # evenly drawn: 22.5 and a little
+
+
+def test_intensities_are_changed_as_far_and_as_often_as_stated() -> None:
+    """Of a dim and a bright disc: contrast moves both, gamma one against the other."""
+    labels = np.zeros((240, 240), np.int32)
+    labels[disk((119.5, 85), 25)], labels[disk((119.5, 154), 25)] = 1, 2
+    image = np.choose(labels, [0.1, 0.5, 0.9]).astype(np.float32)
+    for strength in STRENGTHS:
+        gains, bends, edges, noises = [], [], [], []
+        augment = Augmenter(strength)
+        for seed in range(200):
+            rng = np.random.default_rng(seed)
+            crop, cells = augment(image, labels, (40, 40), 160, rng)
+            far = binary_erosion(cells == 0, iterations=6, border_value=1)
+            dim, bright = (
+                float(np.median(crop[binary_erosion(cells == n, iterations=6)])) for n in (1, 2)
+            )
+            level = float(np.median(crop[far]))
+            noises.append(float(crop[far].std()))
+            gains.append((bright - level) / 0.8)
+            bends.append((dim - level) / (bright - level) / 0.5)
+            if noises[-1] < 0.003:
+                steps = [np.abs(np.diff(crop, axis=axis)).max() for axis in (0, 1)]
+                edges.append(max(steps) / (bright - level))
+        check_contrast(gains, CONTRAST[strength])
+        bent = np.abs(np.array(bends) - 1) > 0.02
+        if strength in MOVING:
+            assert 0.05 < bent.mean() < 0.4
+            assert min(bends) < {"medium": 0.98, "strong": 0.95}[strength]
+            assert max(bends) > {"medium": 1.015, "strong": 1.03}[strength]
+            assert 0.25 < np.mean(np.array(noises) > 0.005) < 0.55
+        else:
+            assert np.allclose(bends, 1, atol=1e-5)
+        blurred = np.mean(np.array(edges) < 0.45)  # otherwise an edge is a step
+        assert 0.04 < blurred < 0.3 if strength == "strong" else blurred == 0
+
+
+def check_contrast(gains: list[float], most: float) -> None:
+    assert min(gains) < 1 - 0.7 * (1 - 1 / most) + 1e-5
+    assert max(gains) > 1 + 0.7 * (most - 1) - 1e-5
+    assert most > 1 or np.allclose(gains, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", MOVING)
+def test_a_tip_that_falls_off_is_no_cell_and_a_large_part_is_one(strength: str) -> None:
+    labels = np.zeros((240, 240), np.int32)
+    labels[disk((119.5, 119.5), 20)] = 7
+    labels[80, 119:121] = 7  # two pixels, after zooming four at most
+    labels[160:166, 116:122] = 7
+    image = np.where(labels > 0, 0.9, 0.1).astype(np.float32)
+    dataset = crops_of([(image, labels)], strength, 128)
+    for _, cells in draws(dataset, len(dataset) - 1, 40):
+        numbers, areas = np.unique(cells[cells > 0], return_counts=True)
+        assert len(numbers) == 2
+        assert numbers[np.argmax(areas)] == 7, "the largest part keeps the number"
+        assert areas.min() > 15
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize(
+    "kind", [bool, np.uint8, np.int16, np.uint16, np.uint32, np.int64, np.uint64]
+)
+def test_labels_of_any_integer_type(strength: str, kind: type) -> None:
+    image, labels = many_cells((150, 150), 3)
+    labels = (labels > 0).astype(np.int32) if kind is bool else labels
+    augment, outcomes = Augmenter(strength), []
+    for seed in range(6):
+        ((crop, cells), (same, expected)) = (
+            augment(image, one, (40, 30), 64, np.random.default_rng(seed))
+            for one in (labels.astype(kind), labels)
+        )
+        # OpenCV rounds ties by type: a pixel half-way between two may go to the other
+        assert np.count_nonzero(cells != expected) <= 4
+        np.testing.assert_allclose(crop, same, atol=1e-3)
+        outcomes.append(cells.any())
+    assert any(outcomes)
+
+
+@pytest.mark.parametrize("strength", MOVING)
+def test_very_large_numbers_stay_what_they_are(strength: str) -> None:
+    image, labels = many_cells((150, 150), 3)
+    large = np.where(labels > 0, labels.astype(np.int64) + 2**40, 0)
+    augment = Augmenter(strength)
+    for seed in range(6):
+        _, cells = augment(image, large, (40, 30), 64, np.random.default_rng(seed))
+        _, expected = augment(image, labels, (40, 30), 64, np.random.default_rng(seed))
+        np.testing.assert_array_equal(cells > 0, expected > 0)
+        assert cells[cells > 0].min() > 2**40
+        np.testing.assert_array_equal(cells[cells > 0] - 2**40, expected[expected > 0])
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_raw_intensities_are_refused(strength: str, kind: type) -> None:
+    """Cut at 1.5, they would be a white crop."""
+    labels = np.zeros((100, 100), np.int32)
+    raw = np.full((100, 100), 200, kind)
+    with pytest.raises(ValueError, match=f"normalised images, not {np.dtype(kind)}; .*normalize"):
+        Augmenter(strength)(raw, labels, (0, 0), 64, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("strength", MOVING)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,6 +137,21 @@ def test_a_candidate_is_everything_but_the_seed() -> None:
         TrialConfig(task="semantic3", boundary=b).candidate_key() for b in ("outline", "touching")
     ]
     assert three[0] != three[1]
+    unusual: list[dict[str, Any]] = [
+        {},
+        {"gap": 1},
+        {"task": "stardist"},
+        {"task": "stardist", "rays": 16},
+        {"task": "stardist", "grid": 4},
+        {"encoder_weights": "pretrained", "weights_id": "a#1"},
+        {"encoder_weights": "pretrained", "weights_id": "a#2"},
+        {"normalization": "dataset"},
+        {"normalization": {"mean": 0.4}},
+        {"normalization": {"std": 0.4}},
+        {"normalization": {"high": 99}},
+    ]
+    keys = {TrialConfig(**fields, seed=n).candidate_key() for n, fields in enumerate(unusual)}
+    assert len(keys) == len(unusual)
 
 
 def test_configurations_of_recipe_1_had_a_gap() -> None:

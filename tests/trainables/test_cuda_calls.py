@@ -15,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cuda_stub import CALLS, Gpu, install
 
+from sweep.trial import _is_transient, _release_memory
 from trainables import memory
 from trainables.errors import HostMemoryShort, NoGpu, OutOfMemory
-from trainables.predict import computes_bf16, resolve_device
+from trainables.predict import computes_bf16, resolve_device, why_no_gpu
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("sweep", "trainables", "search_spaces", "analysis")
@@ -79,9 +80,10 @@ def test_the_stub_answers_every_call(gpu: Gpu) -> None:
         "device_count": (),
         "empty_cache": (),
         "is_bf16_supported": (),
+        "is_initialized": (),
     }
     found = {name: getattr(torch.cuda, name)(*arguments.get(name, (device,))) for name in CALLS}
-    assert found["is_available"] is found["is_bf16_supported"] is True
+    assert found["is_available"] is found["is_bf16_supported"] is found["is_initialized"] is True
     assert found["device_count"] == 1
     assert found["get_device_capability"] == (8, 0)
     assert found["get_device_properties"].total_memory == found["mem_get_info"][1] == gpu.total
@@ -158,3 +160,33 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("cuda")
     monkeypatch.setenv("SEGSWEEP_PRETEND_GPUS", "V100-16")
     assert resolve_device("cuda") == torch.device("cpu"), "a rehearsal"
+
+
+def test_a_worker_whose_cuda_is_lost_says_so(gpu: Gpu) -> None:
+    """Its further trials would all fail, and be recorded as failed for good."""
+    error = RuntimeError("the validation loss is no number")
+    assert not _is_transient(error), "CUDA was not started"
+    torch.cuda.init()
+    assert not _is_transient(error)
+    assert _is_transient(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
+    gpu.broken = "CUDA error: an illegal memory access was encountered"
+    assert _is_transient(error)
+    _release_memory()  # raises nothing, which would hide the error
+
+
+def test_why_a_gpu_cannot_be_used(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ones(*_: object, device: torch.device) -> torch.Tensor:
+        if gpu.broken:
+            raise RuntimeError(gpu.broken)
+        return torch.zeros(2)
+
+    monkeypatch.setattr("trainables.predict.torch.ones", ones)
+    assert why_no_gpu() is None
+    gpu.broken = "CUDA error: out of memory\nCompile with"
+    assert why_no_gpu() is None, "others hold its memory for now"
+    gpu.broken = (
+        "CUDA error: no kernel image is available for execution on the device\nCompile with"
+    )
+    assert why_no_gpu() == "CUDA error: no kernel image is available for execution on the device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch sees no GPU here" in str(why_no_gpu())

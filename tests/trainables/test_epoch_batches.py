@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from trainables.config import RunOptions, TrialConfig
 from trainables.data.cutting import crop_corners, pad_to_size
@@ -15,14 +17,19 @@ from trainables.module import SegmentationModule
 from trainables.train import train
 
 
+def whatever_its_turn(crop: NDArray[np.float32]) -> bytes:
+    """Return what stays the same of a crop that is flipped or turned by quarters."""
+    return np.sort(crop.ravel()).tobytes()
+
+
 @pytest.mark.parametrize(
-    ("size", "batch_size", "micro", "sizes"),
+    ("size", "batch_size", "micro", "sizes", "strength"),
     [
         # three images of 90 x 100 pixels: 4 crops of 64 each, 2 of 96, about 15 of 32
-        (64, 5, None, [4, 4, 4]),
-        (64, 8, 3, [3, 3, 3, 3]),
-        (96, 4, None, [3, 3]),
-        (32, 8, None, [8, 8, 8, 7, 7, 7]),
+        (64, 5, None, [4, 4, 4], "light"),
+        (64, 8, 3, [3, 3, 3, 3], "none"),
+        (96, 4, None, [3, 3], "none"),
+        (32, 8, None, [8, 8, 8, 7, 7, 7], "none"),
     ],
 )
 def test_a_training_epoch_uses_every_crop_once(
@@ -30,6 +37,7 @@ def test_a_training_epoch_uses_every_crop_once(
     batch_size: int,
     micro: int | None,
     sizes: list[int],
+    strength: str,
     tiny_dataset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -40,7 +48,7 @@ def test_a_training_epoch_uses_every_crop_once(
         crop_size=size,
         batch_size=batch_size,
         epochs=2,
-        augmentation="none",
+        augmentation=strength,
         validate_every=2,
     )
     dataset = open_dataset(tiny_dataset)
@@ -49,12 +57,14 @@ def test_a_training_epoch_uses_every_crop_once(
     for image, labels in pairs:
         image, labels = pad_to_size(image, labels, size)
         for y, x in crop_corners(labels, size):
-            crops[image[y : y + size, x : x + size].tobytes()] += 1
+            crops[whatever_its_turn(image[y : y + size, x : x + size])] += 1
     seen: dict[int, list[list[bytes]]] = {}
+    exactly: dict[int, list[bytes]] = {0: [], 1: []}
     step = SegmentationModule.training_step
 
     def watched(self: SegmentationModule, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-        contents = [one.numpy().tobytes() for one in batch[0].cpu()]
+        contents = [whatever_its_turn(one.numpy()) for one in batch[0].cpu()]
+        exactly[self.current_epoch] += [one.numpy().tobytes() for one in batch[0].cpu()]
         seen.setdefault(self.current_epoch, []).append(contents)
         return step(self, batch, index)
 
@@ -65,3 +75,9 @@ def test_a_training_epoch_uses_every_crop_once(
         assert Counter(one for batch in batches for one in batch) == crops
         assert sorted(map(len, batches), reverse=True) == sizes
         assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert seen[0] != seen[1], "both epochs came in the same order"
+    alike = len(set(exactly[0]) & set(exactly[1]))
+    if strength == "none":
+        assert alike == len(crops)
+    else:  # one in eight stays as it was
+        assert alike < len(crops) / 2, "both epochs were augmented alike, or not at all"

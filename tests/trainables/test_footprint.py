@@ -108,6 +108,8 @@ def test_stardist_network_of_tensorflow() -> None:
         coarse = estimate(_config(task="stardist", architecture="StarDist", grid=grid, **sizes))
         assert coarse.parameters == parameters
         assert coarse.peak_mb < found.peak_mb
+        # the network itself works on a fraction of the pixels; two convolutions per halving do not
+        assert 1 / grid**2 < coarse.gflops / found.gflops < 1 / grid**2 + 0.1
     assert 500 < found.peak_mb < 3000
     footprint, reason = probe(config, "cpu")
     assert footprint is None
@@ -127,6 +129,12 @@ def test_key_holds_what_determines_it() -> None:
         {"precision": "32"},
     ):
         assert footprint_key(_config(**change), "Tesla V100") != key
+    star = _config(task="stardist", architecture="StarDist")
+    keys = {
+        footprint_key(star.model_copy(update=change), "Tesla V100")
+        for change in ({"grid": 1}, {"grid": 2}, {"grid": 4}, {"grid": 1, "rays": 64})
+    }
+    assert len(keys) == 4
     assert footprint_key(SMALL, "cpu") != key
     assert footprint_key(SMALL, "Tesla V100", image_shape=(90, 100)) != key
     assert "torch" in key

@@ -90,15 +90,23 @@ def test_the_checkpoint_predicts_what_was_measured(trained: TrialResult, dataset
 
 
 @pytest.mark.parametrize(
-    ("ious", "chosen"),
+    ("ious", "crop_size", "chosen"),
     [
-        ({"whole": 0.8, "tiles of 64": 0.81}, Inference(64, 100 * 104)),
-        ({"whole": 0.8, "tiles of 64": 0.801}, Inference(None, 100 * 104)),  # not worth their cost
-        ({"whole": 0.8, "tiles of 64": 0.7}, Inference(None, 100 * 104)),
+        ({"whole": 0.8, "tiles of 64": 0.81}, 64, Inference(64, 100 * 104)),
+        # not worth their cost
+        ({"whole": 0.8, "tiles of 64": 0.801}, 64, Inference(None, 100 * 104)),
+        ({"whole": 0.8, "tiles of 64": 0.7}, 64, Inference(None, 100 * 104)),
+        # of twice the crop's size; tiles of 32 are too small
+        ({"whole": 0.8, "tiles of 64": 0.81}, 32, Inference(64, 100 * 104)),
     ],
 )
 def test_tiles_are_chosen_by_validation_alone(
-    ious: dict[str, float], chosen: Inference, dataset: DataSet, tmp_path: Path, monkeypatch
+    ious: dict[str, float],
+    crop_size: int,
+    chosen: Inference,
+    dataset: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def scripted(self, images, precision, inference):
         images = list(images)
@@ -109,7 +117,8 @@ def test_tiles_are_chosen_by_validation_alone(
         return Scores(0.5, ious[str(inference)], 0.2, {}, ((1, 2), (1, 2)))
 
     monkeypatch.setattr("trainables.module.SegmentationModule.evaluate", scripted)
-    result = train(CONFIG, dataset, tmp_path / "t")
+    config = CONFIG.model_copy(update={"crop_size": crop_size})
+    result = train(config, dataset, tmp_path / "t")
     assert result.inference == str(chosen)
     assert result.val_dataset_iou == ious[str(chosen)]
     assert result.test_dataset_iou == 1 - ious[str(chosen)]

@@ -14,6 +14,8 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import open_dataset
 from trainables.labels import semantic2_target, semantic3_target
 from trainables.losses import LOSSES, build_loss
+from trainables.starconvex import star_targets
+from trainables.starconvex_loss import StarConvexLoss
 from trainables.train import train
 
 EVERY = pytest.mark.parametrize(("name", "classes"), [(n, c) for n in LOSSES for c in (1, 3)])
@@ -110,6 +112,49 @@ def test_training_on_empty_crops_removes_false_cells(name: str, classes: int) ->
 
 
 @EVERY
+def test_a_batch_of_nothing_but_cell(name: str, classes: int) -> None:
+    """Crops that lie within large cells: the truth costs nothing, missed cells are learnt."""
+    labels = np.ones((4, SIDE, SIDE), np.int32)
+    make = semantic3_target if classes > 1 else lambda a: semantic2_target(a)[None]
+    target = torch.from_numpy(np.stack([make(a) for a in labels]))
+    loss = build_loss(name, classes=classes)
+    assert 0 <= float(loss(certain(target, classes), target)) < 0.01
+    logits = torch.zeros(4, classes, SIDE, SIDE)
+    assert (push(name, classes, target, logits) < 0).all(), "pixels are drawn to the foreground"
+    logits[:, 0] = 2.0 if classes > 1 else -2.0  # a network that misses them
+    assert torch.isfinite(push(name, classes, target, logits)).all()
+    bias = torch.zeros(1, classes, 1, 1, requires_grad=True)
+    optimizer = torch.optim.Adam([bias], lr=0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(logits + bias, target).backward()
+        optimizer.step()
+    assert foreground(logits + bias.detach()).min() > 0.5
+
+
+@pytest.mark.parametrize("cells", [0, 1])
+def test_star_convex_crops_without_a_cell_or_with_nothing_else(cells: int) -> None:
+    """An empty crop teaches that there is nothing, one within a large cell its distances too."""
+    labels = np.full((SIDE, SIDE), cells, np.int32)
+    target = torch.from_numpy(star_targets(labels, 8, 2))[None]
+    raw = torch.zeros(1, 9, SIDE // 2, SIDE // 2, requires_grad=True)
+    loss = StarConvexLoss(8, 10.0)
+    value = loss(raw, target)
+    value.backward()
+    assert raw.grad is not None
+    assert torch.isfinite(raw.grad).all()
+    if cells:
+        far = target[0, 1:] > 20  # beyond what softplus of 0 gives
+        assert (raw.grad[0, 1:][far] < 0).all()
+        assert (raw.grad[0, 0][target[0, 0] > 0.6] < 0).all()
+    else:
+        assert (raw.grad[0, 0] > 0).all()
+    with torch.no_grad():
+        wrong = torch.cat([torch.full_like(raw[:, :1], 4 - 8 * cells), raw[:, 1:]], 1)
+        assert float(loss(wrong, target)) > float(value) + 0.3
+
+
+@EVERY
 def test_losses_are_finite_for_certain_and_wrong_networks(name: str, classes: int) -> None:
     for cells in (0, 12):
         target = batch(classes, cells)
@@ -174,6 +219,27 @@ def test_focal_by_hand() -> None:
     logit = torch.logit(torch.tensor(0.8)).reshape(1, 1, 1, 1)
     assert float(binary(logit, torch.ones(1, 1, 1, 1))) == pytest.approx(term(0.8), 1e-5)
     assert float(binary(logit, torch.zeros(1, 1, 1, 1))) == pytest.approx(term(0.2), 1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_cross_entropy_and_lovasz_are_the_librarys(classes: int) -> None:
+    """Over the whole batch, whose crops hold unequally many cells; and the sum with Dice."""
+    import segmentation_models_pytorch as smp
+
+    target = torch.cat([batch(classes, 12)[:2], batch(classes, 2)[:2]])
+    logits = torch.randn((4, classes, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    values = {name: float(build_loss(name, classes=classes)(logits, target)) for name in LOSSES}
+    probability = torch.sigmoid(logits) if classes == 1 else torch.softmax(logits, 1)
+    true = (
+        probability.gather(1, target[:, None])
+        if classes > 1
+        else (torch.where(target > 0, probability, 1 - probability))
+    )
+    assert values["cross_entropy"] == pytest.approx(float(-true.log().mean()), rel=1e-5)
+    lovasz = smp.losses.LovaszLoss("binary" if classes == 1 else "multiclass", per_image=False)
+    assert values["lovasz"] == pytest.approx(float(lovasz(logits, target)), rel=1e-5)
+    both = values["dice"] + values["cross_entropy"]
+    assert values["dice_cross_entropy"] == pytest.approx(both, rel=1e-5)
 
 
 def test_overlap_losses_by_hand() -> None:

@@ -120,6 +120,19 @@ def test_a_cell_behind_another_is_noted(tmp_path: Path) -> None:
     (note,) = [n for n in notes if "pieces" in n]
     assert note.startswith("3 cells are in two or more pieces")
     assert "i1, i4" in note
+    assert "classes" not in note
+
+
+def test_few_pieces_of_what_may_be_classes_are_noted_as_such(tmp_path: Path) -> None:
+    """Small crops: two pairs of touching cells each, so that each class has few pieces."""
+    masks = []
+    for _ in range(5):
+        labels = np.zeros((120, 120), np.uint16)
+        for number, (y, x) in enumerate([(30, 30), (30, 43), (90, 60), (90, 73)], 1):
+            labels[disk((y, x), 7, shape=labels.shape)] = number
+        masks.append(semantic3_target(labels, "touching").astype(np.uint8))
+    (note,) = [n for n in open_dataset(write(tmp_path / "d", masks)).notes if "pieces" in n]
+    assert "If the values 1 to 2 stand for classes, such as cell and border" in note
 
 
 def test_a_cell_inside_another_in_one_image(tmp_path: Path) -> None:

@@ -54,6 +54,13 @@ def test_a_limit_is_enforced_and_lifted() -> None:
         (RuntimeError("could not create a primitive"), False),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+            ),
+            True,
+        ),
+        (RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED"), True),
         (RuntimeError("Unable to find an engine to execute this computation"), True),
         (RuntimeError("size mismatch"), False),
         (ValueError("out of memory"), False),

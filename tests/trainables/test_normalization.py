@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from trainables.data.dataset import DataError, normalize, open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.data.normalization import Intensities, intensities_of
 from trainables.errors import CheckpointError
+from trainables.module import SegmentationModule
 from trainables.stardist.client import train_stardist
 from trainables.train import train
 
@@ -120,20 +122,39 @@ def test_the_checkpoint_keeps_the_intensities(config: TrialConfig, tmp_path: Pat
     assert result.epochs == 1
 
 
-def test_the_test_score_is_that_of_the_loaded_checkpoint(tmp_path: Path) -> None:
-    """Evaluation and prediction scale alike."""
+def test_the_test_score_is_that_of_the_loaded_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, evaluation and prediction scale alike."""
     from trainables.metrics import iou_from_counts, overlap_counts
 
     dataset = open_dataset(write(tmp_path / "d"))
+    # a trial before it in the same process keeps images of another scale
+    other = UNET.model_copy(update={"normalization": Normalization()})
+    train(other, dataset, tmp_path / "other")
     config = UNET.model_copy(update={"epochs": 4, "learning_rate": 5e-3})
+    shown: list[np.ndarray] = []
+    step = SegmentationModule.training_step
+
+    def watched(self: SegmentationModule, batch: Any, number: int) -> Any:
+        shown.extend(one[0].numpy().ravel() for one in batch[0])
+        return step(self, batch, number)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", watched)
     result = train(config, dataset, tmp_path / "t")
+    scaled = [dataset.load(item, DATASET)[0] for item in dataset.subset("train")]
+    assert np.isin(np.concatenate(shown), np.concatenate([one.ravel() for one in scaled])).all()
     predictor = checkpoint.load(tmp_path / "t")
-    counts = [
-        overlap_counts(predictor.foreground(read_image(i.image)), dataset.load(i, DATASET)[1] > 0)
-        for i in dataset.subset("test")
-    ]
-    assert iou_from_counts(counts)[0] == pytest.approx(result.test_dataset_iou, abs=1e-6)
-    assert result.test_dataset_iou > 0.1
+    for split in ("val", "test"):
+        counts = [
+            overlap_counts(
+                predictor.foreground(read_image(i.image)), dataset.load(i, DATASET)[1] > 0
+            )
+            for i in dataset.subset(split)
+        ]
+        told = getattr(result, f"{split}_dataset_iou")
+        assert iou_from_counts(counts)[0] == pytest.approx(told, abs=1e-6)
+        assert told > 0.1
 
 
 def test_old_checkpoints_still_load(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainables import checkpoint
-from trainables.config import RunOptions, TrialConfig, TrialResult
+from trainables.config import Normalization, RunOptions, TrialConfig, TrialResult
 from trainables.data.cutting import crop_corners
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.imagefiles import read_image
@@ -91,6 +91,8 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
     real = SegmentationModule.evaluate
     losses: list[float] = []
     mismatches: list[float] = []
+    scaled: list[float] = []
+    random_states: dict[int, set[int]] = {}
     step = SegmentationModule.training_step
 
     def evaluate(self: SegmentationModule, *args: Any, **keywords: Any) -> Scores:
@@ -116,9 +118,16 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
             )
 
     def training_step(self: SegmentationModule, *args: Any) -> torch.Tensor:
-        loss = step(self, *args)
-        assert self.network.training
+        random_states.setdefault(self.current_epoch, set()).add(torch.initial_seed())
         image, target = args[0]
+
+        def seen(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            scaled.append(float((inputs[0] - (image - 0.5) / 0.25).abs().max()))
+
+        hook = self.network.register_forward_pre_hook(seen)
+        loss = step(self, *args)
+        hook.remove()
+        assert self.network.training
         mismatches.append(float(((image > 0.5) != (target > 0.5)).float().mean()))
         losses.append(float(loss.detach()))
         return loss
@@ -137,6 +146,8 @@ def trained(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "evaluations": evaluations,
         "losses": losses,
         "mismatches": mismatches,
+        "scaled": scaled,
+        "random_states": random_states,
     }
 
 
@@ -157,6 +168,72 @@ def test_learning_rate_of_every_step_under_micro_batches(
 def test_images_and_targets_are_of_the_same_place(trained: dict[str, Any]) -> None:
     # the discs are bright: a shift by one pixel would be seen in more than 1 % of the pixels
     assert max(trained["mismatches"]) < 0.003
+
+
+def test_the_network_sees_scaled_images(trained: dict[str, Any]) -> None:
+    # as in evaluation and prediction (`Scaling`): mean 0.5, deviation 0.25 without encoder weights
+    assert len(trained["scaled"]) == len(trained["losses"])
+    assert max(trained["scaled"]) < 1e-5
+
+
+def test_dropout_differs_from_epoch_to_epoch(trained: dict[str, Any]) -> None:
+    states = trained["random_states"]
+    assert {epoch: len(seeds) for epoch, seeds in states.items()} == {0: 1, 1: 1}
+    assert states[0] != states[1]
+
+
+def test_another_seed_and_a_constant_learning_rate(
+    trained: dict[str, Any], dataset: DataSet, tmp_path: Path
+) -> None:
+    own = Normalization(mean=0.25, std=0.5)
+    cfg = config(seed=1, lr_schedule="constant", normalization=own)
+    seeds: set[int] = set()
+    scaled: list[float] = []
+    step = SegmentationModule.training_step
+
+    def training_step(self: SegmentationModule, *args: Any) -> torch.Tensor:
+        seeds.add(torch.initial_seed())
+        image = args[0][0]
+
+        def seen(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            scaled.append(float((inputs[0] - (image - 0.25) / 0.5).abs().max()))
+
+        hook = self.network.register_forward_pre_hook(seen)
+        loss = step(self, *args)
+        hook.remove()
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch, recorded_steps() as steps:
+        patch.setattr(SegmentationModule, "training_step", training_step)
+        result = train(cfg, dataset, tmp_path / "t")
+    assert len(steps) == len(trained["steps"])
+    assert [one["lr"] for one in steps] == [PEAK] * len(steps)
+    first, other = (one[0]["params"] for one in (steps, trained["steps"]))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other) if a.ndim > 1)
+    assert not seeds & set.union(*trained["random_states"].values())
+    assert max(scaled) < 1e-5
+    predictor = checkpoint.load(result.checkpoint)
+    assert (predictor.scaling.mean, predictor.scaling.std) == (0.25, 0.5)
+
+
+def test_training_computes_in_the_precision_that_was_configured(
+    dataset: DataSet, tmp_path: Path
+) -> None:
+    found: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    forward = SegmentationModule.training_step
+
+    def training_step(self: SegmentationModule, *args: Any) -> torch.Tensor:
+        if not found[True]:
+            self.network.register_forward_hook(
+                lambda module, _, out: found[module.training].add(out.dtype)
+            )
+        return forward(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegmentationModule, "training_step", training_step)
+        cfg = config(epochs=1, batch_size=1000, precision="bf16")
+        train(cfg, dataset, tmp_path / "t")
+    assert found == {True: {torch.bfloat16}, False: {torch.bfloat16}}
 
 
 def test_the_train_loss_is_the_mean_over_an_epoch(trained: dict[str, Any]) -> None:

@@ -279,6 +279,34 @@ def test_what_a_killed_attempt_left_half_written_goes(cut: Path, dataset: DataSe
     assert (seen, notes) == ([3], [])
 
 
+@pytest.fixture
+def ended(calm: TrialResult, tmp_path: Path) -> Path:
+    """Folder of a trial that has ended."""
+    return shutil.copytree(calm.checkpoint, tmp_path / "ended")
+
+
+@pytest.mark.parametrize(("name", "harm"), [("result.json", truncate), ("weights.pt", Path.unlink)])
+def test_a_damaged_result_or_a_lost_checkpoint_is_no_dead_end(
+    name: str, harm, ended: Path, calm: TrialResult, dataset: DataSet
+) -> None:
+    harm(ended / name)
+    result, seen, notes = go_on(ended, dataset)
+    assert seen == [1, 2, 3]
+    assert figures(result) == figures(calm)
+    (note,) = notes
+    assert name in note
+    assert "trained again" in note
+
+
+def test_states_go_that_were_left_by_who_was_killed_after_the_result(
+    ended: Path, cut: Path, calm: TrialResult, dataset: DataSet, tmp_path: Path
+) -> None:
+    for path in [*cut.glob("resume*"), *cut.glob("best-*")]:
+        shutil.copy(path, ended)
+    result, seen, notes = go_on(ended, dataset)  # looks at what is left
+    assert (figures(result), seen, notes) == (figures(calm), [], [])
+
+
 def test_saving_takes_a_twentieth_of_the_time(
     dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

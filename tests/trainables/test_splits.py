@@ -134,6 +134,14 @@ def test_a_gap_by_hand(tmp_path: Path) -> None:
     assert "split=time_blocks" in done.stderr
 
 
+def test_blocks_do_not_follow_the_split_of_dataset_yaml_and_say_so(tmp_path: Path) -> None:
+    root = yaml(film(tmp_path / "d", 10, 0.0), "split: {train: [t0], val: [t1], test: [t2]}")
+    dataset = open_dataset(root, blocks(gap_frames=1))
+    assert [len(dataset.split[n]) for n in ("train", "val", "test")] == [4, 2, 2]
+    assert "split of dataset.yaml is not used" in notes(dataset)
+    assert "split of dataset.yaml" not in notes(open_dataset(root))
+
+
 def test_split_identity(tmp_path: Path) -> None:
     """The fingerprint follows split and seed, and nothing that leaves both alone."""
     root = film(tmp_path / "d", 12, 0.0)
@@ -154,6 +162,14 @@ def test_split_identity(tmp_path: Path) -> None:
     yaml(root, text.format(names[:7], names[8:10], names[10:]))
     three = index_dataset(root)
     assert three.fingerprint not in {base.fingerprint, one, two}
+    # the same split, of other groups: other units for a statistic
+    halves = {f"t{n}": "abcd"[n // 3] for n in range(12)}
+    text = "groups: {}\nsplit: {{train: {}, val: [c], test: [d]}}"
+    four = index_dataset(yaml(root, text.format(halves, "[a, b]")))
+    joined = {stem: "a" if group == "b" else group for stem, group in halves.items()}
+    five = index_dataset(yaml(root, text.format(joined, "[a]")))
+    assert four.split == five.split
+    assert four.fingerprint != five.fingerprint
 
 
 def test_units_and_times_are_no_part_of_the_fingerprint(tmp_path: Path) -> None:

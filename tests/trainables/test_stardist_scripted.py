@@ -7,6 +7,7 @@ network predicts by the true cells, moved by a few pixels: fewest in epoch 2 of 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,8 @@ import pytest
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.cutting import crop_corners
 from trainables.data.dataset import DataSet, open_dataset
-from trainables.starconvex import Thresholds, decode
+from trainables.metrics import iou_from_counts
+from trainables.starconvex import Thresholds, decode, optimize_thresholds, polygon_ceiling
 from trainables.stardist.client import train_stardist
 
 SHIFTS = [6, 2, 5, 4]
@@ -33,13 +35,20 @@ CONFIG = TrialConfig(
     batch_size=8,
     learning_rate=1e-3,
     rays=16,
-    augmentation="none",
+    augmentation="light",
 )
 
 PRETEND = """
 import numpy as np
 from scipy import ndimage
 from trainables.starconvex import star_targets
+
+import hashlib
+
+def signs(crop):
+    # tells a crop from others: exactly, and whatever its turn
+    both = crop.tobytes(), np.sort(crop.ravel()).tobytes()
+    return [hashlib.sha256(one).hexdigest() for one in both]
 
 def pretend(image, shift, rays, grid):
     labels = ndimage.label(ndimage.binary_opening(image > 0))[0]
@@ -64,7 +73,7 @@ class Scripted(importlib.abc.MetaPathFinder):
 
 def patch(module):
     import numpy as np
-    from pretend import pretend
+    from pretend import pretend, signs
     shifts, out = json.loads(os.environ["SHIFTS"]), os.environ["SEEN"]
     made = {}
 
@@ -90,6 +99,13 @@ def patch(module):
 
         def _batches(self, epoch):
             for batch in super()._batches(epoch):
+                x, (prob, _) = batch
+                grid = self.config.grid
+                note(
+                    crops=[signs(one) for one in x],
+                    epoch=len(self.progress.history.records) + 1,
+                    mismatch=float(np.mean((x[:, ::grid, ::grid] > 0) != (prob > 0))),
+                )
                 yield batch
                 note(rate=float(made["model"].keras_model.optimizer.learning_rate))
 
@@ -153,6 +169,12 @@ def whole(scripted: Any) -> tuple[TrialResult, Path]:
     return scripted(None)
 
 
+@pytest.fixture(scope="module")
+def cut(scripted: Any) -> tuple[TrialResult, Path, list[str]]:
+    said: list[str] = []
+    return (*scripted(3, said), said)
+
+
 def is_saved_only(epoch: int, result: TrialResult, folder: Path) -> None:
     import h5py
 
@@ -180,19 +202,65 @@ def test_the_best_epochs_weights_are_saved(whole: tuple[TrialResult, Path]) -> N
     is_saved_only(BEST, result, folder)
 
 
-def test_also_when_they_lie_before_an_interruption(scripted: Any) -> None:
-    said: list[str] = []
-    result, folder = scripted(3, said)
-    (note,) = said
+def test_also_when_they_lie_before_an_interruption(
+    cut: tuple[TrialResult, Path, list[str]],
+) -> None:
+    result, folder, (note,) = cut
     assert "resume-00003.npz has 1000 of" in note
     assert "going on from that of epoch 2" in note
     assert (result.best_epoch, result.epochs) == (BEST, 4)
     is_saved_only(BEST, result, folder)
 
 
-def notes(folder: Path, name: str) -> list[dict[str, float]]:
+def test_a_resumed_trial_trains_as_an_undisturbed_one(
+    whole: tuple[TrialResult, Path], cut: tuple[TrialResult, Path, list[str]]
+) -> None:
+    for epoch in range(1, CONFIG.epochs + 1):
+        files = [folder / "seen" / f"{epoch}.npz" for folder in (whole[1], cut[1])]
+        with np.load(files[0]) as calm, np.load(files[1]) as rough:
+            assert calm.files == rough.files
+            for name in calm.files:
+                np.testing.assert_array_equal(calm[name], rough[name])
+    assert [r.train_loss for r in cut[0].history] == [r.train_loss for r in whole[0].history]
+
+
+def notes(folder: Path, name: str) -> list[dict[str, Any]]:
     lines = (folder / "seen" / "notes.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if name in line]
+
+
+def pretending(folder: Path) -> Any:
+    """Import what the process was told to pretend."""
+    spec = importlib.util.spec_from_file_location("pretend", folder / "pretend.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_epoch_sees_every_crop_in_its_own_order_and_turn(
+    whole: tuple[TrialResult, Path], dataset: DataSet
+) -> None:
+    signs, size, expected = pretending(whole[1]).signs, CONFIG.crop_size, []
+    for item in dataset.subset("train"):
+        image, labels = dataset.load(item, CONFIG.normalization)
+        expected += [
+            signs((image[y : y + size, x : x + size] - 0.5) / 0.25)[1]
+            for y, x in crop_corners(labels, size)
+        ]
+    batches = notes(whole[1], "crops")
+    # the discs are bright: a shift by one pixel would be seen in more than 1 % of the pixels
+    assert max(batch["mismatch"] for batch in batches) < 0.01
+    orders, exactly = [], []
+    for epoch in range(1, CONFIG.epochs + 1):
+        crops = [one for b in batches if b["epoch"] == epoch for one in b["crops"]]
+        orders.append([turned for _, turned in crops])
+        exactly.append({exact for exact, _ in crops})
+        assert sorted(orders[-1]) == sorted(expected)
+    for one, other in itertools.combinations(range(CONFIG.epochs), 2):
+        assert orders[one] != orders[other]
+        assert len(exactly[one] & exactly[other]) < len(expected) / 2
 
 
 def test_learning_rate_of_every_step(whole: tuple[TrialResult, Path], dataset: DataSet) -> None:
@@ -213,11 +281,7 @@ def test_learning_rate_of_every_step(whole: tuple[TrialResult, Path], dataset: D
 def by_hand(
     folder: Path, dataset: DataSet, split: str, shift: int, thresholds: Thresholds
 ) -> tuple[float, float]:
-    spec = importlib.util.spec_from_file_location("pretend", folder / "pretend.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = pretending(folder)
     shared, either = [], []
     for item in dataset.subset(split):
         image, labels = dataset.load(item, CONFIG.normalization)
@@ -245,9 +309,26 @@ def test_figures_of_the_trial(whole: tuple[TrialResult, Path], dataset: DataSet)
     result, folder = whole
     stored = json.loads((Path(result.checkpoint) / "checkpoint.json").read_text())
     thresholds = Thresholds(**stored["task"]["thresholds"])
+    # chosen on the validation images, and on nothing else
+    predictions, truths = [], []
+    for item in dataset.subset("val"):
+        image, labels = dataset.load(item, CONFIG.normalization)
+        maps = ((image - 0.5) / 0.25, SHIFTS[BEST - 1], CONFIG.rays, CONFIG.grid)
+        predictions.append(pretending(folder).pretend(*maps))
+        truths.append(labels)
+    assert thresholds == optimize_thresholds(predictions, truths, grid=CONFIG.grid)
     val, test = (
         by_hand(folder, dataset, split, SHIFTS[BEST - 1], thresholds) for split in ("val", "test")
     )
     assert (result.val_dataset_iou, result.val_image_iou) == pytest.approx(val, abs=1e-9)
     assert (result.test_dataset_iou, result.test_image_iou) == pytest.approx(test, abs=1e-9)
     assert val != test
+    assert result.inference == "whole"
+    assert result.ceiling_iou == pytest.approx(polygon_ceiling(truths, CONFIG.rays, CONFIG.grid))
+    assert 0.8 < result.ceiling_iou < 1
+    for split, expected in (("val", val), ("test", test)):
+        mine = [one for one in result.per_image if one.split == split]
+        assert [one.image for one in mine] == list(dataset.split[split])
+        counts = [(one.intersection, one.union) for one in mine]
+        assert iou_from_counts(counts) == pytest.approx(expected, abs=1e-9)
+        assert [one.group for one in mine] == [item.group for item in dataset.subset(split)]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
+import trainables.tasks
 from trainables import checkpoint
-from trainables.config import RunOptions, TrialConfig
+from trainables.config import RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.labels import CLASS_NAMES
 from trainables.metrics import iou_from_counts, overlap_counts
+from trainables.starconvex import Thresholds
+from trainables.stardist.client import train_stardist
 from trainables.tasks import Semantic3, StarConvex, build_task, typical_radius
 from trainables.train import train
 
@@ -23,6 +29,11 @@ OFTEN = RunOptions(checkpoint_seconds=0)
 @pytest.fixture(scope="module")
 def dataset(tiny_dataset: Path) -> DataSet:
     return open_dataset(tiny_dataset)
+
+
+def train_any(cfg: TrialConfig, *arguments: Any, **options: Any) -> TrialResult:
+    trainer = train_stardist if cfg.architecture == "StarDist" else train
+    return trainer(cfg, *arguments, **options)
 
 
 def config(task: str, **changes: object) -> TrialConfig:
@@ -39,8 +50,19 @@ def config(task: str, **changes: object) -> TrialConfig:
 
 
 @pytest.mark.parametrize("task", ["semantic3", "stardist"])
-def test_a_trial_of_each_task(task: str, dataset: DataSet, tmp_path: Path) -> None:
+def test_a_trial_of_each_task(
+    task: str, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = config(task, epochs=3)
+    searched: list[list[np.ndarray]] = []
+    search = trainables.tasks.optimize_thresholds
+
+    def watched(predictions: Any, truths: list[np.ndarray], **options: Any) -> Thresholds:
+        searched.append(truths)
+        search(predictions, truths, **options)
+        return Thresholds(0.3, 0.3)  # others than the default ones, with which epochs are compared
+
+    monkeypatch.setattr(trainables.tasks, "optimize_thresholds", watched)
     calm = train(cfg, dataset, tmp_path / "calm")
     seen = []
 
@@ -57,12 +79,14 @@ def test_a_trial_of_each_task(task: str, dataset: DataSet, tmp_path: Path) -> No
     assert rough.test_dataset_iou == calm.test_dataset_iou
     assert calm.history[-1].train_loss < calm.history[0].train_loss
     predictor = checkpoint.load(calm.checkpoint)
-    counts = []
-    for item in dataset.subset("test"):
-        found = predictor.foreground(read_image(item.image))
-        assert found.dtype == bool
-        counts.append(overlap_counts(found, dataset.load(item, cfg.normalization)[1] > 0))
-    assert iou_from_counts(counts)[0] == pytest.approx(calm.test_dataset_iou, abs=1e-6)
+    for split in ("val", "test"):
+        counts = []
+        for item in dataset.subset(split):
+            found = predictor.foreground(read_image(item.image))
+            assert found.dtype == bool
+            counts.append(overlap_counts(found, dataset.load(item, cfg.normalization)[1] > 0))
+        told = getattr(calm, f"{split}_dataset_iou"), getattr(calm, f"{split}_image_iou")
+        assert iou_from_counts(counts) == pytest.approx(told, abs=1e-6)
     if task == "semantic3":
         assert calm.class_iou is not None
         assert set(calm.class_iou["test"]) == set(CLASS_NAMES)
@@ -73,6 +97,13 @@ def test_a_trial_of_each_task(task: str, dataset: DataSet, tmp_path: Path) -> No
         labels = predictor.labels(read_image(dataset.items[0].image))
         assert labels.dtype == np.int32
         assert set(predictor.info["task"]) == {"scale", "thresholds", "at_bound"}
+        assert predictor.info["task"]["thresholds"] == {"prob": 0.3, "nms": 0.3}
+        # thresholds are chosen on the validation images, and on nothing else
+        validation = [dataset.load(i, cfg.normalization)[1] for i in dataset.subset("val")]
+        assert len(searched) == 2
+        for truths in searched:
+            assert len(truths) == len(validation)
+            assert all(map(np.array_equal, truths, validation))
 
 
 def crowded(shape: tuple[int, int] = (120, 150)) -> np.ndarray:
@@ -145,6 +176,20 @@ def test_a_perfect_star_convex_output_gives_the_cells_back() -> None:
     assert found.max() == 3
     assert overlap_counts(found > 0, labels > 0)[0] / overlap_counts(found > 0, labels > 0)[1] > 0.9
     np.testing.assert_array_equal(task.foreground(raw, (64, 80)), found > 0)
+
+
+@pytest.mark.parametrize("architecture", ["Unet", pytest.param("StarDist", marks=pytest.mark.slow)])
+def test_a_single_cell_of_a_huge_number(
+    architecture: str, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """Crops with one cell each may carry numbers of a whole study: memory must not follow them."""
+    root = shutil.copytree(tiny_dataset, tmp_path / "data")
+    path = root / "masks" / "i0.tif"
+    labels = (tifffile.imread(path) == 1).astype(np.uint32)
+    tifffile.imwrite(path, labels * 2_000_000_000)
+    cfg = config("stardist", architecture=architecture, rays=8, epochs=1)
+    result = train_any(cfg, open_dataset(root), tmp_path / "t", options=RunOptions(memory_gb=4))
+    assert result.epochs == 1
 
 
 def test_micro_batches_are_recorded_and_close_to_whole_batches(

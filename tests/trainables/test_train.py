@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from trainables.checkpoint import CheckpointError
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.imagefiles import read_image
+from trainables.errors import OutOfMemory
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores, learning_rate_factor
 from trainables.predict import pad_to_stride
@@ -102,6 +104,42 @@ def test_result_and_pictures(dataset: DataSet, tmp_path: Path) -> None:
 
 def test_two_runs_are_equal(calm: TrialResult, dataset: DataSet, tmp_path: Path) -> None:
     assert figures(train(config(), dataset, tmp_path / "t")) == figures(calm)
+
+
+def test_epochs_of_one_step_resume_exactly(dataset: DataSet, tmp_path: Path) -> None:
+    cfg = config(batch_size=1000)
+    undisturbed = train(cfg, dataset, tmp_path / "calm")
+    assert figures(interrupted(cfg, dataset, tmp_path / "t", 1)) == figures(undisturbed)
+
+
+def test_memory_that_runs_out_in_a_later_epoch(dataset: DataSet, tmp_path: Path) -> None:
+    """What was trained in whole batches goes on in micro-batches: epochs and steps are the same."""
+    seen: list[int] = []
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def cut(record: EpochRecord) -> None:
+        seen.append(record.epoch)
+        if seen == [1]:
+            raise MemoryError
+
+    def watched(self: torch.optim.AdamW, *args: Any, **keywords: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", watched)
+        with pytest.raises(OutOfMemory):
+            train(config(), dataset, tmp_path / "t", options=OFTEN, on_epoch=cut)
+        a_batch = len(rates)
+        small = OFTEN.model_copy(update={"micro_batch": 2})
+        result = train(config(), dataset, tmp_path / "t", options=small, on_epoch=cut)
+    assert seen == [1, 2, 3]
+    assert (result.epochs, result.micro_batch) == (3, 2)
+    count = 3 * a_batch
+    assert len(rates) == count
+    factor = learning_rate_factor("cosine", count)
+    assert rates == pytest.approx([config().learning_rate * factor(n) for n in range(count)])
 
 
 def test_interrupted_before_the_first_validation(dataset: DataSet, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trainables.data.dataset import DataSet, largest_shape
 from trainables.data.imagefiles import read_image, read_labels
+from trainables.labels import compact
 
 MOST_IMAGES = 40
 """Looked at, evenly spread over a training set."""
@@ -64,7 +65,7 @@ def describe(image: NDArray[Any]) -> dict[str, float] | None:
 
 def typical_diameter(labels: NDArray[np.integer[Any]]) -> float | None:
     """Return the median over cells of 2 sqrt(area / pi), in pixels; None without cells."""
-    areas = np.bincount(labels.ravel())[1:]
+    areas = np.bincount(compact(labels).ravel())[1:]
     areas = areas[areas > 0]
     return float(2 * np.sqrt(np.median(areas) / np.pi)) if areas.size else None
 

@@ -27,6 +27,7 @@ LOW, HIGH = -0.5, 1.5
 SMALLEST_PIECE = 9
 """Pixels (3 x 3). A smaller piece that parts from its cell when a crop is turned is an artefact of
 pixels, not a cell."""
+OPENCV_INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.int32)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Augmenter:
         image : (H, W) float32 array
             Normalised, from `LOW` to `HIGH`.
         labels : (H, W) integer array
+            Of any integer type.
         corner : (y, x)
             Upper left corner of the crop, were it not turned.
         size : int
@@ -110,7 +112,17 @@ class Augmenter:
         cells : (size, size) integer array
             Labels of the image; pieces that were parted from their cell have other numbers, each
             its own within the crop (see `one_piece_each`).
+
+        Raises
+        ------
+        ValueError
+            When the image is not of floats: raw intensities would be cut at `HIGH`.
         """
+        if image.dtype.kind != "f":
+            raise ValueError(
+                f"augmentation takes normalised images, not {image.dtype}; scale them with "
+                "trainables.data.normalize"
+            )
         strength = self._strength
         if strength.zoom > 1 and rng.random() < 0.7:
             zoom, turn = _factor(rng, strength.zoom), rng.uniform(-1, 1)
@@ -204,17 +216,23 @@ def _turned(
     a, b = cos / zoom, sin / zoom
     # from a pixel of the crop to its place in the window
     matrix = np.array([[a, -b, x - a * c + b * c], [b, a, y - b * c - a * c]])
+    seen = labels[tuple(window)]
+    # OpenCV does not move all other types; floats of 64 bit hold what labels hold
+    moved = seen if seen.dtype in OPENCV_INTEGERS else seen.astype(np.float64)
     crop, cells = (
         cv2.warpAffine(
-            array[tuple(window)],
+            array,
             matrix,
             (size, size),
             flags=interpolation | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        for array, interpolation in ((image, cv2.INTER_CUBIC), (labels, cv2.INTER_NEAREST))
+        for array, interpolation in (
+            (image[tuple(window)], cv2.INTER_CUBIC),
+            (moved, cv2.INTER_NEAREST),
+        )
     )
-    return np.clip(crop, LOW, HIGH), np.asarray(cells)
+    return np.clip(crop, LOW, HIGH), np.asarray(cells).astype(labels.dtype, copy=False)
 
 
 def one_piece_each(labels: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -249,4 +267,5 @@ def one_piece_each(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     kept = areas[further] >= SMALLEST_PIECE
     owner[further] = np.where(kept, owner.max() + np.cumsum(kept), 0)
     # more numbers than the crop had: its own type may not hold them
-    return owner.astype(np.int32)[pieces]
+    wide = np.int64 if owner.max() > np.iinfo(np.int32).max else np.int32
+    return owner.astype(wide)[pieces]

@@ -154,7 +154,14 @@ def pieces_note(pieces: Mapping[str, Pieces]) -> list[str]:
     if not count:
         return []
     cells, each = ("1 cell is", "it stays") if count == 1 else (f"{count} cells are", "each stays")
-    return [
+    note = (
         f"{cells} in two or more pieces, as when another cell lies across; {each} one cell: "
         f"{some(stems)}"
-    ]
+    )
+    if max(one.labels for one in pieces.values()) <= MOST_CLASSES and 2 * len(stems) >= len(pieces):
+        values = f"1 to {max(one.largest for one in pieces.values())}"
+        note += (
+            f". If the values {values} stand for classes, such as cell and border, give each cell "
+            "its own number instead"
+        )
+    return [note]

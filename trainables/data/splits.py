@@ -284,6 +284,10 @@ def unused_notes(
         )
     rest = [s for s in rest if s not in unnamed]
     if options.split == "time_blocks":
+        if meta.split is not None:
+            notes.append(
+                "blocks of time: split of dataset.yaml is not used, every group is cut in three"
+            )
         if gap is not None:
             notes += gap_notes(gap, len(rest))
         elif rest:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -75,16 +76,21 @@ def cpu_computes_bf16(cpuinfo: Path = CPUINFO) -> bool:
 def count_gpus() -> int:
     """Return how many NVIDIA GPUs this process may use."""
     found = len([p for p in Path("/dev").glob("nvidia*") if p.name[6:].isdigit()])
-    if not found:  # under WSL they are no files of their own
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(
-                ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True
-            )
-            found = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        # under WSL they are no files of their own, and files are there when the driver is broken
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+        listed = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+        found = min(found or listed, listed)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or not found:
         return found
-    return len([name for name in visible.split(",") if name.strip() not in ("", "NoDevFiles")])
+    # CUDA stops at the first name that is none, such as -1, which hides all
+    named = takewhile(_may_name_a_gpu, map(str.strip, visible.split(",")))
+    return min(found, len(list(named)))
+
+
+def _may_name_a_gpu(name: str) -> bool:
+    return name not in ("", "NoDevFiles") and not name.startswith("-")
 
 
 def local_gpus() -> list[Gpu]:

@@ -53,7 +53,7 @@ class Attempt:
             "started": time.time(),
         }
         write_json(folder / ATTEMPT, content)
-        for path in folder.glob(".*.tmp"):
+        for path in folder.glob(".*.tmp*"):  # Keras adds a suffix of its own
             path.unlink(missing_ok=True)
         return attempt
 

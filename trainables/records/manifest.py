@@ -98,3 +98,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error
     return manifest
+
+
+def missing_file(folder: Path) -> Path | None:
+    """Return the file of a checkpoint that is not there; None where manifest and weights are.
+
+    A manifest that is damaged is there: who reads it says what is wrong.
+    """
+    if not (folder / MANIFEST).is_file():
+        return folder / MANIFEST
+    try:
+        weights = folder / str(read_manifest(folder)["weights"]["file"])
+    except CheckpointError:
+        return None
+    return None if weights.is_file() else weights

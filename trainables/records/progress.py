@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from trainables.config import EpochRecord, ImageCounts, TrialResult
+from trainables.records.manifest import missing_file
 
 RESUME = "resume.json"
 """Names the files of the last saved states; written after them."""
@@ -63,13 +64,44 @@ def forget_states(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_result(folder: Path) -> TrialResult | None:
-    """Return the result of a trial that has ended, or None."""
+def read_result(folder: Path, say: Callable[[str], None] | None = None) -> TrialResult | None:
+    """Return the result of a trial that has ended, or None.
+
+    Parameters
+    ----------
+    folder : Path
+        The trial's own folder.
+    say : callable, optional
+        Takes a line for the user: that the result is damaged, which is as if there were none.
+    """
     path = folder / RESULT
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    history = tuple(EpochRecord(**row) for row in content.pop("history"))
-    per_image = tuple(ImageCounts(**row) for row in content.pop("per_image", ()))
-    content["checkpoint"] = str(folder)
-    return TrialResult(**content, history=history, per_image=per_image)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        history = tuple(EpochRecord(**row) for row in content.pop("history"))
+        per_image = tuple(ImageCounts(**row) for row in content.pop("per_image", ()))
+        content["checkpoint"] = str(folder)
+        return TrialResult(**content, history=history, per_image=per_image)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if say is not None:
+            reason = " ".join(str(error).split())
+            say(f"{RESULT} is damaged ({reason}): the trial is trained again")
+        return None
+
+
+def ended_before(folder: Path, say: Callable[[str], None]) -> TrialResult | None:
+    """Return the result of a trial that has ended, or None; arguments as for `read_result`.
+
+    A result whose checkpoint is not there is of no use. States are removed that an attempt left
+    which was killed just after it wrote the result.
+    """
+    result = read_result(folder, say)
+    if result is None:
+        return None
+    lost = missing_file(folder)
+    if lost is not None:
+        say(f"{lost.name} is missing: the trial is trained again")
+        return None
+    forget_states(folder)
+    return result

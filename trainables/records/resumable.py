@@ -210,6 +210,17 @@ class Progress(Generic[W]):
         return self.form.read(self.folder / self._best_file)
 
 
+def saved_history(folder: Path) -> list[dict[str, Any]]:
+    """Return one row per epoch that a trial's last saved state knows of; none where it is damaged
+    or missing, and of versions before this protocol.
+    """
+    try:
+        rows = json.loads((folder / RESUME).read_text(encoding="utf-8"))["history"]
+        return [row for row in rows if isinstance(row["epoch"], int)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def _is_whole_zip(path: Path) -> bool:
     """Whether a file of torch or numpy, both of which are zip archives, holds what it did."""
     try:

@@ -37,7 +37,7 @@ from trainables.memory import CONTEXT_MB
 from trainables.overlays import validation_picture
 from trainables.records.attempts import attempt_at
 from trainables.records.manifest import MANIFEST, read_intensities
-from trainables.records.progress import read_result
+from trainables.records.progress import ended_before, read_result
 from trainables.starconvex import Thresholds, decode
 from trainables.tiling import Inference, stored_inference
 
@@ -201,7 +201,7 @@ def train_stardist(
     trainables.errors.Superseded
         When another attempt at the trial has begun; this one has written nothing since.
     """
-    done = read_result(folder)
+    done = ended_before(folder, on_note)
     if done is not None:
         return done
     folder.mkdir(parents=True, exist_ok=True)

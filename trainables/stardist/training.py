@@ -173,7 +173,8 @@ class Trial:
         optimizer.build(network.trainable_variables)
         # not standardised yet: augmentation takes what normalisation gives
         items = self.data.subset("train")
-        training = [self.data.load(item, config.normalization) for item in items]
+        loaded = (self.data.load(item, config.normalization) for item in items)
+        training = [(image, compact(labels)) for image, labels in loaded]
         self.shapes = [labels.shape for _, labels in training]
         self.cutter = Cutter(training, config.crop_size, config.augmentation, config.seed)
         self.steps = steps_per_epoch(len(self.cutter.corners), config.batch_size)

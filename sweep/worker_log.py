@@ -1,0 +1,49 @@
+"""What is logged in workers, which Ray keeps to itself: warnings also go to ``OUT/sweep.log``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class _ToSweepLog(logging.Handler):
+    """Appends records to the log file of a sweep, which the driver has made."""
+
+    def __init__(self, path: Path, trial_id: str) -> None:
+        super().__init__(logging.WARNING)
+        self.path, self.trial_id = path, trial_id
+        # the tracker writes lines of its own there
+        self.addFilter(lambda record: record.name != "sweep.tracking")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        host, level = os.uname().nodename, record.levelname.lower()
+        line = f"{when} {self.trial_id} on {host}: {level}: {self.format(record)}\n"
+        with contextlib.suppress(OSError):  # never at a trial's cost
+            if self.path.is_file():
+                with self.path.open("a", encoding="utf-8") as handle:
+                    handle.write(line)
+
+
+@contextmanager
+def warnings_to_sweep_log(out: Path, trial_id: str) -> Iterator[None]:
+    """Let what a worker's libraries log as a warning or worse also go to ``sweep.log``.
+
+    Parameters
+    ----------
+    out : Path
+        The run folder.
+    trial_id : str
+        Stands before each line.
+    """
+    handler, root = _ToSweepLog(out / "sweep.log", trial_id), logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
