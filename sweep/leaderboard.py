@@ -12,6 +12,7 @@ from typing import Any
 from sweep.ledger import Ledger
 from trainables.config import Normalization, TrialConfig
 from trainables.records.files import write_text
+from trainables.tasks import settings_of_others
 
 COLUMNS = (
     "trial_id",
@@ -105,7 +106,7 @@ def trial_row(
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configured settings by column, empty where a trial's task does not use them."""
-    unused = {name for name, task in _OF_TASK.items() if config["task"] != task}
+    unused = settings_of_others(config["task"])
     values = {n: None if n in unused else config.get(n) for n in SETTING_COLUMNS}
     values["planned_epochs"] = config["epochs"]
     given = config["normalization"]
@@ -117,7 +118,6 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _NORMALIZATION = Normalization().model_dump()
-_OF_TASK = {"gap": "semantic2", "boundary": "semantic3", "rays": "stardist", "grid": "stardist"}
 _STATUS_ORDER = {"done": 0, "stopped": 1, "running": 2, "waiting": 3, "failed": 4}
 
 

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-Task = Literal["semantic2", "semantic3", "stardist"]
+from trainables.tasks import TASKS, settings_of_others
+
 Loss = Literal[
     "dice",
     "jaccard",
@@ -154,8 +156,9 @@ class TrialConfig(_Frozen):
     it runs (`RunOptions`) is not part of it.
     """
 
-    task: Task = "semantic2"
-    """Which labels are learnt: foreground, three classes, or star-convex polygons."""
+    task: str = "semantic2"
+    """Which labels are learnt, of `trainables.tasks.TASKS`: foreground, three classes, or
+    star-convex polygons."""
     architecture: str = "Unet"
     """One of `ARCHITECTURES` (case and punctuation ignored), or `STARDIST`."""
     encoder: str = "resnet18"
@@ -207,6 +210,15 @@ class TrialConfig(_Frozen):
     def _canonical_architecture(cls, value: str) -> str:
         return architecture_name(value)
 
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        if value not in TASKS:
+            names = [repr(name) for name in TASKS]
+            expected = f"{', '.join(names[:-1])} or {names[-1]}"
+            raise PydanticCustomError("task", "Input should be {expected}", {"expected": expected})
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _only_what_counts(cls, values: Any) -> Any:
@@ -215,28 +227,23 @@ class TrialConfig(_Frozen):
             return values
         values = dict(values)
         task = values.get("task", "semantic2")
-        if task != "semantic2":
-            values.pop("gap", None)
-        if task != "semantic3":
-            values.pop("boundary", None)
-        if task == "stardist":
-            values["loss"] = "stardist"
-            if _key(values.get("architecture", "")) == _key(STARDIST):
-                # it is trained by Adam, without weight decay; TensorFlow computes in float32
-                values.update(
-                    encoder="none", encoder_weights="none", weight_decay=0.0, precision="32"
-                )
-        else:
-            values.pop("rays", None)
-            values.pop("grid", None)
+        if task in TASKS:
+            for name in settings_of_others(task):
+                values.pop(name, None)
+            if TASKS[task].own_loss is not None:
+                values["loss"] = TASKS[task].own_loss
+        if task == "stardist" and _key(values.get("architecture", "")) == _key(STARDIST):
+            # it is trained by Adam, without weight decay; TensorFlow computes in float32
+            values.update(encoder="none", encoder_weights="none", weight_decay=0.0, precision="32")
         if values.get("encoder_weights", "none") == "none":
             values.pop("weights_id", None)
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> TrialConfig:
-        if self.loss == "stardist" and self.task != "stardist":
-            raise ValueError(f"loss 'stardist' needs task 'stardist', not {self.task!r}")
+        for name, task in TASKS.items():
+            if self.loss == task.own_loss and self.task != name:
+                raise ValueError(f"loss {self.loss!r} needs task {name!r}, not {self.task!r}")
         if self.architecture == STARDIST and self.task != "stardist":
             raise ValueError(f"architecture {STARDIST} needs task 'stardist', not {self.task!r}")
         smallest = SMALLEST_CROP.get(self.architecture, 0)
@@ -309,7 +316,7 @@ def recorded_config(values: Mapping[str, Any]) -> TrialConfig:
     Returns
     -------
     TrialConfig
-        Recipe 1 did not record ``gap``: its 2-class targets always had one.
+        Recipe 1 did not record ``gap``: its 2-class targets always had one (`Task.recipe1`).
 
     Raises
     ------
@@ -317,8 +324,9 @@ def recorded_config(values: Mapping[str, Any]) -> TrialConfig:
         When a field is not known, or does not fit.
     """
     values = dict(values)
-    if values.get("task") == "semantic2":
-        values.setdefault("gap", 1)
+    task = TASKS.get(values.get("task", ""))
+    if task is not None:
+        values = {**task.recipe1, **values}
     return TrialConfig.model_validate(values)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from trainables.config import STARDIST, TrialConfig
 from trainables.records.files import write_json
+from trainables.tasks import TASKS
 
 FORMAT = 2
 """Raised when `estimate` or `probe` change what they mean, so that caches are not believed."""
@@ -54,9 +55,7 @@ class Footprint:
 
 def output_channels(config: TrialConfig) -> int:
     """Return the channels of a network's output: logits, or probability and distances."""
-    if config.task == "stardist":
-        return 1 + int(getattr(config, "rays", 32))
-    return {"semantic2": 1, "semantic3": 3}[config.task]
+    return TASKS[config.task].channels_of(config)
 
 
 def estimate(

@@ -14,10 +14,10 @@ from torch import nn
 from trainables.config import TrialConfig
 from trainables.data.cutting import derived_seed, learning_rate_factor
 from trainables.data.examples import Example
-from trainables.labels import CLASS_NAMES, foreground
+from trainables.labels import foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.predict import Scaling, predict_logits
-from trainables.tasks import Semantic3, Task
+from trainables.tasks import Task
 from trainables.tiling import Inference
 
 
@@ -29,7 +29,7 @@ class Scores:
     dataset_iou: float
     image_iou: float
     class_iou: dict[str, float] = field(default_factory=dict)
-    """Data-set IoU of each class, of task ``semantic3``."""
+    """Data-set IoU of each of the task's classes."""
     counts: tuple[tuple[int, int], ...] = ()
     """Intersection and union of each image, in pixels."""
 
@@ -114,7 +114,8 @@ class SegmentationModule(pl.LightningModule):
         was_training = self.network.training
         self.network.eval()
         losses, counts = [], []
-        class_counts = np.zeros((len(CLASS_NAMES), 2), np.int64)
+        names = self.task.class_names
+        class_counts = np.zeros((len(names), 2), np.int64)
         for one in images:
             logits = predict_logits(
                 self.network,
@@ -130,16 +131,14 @@ class SegmentationModule(pl.LightningModule):
             # an untrained or diverged network is told by its loss, not by its outlines
             pred = self.task.foreground(logits, (one.labels.shape[0], one.labels.shape[1]))
             counts.append(overlap_counts(pred, foreground(one.labels)))
-            if isinstance(self.task, Semantic3):
+            if names:
                 classes = self.task.classes(logits)
-                for number in range(len(CLASS_NAMES)):
+                for number in range(len(names)):
                     class_counts[number] += overlap_counts(classes == number, target == number)
         self.network.train(was_training)
-        class_iou = {}
-        if isinstance(self.task, Semantic3):
-            class_iou = {
-                name: iou_from_counts([(int(i), int(u))])[0]
-                for name, (i, u) in zip(CLASS_NAMES, class_counts)
-            }
+        class_iou = {
+            name: iou_from_counts([(int(i), int(u))])[0]
+            for name, (i, u) in zip(names, class_counts)
+        }
         loss = float(np.mean(losses))
         return Scores(loss, *iou_from_counts(counts), class_iou, tuple(counts))

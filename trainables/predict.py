@@ -17,7 +17,7 @@ from trainables.data.normalization import Intensities
 from trainables.errors import NoGpu
 from trainables.machine.hardware import cpu_computes_bf16, pretended_gpu
 from trainables.memory import is_out_of_memory
-from trainables.tasks import StarConvex, Task
+from trainables.tasks import Task
 from trainables.tiling import STRIDE, Inference, stored_inference, tiled
 
 SMALLEST = 128
@@ -275,6 +275,4 @@ class Predictor:
         ValueError
             For other tasks, whose instances `analysis.instances` separates.
         """
-        if not isinstance(self.task, StarConvex):
-            raise ValueError(f"task {self.config.task!r} predicts classes, not instances")
         return self.task.labels(self.logits(image), (image.shape[0], image.shape[1]))

@@ -42,7 +42,7 @@ from trainables.predict import (
 from trainables.records.attempts import Attempt, attempt_at
 from trainables.records.progress import RESULT, History, ended_before, forget_states, read_result
 from trainables.records.resumable import Form, Progress
-from trainables.tasks import MOST_CALIBRATION_IMAGES, StarConvex, Task, build_task, typical_radius
+from trainables.tasks import MOST_CALIBRATION_IMAGES, TASKS, Task
 from trainables.tiling import SMALLEST_TILE, Inference
 
 LEAST_GAIN = 0.002
@@ -185,7 +185,7 @@ class _Seen:
 
 def _see(config: TrialConfig, dataset: DataSet, precision: str) -> _Seen:
     training = load_split(dataset, "train", config)
-    task = build_task(config, {"scale": typical_radius([one.labels for one in training])})
+    task = TASKS[config.task].for_training(config, [one.labels for one in training])
     validation = load_split(dataset, "val", config)
     keep_targets(task, validation)
     return _Seen(config, dataset, precision, training, validation, task)
@@ -264,13 +264,13 @@ def _conclude(
     network.to(device).eval()
     # epochs are compared whole and at default thresholds, the trial by what suits it best
     inference, val = _choose_inference(module, validation, precision)
-    if isinstance(task, StarConvex):
-        task.optimize(
-            lambda x: predict_logits(
-                network, x, module.scaling, precision, inference=inference, grid=task.grid
-            ),
-            [(one.image, one.labels) for one in validation],
-        )
+    tuned = task.tune(
+        lambda x: predict_logits(
+            network, x, module.scaling, precision, inference=inference, grid=task.grid
+        ),
+        [(one.image, one.labels) for one in validation],
+    )
+    if tuned:
         val = module.evaluate(validation, precision, inference)
     # one at a time in memory
     test = module.evaluate(each_example(dataset, "test", seen.config), precision, inference)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet
 from trainables.labels import compact
-from trainables.tasks import StarConvex, Task
+from trainables.tasks import Task
 
 MOST_TARGETS_MB = 1024
-"""Star-convex validation targets that are kept in memory; further ones are made anew."""
+"""Validation targets that are kept in memory; further ones are made anew."""
 
 
 @dataclass
@@ -58,8 +58,8 @@ def forget_images() -> None:
 
 
 def keep_targets(task: Task, examples: Sequence[Example]) -> None:
-    """Make the targets that are slow to make, star-convex ones, once."""
-    room = MOST_TARGETS_MB * 2**20 if isinstance(task, StarConvex) else 0
+    """Make the targets that are slow to make once."""
+    room = MOST_TARGETS_MB * 2**20 if task.keeps_targets else 0
     for one in examples:
         room -= 4 * task.channels * one.labels.size // task.grid**2
         if room < 0:

@@ -1,0 +1,138 @@
+"""What training, evaluation and prediction need to know of a task. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from trainables.config import TrialConfig
+
+Shape = tuple[int, int]
+
+
+class Task:
+    """A way of making cells, as far as the network has part in it.
+
+    A subclass is the record of one task: its class attributes are what plans and tables ask
+    for, which import no torch; its methods are what training and prediction call. The other half
+    of a way, from maps to single cells, is in `analysis.instances`.
+
+    Parameters
+    ----------
+    config : TrialConfig
+    state : mapping, optional
+        What `state` gave when the checkpoint was written.
+    """
+
+    name: ClassVar[str]
+    """Value of ``TrialConfig.task``."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Fields of `TrialConfig` that this task reads and others may not."""
+    own_loss: ClassVar[str | None] = None
+    """The one loss that fits the task's targets; None: any loss on pixels."""
+    class_names: ClassVar[tuple[str, ...]] = ()
+    """Classes whose IoU is recorded beside that of the foreground."""
+    keeps_targets: ClassVar[bool] = False
+    """Whether targets are slow to make, so that those of validation images are kept."""
+    recipe1: ClassVar[Mapping[str, Any]] = {}
+    """Settings that recipe 1 did not record, and what they were."""
+
+    channels: int
+    """Output channels of the network."""
+    grid: int
+    """Logits and targets are of every so many pixels, in both directions."""
+
+    def __init__(self, config: TrialConfig, state: Mapping[str, Any] | None = None) -> None:
+        self.config = config
+        self.channels, self.grid = self.channels_of(config), self.grid_of(config)
+
+    @classmethod
+    def channels_of(cls, config: TrialConfig) -> int:
+        """Return the output channels of a configuration's network."""
+        raise NotImplementedError
+
+    @classmethod
+    def grid_of(cls, config: TrialConfig) -> int:
+        """Return of how many pixels, in both directions, logits and targets hold one."""
+        return 1
+
+    @classmethod
+    def for_training(cls, config: TrialConfig, labels: Sequence[NDArray[np.integer]]) -> Task:
+        """Make the task of a trial that begins, from its training label images."""
+        return cls(config)
+
+    def target(self, labels: NDArray[np.integer]) -> NDArray[Any]:
+        """Make the training target, without batch axis, from an (H, W) label image."""
+        raise NotImplementedError
+
+    def loss(self) -> nn.Module:
+        """Make the loss: called with logits (N, channels, H, W) and a batch of targets."""
+        raise NotImplementedError
+
+    def probability(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the (h, w) probability of any cell for (channels, h, w) logits."""
+        raise NotImplementedError
+
+    def foreground(self, logits: torch.Tensor, shape: Shape) -> NDArray[np.bool_]:
+        """Return the (H, W) mask of any cell for the logits of an image of that shape."""
+        return (self.probability(logits) >= 0.5).cpu().numpy()
+
+    def ideal(self, target: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
+        """Return the (H, W) mask of any cell that a target itself gives, as perfect outputs would:
+        the ceiling of what can be reached.
+        """
+        raise NotImplementedError
+
+    def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
+        """Return what instances are made from, for (channels, h, w) logits.
+
+        Foreground probability (1, H, W) for two classes, class probabilities (3, H, W) for
+        three, probability and distances (1 + rays, h, w) of every ``config.grid``-th pixel for a
+        star-convex head.
+        """
+        raise NotImplementedError
+
+    def classes(self, logits: torch.Tensor) -> NDArray[np.uint8]:
+        """Return the most probable of `class_names` for each pixel, (H, W)."""
+        raise NotImplementedError
+
+    def labels(self, logits: torch.Tensor, shape: Shape) -> NDArray[np.int32]:
+        """Return the (H, W) label image, of tasks whose outputs are instances.
+
+        Raises
+        ------
+        ValueError
+            For other tasks, whose instances `analysis.instances` separates.
+        """
+        raise ValueError(f"task {self.config.task!r} predicts classes, not instances")
+
+    def tune(
+        self,
+        predict: Callable[[NDArray[np.float32]], torch.Tensor],
+        images: Sequence[tuple[NDArray[np.float32], NDArray[np.integer]]],
+    ) -> bool:
+        """Choose what prediction needs beside the weights, on validation images.
+
+        Parameters
+        ----------
+        predict : callable
+            Gives (channels, h, w) logits for a normalised (H, W) image.
+        images : sequence of (image, labels)
+
+        Returns
+        -------
+        bool
+            Whether there was anything to choose: predictions may then differ from those before.
+        """
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """Return what prediction needs beside weights and configuration, for JSON."""
+        return {}
