@@ -158,16 +158,16 @@ def test_images_are_read_once_by_a_process(dataset: DataSet, tmp_path: Path, mon
 def test_star_convex_targets_of_validation_are_made_once(
     dataset: DataSet, tmp_path: Path, monkeypatch
 ) -> None:
-    import trainables.tasks
+    import trainables.tasks.stardist
 
     made: list[tuple[int, ...]] = []
-    original = trainables.tasks.star_targets
+    original = trainables.tasks.stardist.star_targets
 
     def counted(labels, *args):
         made.append(labels.shape)
         return original(labels, *args)
 
-    monkeypatch.setattr("trainables.tasks.star_targets", counted)
+    monkeypatch.setattr("trainables.tasks.stardist.star_targets", counted)
     star = CONFIG.model_copy(update={"task": "stardist", "loss": "stardist", "epochs": 2})
     result = train(star, dataset, tmp_path / "t")
     for shape in ((100, 104), (90, 94)):
