@@ -92,6 +92,10 @@ def patch(module):
         config = made["trial"].config
         return pretend(image, shifts[epoch - 1], config.rays, config.grid)
 
+    def optimize(predictions, truths, real=module.optimize_thresholds, **options):
+        note(searched=[int(np.count_nonzero(one)) for one in truths])
+        return real(predictions, truths, **options)
+
     class Trial(module.Trial):
         def __init__(self, *arguments):
             super().__init__(*arguments)
@@ -120,6 +124,7 @@ def patch(module):
             super()._end_epoch(epoch, *arguments)
 
     module.build, module.polygons, module.Trial = build, polygons, Trial
+    module.optimize_thresholds = optimize
 
 sys.meta_path.insert(0, Scripted())
 """
@@ -317,6 +322,8 @@ def test_figures_of_the_trial(whole: tuple[TrialResult, Path], dataset: DataSet)
         predictions.append(pretending(folder).pretend(*maps))
         truths.append(labels)
     assert thresholds == optimize_thresholds(predictions, truths, grid=CONFIG.grid)
+    (line,) = notes(folder, "searched")
+    assert line["searched"] == [np.count_nonzero(one) for one in truths]
     val, test = (
         by_hand(folder, dataset, split, SHIFTS[BEST - 1], thresholds) for split in ("val", "test")
     )
