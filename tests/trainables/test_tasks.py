@@ -11,16 +11,19 @@ import pytest
 import tifffile
 import torch
 
-import trainables.tasks
+import trainables.tasks.stardist
 from trainables import checkpoint
 from trainables.config import RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.labels import CLASS_NAMES
 from trainables.metrics import iou_from_counts, overlap_counts
+from trainables.module import SegmentationModule
+from trainables.predict import Scaling, predict_logits
 from trainables.starconvex import Thresholds
 from trainables.stardist.client import train_stardist
 from trainables.tasks import Semantic3, StarConvex, build_task, typical_radius
+from trainables.tiling import Inference
 from trainables.train import train
 
 OFTEN = RunOptions(checkpoint_seconds=0)
@@ -55,14 +58,14 @@ def test_a_trial_of_each_task(
 ) -> None:
     cfg = config(task, epochs=3)
     searched: list[list[np.ndarray]] = []
-    search = trainables.tasks.optimize_thresholds
+    search = trainables.tasks.stardist.optimize_thresholds
 
     def watched(predictions: Any, truths: list[np.ndarray], **options: Any) -> Thresholds:
         searched.append(truths)
         search(predictions, truths, **options)
         return Thresholds(0.3, 0.3)  # others than the default ones, with which epochs are compared
 
-    monkeypatch.setattr(trainables.tasks, "optimize_thresholds", watched)
+    monkeypatch.setattr(trainables.tasks.stardist, "optimize_thresholds", watched)
     calm = train(cfg, dataset, tmp_path / "calm")
     seen = []
 
@@ -204,3 +207,35 @@ def test_micro_batches_are_recorded_and_close_to_whole_batches(
     first = [r.history[0].train_loss for r in (whole, parts)]
     assert first[0] != first[1]  # batch normalisation and Dice see other batches
     assert first[0] == pytest.approx(first[1], abs=0.15)
+
+
+class Echo(torch.nn.Module):
+    """Says of every pixel, in all channels, what the image shows there."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.weight).repeat(1, self.channels, 1, 1)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_the_pixels_that_are_decoded_are_those_that_are_learnt(grid: int) -> None:
+    """Every so many pixels, from the first on: in training, and in whole and tiled images."""
+    star = build_task(config("stardist", rays=8, grid=grid), {"scale": 8.0})
+    network, scaling = Echo(star.channels), Scaling(0.0, 1.0)
+    module = SegmentationModule(config("stardist", rays=8, grid=grid), network, scaling, star, 1)
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.normal(0, 1, (2, 1, 64, 64)).astype(np.float32))
+    target = torch.from_numpy(np.stack([star.target(crowded((64, 64)))] * 2))
+    seen = image[..., ::grid, ::grid].repeat(1, star.channels, 1, 1)
+    learnt = module.training_step((image, target), 0).detach()
+    torch.testing.assert_close(learnt, star.loss()(seen, target))
+    large = rng.normal(0, 1, (101, 151)).astype(np.float32)
+    for inference in (Inference(None, large.size), Inference(64, large.size)):
+        logits = predict_logits(network, large, scaling, "32-true", inference=inference, grid=grid)
+        assert logits.shape == (star.channels, -(-101 // grid), -(-151 // grid))
+        for channel in logits:
+            np.testing.assert_allclose(channel, large[::grid, ::grid], atol=1e-5)
