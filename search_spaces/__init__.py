@@ -39,7 +39,7 @@ class SearchSpace(BaseModel):
     builtin_data : BuiltinData or None
         What to generate when no ``--data`` is given; None: ``--data`` is required.
     settings : dict
-        Defaults of the sweep's settings (`sweep.plan.Settings`), such as ``scheduler``.
+        Defaults of the sweep's settings (`sweep.request.SweepSettings`), such as ``scheduler``.
     dimensions : dict
         What ``search=optuna`` draws from, by field of `TrialConfig`: a list is a choice,
         ``("loguniform", low, high)`` and ``("uniform", low, high)`` are ranges; so are Optuna's

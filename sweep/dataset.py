@@ -1,16 +1,60 @@
-"""The data set of a sweep: how it is divided, and what is said of it before anything starts."""
+"""The data set of a sweep: where it lies, how it is divided, and what is said of it at first."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from sweep.plan import Request, RequestError
+from sweep.request import Request, RequestError
 from trainables.data.dataset import DataError, DataOptions, DataSet, index_dataset, open_dataset
 from trainables.data.pixelcheck import CROPS_ADVICE
 from trainables.data.splits import few_groups_note, recorded_options
+
+
+@contextmanager
+def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> Iterator[Path]:
+    """Give the folder of a sweep's data, absolute.
+
+    Parameters
+    ----------
+    request : Request
+        Its space may bring built-in data.
+    data : str or None
+        ``--data``. None: the built-in data are generated, into ``OUT/data``.
+    out : Path
+        The run folder.
+    keep : bool
+        Whether built-in data stay: else they lie in a temporary folder, unless they are in `out`
+        already.
+
+    Raises
+    ------
+    RequestError
+        When there are no data.
+    """
+    if data is not None:
+        yield Path(data).absolute()
+        return
+    builtin = request.space.builtin_data
+    if builtin is None:
+        raise RequestError(
+            f"search space {request.space_name} needs your images: --data FOLDER (with images/ "
+            "and masks/; see the README)"
+        )
+    from trainables.synthetic.dataset import generate
+
+    if (out / "data").exists():
+        yield out / "data"
+    elif keep:
+        yield generate(out / "data", **builtin.model_dump())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield generate(Path(folder) / "data", **builtin.model_dump())
 
 
 def index_data(root: Path, options: DataOptions) -> DataSet:
@@ -30,8 +74,9 @@ def data_options(request: Request, recorded: dict[str, Any] | None) -> DataOptio
     return chosen if chosen.model_copy(update={"gap_frames": None}) == asked else asked
 
 
-def open_data(root: Path, options: DataOptions, request: Request, console: Console) -> DataSet:
+def open_data(root: Path, request: Request, console: Console) -> DataSet:
     """Read all files once, refuse what cannot be right, and say what is remarkable."""
+    options = request.data_options
     dataset = open_dataset(root, options)
     modes = {config.normalization.mode for config in request.configs}
     modes |= set(request.space.dimensions.get("normalization", ()))

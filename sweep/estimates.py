@@ -16,7 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sweep.allowances import Limits
-from sweep.schedule import CPU, Item, Throughput, estimate_seconds
+from sweep.schedule import Item
+from sweep.throughput import CPU, Throughput, estimate_seconds
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet
 from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key
@@ -170,13 +171,10 @@ def as_items(
         apart = on_gpus and not own.gpu
         if (need := footprints.get(i)) is not None:
             seconds[i] = estimate_seconds(
-                need.gflops,
-                need.parameters,
+                need,
+                c,
                 CPU if apart else hardware,
-                crops=crops(c.crop_size),
-                epochs=c.epochs,
-                batch_size=c.batch_size,
-                precision=c.precision,
+                crops(c.crop_size),
                 cores=own.cpus or cores if apart else cores,
                 share=min(1.0, own.gpu or 1.0),
             )

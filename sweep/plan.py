@@ -1,99 +1,25 @@
-"""What a sweep will do: trials, data and settings, decided and checked before it starts."""
+"""What a sweep will do: trials, data and settings, as plan.json records them."""
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib.util
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-
-import search_spaces
-from search_spaces import SearchSpace, override
 from sweep.identity import identity
 from sweep.precision import Precision, settle
 from sweep.provenance import git_commit, library_versions
+from sweep.request import Request, RequestError
 from sweep.search import dimensions as drawing
-from trainables.config import RECIPE, STARDIST, TrialConfig
-from trainables.data.dataset import DataOptions, DataSet
-from trainables.encoders.licences import TRAINING_DATA
-from trainables.encoders.sources import WeightsInfo, is_path
+from trainables.config import RECIPE, TrialConfig
+from trainables.data.dataset import DataSet
 from trainables.records.files import write_json
 
 FORMAT = 1
-
-Pair = tuple[str, str]
-"""An encoder and the value of ``encoder_weights`` that it starts from."""
-
-
-class RequestError(ValueError):
-    """A request that cannot be met; the message is the one line that the user sees."""
-
-
-def _takes_wandb(project: str) -> str:
-    """Refuse a name at which W&B would be off for every trial."""
-    strange = "".join(sorted({character for character in project if character in "/\\#?%:"}))
-    if strange:
-        raise ValueError(f"W&B takes no project whose name holds {strange}")
-    return project
-
-
-def _a_share(gpus: float) -> float:
-    """Refuse what Ray cannot give: parts of several GPUs, and parts smaller than it counts."""
-    if 0 < gpus < 0.001 or (gpus > 1 and not gpus.is_integer()):
-        raise ValueError(f"{gpus:g} is no share of a GPU: give 0, a number from 0.001 to 1, or 2")
-    return gpus
-
-
-class Settings(BaseModel):
-    """How a sweep runs, beside its trials; every field can be given by ``--set``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    scheduler: Literal["fifo", "asha"] = "fifo"
-    """``asha`` stops trials early that fall behind."""
-    search: Literal["grid", "optuna"] = "grid"
-    """``optuna`` draws trials from the space's dimensions; ``--set`` of one value fixes a
-    dimension, of several values with commas between is a choice."""
-    samples: Annotated[int, Field(ge=1)] = 20
-    """Different trials that ``search=optuna`` draws, or as many as there are."""
-    grace_epochs: Annotated[int, Field(ge=1)] = 5
-    """Epochs that ``scheduler=asha`` gives every trial."""
-    concurrency: Annotated[int, Field(ge=1)] | None = None
-    """Most trials at once; None: as many as the resources allow."""
-    cpus_per_trial: Annotated[float, Field(ge=0.001)] = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_a_share)] | None = None
-    """A fraction lets trials share a GPU; None: a whole one where there are GPUs."""
-    stardist_cpus: Annotated[float, Field(gt=0)] | None = None
-    """Cores for a trial of stardist's own model where others train on GPUs; None: up to four."""
-    stardist_gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of a GPU for a trial of stardist's own model. 0: it trains on CPUs, since TensorFlow's
-    packages for GPUs and torch's do not fit into one environment; above 0 only where the nodes'
-    TensorFlow sees a GPU."""
-    memory_per_trial: Annotated[float, Field(gt=0)] | None = None
-    """GB that a trial on CPUs may take, reserved and enforced; doubled for a trial that runs out
-    of it. None: what it is estimated to need is reserved, and nothing is enforced."""
-    most_memory_per_trial: Annotated[float, Field(gt=0)] | None = None
-    """GB up to which that is doubled; None: what a node has."""
-    retries: Annotated[int, Field(ge=0)] = 3
-    """How often in a row a trial may lose its worker or node without a new epoch in between."""
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Least time between two saved states of a trial (and never less than an epoch, or twenty times
-    what the last one took); 0: after every epoch, whatever that costs."""
-    tensorboard: bool = False
-    """Write TensorBoard logs to OUT/tensorboard."""
-    artifacts: bool = False
-    """Upload each best checkpoint to W&B."""
-    project: Annotated[str, Field(max_length=128), AfterValidator(_takes_wandb)] = "segsweep"
-    """W&B project."""
-    entity: str | None = None
-    """W&B entity (user or team)."""
 
 
 @dataclass(frozen=True)
@@ -102,207 +28,6 @@ class Trial:
 
     trial_id: str
     config: TrialConfig
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for, before data and folder are looked at."""
-
-    space_name: str
-    space: SearchSpace
-    configs: tuple[TrialConfig, ...]
-    settings: Settings
-    data_options: DataOptions
-    weights: Mapping[Pair, WeightsInfo | str] = field(default_factory=dict)
-    """What is known of the encoder weights; only their identity where a run has recorded it."""
-    only: tuple[str, ...] = ()
-    """What ``--only`` says."""
-    left_out: tuple[TrialConfig, ...] = ()
-    """Trials of the space that it left out: they may lie in the run folder, and stay."""
-
-
-def load_space(name: str) -> tuple[str, SearchSpace]:
-    """Find a search space by the name of its file in ``search_spaces/``, or by path.
-
-    Parameters
-    ----------
-    name : str
-        ``demo``, ``paper``, ... or a path that ends in ``.py``.
-
-    Returns
-    -------
-    (name, space)
-        The file's stem and its ``SPACE``.
-
-    Raises
-    ------
-    RequestError
-        When there is no such file, or it does not define a `SearchSpace`.
-    """
-    folder = Path(search_spaces.__file__).parent
-    builtin = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
-    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not path.is_file():
-        hint = f"; built-in: {', '.join(builtin)}, or the path of a .py file of your own"
-        raise RequestError(f"no search space {name!r}{hint}")
-    spec = importlib.util.spec_from_file_location(f"segsweep_space_{path.stem}", path.absolute())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise RequestError(f"search space {path}: {_first(error)}") from error
-    except (Exception, SystemExit) as error:  # the file is the user's own code
-        text = " ".join(str(error).split())
-        raise RequestError(f"search space {path}: {type(error).__name__}: {text}") from error
-    space = getattr(module, "SPACE", None)
-    if not isinstance(space, SearchSpace):
-        raise RequestError(f"search space {path} must define SPACE = SearchSpace(...)")
-    if not space.trials:
-        raise RequestError(f"search space {path} holds no trial")
-    return path.stem, space
-
-
-def _first(error: ValidationError) -> str:
-    one = error.errors()[0]
-    where = ".".join(str(part) for part in one["loc"])
-    message = one["msg"].removeprefix("Value error, ")
-    got = "" if one["type"] in ("missing", "value_error") else f", not {one['input']!r}"
-    return f"{where}: {message}{got}" if where else message
-
-
-def _split_key(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip() or not value.strip():
-        raise RequestError(f"--set {text!r}: write key=value, such as epochs=20")
-    return key.strip(), value.strip()
-
-
-def _value(text: str) -> Any:
-    """Read none as None and leave the rest to pydantic, which reads numbers from strings."""
-    return None if text.lower() == "null" else text
-
-
-def _field_value(key: str, text: str) -> Any:
-    """Return a trial's setting; of few numbers to choose from (gap, grid), that number."""
-    few = get_args(TrialConfig.model_fields[key].annotation)
-    return next((n for n in few if isinstance(n, int) and str(n) == text), _value(text))
-
-
-def weights_value(text: str) -> str:
-    """Return a name as it is, and a path as an absolute one: trials do not run in this folder."""
-    if text.lower() in ("imagenet", "pretrained"):
-        return "pretrained"  # one name for one thing
-    if text.lower() == "none":
-        return "none"
-    if text in TRAINING_DATA:
-        return text
-    path = Path(text).expanduser().absolute()
-    # what is no path may be a name that timm gives to weights
-    return str(path) if is_path(text) or path.exists() else text
-
-
-def make_request(
-    space_name: str, space: SearchSpace, changes: Sequence[str], seeds: int | None
-) -> Request:
-    """Apply ``--set`` and ``--seeds`` to a space.
-
-    Parameters
-    ----------
-    space_name, space
-        As `load_space` gives them.
-    changes : sequence of str
-        ``key=value``: a field of `TrialConfig` (several values, with commas between, span a
-        grid, or are a choice for a search), of `Settings` or of `DataOptions`.
-    seeds : int or None
-        Repeat the grid with seeds 0, 1, ... ; refused for a search.
-
-    Returns
-    -------
-    Request
-        The dimensions of its space are what a search will draw from; none for a grid.
-
-    Raises
-    ------
-    RequestError
-        For an unknown key or a value that does not fit, naming both.
-
-    Notes
-    -----
-    ``normalization=dataset`` changes whose percentiles scale the intensities; other percentiles
-    are given in a search space file.
-    """
-    trial_changes: dict[str, list[Any]] = {}
-    try:
-        Settings.model_validate(space.settings)
-    except ValidationError as error:
-        raise RequestError(f"search space {space_name}: settings: {_first(error)}") from error
-    settings = dict(space.settings)
-    data_options: dict[str, Any] = {}
-    for text in changes:
-        key, value = _split_key(text)
-        if key in TrialConfig.model_fields:
-            if key == "weights_id":
-                raise RequestError("--set weights_id: it follows from encoder_weights")
-            trial_changes[key] = [_field_value(key, v.strip()) for v in value.split(",")]
-            if key == "encoder_weights":
-                trial_changes[key] = [weights_value(str(v)) for v in trial_changes[key]]
-        elif key in Settings.model_fields:
-            settings[key] = _value(value)
-        elif key in DataOptions.model_fields:
-            data_options[key] = _value(value)
-        else:
-            known = [*TrialConfig.model_fields, *Settings.model_fields, *DataOptions.model_fields]
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
-            raise RequestError(f"--set {key}: no such setting{hint}")
-    if seeds is not None and seeds < 1:
-        raise RequestError(f"--seeds {seeds}: at least 1")
-    if settings.get("search") == "optuna":
-        space, trial_changes = _searched(space_name, space, trial_changes, seeds)
-    else:
-        space = space.model_copy(update={"dimensions": {}})
-        if seeds is not None and "seed" in trial_changes:
-            raise RequestError(f"--seeds {seeds} and --set seed: give one of them")
-        if seeds is not None:
-            trial_changes["seed"] = list(range(seeds))
-    try:
-        configs = override(space.trials, trial_changes)
-        for key, values in trial_changes.items():
-            _refuse_unused(key, values, configs)
-        return Request(
-            space_name,
-            space,
-            configs,
-            Settings.model_validate(settings),
-            DataOptions.model_validate(data_options),
-        )
-    except ValidationError as error:
-        raise RequestError(f"--set {_first(error)}") from error
-
-
-def _searched(
-    name: str, space: SearchSpace, changes: dict[str, list[Any]], seeds: int | None
-) -> tuple[SearchSpace, dict[str, list[Any]]]:
-    """Return a space as a search draws from it, and what ``--set`` fixes in it."""
-    try:
-        space = drawing.for_search(name, space, changes, seeds)
-    except ValidationError as error:
-        raise RequestError(f"--set {_first(error)}") from error
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    return space, {k: v for k, v in changes.items() if k not in space.dimensions}
-
-
-def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfig]) -> None:
-    """Refuse a change that no trial took up, such as rays without a StarDist trial."""
-    if key == "weight_decay" and all(config.architecture == STARDIST for config in configs):
-        raise RequestError(f"--set {key}: {STARDIST} trains without it")
-    if key in ("gap", "boundary", "rays", "grid", "loss", "encoder", "encoder_weights"):
-        taken = {str(getattr(config, key)) for config in configs}
-        if not taken & {str(value) for value in values}:
-            raise RequestError(f"--set {key}: no trial of this space uses it")
 
 
 @dataclass(frozen=True)
@@ -443,7 +168,7 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
             f"the same crops and augmentation), this version trains by recipe {RECIPE}"
         )
     if recorded["key"]["fingerprint"] != plan.fingerprint:
-        return f"its data are other data ({recorded['data']['path']}), or they have changed"
+        return f"it used other data ({recorded['data']['path']}), or they have changed since"
     if (why := drawing.difference(plan.key, recorded["key"])) is not None:
         return why
     old = {trial["trial_id"]: trial["config"] for trial in recorded["trials"]}
@@ -461,8 +186,10 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
         ),
         key=len,
     )
-    listed = ", ".join(f"{k} {_short(was)} -> {_short(now)}" for k, (was, now) in changed.items())
-    return f"its trials are others ({listed})"
+    listed = ", ".join(
+        f"{k} was {_short(was)}, now {_short(now)}" for k, (was, now) in changed.items()
+    )
+    return f"its settings differ ({listed})"
 
 
 def _short(value: Any) -> Any:

@@ -24,7 +24,7 @@ from trainables.machine.hardware import (
 )
 
 if TYPE_CHECKING:
-    from sweep.plan import Request
+    from sweep.request import Request
 
 WITHOUT_BF16 = ("V100", "V100S", "T4", "T4G", "P100", "P40", "P4", "K80", "M60")
 """GPUs that cannot, as Ray names them (label ``ray.io/accelerator-type``)."""

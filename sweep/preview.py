@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from rich.table import Table
 from sweep.allowances import Limits
 from sweep.cluster.probing import gpu_of_this_machine
 from sweep.estimates import Estimates, as_items
-from sweep.plan import Plan, Settings
+from sweep.plan import Plan
+from sweep.request import SweepSettings
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, growing, slots
-from sweep.schedule import CPU, CPU_BF16, Throughput, format_time, render, simulate, throughput
+from sweep.schedule import Item, format_time, render, simulate
 from sweep.search.dimensions import say
+from sweep.throughput import CPU, CPU_BF16, Throughput, throughput
 from trainables.encoders.sources import WeightsInfo
 from trainables.footprint import Footprint
 from trainables.machine.addresses import knock
@@ -25,7 +27,7 @@ from trainables.machine.hardware import cpu_computes_bf16
 from trainables.records.resumable import KEPT
 
 KNOWN = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
-"""GPUs whose speed `sweep.schedule` knows."""
+"""GPUs whose speed `sweep.throughput` knows."""
 
 
 def _cpu() -> Throughput:
@@ -57,7 +59,7 @@ def print_plan(
     resources : Resources or None
         None: those of a cluster that is not asked.
     gpus : Gpus or None
-        What ``--gpus`` told.
+        What ``--gpus`` says.
     crops : callable
         Gives the crops of an epoch for a crop size.
     out : Path
@@ -69,34 +71,24 @@ def print_plan(
     settings, ended = plan.request.settings, ended or {}
     print_precision(console, plan)
     if plan.drawn:
-        past = f"{len(ended)} have ended; " if ended else ""
-        console.print(f"{plan.samples} trials, {past}drawn by {settings.search} from")
-        for line in say(plan.request.space.dimensions):
-            console.print(line, markup=False, soft_wrap=True)
-        if plan.samples < settings.samples:
-            console.print(f"note: samples={settings.samples}, but there are no more combinations")
+        _print_search(console, plan, len(ended))
         _print_slots(console, plan, resources)
         return
     configs = {trial.trial_id: trial.config for trial in plan.trials}
     left = {i: config for i, config in configs.items() if i not in ended}
     present = resources or unseen(settings, len(left), gpus)
     on_gpus = bool(gpus_per_trial(settings, present))
-    name, memory = (gpus.name, gpus.memory_gb) if gpus else ("", None)
-    if on_gpus and not name and resources is not None and gpus is None:
-        name, memory = gpu_of_this_machine()
-    hardware = throughput(name) if on_gpus else _cpu()
-    memory = memory or (hardware.memory_gb if hardware and on_gpus else None)
+    hardware, memory = _hardware(gpus, on_gpus, here=resources is not None)
     estimates = Estimates(configs)
     if estimates.waiting > 4:
         console.print(f"estimating {estimates.waiting} networks ...")
     footprints = estimates.result()
     limits = first_limits(settings, present, footprints, memory, configs)
-    items = {}
+    items: list[Item] = []
     if hardware is not None:
         cores = max(1.0, settings.cpus_per_trial)
-        listed = as_items(left, footprints, limits, hardware, crops, cores)
-        items = {item.name: item for item in listed}
-    times = {i: format_time(item.seconds) for i, item in items.items()}
+        items = as_items(left, footprints, limits, hardware, crops, cores)
+    times = {item.name: format_time(item.seconds) for item in items}
     console.print(_trials(plan, footprints, limits, {**times, **ended}))
     console.print(f"{len(configs)} trials{_past(ended, configs)}")
     if not left:
@@ -106,22 +98,75 @@ def print_plan(
     needed, free = storage_gb({i: f for i, f in footprints.items() if i in left}, count, out)
     console.print(f"checkpoints take about {needed:.1f} GB of disk; {free:.0f} GB are free")
     if hardware is None or (resources is None and not on_gpus):
-        if hardware is not None:
-            hours = format_time(sum(item.seconds for item in items.values()))
-            console.print(f"about {hours} in all if one trial after the other runs on a CPU core")
-        console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({KNOWN})")
+        _print_no_makespan(console, items)
+    elif on_gpus:
+        apart = {item.name for item in items if not limits.get(item.name, limits[""]).gpu}
+        _print_packing(console, items, int(present.gpus), "GPU", apart)
+    else:
+        _print_packing(console, items, count, "slot")
+
+
+def _hardware(
+    gpus: Gpus | None, on_gpus: bool, here: bool
+) -> tuple[Throughput | None, float | None]:
+    """Return the speed of what trials compute on, and a GPU's memory in GiB; None: not known."""
+    if not on_gpus:
+        return _cpu(), gpus.memory_gb if gpus else None
+    name, memory = (gpus.name, gpus.memory_gb) if gpus else ("", None)
+    if gpus is None and here:
+        name, memory = gpu_of_this_machine()
+    hardware = throughput(name)
+    return hardware, memory or (hardware.memory_gb if hardware else None)
+
+
+def _print_search(console: Console, plan: Plan, ended: int) -> None:
+    """Print what a search draws from."""
+    settings = plan.request.settings
+    past = f"{ended} have ended; " if ended else ""
+    console.print(f"{plan.samples} trials, {past}drawn by {settings.search} from")
+    for line in say(plan.request.space.dimensions):
+        console.print(line, markup=False, soft_wrap=True)
+    if plan.samples < settings.samples:
+        console.print(f"note: samples={settings.samples}, but there are no more combinations")
+
+
+def _print_no_makespan(console: Console, items: Sequence[Item]) -> None:
+    """Say why there is no estimate of time for all trials; `items` may be known for a CPU core."""
+    if items:
+        hours = format_time(sum(item.seconds for item in items))
+        console.print(f"about {hours} in all if one trial after the other runs on a CPU core")
+    console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({KNOWN})")
+
+
+def _print_packing(
+    console: Console,
+    items: Sequence[Item],
+    slots: int,
+    slot_name: str,
+    apart: Collection[str] = (),
+) -> None:
+    """Print how trials pack into slots, and how long that takes.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+    items : sequence of Item
+    slots : int
+    slot_name : str
+    apart : collection of str
+        Names of trials that run on CPU cores beside those on GPUs.
+    """
+    if not slots:
         return
-    count = int(present.gpus) if on_gpus else count
-    if count:
-        apart = [i for i in items if on_gpus and not limits.get(i, limits[""]).gpu]
-        packing = simulate([item for i, item in items.items() if i not in apart], count)
-        for line in render(packing, slot_name="GPU" if on_gpus else "slot"):
-            console.print(line)
-        if apart:
-            longest = format_time(max(items[i].seconds for i in apart))
-            which = "1 trial" if len(apart) == 1 else f"{len(apart)} trials"
-            console.print(f"beside them {which} on CPU cores, the longest about {longest}")
-        console.print("an estimate from operations and memory, without validation and start-up")
+    for line in render(
+        simulate([i for i in items if i.name not in apart], slots), slot_name=slot_name
+    ):
+        console.print(line)
+    if apart:
+        longest = format_time(max(item.seconds for item in items if item.name in apart))
+        which = "1 trial" if len(apart) == 1 else f"{len(apart)} trials"
+        console.print(f"beside them {which} on CPU cores, the longest about {longest}")
+    console.print("rough estimate; excludes validation and start-up")
 
 
 def _trials(
@@ -159,7 +204,7 @@ def _past(ended: Mapping[str, str], configs: Collection[str]) -> str:
     return f": {listed}, {len(configs) - states.total()} to run"
 
 
-def unseen(settings: Settings, trials: int, gpus: Gpus | None) -> Resources:
+def unseen(settings: SweepSettings, trials: int, gpus: Gpus | None) -> Resources:
     """Return what a plan takes a cluster to have that it did not ask: the GPUs that ``--gpus``
     names, and CPU cores for as many of `trials` trials as there is room for.
     """
@@ -263,6 +308,6 @@ def print_precision(console: Console, plan: Plan) -> None:
 def _print_slots(console: Console, plan: Plan, resources: Resources | None) -> None:
     if resources is not None:
         console.print(
-            f"{slots(plan.request.settings, resources)} at a time or more, on {resources.cpus:g} "
-            f"CPUs and {resources.gpus:g} GPUs of this machine (or as told by --gpus)"
+            f"at least {slots(plan.request.settings, resources)} trials run in parallel on "
+            f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs (this machine's, or --gpus)"
         )

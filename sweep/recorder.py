@@ -14,12 +14,11 @@ from ray.tune import Callback
 
 from sweep.allowances import Limits, after_shortage
 from sweep.background import Pace
-from sweep.causes import killed_for_memory, root_cause
 from sweep.cluster.nodes import resources_of_nodes
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
-from sweep.lost_trials import NO_RECORD, Losses
+from sweep.lost_trials import NO_RECORD, LostTrials, killed_for_memory, root_cause
 from sweep.stalls import Stall
 from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View
@@ -75,7 +74,7 @@ class Recorder(Callback):
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
-        self.losses = Losses(runtime.get("retries", 0))
+        self.lost_trials = LostTrials(runtime.get("retries", 0))
         self._stall = Stall(self._say, self._nodes)
         self._per_image = 0.0
         self._pace = Pace(TABLES_SECONDS)
@@ -142,7 +141,7 @@ class Recorder(Callback):
 
     def _nodes(self) -> list[dict[str, float]]:
         """Return what the nodes have that may get trials."""
-        return resources_of_nodes(self.losses.blind, self.losses.no_gpu)
+        return resources_of_nodes(self.lost_trials.blind, self.lost_trials.no_gpu)
 
     def _read(self, state: TrialState) -> dict[str, Any] | None:
         """Return a trial's record; say what its worker has noted since."""
@@ -156,7 +155,7 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Mark a trial as running; its worker records that in the ledger."""
         _, state = self._of(trial)
-        self.losses.begin(state.trial_id, self.ledger.read_one(state.trial_id))
+        self.lost_trials.begin(state.trial_id, self.ledger.read_one(state.trial_id))
         known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id))
         self._furthest.setdefault(state.trial_id, max(known, default=0))
         state.status = "running"
@@ -166,7 +165,7 @@ class Recorder(Callback):
     ) -> None:
         """Take note of one epoch."""
         _, state = self._of(trial)
-        self.losses.hear(state.trial_id, result)
+        self.lost_trials.hear(state.trial_id, result)
         if "epoch" not in result:
             return
         row: dict[str, Any] = {name: result.get(name) for name in _EPOCH_FIELDS}
@@ -188,26 +187,26 @@ class Recorder(Callback):
         """
         config, state = self._of(trial)
         record = self._read(state)
-        if record is not None and self.losses.is_of_this_attempt(
+        if record is not None and self.lost_trials.is_of_this_attempt(
             state.trial_id, record, self.runtime["round"]
         ):
             if record.get("retry"):
                 self._again(state, record)
                 return
             self.records[state.trial_id] = record
-        elif refused := self.losses.refused(state.trial_id):
+        elif refused := self.lost_trials.refused(state.trial_id):
             self._place_elsewhere(state, config, refused)
             return
-        elif self.losses.was_stopped(state.trial_id):
+        elif self.lost_trials.was_stopped(state.trial_id):
             self._end(state, config, "stopped", by=self.runtime.get("scheduler", ""))
             # it never goes on, and its states are several times as large as a checkpoint
             forget_states(self.out / "checkpoints" / state.trial_id)
-        elif self.losses.try_again(state.trial_id):
+        elif self.lost_trials.try_again(state.trial_id):
             self._wait(state, config)
             self.view.message(f"{state.name}: {NO_RECORD}; will be tried again")
             return
         else:
-            tries = self.losses.tries(state.trial_id)
+            tries = self.lost_trials.tries(state.trial_id)
             self._end(state, config, "failed", error=f"{NO_RECORD} ({tries} times)")
         self._settle(state)
 
@@ -234,7 +233,7 @@ class Recorder(Callback):
     ) -> None:
         """Let a trial wait for another node than the one that it met."""
         self._wait(state, config)
-        if self.losses.place_elsewhere(state.trial_id):
+        if self.lost_trials.place_elsewhere(state.trial_id):
             text = (
                 f"{refused['name']} gets no trial{' on a GPU' if refused.get('gpu') else ''}: "
                 f"{refused['why']}; what was sent there is trained on other nodes"
@@ -316,7 +315,7 @@ class Recorder(Callback):
         """Return the trials that shall try again: those that ran out of memory, met a node that
         does not compute in their precision or does not see the run folder, or lost their result.
         """
-        again = self.losses.again
+        again = self.lost_trials.again
         return [i for i in self.states if i in again or self.records.get(i, {}).get("retry")]
 
     def _again(self, state: TrialState, record: dict[str, Any]) -> None:

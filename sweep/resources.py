@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sweep.allowances import Limits
-from sweep.plan import RequestError, Settings
+from sweep.request import RequestError, SweepSettings
 from sweep.schedule import cpu_memory_mb, gpu_fraction
 from trainables.config import STARDIST, TrialConfig
 from trainables.footprint import Footprint
@@ -98,14 +98,14 @@ def check_gpus_are_here(gpus: Gpus | None) -> None:
         )
 
 
-def growing(present: Resources, settings: Settings, gpus: int | None) -> Resources:
+def growing(present: Resources, settings: SweepSettings, gpus: int | None) -> Resources:
     """Return what a cluster will have, whose workers may come only when trials wait for them.
 
     Parameters
     ----------
     present : Resources
         What has joined so far; nothing but a head without cores after a fresh ``ray up``.
-    settings : Settings
+    settings : SweepSettings
     gpus : int or None
         GPUs that ``--gpus`` says will come.
     """
@@ -116,14 +116,14 @@ def growing(present: Resources, settings: Settings, gpus: int | None) -> Resourc
     return replace(total, cpus=max(total.cpus, trials * settings.cpus_per_trial))
 
 
-def gpus_per_trial(settings: Settings, resources: Resources) -> float:
+def gpus_per_trial(settings: SweepSettings, resources: Resources) -> float:
     """Return the share of a GPU that each trial gets."""
     if settings.gpus_per_trial is not None:
         return settings.gpus_per_trial
     return 1.0 if resources.gpus else 0.0
 
 
-def slots(settings: Settings, resources: Resources) -> int:
+def slots(settings: SweepSettings, resources: Resources) -> int:
     """Return how many trials run at once.
 
     Raises
@@ -147,7 +147,7 @@ def slots(settings: Settings, resources: Resources) -> int:
     return min(by_cpu, by_gpu, settings.concurrency or by_cpu)
 
 
-def check_limits(settings: Settings, resources: Resources) -> None:
+def check_limits(settings: SweepSettings, resources: Resources) -> None:
     """Refuse what a private Ray on this machine can never give: trials would wait for ever.
 
     Raises
@@ -176,7 +176,7 @@ def _share(gpu: float, gpus: float) -> int:
     return math.floor(gpus + 1e-9) * math.floor(1 / gpu + 1e-9)
 
 
-def stardist_limits(settings: Settings, resources: Resources, others: Limits) -> Limits:
+def stardist_limits(settings: SweepSettings, resources: Resources, others: Limits) -> Limits:
     """Return what a trial of stardist's own model may take where others may take `others`.
 
     It never holds a share of a GPU that it does not use: beside trials on GPUs it gets cores
@@ -192,7 +192,7 @@ def stardist_limits(settings: Settings, resources: Resources, others: Limits) ->
 
 
 def first_limits(
-    settings: Settings,
+    settings: SweepSettings,
     resources: Resources,
     footprints: Mapping[str, Footprint] | None = None,
     gpu_memory_gb: float | None = None,
@@ -202,7 +202,7 @@ def first_limits(
 
     Parameters
     ----------
-    settings : Settings
+    settings : SweepSettings
     resources : Resources
     footprints : mapping, optional
         trial_id to what the trial needs, where that is known.
@@ -246,7 +246,10 @@ def first_limits(
 
 
 def at_once(
-    settings: Settings, resources: Resources, limits: Mapping[str, Limits], trials: Sequence[str]
+    settings: SweepSettings,
+    resources: Resources,
+    limits: Mapping[str, Limits],
+    trials: Sequence[str],
 ) -> int:
     """Return about how many of the given trials run at once, under their own limits."""
     count = slots(settings, resources)

@@ -22,7 +22,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +47,7 @@ __all__ = [
     "TrackingOptions",
     "key_source",
     "known_id",
+    "options_of",
     "run_id",
     "server",
     "wandb_mode",
@@ -77,6 +78,31 @@ class TrackingOptions:
     artifacts: bool = False
     """Upload the best checkpoint of every trial."""
     tensorboard: bool = False
+
+
+def options_of(out: Path, plan: Mapping[str, Any], mode: Mode) -> TrackingOptions:
+    """Return where the trials of a run report.
+
+    Parameters
+    ----------
+    out : Path
+        The run folder.
+    plan : mapping
+        Contents of plan.json, which in runs of earlier versions has neither token nor group.
+    mode : {"online", "offline", "off"}
+    """
+    settings = plan["settings"]
+    return TrackingOptions(
+        mode=mode,
+        group=plan.get("wandb_group") or out.name,
+        folder=str(out),
+        token=plan.get("run_token", ""),
+        copied="copy_of" in plan,
+        project=settings["project"],
+        entity=settings["entity"],
+        artifacts=settings["artifacts"],
+        tensorboard=settings.get("tensorboard", False),
+    )
 
 
 def run_id(trial_id: str, token: str = "") -> str:

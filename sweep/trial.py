@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,14 @@ from sweep.precision import Precision, refusal
 from sweep.refusals import is_blind, is_without_gpu
 from sweep.tracking import Tracker, TrackingOptions, known_id
 from sweep.worker_log import warnings_to_sweep_log
-from trainables.config import STARDIST, EpochRecord, RunOptions, TrialConfig, with_changes
+from trainables.config import (
+    STARDIST,
+    EpochRecord,
+    RunOptions,
+    TrialConfig,
+    TrialResult,
+    with_changes,
+)
 from trainables.data.dataset import DataError, DataOptions, cached_index
 from trainables.errors import Superseded
 from trainables.records.attempts import Attempt
@@ -84,6 +93,29 @@ def shown_config(config: TrialConfig, trial_id: str) -> dict[str, Any]:
     return {**config.model_dump(mode="json"), **names}
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """A trial that this worker was given."""
+
+    trial_id: str
+    config: TrialConfig
+    limits: Limits
+    node: str
+    """Ray's id of this node."""
+    runtime: Mapping[str, Any]
+    """As `sweep.tuner.runtime_of` gives it, and ``round``."""
+
+    @property
+    def out(self) -> Path:
+        """The run folder."""
+        return Path(self.runtime["out"])
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records of all trials."""
+        return Ledger(self.out)
+
+
 def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     """Train one trial, reporting every epoch to Tune; record its result in the ledger.
 
@@ -91,17 +123,14 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     trial; errors of the machine are raised, so that Tune tries again.
     """
     import ray
-    from ray import tune
 
     node = ray.get_runtime_context().get_node_id()
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
     if is_blind(runtime, limits, node):
         return
     config = config_of(tune_config, runtime)
-    trial_id = config.trial_id(runtime["fingerprint"])
-    out = Path(runtime["out"])
-    ledger = Ledger(out)
-    record = ledger.read_one(trial_id) or {}
+    mine = Assignment(config.trial_id(runtime["fingerprint"]), config, limits, node, runtime)
+    record = mine.ledger.read_one(mine.trial_id) or {}
     if record.get("status") == "done":
         return  # an attempt that was lost after it had recorded its result
     if record.get("round") == runtime["round"]:
@@ -109,90 +138,28 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     if not limits.gpu:
         # Ray leaves GPUs visible, and torch's optimisers then start CUDA, whatever they optimise
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if _unfit(ledger, trial_id, config, limits, runtime, node):
-        return
-    if is_without_gpu(config, limits, node):
+    if unfit(mine) or is_without_gpu(config, limits, node):
         return
     reporting = TrackingOptions(**runtime["tracking"])
     tracker = Tracker(
         reporting,
-        trial_id,
-        shown_config(config, trial_id),
-        resumed=bool(ledger.attempts(trial_id)),
-        known_id=known_id(record.get("wandb_id", ""), trial_id, reporting),
+        mine.trial_id,
+        shown_config(config, mine.trial_id),
+        resumed=bool(record.get("attempts")),
+        known_id=known_id(record.get("wandb_id", ""), mine.trial_id, reporting),
     )
-    attempt = Attempt.begin(out / "checkpoints" / trial_id)
-    ledger.write_start(trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict())
-    # a resumed trial's best may lie before the interruption
-    best = max((r["val_dataset_iou"] or 0.0 for r in ledger.read_history(trial_id)), default=0.0)
-
-    def on_epoch(record: EpochRecord) -> None:
-        nonlocal best
-        best = max(best, record.val_dataset_iou or 0.0)
-        tracker.epoch(record)
-        tune.report({**record.to_dict(), **to_tune(record.epoch, config.epochs, best)})
-
+    attempt = Attempt.begin(mine.out / "checkpoints" / mine.trial_id)
+    mine.ledger.write_start(
+        mine.trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict()
+    )
     ended, logs = False, contextlib.ExitStack()
     try:
-        logs.enter_context(warnings_to_sweep_log(out, trial_id))
-        dataset = cached_index(runtime["data"], DataOptions(**runtime["data_options"]))
-        if dataset.fingerprint != runtime["fingerprint"]:
-            raise DataError(f"data set {runtime['data']} has changed since the sweep started")
-        result = _trainable(config)(
-            config,
-            dataset,
-            attempt.folder,
-            options=RunOptions(
-                **{**runtime["options"], **limits.options(), "attempt": attempt.token}
-            ),
-            on_epoch=on_epoch,
-            on_overlays=tracker.overlays,
-            on_resume=tracker.past,
-            on_note=lambda text: ledger.note(trial_id, text),
-        )
-        attempt.check()
-        ledger.write_done(config, trial_id, result, wandb_id=tracker.wandb_id)
-        summary = {
-            k: v for k, v in vars(result).items() if k not in ("history", "checkpoint", "per_image")
-        }
-        tracker.past(result.history)  # all of it, where the result was there already
-        tracker.finish(summary, checkpoint=result.checkpoint)
-        attempt.end()
+        logs.enter_context(warnings_to_sweep_log(mine.out, mine.trial_id))
+        _finish(mine, attempt, tracker, _train(mine, attempt, tracker))
         ended = True
     except Exception as error:
         ended = True
-        if (why := _overtaken(attempt)) is not None:
-            # ledger and W&B are the other attempt's by now
-            logging.getLogger(__name__).warning(why)
-            raise TransientError(why) from None
-        tracker.finish({"error": str(error)}, failed=True)
-        short = type(error).__name__
-        if short in ("OutOfMemory", "HostMemoryShort"):
-            following = after_shortage(
-                limits,
-                config,
-                host=short == "HostMemoryShort",
-                node=node,
-                most_memory_gb=runtime.get("most_memory_gb"),
-            )
-            told = f"{error} with {limits}"
-            _note_shortage(ledger, trial_id, config, following, runtime, told, tracker.wandb_id)
-            if not limits.gpu:
-                # oneDNN remembers that it could not compile: the process is of no more use
-                os._exit(OUT_OF_MEMORY)
-            return
-        if _is_transient(error):
-            raise TransientError(reason_of(error)) from error
-        logging.getLogger(__name__).exception("trial %s failed", trial_id)
-        ledger.write(
-            trial_id,
-            config,
-            "failed",
-            error=reason_of(error),
-            traceback=traceback.format_exc(),
-            attempts=ledger.attempts(trial_id),
-            wandb_id=tracker.wandb_id,
-        )
+        _end_without_result(mine, attempt, tracker, error)
     finally:
         if not ended:  # Tune stopped the trial from inside a report
             tracker.finish({})
@@ -200,32 +167,130 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         _release_memory()
 
 
-def _unfit(
-    ledger: Ledger,
-    trial_id: str,
-    config: TrialConfig,
-    limits: Limits,
-    runtime: dict[str, Any],
-    node: str,
-) -> bool:
+def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
+    """Train, and tell Tune and the trackers of every epoch."""
+    from ray import tune
+
+    runtime, config, ledger = mine.runtime, mine.config, mine.ledger
+    # a resumed trial's best may lie before the interruption
+    history = ledger.read_history(mine.trial_id)
+    best = max((r["val_dataset_iou"] or 0.0 for r in history), default=0.0)
+
+    def on_epoch(record: EpochRecord) -> None:
+        nonlocal best
+        best = max(best, record.val_dataset_iou or 0.0)
+        tracker.epoch(record)
+        tune.report({**record.to_dict(), **to_tune(record.epoch, config.epochs, best)})
+
+    dataset = cached_index(runtime["data"], DataOptions(**runtime["data_options"]))
+    if dataset.fingerprint != runtime["fingerprint"]:
+        raise DataError(f"data set {runtime['data']} has changed since the sweep started")
+    options = {**runtime["options"], **mine.limits.options(), "attempt": attempt.token}
+    result: TrialResult = _trainable(config)(
+        config,
+        dataset,
+        attempt.folder,
+        options=RunOptions(**options),
+        on_epoch=on_epoch,
+        on_overlays=tracker.overlays,
+        on_resume=tracker.past,
+        on_note=lambda text: ledger.note(mine.trial_id, text),
+    )
+    return result
+
+
+def _finish(mine: Assignment, attempt: Attempt, tracker: Tracker, result: TrialResult) -> None:
+    """Record a result, unless another attempt at the trial has begun meanwhile."""
+    attempt.check()
+    mine.ledger.write_done(mine.config, mine.trial_id, result, wandb_id=tracker.wandb_id)
+    apart = ("history", "checkpoint", "per_image")
+    tracker.past(result.history)  # all of it, where the result was there already
+    tracker.finish(
+        {k: v for k, v in vars(result).items() if k not in apart}, checkpoint=result.checkpoint
+    )
+    attempt.end()
+
+
+def _end_without_result(
+    mine: Assignment, attempt: Attempt, tracker: Tracker, error: Exception
+) -> None:
+    """Record why an attempt ended, and what the trial gets next if memory was short.
+
+    Raises
+    ------
+    TransientError
+        When another attempt may not meet the error, or goes on already.
+    """
+    if (why := _overtaken(attempt)) is not None:
+        # ledger and W&B are the other attempt's by now
+        logging.getLogger(__name__).warning(why)
+        raise TransientError(why) from None
+    tracker.finish({"error": str(error)}, failed=True)
+    if type(error).__name__ in ("OutOfMemory", "HostMemoryShort"):
+        _note_shortage(mine, error, tracker.wandb_id)
+        if not mine.limits.gpu:
+            # oneDNN remembers that it could not compile: the process is of no more use
+            os._exit(OUT_OF_MEMORY)
+        return
+    if _is_transient(error):
+        raise TransientError(reason_of(error)) from error
+    logging.getLogger(__name__).exception("trial %s failed", mine.trial_id)
+    mine.ledger.write(
+        mine.trial_id,
+        mine.config,
+        "failed",
+        error=reason_of(error),
+        traceback=traceback.format_exc(),
+        attempts=mine.ledger.attempts(mine.trial_id),
+        wandb_id=tracker.wandb_id,
+    )
+
+
+def _note_shortage(mine: Assignment, error: Exception, wandb_id: str) -> None:
+    """Record what a trial gets next after running out of memory, or that nothing is left."""
+    step, advice = after_shortage(
+        mine.limits,
+        mine.config,
+        host=type(error).__name__ == "HostMemoryShort",
+        node=mine.node,
+        most_memory_gb=mine.runtime.get("most_memory_gb"),
+    )
+    what, more = f"{error} with {mine.limits}", {"round": mine.runtime["round"]}
+    if step is not None:
+        mine.ledger.write_shortage(
+            mine.trial_id, mine.config, what, step.to_dict(), wandb_id=wandb_id, **more
+        )
+        return
+    mine.ledger.write(
+        mine.trial_id,
+        mine.config,
+        "failed",
+        error=f"{what}: {advice}",
+        attempts=mine.ledger.attempts(mine.trial_id),
+        wandb_id=wandb_id,
+        **more,
+    )
+
+
+def unfit(mine: Assignment) -> bool:
     """Whether this node cannot compute in a trial's precision; recorded, so that the trial is tried
     on another one. That is no attempt at it: nothing was trained.
     """
-    precision = Precision(**runtime["precision"])
-    if limits.gpu and not precision.tf32:
+    precision, on_gpu = Precision(**mine.runtime["precision"]), bool(mine.limits.gpu)
+    if on_gpu and not precision.tf32:
         # read by CUDA's libraries when they are loaded, under torch as under TensorFlow
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    why = refusal(precision, config, bool(limits.gpu)) if runtime["refuse"] else None
+    why = refusal(precision, mine.config, on_gpu) if mine.runtime["refuse"] else None
     if why is None:
         return False
-    ledger.write(
-        trial_id,
-        config,
+    mine.ledger.write(
+        mine.trial_id,
+        mine.config,
         "running",
-        attempts=ledger.attempts(trial_id),
-        retry=limits.to_dict(),
-        refused={"node": node, "host": os.uname().nodename, "why": why},
-        round=runtime["round"],
+        attempts=mine.ledger.attempts(mine.trial_id),
+        retry=mine.limits.to_dict(),
+        refused={"node": mine.node, "host": os.uname().nodename, "why": why},
+        round=mine.runtime["round"],
     )
     return True
 
@@ -242,33 +307,6 @@ def _trainable(config: TrialConfig) -> Any:
     from trainables.train import train
 
     return train
-
-
-def _note_shortage(
-    ledger: Ledger,
-    trial_id: str,
-    config: TrialConfig,
-    following: tuple[Limits | None, str],
-    runtime: dict[str, Any],
-    told: str,
-    wandb_id: str,
-) -> None:
-    """Record what a trial gets next after running out of memory, or that nothing is left."""
-    step, advice = following
-    if step is not None:
-        ledger.write_shortage(
-            trial_id, config, told, step.to_dict(), round=runtime["round"], wandb_id=wandb_id
-        )
-        return
-    ledger.write(
-        trial_id,
-        config,
-        "failed",
-        error=f"{told}: {advice}",
-        attempts=ledger.attempts(trial_id),
-        round=runtime["round"],
-        wandb_id=wandb_id,
-    )
 
 
 def _overtaken(attempt: Attempt) -> str | None:
@@ -325,6 +363,6 @@ def _release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        with contextlib.suppress(RuntimeError):  # after an error of CUDA, which has been told
+        with contextlib.suppress(RuntimeError):  # after an error of CUDA, which was reported
             torch.cuda.empty_cache()
     os.chdir("/")  # Tune's folder of this trial may go away

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ from sweep.leaderboard import planned
 from sweep.plan import Plan
 from sweep.recorder import Recorder
 from sweep.resources import Resources
+from sweep.runfolder import storage_error
 from sweep.search.asha import Halving
 from sweep.search.drawn_allowances import DrawnLimits
 from sweep.search.searcher import Draws, open_study
-from sweep.storage import storage_error
 from sweep.tracking import TrackingOptions
 from sweep.trial import config_of, limits_of, reason_of, run_trial
 from sweep.view import View
@@ -33,63 +36,94 @@ class NoNodeLeft(RuntimeError):
     """No node can take the trials that are left: all have gone, see no folders or have no GPU."""
 
 
-MOST_RESTARTS = 20
-"""Of Ray Tune in one sweep."""
+@dataclass(frozen=True)
+class Sweep:
+    """What is trained, with what, and who watches."""
+
+    out: Path
+    """Run folder, absolute."""
+    plan: Plan
+    """Its precision is decided."""
+    recorded: Mapping[str, Any]
+    """Contents of plan.json."""
+    limits: Mapping[str, Limits]
+    """What a trial may take at first, by trial_id; under ``""`` what all others may."""
+    resources: Resources
+    tracking: TrackingOptions
+    view: View
 
 
-def _fit_on(
-    fit: Callable[[list[str]], None],
-    todo: list[str],
-    recorder: Recorder,
-    to_draw: Callable[[], int] = lambda: 0,
-) -> None:
-    """Run trials to their end, going on when Ray Tune itself gives up.
-
-    It does so when Ray's memory monitor kills a worker at the wrong moment.
+def run(sweep: Sweep, todo: Sequence[str]) -> None:
+    """Run trials until all are done, failed for good, or the user interrupts.
 
     Parameters
     ----------
-    fit : callable
-        Runs the trials with the given trial_ids, and those that a search draws.
-    todo : list of str
-    recorder : Recorder
-    to_draw : callable
-        Gives how many trials a search has not drawn yet.
+    sweep : Sweep
+    todo : sequence of str
+        trial_ids to run; of a search those that were interrupted, it draws the others.
+
+    Raises
+    ------
+    NoNodeLeft
+        When trials are left that no node can train.
     """
-    for restart in range(MOST_RESTARTS + 1):
-        try:
-            fit(todo)
-            return
-        except (ray.exceptions.RayError, tune.TuneError) as error:
-            if (storage := storage_error(error)) is not None:
-                raise storage from error  # the next try would fail at the same
-            if recorder.interrupts.happened:
-                return
-            if restart == MOST_RESTARTS:
-                raise
-            begun = list(dict.fromkeys([*todo, *recorder.drawn]))
-            todo = recorder.left_by_tune(begun, reason_of(error))
-            if not todo and not to_draw():
-                return
+    plan = sweep.plan
+    recorder = Recorder(
+        sweep.out,
+        sweep.recorded,
+        runtime_of(sweep),
+        sweep.view,
+        avoid=sweep.resources.avoid or (),
+        asks_for=plan.asks_for,
+    )
+    listed = partial(fit_listed, sweep, recorder)
+    with ExitStack() as at_the_end:
+        if isinstance(sweep.limits, DrawnLimits):
+            at_the_end.callback(sweep.limits.close)
+        search = at_the_end.enter_context(searching(sweep, recorder)) if plan.drawn else None
+        at_the_end.callback(recorder.write_tables)
+        if search is not None:
+            keep_searching(search, list(todo), recorder, partial(_left_to_draw, plan, recorder))
+        else:
+            keep_fitting(listed, list(todo), recorder)
+        # what ran out of memory tries again with more of it, and what met a node that does not
+        # compute in its precision, or does not see the run folder, on others, until all have ended
+        while not recorder.interrupts.happened and (again := recorder.to_try_again()):
+            keep_fitting(listed, again, recorder)
 
 
-def _search_on(
-    search: Callable[[list[str]], None],
-    todo: list[str],
-    recorder: Recorder,
-    to_draw: Callable[[], int],
-) -> None:
-    """Search until everything is drawn, or nothing new comes; arguments as for `_fit_on`."""
-    left = None
-    while left is None or 0 < to_draw() < left:
-        left = to_draw()
-        _fit_on(search, todo, recorder, to_draw)
-        if recorder.interrupts.happened:
-            return
-        todo = []
+def runtime_of(sweep: Sweep) -> dict[str, Any]:
+    """Return what the worker of every trial gets beside the trial's own configuration."""
+    plan, resources = sweep.plan, sweep.resources
+    settings = plan.request.settings
+    most, there = settings.most_memory_per_trial, resources.memory_gb
+    if most and there and not resources.token:  # a private Ray: no larger node will come
+        most = min(most, there)
+    assert plan.precision is not None
+    return {
+        "out": str(sweep.out),
+        "data": plan.data,
+        "data_options": plan.request.data_options.model_dump(),
+        "fingerprint": plan.fingerprint,
+        "base": plan.request.configs[0].model_dump(mode="json"),
+        "weights_ids": weights_ids(plan.request),
+        "tracking": vars(sweep.tracking),
+        "options": {
+            "threads": max(1, math.floor(settings.cpus_per_trial)),
+            "checkpoint_seconds": settings.checkpoint_seconds,
+            "weights_cache": str(sweep.out / "weights"),
+        },
+        "limits": sweep.limits[""].to_dict(),
+        "most_memory_gb": most or there,
+        "precision": plan.precision.to_dict(),
+        "refuse": resources.avoid is not None,
+        "token": resources.token,
+        "scheduler": settings.scheduler,
+        "retries": settings.retries,
+    }
 
 
-def _scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
+def scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
     """Make the scheduler, which hears of all that trials have done before; None: all go on."""
     settings, base = plan.request.settings, plan.request.configs[0]
     if settings.scheduler != "asha":
@@ -107,6 +141,46 @@ def _scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
     return made
 
 
+def takes(
+    sweep: Sweep, recorder: Recorder
+) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+    """Return the function that says what a trial takes of a node, and which nodes it must not get.
+
+    Raises
+    ------
+    NoNodeLeft
+        When there is none that it may get.
+    """
+    resources, precision, default = sweep.resources, sweep.plan.precision, sweep.limits[""]
+    assert precision is not None
+    runtime, cpus = recorder.runtime, sweep.plan.request.settings.cpus_per_trial
+    avoid = None if resources.avoid is None else frozenset(recorder.avoid)
+    blind, no_gpu = frozenset(recorder.lost_trials.blind), frozenset(recorder.lost_trials.no_gpu)
+    _check_nodes_are_left(blind, no_gpu, cpus, default.gpu)
+    not_for_gpus, other_types = resources.other_nodes | no_gpu, resources.other_types
+
+    # Ray keeps a copy of this function and of what it refers to: plain values only
+    def takes_of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        own = limits_of(config, default)
+        on_gpu = bool(own.gpu)
+        bundle: dict[str, float] = {
+            "CPU": own.cpus or cpus,
+            **({"GPU": own.gpu} if own.gpu else {}),
+        }
+        if own.memory_gb is not None:
+            bundle["memory"] = own.memory_gb * 2**30
+        bf16 = avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu)
+        selector = label_selector(
+            {*blind, *(avoid if bf16 and avoid else ()), *(not_for_gpus if on_gpu else ())},
+            on_gpu and bf16,
+            other_types if on_gpu else (),
+        )
+        away = {"bundle_label_selector": [selector]} if selector else {}
+        return tune.PlacementGroupFactory([bundle], **away)
+
+    return takes_of
+
+
 def _check_nodes_are_left(
     blind: frozenset[str], no_gpu: frozenset[str], cpus: float, gpus: float
 ) -> None:
@@ -118,188 +192,156 @@ def _check_nodes_are_left(
         raise NoNodeLeft(f"no node is left that {' and '.join(needs)}")
 
 
-MOST_AHEAD = 8
-"""First trials of a search that are estimated at the same time, each in a process of its own."""
-
-
-def _draws(
-    plan: Plan, recorder: Recorder, limits: Mapping[str, Limits], study: Any, waiting: Sequence[str]
-) -> Draws:
-    """Make the search; of the trials that wait, those without a record are in the study."""
-    runtime, records = recorder.runtime, recorder.ledger.read()
-    made = Draws(
-        study,
-        plan.request.space.dimensions,
-        lambda drawn: config_of(drawn, runtime),
-        recorder.ledger,
-        plan.fingerprint,
-        [trial_id for trial_id in waiting if trial_id in records],
-        max(0, plan.samples - len(records)),
-        limits.of if isinstance(limits, DrawnLimits) else lambda *_: limits[""],
-    )
-    made.ahead = min(MOST_AHEAD, recorder.view.slots)
-    return made
-
-
-def run(
-    out: Path,
-    plan: Plan,
-    recorded: Mapping[str, Any],
-    todo: Sequence[str],
-    samples: int,
-    limits: Mapping[str, Limits],
-    resources: Resources,
-    tracking: TrackingOptions,
-    view: View,
-) -> list[dict[str, Any]]:
-    """Run trials until all are done, failed for good, or the user interrupts.
+def fit(sweep: Sweep, recorder: Recorder, param_space: dict[str, Any], **options: Any) -> None:
+    """Let Ray Tune run trials once: until each has ended, or must wait for another round.
 
     Parameters
     ----------
-    out : Path
-        Absolute run folder.
-    plan : Plan
-    recorded : dict
-        Contents of plan.json.
-    todo : sequence of str
-        trial_ids to run (of a search: those that were interrupted).
-    samples : int
-        Further trials for a search to draw.
-    limits : mapping
-        trial_id to what a trial may take at first; under ``""`` what all others may.
-    resources : Resources
-    tracking : TrackingOptions
-    view : View
-
-    Returns
-    -------
-    list of dict
-        The leaderboard's rows.
+    sweep : Sweep
+    recorder : Recorder
+    param_space : dict
+        Of `ray.tune.Tuner`; empty where a search draws.
+    **options
+        Further fields of `ray.tune.TuneConfig`.
 
     Raises
     ------
     NoNodeLeft
-        When trials are left that no node can train.
+        When no node may get a trial.
     """
-    settings = plan.request.settings
-    base = plan.request.configs[0]
-    runtime: dict[str, Any] = {
-        "out": str(out),
-        "data": plan.data,
-        "data_options": plan.request.data_options.model_dump(),
-        "fingerprint": plan.fingerprint,
-        "base": base.model_dump(mode="json"),
-        "weights_ids": weights_ids(plan.request),
-        "tracking": vars(tracking),
-        "options": {
-            "threads": max(1, math.floor(settings.cpus_per_trial)),
-            "checkpoint_seconds": settings.checkpoint_seconds,
-            "weights_cache": str(out / "weights"),
-        },
-    }
-    runtime["limits"] = limits[""].to_dict()
-    most, there = settings.most_memory_per_trial, resources.memory_gb
-    if most and there and not resources.token:  # a private Ray: no larger node will come
-        most = min(most, there)
-    runtime["most_memory_gb"] = most or there
-    assert plan.precision is not None
-    precision = plan.precision
-    runtime["precision"] = precision.to_dict()
-    runtime["refuse"] = resources.avoid is not None
-    runtime["token"], runtime["scheduler"] = resources.token, settings.scheduler
-    runtime["retries"] = settings.retries
-    recorder = Recorder(
-        out, recorded, runtime, view, avoid=resources.avoid or (), asks_for=plan.asks_for
+    settings = sweep.plan.request.settings
+    recorder.runtime["round"] = f"{time.time_ns():x}"
+    trainable = tune.with_parameters(run_trial, runtime=recorder.runtime)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, takes(sweep, recorder)),
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            scheduler=scheduler(sweep.plan, recorder),
+            max_concurrent_trials=settings.concurrency,
+            **options,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06d}",
+            storage_path=str(sweep.out / "tune"),
+            callbacks=[recorder],
+            failure_config=tune.FailureConfig(max_failures=settings.retries),
+            verbose=0,
+        ),
     )
+    with recorder.interrupts:
+        tuner.fit()
 
-    def fit(param_space: dict[str, Any], **options: Any) -> None:
-        runtime["round"] = f"{time.time_ns():x}"
-        avoid = None if resources.avoid is None else frozenset(recorder.avoid)
-        blind, no_gpu = frozenset(recorder.losses.blind), frozenset(recorder.losses.no_gpu)
-        _check_nodes_are_left(blind, no_gpu, settings.cpus_per_trial, limits[""].gpu)
-        not_for_gpus, other_types = resources.other_nodes | no_gpu, resources.other_types
 
-        # Ray keeps a copy of this function and of what it refers to: plain values only
-        def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-            own = limits_of(config, limits[""])
-            on_gpu = bool(own.gpu)
-            bundle: dict[str, float] = {
-                "CPU": own.cpus or settings.cpus_per_trial,
-                **({"GPU": own.gpu} if own.gpu else {}),
-            }
-            if own.memory_gb is not None:
-                bundle["memory"] = own.memory_gb * 2**30
-            bf16 = avoid is not None and precision.demands_bf16(config_of(config, runtime), on_gpu)
-            selector = label_selector(
-                {*blind, *(avoid if bf16 and avoid else ()), *(not_for_gpus if on_gpu else ())},
-                on_gpu and bf16,
-                other_types if on_gpu else (),
-            )
-            away = {"bundle_label_selector": [selector]} if selector else {}
-            return tune.PlacementGroupFactory([bundle], **away)
+def fit_listed(sweep: Sweep, recorder: Recorder, trial_ids: Sequence[str]) -> None:
+    """Run the trials with given trial_ids once."""
+    configs, limits = planned(sweep.recorded, recorder.records), sweep.limits
+    listed = [
+        {
+            "config": configs[i],
+            "limits": limits_from(recorder.records.get(i), limits.get(i, limits[""])).to_dict(),
+        }
+        for i in trial_ids
+    ]
+    fit(sweep, recorder, {"trial": tune.grid_search(listed)})
 
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, runtime=runtime), needs),
-            param_space=param_space,
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                scheduler=_scheduler(plan, recorder),
-                max_concurrent_trials=settings.concurrency,
-                **options,
-            ),
-            run_config=tune.RunConfig(
-                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06d}",
-                storage_path=str(out / "tune"),
-                callbacks=[recorder],
-                failure_config=tune.FailureConfig(max_failures=settings.retries),
-                verbose=0,
-            ),
-        )
-        with recorder.interrupts:
-            tuner.fit()
 
-    def grid(trial_ids: Sequence[str]) -> dict[str, Any]:
-        configs = planned(recorded, recorder.records)
-        listed = [
-            {
-                "config": configs[i],
-                "limits": limits_from(recorder.records.get(i), limits.get(i, limits[""])).to_dict(),
-            }
-            for i in trial_ids
-        ]
-        return {"trial": tune.grid_search(listed)}
+MOST_AHEAD = 8
+"""First trials of a search that are estimated at the same time, each in a process of its own."""
 
-    def listed(trial_ids: Sequence[str]) -> None:
-        fit(grid(trial_ids))
 
-    def to_draw() -> int:
-        return max(0, plan.samples - len(recorder.ledger.read()))
+@contextmanager
+def searching(sweep: Sweep, recorder: Recorder) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Give a function that runs waiting trials once and draws further ones.
 
-    draws: Draws | None = None
-    if plan.drawn:
-        study, note = open_study(out, base.seed)
-        if note:
-            view.message(note)
+    At the end the search's study hears what became of the last ones.
+    """
+    plan, limits = sweep.plan, sweep.limits
+    study, note = open_study(sweep.out, plan.request.configs[0].seed)
+    if note:
+        sweep.view.message(note)
+    made: list[Draws] = []
 
     def search(waiting: Sequence[str]) -> None:
-        nonlocal draws
-        draws = _draws(plan, recorder, limits, study, waiting)
-        fit({}, search_alg=draws, num_samples=max(1, len(waiting) + to_draw()))
+        records, left = recorder.ledger.read(), _left_to_draw(plan, recorder)
+        draws = Draws(
+            study,
+            plan.request.space.dimensions,
+            lambda drawn: config_of(drawn, recorder.runtime),
+            recorder.ledger,
+            plan.fingerprint,
+            # of those that wait, the ones without a record are in the study
+            [trial_id for trial_id in waiting if trial_id in records],
+            left,
+            limits.of if isinstance(limits, DrawnLimits) else lambda *_: limits[""],
+        )
+        draws.ahead = min(MOST_AHEAD, sweep.view.slots)
+        made.append(draws)
+        fit(sweep, recorder, {}, search_alg=draws, num_samples=max(1, len(waiting) + left))
 
     try:
-        if plan.drawn:
-            _search_on(search, list(todo), recorder, to_draw)
-        else:
-            _fit_on(listed, list(todo), recorder)
-        # what ran out of memory tries again with more of it, and what met a node that does not
-        # compute in its precision, or does not see the run folder, on others, until all have ended
-        while not recorder.interrupts.happened and (again := recorder.to_try_again()):
-            _fit_on(listed, again, recorder)
+        yield search
     finally:
-        rows = recorder.write_tables()
-        if draws is not None:
+        for draws in made[-1:]:
             draws.sync()
-        if isinstance(limits, DrawnLimits):
-            limits.close()
-    return rows
+
+
+def _left_to_draw(plan: Plan, recorder: Recorder) -> int:
+    return max(0, plan.samples - len(recorder.ledger.read()))
+
+
+MOST_RESTARTS = 20
+"""Of Ray Tune in one sweep."""
+
+
+def keep_fitting(
+    once: Callable[[list[str]], None],
+    todo: list[str],
+    recorder: Recorder,
+    to_draw: Callable[[], int] = lambda: 0,
+) -> None:
+    """Run trials to their end, going on when Ray Tune itself gives up.
+
+    It does so when Ray's memory monitor kills a worker at the wrong moment.
+
+    Parameters
+    ----------
+    once : callable
+        Runs the trials with the given trial_ids, and those that a search draws.
+    todo : list of str
+    recorder : Recorder
+    to_draw : callable
+        Gives how many trials a search has not drawn yet.
+    """
+    for restart in range(MOST_RESTARTS + 1):
+        try:
+            once(todo)
+            return
+        except (ray.exceptions.RayError, tune.TuneError) as error:
+            if (storage := storage_error(error)) is not None:
+                raise storage from error  # the next try would fail at the same
+            if recorder.interrupts.happened:
+                return
+            if restart == MOST_RESTARTS:
+                raise
+            begun = list(dict.fromkeys([*todo, *recorder.drawn]))
+            todo = recorder.left_by_tune(begun, reason_of(error))
+            if not todo and not to_draw():
+                return
+
+
+def keep_searching(
+    search: Callable[[list[str]], None],
+    todo: list[str],
+    recorder: Recorder,
+    to_draw: Callable[[], int],
+) -> None:
+    """Search until everything is drawn, or nothing new comes; arguments as for `keep_fitting`."""
+    left = None
+    while left is None or 0 < to_draw() < left:
+        left = to_draw()
+        keep_fitting(search, todo, recorder, to_draw)
+        if recorder.interrupts.happened:
+            return
+        todo = []

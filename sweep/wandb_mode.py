@@ -82,7 +82,7 @@ def wandb_mode(requested: str | None) -> Mode:
 
     Raises
     ------
-    sweep.plan.RequestError
+    sweep.request.RequestError
         When the mode is not known.
     """
     settings = wandb_settings()
@@ -90,7 +90,7 @@ def wandb_mode(requested: str | None) -> Mode:
     if not asked:
         return "online" if key_source(settings) else "offline"
     if asked not in _MODES:
-        from sweep.plan import RequestError
+        from sweep.request import RequestError
 
         source = "--wandb" if requested else "WANDB_MODE"
         raise RequestError(f"{source}={asked}: choose online, offline or off")

@@ -10,17 +10,20 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sweep.ledger import FINAL, Ledger, LedgerError
-from sweep.plan import RequestError, read_plan
-from sweep.storage import say_storage_error
+from sweep.plan import read_plan
+from sweep.request import RequestError
+from sweep.runfolder import say_storage_error
 from sweep.tracking import (
     Tracker,
     TrackingOptions,
     key_source,
     known_id,
+    options_of,
     server,
     wandb_settings,
 )
@@ -53,17 +56,8 @@ def upload(out: Path) -> tuple[int, int]:
     settings = wandb_settings()
     if not key_source(settings):
         raise RequestError(f"no key for {server(settings)}: run wandb login or set WANDB_API_KEY")
-    chosen = plan["settings"]
-    options = TrackingOptions(
-        mode="online",
-        group=plan.get("wandb_group") or out.name,
-        folder=str(out),
-        token=plan.get("run_token", ""),
-        copied="copy_of" in plan,
-        project=chosen["project"],
-        entity=chosen["entity"],
-        artifacts=chosen["artifacts"],
-    )
+    # TensorBoard's files lie in the run folder already
+    options = replace(options_of(out, plan, "online"), tensorboard=False)
     ledger = Ledger(out)
     ended = [record for record in ledger.read().values() if record["status"] in FINAL]
     held = 0

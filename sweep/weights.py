@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweep.plan import Pair, Request, RequestError
+from sweep.request import Pair, Request, RequestError
 from trainables.config import TrialConfig
 from trainables.encoders.weights import (
     WeightsError,

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 from search_spaces import SearchSpace, grid
-from sweep.only import only
-from sweep.plan import Settings, load_space, make_request
+from sweep.request import SweepSettings, load_space, make_request, only
 from trainables.config import TrialConfig
 from trainables.data.splits import DataOptions
 
@@ -145,7 +144,7 @@ def test_options_and_settings_of_the_readme_exist(monkeypatch: pytest.MonkeyPatc
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     modules = ("sweep.run", "analysis.run", "analysis.segment", "trainables.data")
     known = set().union(*(option_names(module, monkeypatch) for module in modules))
-    fields = {**TrialConfig.model_fields, **Settings.model_fields, **DataOptions.model_fields}
+    fields = {**TrialConfig.model_fields, **SweepSettings.model_fields, **DataOptions.model_fields}
     space = SearchSpace(trials=grid(architecture="Unet", encoder="resnet18"))
     checked = 0
     for span in spans(text):

@@ -22,7 +22,7 @@ from analysis.segment.model import choose_model
 from sweep import leaderboard
 from sweep.allowances import Limits
 from sweep.ledger import Ledger
-from sweep.plan import load_space, make_request
+from sweep.request import load_space, make_request
 from sweep.search.searcher import Draws, open_study
 from sweep.view import print_leaderboard
 from trainables import checkpoint

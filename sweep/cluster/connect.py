@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweep.plan import RequestError
+from sweep.request import RequestError
 from sweep.resources import Resources
 from trainables.machine.addresses import knock
 from trainables.machine.cores import usable_cpus

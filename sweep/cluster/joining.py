@@ -13,7 +13,8 @@ from rich.console import Console
 from sweep.cluster.autoscaler import address_here, offered
 from sweep.cluster.nodes import join
 from sweep.cluster.visibility import check_visibility, token_in
-from sweep.plan import Plan, RequestError, Settings
+from sweep.plan import Plan
+from sweep.request import RequestError, SweepSettings
 from sweep.resources import Gpus, Resources, gpus_per_trial, slots
 from trainables.data.dataset import DataSet
 
@@ -77,7 +78,7 @@ def joined(
 
 
 def gpus_to_come(
-    told: Gpus | None, settings: Settings, present: Resources, address: str
+    told: Gpus | None, settings: SweepSettings, present: Resources, address: str
 ) -> Gpus | None:
     """Return the GPUs that trials on a cluster may count on; Ray must be connected.
 
@@ -85,7 +86,7 @@ def gpus_to_come(
     ----------
     told : Gpus or None
         What ``--gpus`` says: this holds.
-    settings : Settings
+    settings : SweepSettings
     present : Resources
         What has joined so far.
     address : str
@@ -113,7 +114,7 @@ def gpus_to_come(
     return None
 
 
-def gpus_to_plan(told: Gpus | None, settings: Settings, address: str | None) -> Gpus | None:
+def gpus_to_plan(told: Gpus | None, settings: SweepSettings, address: str | None) -> Gpus | None:
     """Return the GPUs that a plan counts on, which joins no cluster: those that ``--gpus`` says, or
     that the cluster's autoscaler may start, where that runs on this machine.
 
@@ -121,7 +122,7 @@ def gpus_to_plan(told: Gpus | None, settings: Settings, address: str | None) -> 
     ----------
     told : Gpus or None
         What ``--gpus`` says: this holds.
-    settings : Settings
+    settings : SweepSettings
     address : str or None
         As the user named the cluster; None: there is none.
     """

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from sweep.plan import Plan, RequestError, Settings, make_plan
+from sweep.plan import Plan, make_plan
 from sweep.precision import (
     WITH_BF16,
     WITHOUT_BF16,
@@ -20,6 +20,7 @@ from sweep.precision import (
     names,
     of_this_machine,
 )
+from sweep.request import RequestError, SweepSettings
 from sweep.resources import Gpus, Resources, gpus_per_trial, growing
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet
@@ -43,7 +44,7 @@ def told_type(gpus: Gpus | None) -> list[Processor]:
 
 def before_start(
     recorded: Mapping[str, Any] | None,
-    settings: Settings,
+    settings: SweepSettings,
     resources: Resources | None,
     gpus: Gpus | None,
 ) -> Precision | None:
@@ -53,7 +54,7 @@ def before_start(
     ----------
     recorded : dict or None
         Contents of plan.json: what it says holds.
-    settings : Settings
+    settings : SweepSettings
     resources : Resources or None
         Of this machine; None where the sweep will join a cluster.
     gpus : Gpus or None
@@ -68,7 +69,7 @@ def before_start(
 
 
 def _here(
-    settings: Settings, resources: Resources, gpus: Gpus | None
+    settings: SweepSettings, resources: Resources, gpus: Gpus | None
 ) -> tuple[list[Processor], bool]:
     """Return what trials compute on in a private Ray on this machine, and whether on GPUs."""
     on_gpus = bool(gpus_per_trial(settings, resources))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.plan import RequestError
+from sweep.request import RequestError
 from trainables.data.dataset import DataError, DataOptions, DataSet, cached_index
 from trainables.records.files import write_text
 

@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion
 
 from sweep.doctor.findings import HERE, Finding, note, ok, problem
 from sweep.doctor.machine import Framework, GpuFacts, Machine, version_of
-from sweep.plan import RequestError
+from sweep.request import RequestError
 from sweep.tracking import wandb_mode
 from trainables.machine.hardware import PRETEND
 

@@ -16,8 +16,8 @@ from sweep.doctor.checks import compare, differing_gpus, names_of, of_machine, r
 from sweep.doctor.findings import Finding, note, ok, problem, refused, short, together
 from sweep.doctor.folders import look_at_data, look_at_disk, look_at_out, look_at_weights, made
 from sweep.doctor.machine import Machine, look
-from sweep.plan import RequestError
 from sweep.provenance import git_commit
+from sweep.request import RequestError
 from sweep.resources import Resources
 from trainables.data.dataset import DataSet
 

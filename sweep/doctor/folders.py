@@ -11,8 +11,9 @@ from pathlib import Path
 
 from sweep.doctor.findings import Finding, note, ok, problem, refused, short, within
 from sweep.doctor.machine import why_unreachable
-from sweep.outfolder import choose_out
-from sweep.plan import RequestError, read_plan
+from sweep.plan import read_plan
+from sweep.request import RequestError
+from sweep.runfolder import choose_out
 from trainables.data.dataset import DataError, DataSet, open_dataset
 from trainables.data.splits import SPLITS
 from trainables.encoders.sources import read_record

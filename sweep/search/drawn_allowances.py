@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sweep.allowances import Limits
 from sweep.estimates import Estimates
-from sweep.plan import Settings
+from sweep.request import SweepSettings
 from sweep.resources import Resources, first_limits, gpus_per_trial, stardist_limits
 from trainables.config import STARDIST, TrialConfig
 from trainables.footprint import Footprint
@@ -21,7 +21,7 @@ class DrawnLimits(dict[str, Limits]):
 
     Parameters
     ----------
-    settings : Settings
+    settings : SweepSettings
     resources : Resources
     image_shape : (H, W)
         Of the largest image that will be evaluated whole.
@@ -33,7 +33,7 @@ class DrawnLimits(dict[str, Limits]):
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SweepSettings,
         resources: Resources,
         image_shape: tuple[int, int],
         gpu_memory_gb: float | None,

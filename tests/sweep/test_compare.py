@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.plan import load_space
+from sweep.request import load_space
 from sweep.run import main
 from trainables.config import ARCHITECTURES
 

@@ -16,7 +16,8 @@ from ray import tune
 
 from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid
 from search_spaces._dimensions import Range, dimension
-from sweep.plan import Plan, RequestError, load_space, make_request
+from sweep.plan import Plan
+from sweep.request import RequestError, load_space, make_request
 from sweep.search.dimensions import to_json
 
 ONE = grid(architecture="Unet", encoder="resnet18")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sweep.estimates import ESTIMATED, default_cache
-from sweep.plan import Settings
+from sweep.request import SweepSettings
 from sweep.resources import Resources, first_limits
 from sweep.search.drawn_allowances import DrawnLimits
 from trainables.config import TrialConfig
@@ -34,14 +34,14 @@ def estimated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Foot
 
 
 def limits(resources: Resources, memory: float | None, **settings: Any) -> DrawnLimits:
-    return DrawnLimits(Settings(**settings), resources, SHAPE, memory)
+    return DrawnLimits(SweepSettings(**settings), resources, SHAPE, memory)
 
 
 def test_shares_of_gpus_are_those_of_a_grid(estimated: dict[str, Footprint]) -> None:
     resources = Resources(8, 2, 64.0)
     made = limits(resources, 16.0)
     drawn = {name: made.of(name, config) for name, config in CONFIGS.items()}
-    grid = first_limits(Settings(), resources, estimated, 16.0)
+    grid = first_limits(SweepSettings(), resources, estimated, 16.0)
     assert drawn == {name: grid[name] for name in CONFIGS}
     assert len({one.gpu for one in grid.values()}) == 3, "one of a few, of two, and a whole one"
 

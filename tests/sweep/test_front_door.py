@@ -17,11 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import environment, make_data, start, wait_for
 
-import sweep.run
-from sweep.only import only
-from sweep.outfolder import choose_out, default_out
-from sweep.plan import RequestError, load_space, make_request
+import sweep.session
+from sweep.request import RequestError, load_space, make_request, only
 from sweep.run import main
+from sweep.runfolder import choose_out, default_out
 
 UNET = ("--set", "architecture=Unet", "--set", "task=semantic2")
 
@@ -275,14 +274,14 @@ def test_interrupted_before_there_is_a_run_it_does_not_advise_to_resume(tmp_path
 def test_a_folder_that_another_sweep_used_meanwhile_is_not_written_to(
     sweep_of_cells, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    real = sweep.run.check_weights
+    real = sweep.session.check_weights
 
     def while_another_runs(request, out: Path):
         out.mkdir()
         shutil.copy(sweep_of_cells.out / "plan.json", out)
         return real(request, out)
 
-    monkeypatch.setattr(sweep.run, "check_weights", while_another_runs)
+    monkeypatch.setattr(sweep.session, "check_weights", while_another_runs)
     words = [str(sweep_of_cells.space), "--data", str(sweep_of_cells.data), "--only", "seed=0"]
     assert main([*words, "--out", str(tmp_path / "run"), "--wandb", "off"]) == 2
     err = capsys.readouterr().err

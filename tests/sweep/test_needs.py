@@ -16,11 +16,12 @@ from rich.console import Console
 
 from sweep.allowances import Limits
 from sweep.estimates import Estimates, as_items
-from sweep.plan import RequestError, Settings
 from sweep.preview import storage_gb, warn_of_storage
+from sweep.request import RequestError, SweepSettings
 from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
-from sweep.schedule import THROUGHPUT, order_large_first
+from sweep.schedule import order_large_first
 from sweep.search.drawn_allowances import DrawnLimits
+from sweep.throughput import THROUGHPUT
 from trainables.config import TrialConfig
 from trainables.footprint import Footprint, FootprintCache
 
@@ -34,14 +35,14 @@ def need(peak_mb: float, gflops: float = 10.0, parameters: int = 10**7) -> Footp
 def test_a_trial_gets_the_largest_share_that_holds_it() -> None:
     resources = Resources(cpus=32, gpus=4)
     needs = {"small": need(1000), "large": need(14000), "huge": need(60000)}
-    limits = first_limits(Settings(), resources, needs, gpu_memory_gb=32)
+    limits = first_limits(SweepSettings(), resources, needs, gpu_memory_gb=32)
     assert limits["small"].gpu == pytest.approx(1 / 8, abs=1e-3)
     assert limits["large"].gpu == pytest.approx(1 / 2, abs=1e-3)
     assert limits["huge"].gpu == 1  # it will not fit whole batches
     assert limits[""].gpu == 1
-    assert at_once(Settings(), resources, limits, ["large"] * 8) == 8
+    assert at_once(SweepSettings(), resources, limits, ["large"] * 8) == 8
     # what the user asks for stands
-    asked = first_limits(Settings(gpus_per_trial=0.5), resources, needs, 32)
+    asked = first_limits(SweepSettings(gpus_per_trial=0.5), resources, needs, 32)
     assert set(asked) == {""}
     assert asked[""].gpu == 0.5
 
@@ -53,46 +54,46 @@ def test_the_official_stardist_holds_no_gpu_and_gets_cores() -> None:
     }
     needs = {"net": need(14000), "official": need(1000)}
     node = Resources(cpus=16, gpus=2, node_cpus=8)
-    limits = first_limits(Settings(), node, needs, 32, configs)
+    limits = first_limits(SweepSettings(), node, needs, 32, configs)
     assert limits["official"] == Limits(cpus=4)
     assert limits["official"].options()["device"] == "cpu"
     assert limits["official"].options()["threads"] == 4
     assert limits["net"].gpu == pytest.approx(1 / 2, abs=1e-3)
     # also where the user says what trials hold
-    half = first_limits(Settings(gpus_per_trial=0.5), node, needs, 32, configs)
+    half = first_limits(SweepSettings(gpus_per_trial=0.5), node, needs, 32, configs)
     assert (half["official"].gpu, half[""].gpu) == (0, 0.5)
     small = Resources(cpus=4, gpus=1, node_cpus=4)
-    assert first_limits(Settings(), small, needs, 32, configs)["official"].cpus == 2
-    asked = Settings(stardist_cpus=7)
+    assert first_limits(SweepSettings(), small, needs, 32, configs)["official"].cpus == 2
+    asked = SweepSettings(stardist_cpus=7)
     assert first_limits(asked, small, needs, 32, configs)["official"].cpus == 7
-    shared = first_limits(Settings(stardist_gpus=0.25), node, needs, 32, configs)
+    shared = first_limits(SweepSettings(stardist_gpus=0.25), node, needs, 32, configs)
     assert shared["official"] == Limits(gpu=0.25)
     # two networks by their shares; four of StarDist by its cores
-    assert at_once(Settings(), node, limits, ["net"] * 8) == 4
-    assert at_once(Settings(), node, limits, ["official"] * 8) == 4
+    assert at_once(SweepSettings(), node, limits, ["net"] * 8) == 4
+    assert at_once(SweepSettings(), node, limits, ["official"] * 8) == 4
     items = {i.name: i for i in as_items(configs, needs, limits, THROUGHPUT["V100"], lambda _: 90)}
     assert items["official"].seconds > 5 * items["net"].seconds, "it computes on cores"
-    drawn = DrawnLimits(Settings(), node, (64, 64), 16.0)
+    drawn = DrawnLimits(SweepSettings(), node, (64, 64), 16.0)
     assert drawn.of("drawn by a search", configs["official"]) == Limits(cpus=4)
     # without GPUs nothing is special about it
-    cpus = first_limits(Settings(), Resources(cpus=8, gpus=0), needs, None, configs)
+    cpus = first_limits(SweepSettings(), Resources(cpus=8, gpus=0), needs, None, configs)
     assert set(cpus) == {""}
 
 
 def test_memory_is_reserved_on_cpus_and_enforced_when_asked_for() -> None:
     resources = Resources(cpus=2, gpus=0, memory_gb=12)
-    limits = first_limits(Settings(), resources, {"a": need(2048), "b": need(10**6)})
+    limits = first_limits(SweepSettings(), resources, {"a": need(2048), "b": need(10**6)})
     assert limits["a"].memory_gb == 4  # rounded up
     assert limits["b"].memory_gb == 12  # all there is: it runs alone
     assert not limits["a"].enforced
     odd = Resources(cpus=2, gpus=0, memory_gb=22.95373)
-    most = first_limits(Settings(), odd, {"b": need(10**6)})["b"].memory_gb
+    most = first_limits(SweepSettings(), odd, {"b": need(10**6)})["b"].memory_gb
     assert most == 22.953, "more than the node has is waited for for ever"
-    assert at_once(Settings(), resources, limits, ["a", "a"]) == 2
-    assert at_once(Settings(), resources, limits, ["b", "b"]) == 1
-    plenty = first_limits(Settings(), resources, {"a": need(2048), "c": need(1024)})
+    assert at_once(SweepSettings(), resources, limits, ["a", "a"]) == 2
+    assert at_once(SweepSettings(), resources, limits, ["b", "b"]) == 1
+    plenty = first_limits(SweepSettings(), resources, {"a": need(2048), "c": need(1024)})
     assert set(plenty) == {""}, "nothing can get short: all trials share their workers"
-    asked = first_limits(Settings(memory_per_trial=3), resources, {"a": need(2048)})
+    asked = first_limits(SweepSettings(memory_per_trial=3), resources, {"a": need(2048)})
     assert asked == {"": Limits(memory_gb=3, enforced=True)}
 
 

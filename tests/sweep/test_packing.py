@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweep.schedule import (
-    CPU,
-    CPU_BF16,
-    THROUGHPUT,
     Item,
     Packing,
     Share,
     cpu_memory_mb,
-    cpu_slots,
-    estimate_seconds,
     format_time,
     gpu_fraction,
     order_large_first,
     render,
     simulate,
+)
+from sweep.throughput import (
+    CPU,
+    CPU_BF16,
+    THROUGHPUT,
+    Throughput,
+    estimate_seconds,
     throughput,
 )
+from trainables.config import TrialConfig
+from trainables.footprint import Footprint
 
 ITEMS = st.lists(
     st.builds(
@@ -76,13 +81,8 @@ def test_gpu_fraction_fits_and_is_the_smallest(peak: float, gpu: float, most: in
     assert round(share.fraction * 10_000) / 10_000 == share.fraction  # as Ray counts
 
 
-def test_cpu_slots_by_hand() -> None:
+def test_memory_of_a_worker_by_hand() -> None:
     assert cpu_memory_mb(1000) == pytest.approx(2300)
-    assert cpu_slots(1000, 23 * 1024, 16) == 9  # 21196.8 / 2300
-    assert cpu_slots(1000, 23 * 1024, 2) == 2
-    assert cpu_slots(1000, 23 * 1024, 16, cpus_per_trial=4) == 4
-    assert cpu_slots(1000, 2000, 16) == 0
-    assert cpu_slots(1000, 23 * 1024, 0.5) == 0
 
 
 def test_throughput_knows_names_of_ray_and_drivers() -> None:
@@ -103,31 +103,36 @@ def test_throughput_knows_names_of_ray_and_drivers() -> None:
     assert throughput("") is None
 
 
+def seconds(gflops: float, hardware: Throughput, parameters: int = 10**6, **more: Any) -> float:
+    """Estimate 10 epochs of 90 crops in steps of 8, or what is said instead."""
+    need = Footprint(parameters, 1.0, 1.0, gflops, measured=False)
+    given = {name: more.pop(name) for name in ("epochs", "precision") if name in more}
+    config = TrialConfig.model_validate({"epochs": 10, "batch_size": 8, **given})
+    return estimate_seconds(need, config, hardware, 90, **more)
+
+
 def test_seconds_by_hand() -> None:
-    size = {"crops": 90, "epochs": 10, "batch_size": 8}
     # 3 x 10 GFLOP x 900 crops at 120 GFLOP/s, and 120 steps of 40 bytes x 1e6 at 8 GB/s
-    assert estimate_seconds(10, 10**6, CPU, **size) == pytest.approx(225 + 0.6)
-    assert estimate_seconds(10, 10**6, CPU_BF16, **size) == pytest.approx(112.5 + 0.6)
-    assert estimate_seconds(10, 10**6, CPU_BF16, precision="32", **size) == pytest.approx(225.6)
-    assert estimate_seconds(10, 10**6, CPU, cores=2, **size) == pytest.approx(225.6 / 2)
+    assert seconds(10, CPU) == pytest.approx(225 + 0.6)
+    assert seconds(10, CPU_BF16) == pytest.approx(112.5 + 0.6)
+    assert seconds(10, CPU_BF16, precision="32") == pytest.approx(225.6)
+    assert seconds(10, CPU, cores=2) == pytest.approx(225.6 / 2)
     # a small network waits for launches, shared or not; a large one for its share of the GPU
     v100 = THROUGHPUT["V100"]
-    assert estimate_seconds(0.1, 10**6, v100, **size) == pytest.approx(120 * 0.04)
-    assert estimate_seconds(0.1, 10**6, v100, share=0.5, **size) == pytest.approx(120 * 0.04)
-    whole = estimate_seconds(100, 10**6, v100, **size)
+    assert seconds(0.1, v100) == pytest.approx(120 * 0.04)
+    assert seconds(0.1, v100, share=0.5) == pytest.approx(120 * 0.04)
+    whole = seconds(100, v100)
     assert whole == pytest.approx(3 * 100 * 900 / 7850 + 120 * 0.04 / 900)
-    assert estimate_seconds(100, 10**6, v100, share=0.5, **size) == pytest.approx(2 * whole)
+    assert seconds(100, v100, share=0.5) == pytest.approx(2 * whole)
     with pytest.raises(ValueError, match="share"):
-        estimate_seconds(1, 1, v100, share=0, **size)
+        seconds(1, v100, share=0)
 
 
 def test_seconds_agree_with_the_paper() -> None:
     """Table 1 of Vasinkova et al. 2024, U-Net and FPN with ResNet-152 on a V100."""
-    for gflops, parameters, seconds in ((30.97, 67.2e6, 1301), (26.61, 60.7e6, 939)):
-        told = estimate_seconds(
-            gflops, int(parameters), THROUGHPUT["V100"], crops=90, epochs=1000, batch_size=8
-        )
-        assert seconds / 1.5 < told < seconds * 1.5
+    for gflops, parameters, published in ((30.97, 67.2e6, 1301), (26.61, 60.7e6, 939)):
+        estimated = seconds(gflops, THROUGHPUT["V100"], int(parameters), epochs=1000)
+        assert published / 1.5 < estimated < published * 1.5
 
 
 def test_large_first_is_stable() -> None:

@@ -10,9 +10,10 @@ import pytest
 from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid, override
 from sweep.leaderboard import IOUS, candidates, paper_correlation, rank, trial_row, write_tables
 from sweep.ledger import Ledger
-from sweep.plan import RequestError, Settings, load_space, make_request, read_plan
-from sweep.resources import Resources, check_limits, growing, slots
-from sweep.run import parse_gpus
+from sweep.plan import read_plan
+from sweep.request import RequestError, SweepSettings, load_space, make_request
+from sweep.resources import Resources, check_limits, growing, parse_gpus, slots
+from sweep.run import main
 from sweep.tracking import wandb_mode
 from sweep.trial import config_of
 from trainables.config import ARCHITECTURES, TrialConfig
@@ -130,7 +131,6 @@ def test_wrong_changes(change: str, expected: str) -> None:
         ["demo", "--gpus", "two"],
         ["demo", "--seeds", "0"],
         ["paper"],
-        ["demo", "--wandb", "loud"],
         ["demo", "--data", "nowhere"],
         ["demo", "--resume"],
         ["demo", "--out", "s3://bucket/x"],
@@ -144,26 +144,26 @@ def test_wrong_changes(change: str, expected: str) -> None:
         ["demo", "--set", "encoder_weights=/nowhere/weights.pt"],
     ],
 )
-def test_wrong_requests_get_one_line_and_exit_code_2(words: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sweep.run", *words], capture_output=True, text=True, cwd=tmp_path
-    )
+def test_wrong_requests_get_one_line_and_exit_code_2(
+    words: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_command_gets_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sweep.run", "demo", "--wandb", "loud"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("precious")
-    done = subprocess.run(
-        [sys.executable, "-m", "sweep.run", "demo", "--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "not a run (it holds thesis.txt" in done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
@@ -202,38 +202,40 @@ def test_gpus(text: str, count: int, memory: float | None) -> None:
 
 def test_what_a_machine_can_never_give_is_refused() -> None:
     here = Resources(2, 0, memory_gb=8.0)
-    check_limits(Settings(memory_per_trial=8.0), here)
+    check_limits(SweepSettings(memory_per_trial=8.0), here)
     with pytest.raises(RequestError, match=r"memory_per_trial=8\.5, but .* have 8\.0 GB"):
-        check_limits(Settings(memory_per_trial=8.5), here)
+        check_limits(SweepSettings(memory_per_trial=8.5), here)
     beside = Resources(2, 1, memory_gb=8.0)
-    check_limits(Settings(memory_per_trial=8.5, stardist_cpus=2), beside)  # counts on CPUs only
+    check_limits(
+        SweepSettings(memory_per_trial=8.5, stardist_cpus=2), beside
+    )  # counts on CPUs only
     with pytest.raises(RequestError, match="stardist_cpus=3 is more than the 2 CPUs"):
-        check_limits(Settings(stardist_cpus=3), beside)
+        check_limits(SweepSettings(stardist_cpus=3), beside)
 
 
 def test_slots() -> None:
     two = Resources(cpus=2, gpus=0)
-    assert slots(Settings(), two) == 2
-    assert slots(Settings(cpus_per_trial=2), two) == 1
-    assert slots(Settings(concurrency=1), two) == 1
-    assert slots(Settings(gpus_per_trial=0.5), Resources(8, 1)) == 2
-    assert slots(Settings(gpus_per_trial=0.4), Resources(8, 2)) == 4
-    assert slots(Settings(), Resources(8, 2)) == 2
+    assert slots(SweepSettings(), two) == 2
+    assert slots(SweepSettings(cpus_per_trial=2), two) == 1
+    assert slots(SweepSettings(concurrency=1), two) == 1
+    assert slots(SweepSettings(gpus_per_trial=0.5), Resources(8, 1)) == 2
+    assert slots(SweepSettings(gpus_per_trial=0.4), Resources(8, 2)) == 4
+    assert slots(SweepSettings(), Resources(8, 2)) == 2
     with pytest.raises(RequestError, match="cpus_per_trial=4 is more than the 2 CPUs"):
-        slots(Settings(cpus_per_trial=4), two)
+        slots(SweepSettings(cpus_per_trial=4), two)
     with pytest.raises(RequestError, match="gpus_per_trial=1, but there are 0 GPUs"):
-        slots(Settings(gpus_per_trial=1), two)
+        slots(SweepSettings(gpus_per_trial=1), two)
 
 
 def test_a_fresh_cluster_will_grow() -> None:
     nothing = Resources(0, 0)
-    assert growing(nothing, Settings(), 4) == Resources(4, 4)
-    assert slots(Settings(), growing(nothing, Settings(), 4)) == 4
-    half = Settings(gpus_per_trial=0.5, cpus_per_trial=2)
+    assert growing(nothing, SweepSettings(), 4) == Resources(4, 4)
+    assert slots(SweepSettings(), growing(nothing, SweepSettings(), 4)) == 4
+    half = SweepSettings(gpus_per_trial=0.5, cpus_per_trial=2)
     assert growing(nothing, half, 1) == Resources(4, 1)
     assert slots(half, growing(nothing, half, None)) == 2
-    assert slots(Settings(), growing(nothing, Settings(), None)) == 1
-    assert growing(Resources(8, 2), Settings(), None) == Resources(8, 2)
+    assert slots(SweepSettings(), growing(nothing, SweepSettings(), None)) == 1
+    assert growing(Resources(8, 2), SweepSettings(), None) == Resources(8, 2)
 
 
 def row(name: str, iou: float | None, seed: int = 0, status: str = "done", **f: object) -> dict:

@@ -18,7 +18,7 @@ from sweep.allowances import Limits
 from sweep.cluster.nodes import choose_nodes, label_selector
 from sweep.ledger import Ledger
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
-from sweep.trial import _unfit
+from sweep.trial import Assignment, unfit
 from trainables.checkpoint import load
 from trainables.config import TrialConfig
 from trainables.machine.hardware import Gpu, cpu_computes_bf16, local_gpus
@@ -169,8 +169,9 @@ def test_float32_is_the_same_on_old_and_new_gpus(
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")  # so that it is put back afterwards
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
-    runtime = {"precision": Precision("32", tf32, "").to_dict(), "refuse": True, "round": "1"}
-    assert not _unfit(Ledger(tmp_path), "a", FULL, Limits(gpu), runtime, "node")
+    precision = Precision("32", tf32, "").to_dict()
+    runtime = {"out": str(tmp_path), "precision": precision, "refuse": True, "round": "1"}
+    assert not unfit(Assignment("a", FULL, Limits(gpu), "node", runtime))
     assert os.environ.get("NVIDIA_TF32_OVERRIDE") == expected
     assert Ledger(tmp_path).read() == {}
 

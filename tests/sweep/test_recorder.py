@@ -18,7 +18,7 @@ from sweep.allowances import Limits
 from sweep.background import Pace
 from sweep.ledger import Ledger
 from sweep.recorder import MOST_ATTEMPTS, Recorder
-from sweep.tuner import _fit_on, _search_on
+from sweep.tuner import keep_fitting, keep_searching
 from sweep.view import View
 from trainables.config import EpochRecord, TrialConfig
 from trainables.records.attempts import Attempt as Begun
@@ -47,7 +47,7 @@ def test_the_sweep_goes_on_without_those_that_ended(tmp_path: Path) -> None:
         for name in todo:
             made.ledger.write(name, configs[name], "done", metrics={})
 
-    _fit_on(fit, list("abcd"), made)
+    keep_fitting(fit, list("abcd"), made)
     assert seen == [["a", "b", "c", "d"], ["b", "c", "d"]]
 
 
@@ -68,7 +68,7 @@ def test_a_search_goes_on_with_what_was_begun_and_what_is_left_to_draw(tmp_path:
             made.ledger.write("b", configs["b"], "done", metrics={})
             raise ray.exceptions.OutOfMemoryError("1 worker was killed")
 
-    _fit_on(fit, [], made, lambda: 3 - len(made.ledger.read()))
+    keep_fitting(fit, [], made, lambda: 3 - len(made.ledger.read()))
     assert seen == [[], ["b"], []]
 
 
@@ -80,7 +80,7 @@ def test_a_search_is_not_over_before_all_is_drawn(tmp_path: Path) -> None:
         if len(seen) < 3:
             made.ledger.write(str(len(seen)), TrialConfig(), "done", metrics={})
 
-    _search_on(search, ["a"], made, lambda: 4 - len(made.ledger.read()))
+    keep_searching(search, ["a"], made, lambda: 4 - len(made.ledger.read()))
     assert seen == [["a"], [], []], "until nothing new comes"
 
 
@@ -92,7 +92,7 @@ def test_a_trial_that_always_brings_it_down_has_failed(tmp_path: Path) -> None:
         made.ledger.write_start("a", configs["a"], "node")
         raise ray.exceptions.OutOfMemoryError("1 worker was killed")
 
-    _fit_on(fit, ["a"], made)
+    keep_fitting(fit, ["a"], made)
     record = made.ledger.read_one("a")
     assert record is not None
     assert record["status"] == "failed"

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run, start, wait_for
 
-from sweep.plan import RequestError
-from sweep.storage import lock, say_storage_error, storage_error
+from sweep.request import RequestError
+from sweep.runfolder import lock, say_storage_error, storage_error
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweep import tracking
-from sweep.plan import RequestError
+from sweep.request import RequestError
 from sweep.tracking import Tracker, TrackingOptions, run_id, wandb_mode
 from trainables.config import EpochRecord, TrialConfig
 

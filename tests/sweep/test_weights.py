@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from search_spaces import SearchSpace, grid
-from sweep.plan import RequestError, make_request
+from sweep.request import RequestError, make_request
 from sweep.trial import config_of
 from sweep.weights import name_weights, weights_ids
 from trainables.config import TrialConfig

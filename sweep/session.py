@@ -1,0 +1,412 @@
+"""What a request means for the run folder that it names, and doing it.
+
+`prepare` checks a request, `decide` says what becomes of it, as a value; neither starts anything.
+`start` trains what is left, `answer` writes the tables of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from sweep.allowances import Limits
+from sweep.cluster import connect as cluster
+from sweep.cluster.joining import joined
+from sweep.cluster.nodes import before_start, check_here
+from sweep.cluster.probing import probe_on_gpus
+from sweep.dataset import data_options, index_data, open_data
+from sweep.estimates import Estimates, as_items, count_crops, images_mb, largest_shape
+from sweep.leaderboard import planned, write_all_tables
+from sweep.ledger import Ledger, has_ended, missing
+from sweep.plan import Plan, conflict, make_plan, read_plan, write_plan
+from sweep.precision import Precision
+from sweep.preview import print_precision, warn_of_storage
+from sweep.request import Request, RequestError, SweepSettings, load_space, make_request, only
+from sweep.resources import (
+    Gpus,
+    Resources,
+    at_once,
+    check_limits,
+    first_limits,
+    local_resources,
+    parse_gpus,
+)
+from sweep.runfolder import choose_out, lock
+from sweep.schedule import order_large_first
+from sweep.search.drawn_allowances import DrawnLimits
+from sweep.throughput import CPU, THROUGHPUT
+from sweep.tracking import Mode, options_of, wandb_mode
+from sweep.view import View
+from sweep.weights import check_weights, fetch_weights, name_weights
+from trainables.config import TrialConfig
+from trainables.data.dataset import DataSet
+from trainables.encoders.names import check_encoder
+
+
+@dataclass(frozen=True)
+class Session:
+    """A request that can be met, as far as that shows without its data."""
+
+    request: Request
+    out: Path
+    """The run folder, absolute."""
+    recorded: dict[str, Any] | None
+    """Contents of plan.json; None where there is no run yet."""
+    precision: Precision | None
+    """None: decided when the sweep has joined its cluster."""
+    address: str | None
+    """Of the Ray cluster; None: a private Ray on this machine."""
+    resources: Resources | None
+    """Of this machine; None: those of a cluster, which is not asked."""
+    gpus: Gpus | None
+    """What ``--gpus`` says."""
+    wandb: Mode
+    resume: bool
+    """Whether unfinished runs go on, and failed trials are tried again."""
+
+
+Action = Literal["start", "extend", "resume", "answer", "unfinished", "refuse"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a request on its run folder."""
+
+    action: Action
+    """``start``: there is no run yet; ``extend``: only what is new runs; ``resume``: what has not
+    ended, or has failed, runs; ``answer``: nothing is left to do; ``unfinished``: refused without
+    ``--resume``; ``refuse``: it is another run."""
+    trials: tuple[str, ...] = ()
+    """trial_ids to run."""
+    samples: int = 0
+    """Further trials that a search will draw."""
+    ended: Mapping[str, str] = field(default_factory=dict)
+    """State, by trial_id, of the trials that will not run again."""
+    reason: str = ""
+    """Of a refusal, in one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run folder holds when a request has been met."""
+
+    rows: list[dict[str, Any]]
+    """Of the leaderboard."""
+    missing: Mapping[str, str]
+    """What should be there and is not, by trial_id."""
+    interrupted: bool = False
+    problem: str = ""
+    """Why trials are left that no node can train."""
+    seconds: float | None = None
+    """How long it took; None where nothing was started."""
+
+
+def prepare(arguments: argparse.Namespace) -> Session:
+    """Check what the command line asks for, as far as that needs no data.
+
+    Raises
+    ------
+    RequestError
+        When the request is wrong, or its run folder is none.
+    """
+    gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
+    wandb = wandb_mode(arguments.wandb)
+    name, space = load_space(arguments.space)
+    request = make_request(name, space, arguments.changes, arguments.seeds)
+    request = only(request, arguments.only)
+    _check_encoders(request)
+    address = cluster.where(arguments.address)
+    resources = None if address else local_resources(gpus.count if gpus else None)
+    if resources is not None:
+        check_limits(request.settings, resources)
+    out = choose_out(arguments.out, name, arguments.data)
+    recorded = read_plan(out)
+    precision = before_start(recorded, request.settings, resources, gpus)
+    if recorded is None and arguments.resume and not arguments.plan:
+        raise RequestError(f"--resume: there is no run in {out}")
+    request = name_weights(request, out, recorded)
+    request = replace(request, data_options=data_options(request, recorded))
+    resume = arguments.resume
+    return Session(request, out, recorded, precision, address, resources, gpus, wandb, resume)
+
+
+def _check_encoders(request: Request) -> None:
+    drawn = request.space.dimensions.get("encoder", ())
+    for name in dict.fromkeys([*(config.encoder for config in request.configs), *drawn]):
+        try:
+            if name != "none":  # of StarDist's own model
+                check_encoder(name)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+
+def plan_on(session: Session, root: Path) -> Plan:
+    """Name the trials of a request on a data set; its files are listed, not read.
+
+    Raises
+    ------
+    trainables.data.DataError
+        When that shows the data set to be wrong.
+    """
+    dataset = index_data(root, session.request.data_options)
+    return make_plan(session.request, dataset, session.precision)
+
+
+def decide(session: Session, plan: Plan) -> Decision:
+    """Say what becomes of a request on its run folder.
+
+    Parameters
+    ----------
+    session : Session
+    plan : Plan
+        As `plan_on` gives it.
+
+    Raises
+    ------
+    sweep.ledger.LedgerError
+        When a trial's record is damaged.
+    """
+    out, recorded = session.out, session.recorded
+    asked = [trial.trial_id for trial in plan.trials]
+    if recorded is None:
+        return Decision("start", tuple(asked), plan.samples if plan.drawn else 0)
+    if (other := conflict(plan, recorded)) is not None:
+        reason = f"{out} holds another run: {other}; name another folder with --out"
+        return Decision("refuse", reason=reason)
+    begun, _ = _left(plan, recorded, out, retry=False)
+    todo, samples = _left(plan, recorded, out, retry=session.resume)
+    known = {trial["trial_id"] for trial in recorded["trials"]}
+    trials = (*todo, *(i for i in asked if i not in known))
+    records = Ledger(out).read()
+    ended = {i: record["status"] for i, record in records.items() if i not in trials}
+    if not trials and not samples:
+        return Decision("answer", ended=ended)
+    if begun and not session.resume:
+        count = sum(map(plan.asks_for, known)) or len(begun)
+        reason = (
+            f"{out} holds an unfinished run ({len(begun)} of {count} trials have not ended); add "
+            "--resume to go on, or name another --out"
+        )
+        return Decision("unfinished", trials, samples, ended, reason)
+    return Decision("resume" if todo else "extend", trials, samples, ended)
+
+
+def _left(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple[list[str], int]:
+    """Return the recorded trials to run, and how many a search may still draw.
+
+    Those that have failed are among them where they are to be tried again.
+    """
+    records = Ledger(out).read()
+    final = {i for i, r in records.items() if has_ended(r, recorded)}
+    if retry:
+        final -= {i for i, r in records.items() if r["status"] == "failed"}
+    todo = [i for i in planned(recorded, records) if i not in final and plan.asks_for(i)]
+    return todo, max(0, plan.samples - len(records)) if plan.drawn else 0
+
+
+def answer(session: Session) -> Outcome:
+    """Write all tables of a run of which nothing is left to do: also those that a driver which was
+    killed did not come to.
+    """
+    assert session.recorded is not None
+    records = Ledger(session.out).read()
+    rows = write_all_tables(session.out, session.recorded, records)
+    return Outcome(rows, missing(session.out, session.recorded, records))
+
+
+def check(session: Session, plan: Plan, root: Path, console: Console) -> tuple[Session, DataSet]:
+    """Read all images once and refuse what cannot run; say what is remarkable.
+
+    Returns
+    -------
+    Session, DataSet
+        With all that is known of the encoder weights.
+
+    Raises
+    ------
+    RequestError, trainables.data.DataError
+    """
+    dataset = open_data(root, session.request, console)
+    if session.resources and (emulated := check_here(plan, session.resources, session.gpus)):
+        console.print(f"note: {emulated}", markup=False, soft_wrap=True)
+    return replace(session, request=check_weights(session.request, session.out)), dataset
+
+
+@contextmanager
+def held(session: Session, console: Console) -> Iterator[None]:
+    """Hold the run folder, with the encoder weights in it, for this process alone.
+
+    Raises
+    ------
+    RequestError
+        When another sweep holds it or has used it meanwhile, or weights cannot be had.
+    """
+    out = session.out
+    with lock(out, partial(console.print, markup=False, soft_wrap=True)):
+        if read_plan(out) != session.recorded:
+            raise RequestError(
+                f"--out {out}: another sweep has used this folder since this command was given; "
+                "give it again"
+            )
+        fetch_weights(session.request, out)
+        yield
+
+
+def start(session: Session, plan: Plan, dataset: DataSet, command: str) -> Outcome:
+    """Train what is left, until all trials have ended or the user interrupts.
+
+    Parameters
+    ----------
+    session : Session
+        As `check` gives it; its folder is `held`.
+    plan : Plan
+    dataset : DataSet
+    command : str
+        Recorded in plan.json.
+
+    Raises
+    ------
+    RequestError
+        When Ray cannot run the trials.
+    OSError
+        When the run folder's storage fails.
+    """
+    from sweep.screen import quiet_screen
+
+    out, began = session.out, time.monotonic()
+    with quiet_screen(out / "sweep.log") as screen:
+        plan, recorded, problem = _train(session, plan, dataset, command, screen)
+        screen.print()
+    records = Ledger(out).read()
+    rows = write_all_tables(out, recorded, records)
+    asked = [row["status"] for row in rows if plan.asks_for(row["trial_id"])]
+    interrupted = "running" in asked or "waiting" in asked
+    interrupted |= plan.drawn and len(records) < plan.samples
+    seconds = time.monotonic() - began
+    return Outcome(rows, missing(out, recorded, records), interrupted, problem, seconds)
+
+
+def _train(
+    session: Session, plan: Plan, dataset: DataSet, command: str, screen: Console
+) -> tuple[Plan, dict[str, Any], str]:
+    """Start Ray, record the plan and run its trials; return the plan, what plan.json holds, and
+    why trials are left, if there is a reason.
+    """
+    out, address, gpus = session.out, session.address, session.gpus
+    settings, shape = plan.request.settings, largest_shape(dataset)
+    here = "starting a private Ray on this machine"
+    with ExitStack() as stack:
+
+        def estimating() -> Estimates:
+            configs = {trial.trial_id: trial.config for trial in plan.trials}
+            return stack.enter_context(closing(Estimates(configs, shape)))
+
+        estimates = estimating() if plan.precision else None  # while Ray starts
+        screen.print(f"connecting to the cluster at {address} ..." if address else f"{here} ...")
+        with cluster.ray_session(address, gpus.count if gpus else None) as resources:
+            from sweep import tuner
+
+            if not address:
+                check_limits(settings, resources)  # Ray leaves less than there is
+            else:
+                plan, resources, gpus = stack.enter_context(
+                    joined(plan, dataset, out, resources, gpus, address, screen)
+                )
+            print_precision(screen, plan)
+            estimates = estimates or estimating()
+            recorded = _record(out, plan, dataset, command, screen)
+            todo, samples = _left(plan, recorded, out, retry=session.resume)
+            limits: Mapping[str, Limits]
+            if plan.drawn:
+                limits = _limits_of_search(settings, resources, gpus, dataset)
+            else:
+                configs = _configs(recorded, todo)
+                limits, todo = _limits_and_order(
+                    configs, settings, resources, gpus, estimates, dataset, screen
+                )
+            count = at_once(settings, resources, limits, todo)
+            warn_of_storage(screen, {} if plan.drawn else estimates.result(), count, out)
+            tracking = options_of(out, recorded, session.wandb)
+            title = f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B "
+            with View(screen, title + session.wandb, count) as view:
+                work = tuner.Sweep(out, plan, recorded, limits, resources, tracking, view)
+                try:
+                    tuner.run(work, todo)
+                except tuner.NoNodeLeft as error:
+                    return plan, recorded, str(error)
+    return plan, recorded, ""
+
+
+def _record(
+    out: Path, plan: Plan, dataset: DataSet, command: str, screen: Console
+) -> dict[str, Any]:
+    """Write plan.json; say when the run folder turns out to be a copy of another one."""
+    before = read_plan(out) or {}
+    recorded = write_plan(out, plan, dataset, command, before or None)
+    source = recorded.get("copy_of")
+    if source and recorded["run_token"] != before.get("run_token"):
+        screen.print(
+            f"note: this folder is a copy of {source}: what it trains from now on are runs of its "
+            "own in W&B",
+            markup=False,
+            soft_wrap=True,
+        )
+    return recorded
+
+
+def _configs(recorded: Mapping[str, Any], trial_ids: Collection[str]) -> dict[str, TrialConfig]:
+    return {
+        trial["trial_id"]: TrialConfig.model_validate(trial["config"])
+        for trial in recorded["trials"]
+        if trial["trial_id"] in trial_ids
+    }
+
+
+def _limits_of_search(
+    settings: SweepSettings, resources: Resources, gpus: Gpus | None, dataset: DataSet
+) -> DrawnLimits:
+    """Return what trials may take that are yet to be drawn."""
+    memory = gpus.memory_gb if gpus else None
+    if resources.gpus and settings.gpus_per_trial is None and memory is None:
+        _, memory, _ = probe_on_gpus({}, {}, resources)
+    return DrawnLimits(settings, resources, largest_shape(dataset), memory, images_mb(dataset))
+
+
+def _limits_and_order(
+    configs: Mapping[str, TrialConfig],
+    settings: SweepSettings,
+    resources: Resources,
+    gpus: Gpus | None,
+    estimates: Estimates,
+    dataset: DataSet,
+    screen: Console,
+) -> tuple[dict[str, Limits], list[str]]:
+    """Return what trials may take, and their order: those that take longest first."""
+    memory = gpus.memory_gb if gpus else None
+    footprints = {i: f for i, f in estimates.result().items() if i in configs}
+    if resources.gpus and settings.gpus_per_trial is None and configs:
+        screen.print("measuring the networks' memory on a GPU ...")
+        measured, seen, problems = probe_on_gpus(
+            configs, footprints, resources, largest_shape(dataset)
+        )
+        footprints.update(measured)
+        memory = memory or seen
+        for problem in problems:
+            screen.print(f"note: not measured: {problem}", markup=False, soft_wrap=True)
+    if not resources.gpus:
+        # on CPUs a trial's images count, too
+        held = images_mb(dataset)
+        footprints = {i: replace(f, peak_mb=f.peak_mb + held) for i, f in footprints.items()}
+    limits = first_limits(settings, resources, footprints, memory, configs)
+    # only the order counts: any hardware will do
+    hardware = THROUGHPUT["V100"] if resources.gpus else CPU
+    items = as_items(configs, footprints, limits, hardware, partial(count_crops, dataset))
+    return limits, [item.name for item in order_large_first(items)]
