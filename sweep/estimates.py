@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from sweep.allowances import Limits
+from sweep.limits import Limits
 from sweep.schedule import Item
 from sweep.throughput import CPU, Throughput, estimate_seconds
 from trainables.config import TrialConfig

@@ -58,12 +58,12 @@ def copied_from(out: Path, recorded: Mapping[str, Any]) -> Path | None:
     recorded : mapping
         Contents of its plan.json; those of earlier versions do not say where they lay.
     """
-    told = recorded.get("folder")
-    if not isinstance(told, dict) or not recorded.get("run_token"):
+    before = recorded.get("folder")
+    if not isinstance(before, dict) or not recorded.get("run_token"):
         return None
-    if told["path"] == str(out):
+    if before["path"] == str(out):
         return None
-    source = Path(told["path"])
+    source = Path(before["path"])
     try:
         if source.samefile(out):
             return None  # by another path, such as a link
@@ -72,5 +72,5 @@ def copied_from(out: Path, recorded: Mapping[str, Any]) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError):
         still_there = False
     # where both are there it is a copy, even if a snapshot of a disk has the same numbers
-    moved = not still_there and told.get("inode") == out.stat().st_ino
+    moved = not still_there and before.get("inode") == out.stat().st_ino
     return None if moved else source

@@ -53,7 +53,7 @@ class Ledger:
             before = self.read_one(trial_id) or {}
             if before.get("status") == "done":
                 return
-            # told beside the result: what did not suffice, and what else happened on the way
+            # stays beside the result: what did not suffice, and what else happened on the way
             for name in ("out_of_memory", "notes"):
                 if before.get(name):
                     record.setdefault(name, before[name])
@@ -87,7 +87,7 @@ class Ledger:
         self.write(trial_id, config, "running", attempts=attempts, **fields)
 
     def write_shortage(
-        self, trial_id: str, config: TrialConfig, told: str, retry: dict[str, Any], **f: Any
+        self, trial_id: str, config: TrialConfig, what: str, retry: dict[str, Any], **f: Any
     ) -> None:
         """Record that an attempt ran out of memory, and what the next one shall get."""
         before = (self.read_one(trial_id) or {}).get("out_of_memory", [])
@@ -97,7 +97,7 @@ class Ledger:
             "running",
             attempts=self.attempts(trial_id),
             retry=retry,
-            out_of_memory=[*before, told],
+            out_of_memory=[*before, what],
             **f,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sweep.allowances import Limits
+from sweep.limits import Limits
 from sweep.trial import reason_of
 
 NO_RECORD = "it ended, but its result did not arrive in the run folder"

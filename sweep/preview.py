@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sweep.allowances import Limits
 from sweep.cluster.probing import gpu_of_this_machine
 from sweep.estimates import Estimates, as_items
+from sweep.limits import Limits
 from sweep.plan import Plan
 from sweep.request import SweepSettings
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, growing, slots
@@ -212,17 +212,17 @@ def unseen(settings: SweepSettings, trials: int, gpus: Gpus | None) -> Resources
     return replace(there, cpus=max(there.cpus, trials * settings.cpus_per_trial))
 
 
-def print_unseen(console: Console, address: str, told: Gpus | None, counted: Gpus | None) -> None:
+def print_unseen(console: Console, address: str, asked: Gpus | None, counted: Gpus | None) -> None:
     """Say that a plan did not ask the cluster at an address, and what it assumes instead.
 
     Parameters
     ----------
     console : rich.console.Console
     address : str
-    told, counted : Gpus or None
+    asked, counted : Gpus or None
         What ``--gpus`` says, and what the plan counts on.
     """
-    if told:
+    if asked:
         assumed = "the GPUs are those of --gpus"
     elif counted:
         kind = f" ({counted.name})" if counted.name else ""

@@ -12,12 +12,12 @@ from typing import Any
 
 from ray.tune import Callback
 
-from sweep.allowances import Limits, after_shortage
 from sweep.background import Pace
 from sweep.cluster.nodes import resources_of_nodes
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
+from sweep.limits import Limits, after_shortage
 from sweep.lost_trials import NO_RECORD, LostTrials, killed_for_memory, root_cause
 from sweep.stalls import Stall
 from sweep.trial import config_of, limits_of
@@ -268,9 +268,9 @@ class Recorder(Callback):
                 node=before[-1]["node"] if before else "",
                 most_memory_gb=self.runtime.get("most_memory_gb"),
             )
-            told = f"{error} with {limits}"
+            what = f"{error} with {limits}"
             if step is not None:
-                self.ledger.write_shortage(state.trial_id, config, told, step.to_dict())
+                self.ledger.write_shortage(state.trial_id, config, what, step.to_dict())
                 record = self.ledger.read_one(state.trial_id)
                 assert record is not None
                 self._again(state, record)

@@ -7,9 +7,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sweep.allowances import Limits
 from sweep.cluster.nodes import any_node_left
 from sweep.cluster.visibility import look, name_of, this_node
+from sweep.limits import Limits
 from trainables.config import STARDIST, TrialConfig
 
 FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 5.0, 60.0

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sweep.allowances import Limits
+from sweep.limits import Limits
 from sweep.request import RequestError, SweepSettings
 from sweep.schedule import cpu_memory_mb, gpu_fraction
 from trainables.config import STARDIST, TrialConfig
@@ -72,7 +72,7 @@ def node_memory_gb() -> float:
 
 
 def local_resources(gpus: int | None) -> Resources:
-    """Return what a private Ray on this machine has: its cores, and its or the told GPUs."""
+    """Return what a private Ray on this machine has; `gpus` are those of ``--gpus``, if any."""
     if gpus is None:
         gpus = count_gpus()
     cpus = float(usable_cpus())

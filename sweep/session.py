@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from sweep.allowances import Limits
 from sweep.cluster import connect as cluster
 from sweep.cluster.joining import joined
 from sweep.cluster.nodes import before_start, check_here
@@ -26,6 +25,7 @@ from sweep.dataset import data_options, index_data, open_data
 from sweep.estimates import Estimates, as_items, count_crops, images_mb, largest_shape
 from sweep.leaderboard import planned, write_all_tables
 from sweep.ledger import Ledger, has_ended, missing
+from sweep.limits import Limits
 from sweep.plan import Plan, conflict, make_plan, read_plan, write_plan
 from sweep.precision import Precision
 from sweep.preview import print_precision, warn_of_storage
@@ -41,7 +41,7 @@ from sweep.resources import (
 )
 from sweep.runfolder import choose_out, lock
 from sweep.schedule import order_large_first
-from sweep.search.drawn_allowances import DrawnLimits
+from sweep.search.drawn_limits import DrawnLimits
 from sweep.throughput import CPU, THROUGHPUT
 from sweep.tracking import Mode, options_of, wandb_mode
 from sweep.view import View

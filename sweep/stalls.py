@@ -78,13 +78,13 @@ def why_none_runs(
         why = "the cluster's nodes are taken by other work, or are starting a worker"
         when = "trials start when there is room"
     else:
-        why = f"no node that may take one has {_told(least)}"
+        why = f"no node that may take one has {_listed(least)}"
         when = "trials start when such a node joins"
     ending = "Ctrl-C ends the sweep, the same command with --resume goes on"
     return f"no trial runs, {count}: {why}; {when} ({ending})"
 
 
-def _told(need: Mapping[str, float]) -> str:
+def _listed(need: Mapping[str, float]) -> str:
     parts = [f"{need[kind]:.3g} {kind}" for kind in ("CPU", "GPU") if need.get(kind)]
     if need.get("memory"):
         parts.append(f"{need['memory'] / GIB:.3g} GB of memory")

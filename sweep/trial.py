@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.allowances import Limits, after_shortage
 from sweep.ledger import Ledger
+from sweep.limits import Limits, after_shortage
 from sweep.precision import Precision, refusal
 from sweep.refusals import is_blind, is_without_gpu
 from sweep.tracking import Tracker, TrackingOptions, known_id

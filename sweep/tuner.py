@@ -15,15 +15,15 @@ import ray
 from ray import tune
 
 from search_spaces._dimensions import Range
-from sweep.allowances import Limits, limits_from
 from sweep.cluster.nodes import any_node_left, label_selector
 from sweep.leaderboard import planned
+from sweep.limits import Limits, limits_from
 from sweep.plan import Plan
 from sweep.recorder import Recorder
 from sweep.resources import Resources
 from sweep.runfolder import storage_error
 from sweep.search.asha import Halving
-from sweep.search.drawn_allowances import DrawnLimits
+from sweep.search.drawn_limits import DrawnLimits
 from sweep.search.searcher import Draws, open_study
 from sweep.tracking import TrackingOptions
 from sweep.trial import config_of, limits_of, reason_of, run_trial

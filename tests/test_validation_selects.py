@@ -20,8 +20,8 @@ from analysis.report.tables import chosen_trials
 from analysis.runfolder import candidates, choose, read_run
 from analysis.segment.model import choose_model
 from sweep import leaderboard
-from sweep.allowances import Limits
 from sweep.ledger import Ledger
+from sweep.limits import Limits
 from sweep.request import load_space, make_request
 from sweep.search.searcher import Draws, open_study
 from sweep.view import print_leaderboard

@@ -78,13 +78,13 @@ def joined(
 
 
 def gpus_to_come(
-    told: Gpus | None, settings: SweepSettings, present: Resources, address: str
+    asked: Gpus | None, settings: SweepSettings, present: Resources, address: str
 ) -> Gpus | None:
     """Return the GPUs that trials on a cluster may count on; Ray must be connected.
 
     Parameters
     ----------
-    told : Gpus or None
+    asked : Gpus or None
         What ``--gpus`` says: this holds.
     settings : SweepSettings
     present : Resources
@@ -99,8 +99,8 @@ def gpus_to_come(
     """
     import ray
 
-    if told is not None or settings.gpus_per_trial == 0:
-        return told
+    if asked is not None or settings.gpus_per_trial == 0:
+        return asked
     offer = offered(ray.get_runtime_context().gcs_address)
     if offer is not None and offer.gpus:
         return Gpus(math.floor(max(offer.gpus, present.gpus)), offer.gpu_name)
@@ -114,20 +114,20 @@ def gpus_to_come(
     return None
 
 
-def gpus_to_plan(told: Gpus | None, settings: SweepSettings, address: str | None) -> Gpus | None:
+def gpus_to_plan(asked: Gpus | None, settings: SweepSettings, address: str | None) -> Gpus | None:
     """Return the GPUs that a plan counts on, which joins no cluster: those that ``--gpus`` says, or
     that the cluster's autoscaler may start, where that runs on this machine.
 
     Parameters
     ----------
-    told : Gpus or None
+    asked : Gpus or None
         What ``--gpus`` says: this holds.
     settings : SweepSettings
     address : str or None
         As the user named the cluster; None: there is none.
     """
-    if address is None or told is not None or settings.gpus_per_trial == 0:
-        return told
+    if address is None or asked is not None or settings.gpus_per_trial == 0:
+        return asked
     offer = offered(address_here(address))
     count = math.floor(offer.gpus) if offer else 0
     return Gpus(count, offer.gpu_name) if offer and count else None

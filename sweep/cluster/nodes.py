@@ -34,12 +34,12 @@ ANSWER_SECONDS = 120.0
 """Longest wait for the nodes' answers."""
 
 
-def told_type(gpus: Gpus | None) -> list[Processor]:
+def named_type(gpus: Gpus | None) -> list[Processor]:
     """Return the GPUs that ``--gpus`` names; none where it names no known type."""
     if gpus is None or not gpus.name:
         return []
-    told = Processor(gpus.name, gpu_computes_bf16(gpus.name))
-    return [] if told.bf16 is None else [told]
+    named = Processor(gpus.name, gpu_computes_bf16(gpus.name))
+    return [] if named.bf16 is None else [named]
 
 
 def before_start(
@@ -63,8 +63,8 @@ def before_start(
     if recorded and recorded.get("precision"):
         return Precision(**recorded["precision"])
     if resources is None:
-        told = told_type(gpus) if settings.gpus_per_trial != 0 else []
-        return decide(told, on_gpus=True) if told else None
+        named = named_type(gpus) if settings.gpus_per_trial != 0 else []
+        return decide(named, on_gpus=True) if named else None
     return decide(*_here(settings, resources, gpus))
 
 
@@ -73,8 +73,8 @@ def _here(
 ) -> tuple[list[Processor], bool]:
     """Return what trials compute on in a private Ray on this machine, and whether on GPUs."""
     on_gpus = bool(gpus_per_trial(settings, resources))
-    told = told_type(gpus) if on_gpus else []
-    return told or [of_this_machine(on_gpus)], on_gpus
+    named = named_type(gpus) if on_gpus else []
+    return named or [of_this_machine(on_gpus)], on_gpus
 
 
 def _wanted(plan: Plan) -> list[TrialConfig]:
@@ -129,13 +129,13 @@ def join(
     settings, count = plan.request.settings, gpus.count if gpus else None
     on_gpus = bool(gpus_per_trial(settings, growing(present, settings, count)))
     found = of_cluster(on_gpus)
-    told = told_type(gpus) if on_gpus else []
+    named = named_type(gpus) if on_gpus else []
     others = other_kinds(found, gpus.name) if on_gpus and gpus and gpus.name else []
     found = [one for one in found if one not in others]
     if plan.precision is None:
-        plan = make_plan(plan.request, dataset, decide([*found, *told], on_gpus))
+        plan = make_plan(plan.request, dataset, decide([*found, *named], on_gpus))
     assert plan.precision is not None
-    nodes = choose_nodes(plan.precision, _wanted(plan), [*found, *told], on_gpus)
+    nodes = choose_nodes(plan.precision, _wanted(plan), [*found, *named], on_gpus)
     if nodes.problem:
         raise RequestError(nodes.problem)
     if nodes.note:

@@ -235,7 +235,7 @@ def _arrived(folder: Path, name: str) -> bool:
     return True
 
 
-def told(sights: Sequence[Sight]) -> str:
+def problems_of(sights: Sequence[Sight]) -> str:
     """Return in one line which nodes lack what; empty where none does."""
     return "; ".join(f"{one.name} {' and '.join(one.problems)}" for one in sights if one.problems)
 
@@ -297,7 +297,7 @@ def check_visibility(
     else:
         say("waiting for the first node that can hold a trial ...")
         sights = [_ask_first(out, token, cpus, gpus, scouts, data)]
-    if problem := told(sights):
+    if problem := problems_of(sights):
         raise RequestError(f"{problem}: {HINT}; nothing was started")
 
 

@@ -201,7 +201,7 @@ def of_wandb(machine: Machine, where: str) -> list[Finding]:
         text += "; trials here report offline"
         return [note("wandb", text, "upload later: cd OUT && wandb sync --sync-all", where)]
     if mode == "offline":
-        text += "; told to report offline (WANDB_MODE, or W&B's settings file)"
+        text += "; reports offline (WANDB_MODE, or W&B's settings file)"
     return [ok("wandb", text, where)]
 
 

@@ -182,9 +182,9 @@ def _of_sights(
 
 def _no_cluster(error: RequestError, ours: Machine) -> Finding:
     """Say why a cluster could not be joined; of two versions, which."""
-    told = " ".join(str(error.__cause__ or "").split())
-    if "Version mismatch" in told:
-        theirs = told.partition("started with:")[2].partition("This process")[0].strip()
+    reason = " ".join(str(error.__cause__ or "").split())
+    if "Version mismatch" in reason:
+        theirs = reason.partition("started with:")[2].partition("This process")[0].strip()
         advice = (
             f"install ray=={ours.libraries.get('ray', '')} and Python {ours.python} on every "
             "node, or theirs here"

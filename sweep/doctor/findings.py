@@ -53,8 +53,8 @@ def problem(what: str, detail: str, advice: str, where: str = HERE) -> Finding:
 
 def refused(what: str, error: Exception, advice: str, where: str = HERE) -> Finding:
     """Return a finding of an error whose last clause says what to do; else `advice` does."""
-    detail, _, told = str(error).rpartition("; ")
-    return problem(what, detail or str(error), told if detail else advice, where)
+    detail, _, remedy = str(error).rpartition("; ")
+    return problem(what, detail or str(error), remedy if detail else advice, where)
 
 
 def together(by_place: Sequence[Sequence[Finding]]) -> list[Finding]:

@@ -26,8 +26,8 @@ from pydantic import ValidationError
 from ray.tune.search import Searcher
 
 from search_spaces._dimensions import Dimension, Range
-from sweep.allowances import Limits, limits_from
 from sweep.ledger import FINAL, Ledger
+from sweep.limits import Limits, limits_from
 from trainables.config import TrialConfig
 
 JOURNAL = "optuna.journal"
@@ -163,7 +163,7 @@ class Draws(Searcher):
         self._ledger, self._left = ledger, most
         self._random = random.Random(len(study.get_trials(deepcopy=False)))
         self._running: dict[str, list[int]] = {}
-        self._told: dict[str, set[TrialState]] = {}
+        self._in_study: dict[str, set[TrialState]] = {}
         self._again: dict[str, Any] = {}
         self._queue: list[tuple[str, TrialConfig]] = []
         self._next: tuple[str, TrialConfig] | None = None
@@ -195,7 +195,7 @@ class Draws(Searcher):
                 continue
             trial_id, config = drawn
             if trial.state != TrialState.RUNNING:
-                self._told.setdefault(trial_id, set()).add(trial.state)
+                self._in_study.setdefault(trial_id, set()).add(trial.state)
                 continue
             self._running.setdefault(trial_id, []).append(trial.number)
             if trial_id not in self._known and self._left:
@@ -214,7 +214,7 @@ class Draws(Searcher):
         """Bring the study up to what the ledger says of a trial."""
         running = self._running.get(trial_id)
         if record["status"] in FINAL:
-            if running or _state(record) not in self._told.get(trial_id, ()):
+            if running or _state(record) not in self._in_study.get(trial_id, ()):
                 self._tell(trial_id, record)
         elif not running:
             self._add(trial_id, record["config"], state=TrialState.RUNNING)
@@ -240,7 +240,7 @@ class Draws(Searcher):
         """Tell the study a trial's result, for each draw of it."""
         metrics, state = record.get("metrics", {}), _state(record)
         value, epoch = metrics.get("val_dataset_iou"), int(metrics.get("epochs") or 0)
-        self._told.setdefault(trial_id, set()).add(state)
+        self._in_study.setdefault(trial_id, set()).add(state)
         numbers = self._running.pop(trial_id, None)
         if numbers is None:
             values = {"value": value} if state != TrialState.FAIL else {}
@@ -251,8 +251,8 @@ class Draws(Searcher):
         for number in numbers:
             if state == TrialState.PRUNED:
                 self._trial(number).report(value, epoch)
-            told = value if state == TrialState.COMPLETE else None
-            self.study.tell(number, told, state=state)
+            reached = value if state == TrialState.COMPLETE else None
+            self.study.tell(number, reached, state=state)
 
     def _trial(self, number: int) -> optuna.Trial:
         frozen: FrozenTrial = self.study.get_trials(deepcopy=False)[number]
@@ -284,7 +284,7 @@ class Draws(Searcher):
 
     def _draw_ahead(self) -> None:
         """Let the first trials be estimated together; there is nothing yet to learn from."""
-        while not self._told and len(self._queue) < self.ahead - 1 and (drawn := self._draw()):
+        while not self._in_study and len(self._queue) < self.ahead - 1 and (drawn := self._draw()):
             self._queue.append(drawn)
             self._allow(*drawn)
 

@@ -12,7 +12,7 @@ import pytest
 from sweep.estimates import ESTIMATED, default_cache
 from sweep.request import SweepSettings
 from sweep.resources import Resources, first_limits
-from sweep.search.drawn_allowances import DrawnLimits
+from sweep.search.drawn_limits import DrawnLimits
 from trainables.config import TrialConfig
 from trainables.footprint import Footprint, footprint_key
 

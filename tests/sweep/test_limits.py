@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.allowances import Limits, after_shortage, limits_from, next_host_limits, next_limits
+from sweep.limits import Limits, after_shortage, limits_from, next_host_limits, next_limits
 from trainables.config import TrialConfig
 
 

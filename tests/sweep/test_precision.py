@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.allowances import Limits
 from sweep.cluster.nodes import choose_nodes, label_selector
 from sweep.ledger import Ledger
+from sweep.limits import Limits
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
 from sweep.trial import Assignment, unfit
 from trainables.checkpoint import load

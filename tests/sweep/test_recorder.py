@@ -14,9 +14,9 @@ import ray
 from rich.console import Console
 
 from sweep import leaderboard
-from sweep.allowances import Limits
 from sweep.background import Pace
 from sweep.ledger import Ledger
+from sweep.limits import Limits
 from sweep.recorder import MOST_ATTEMPTS, Recorder
 from sweep.tuner import keep_fitting, keep_searching
 from sweep.view import View

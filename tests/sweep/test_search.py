@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from search_spaces._dimensions import Dimension, dimension
-from sweep.allowances import Limits
 from sweep.ledger import Ledger
+from sweep.limits import Limits
 from sweep.search.searcher import JOURNAL, STUDY, Draws, open_study
 from trainables.config import TrialConfig, with_changes
 

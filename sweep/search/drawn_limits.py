@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sweep.allowances import Limits
 from sweep.estimates import Estimates
+from sweep.limits import Limits
 from sweep.request import SweepSettings
 from sweep.resources import Resources, first_limits, gpus_per_trial, stardist_limits
 from trainables.config import STARDIST, TrialConfig
