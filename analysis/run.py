@@ -152,7 +152,7 @@ def _say_sizes(console: Console, run: Run, other: DataSet) -> None:
 def _say(console: Console, evidence: Any) -> None:
     from rich.table import Table
 
-    from analysis.report.page import WHY
+    from analysis.report.answer import WHY
 
     table = Table(title="mean average precision over IoU 0.5 to 0.9, validation", title_style="")
     unit = "image" if evidence.settings["unit"] == "image" else "group"

@@ -13,24 +13,37 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from analysis.evidence import Picture
-from analysis.report import figures
+from analysis.evidence import TRUTH, Crop, Picture
 from analysis.report import tables as report_tables
-from analysis.report.figure_images import (
+from analysis.report.figures import (
+    FIGURES,
+    bias,
+    calibration,
+    dataset_iou,
+    features,
+    losses,
+    make_figures,
+    networks,
+    overlaps,
+    overlays,
+)
+from analysis.report.figures.pixels import (
     EXTRA,
     LOST,
     RIGHT,
+    agreement_image,
     border,
     densest_window,
     outlines,
-    overlay,
     pixel_iou,
-    viewer_pictures,
 )
+from analysis.report.figures.style import STYLE, TWO_COLUMNS
+from analysis.report.viewer import viewer_pictures
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evidence_data import METHODS, empty, make_evidence
 
+NAMES = list(METHODS)
 ONE = {"names": ["PAN vgg19, 2-class + watershed"], "architectures": ("Unet",)}
 
 
@@ -41,33 +54,33 @@ def evidence():
 
 def test_everything_is_drawn_twice(evidence, tmp_path: Path) -> None:
     one = make_evidence(**ONE, encoders=("resnet152",))
-    written = figures.make_figures(one, tmp_path)
+    written = make_figures(one, tmp_path)
     missing = {"figure8_networks_semantic3", "figure8_networks_stardist"}
-    assert set(written) == {"table1", *figures.DRAWINGS} - missing
-    for name, path in written.items():
-        assert path.stat().st_size > 100
-        if name != "table1":
-            assert path == tmp_path / "figures" / f"{name}.svg"
-            assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
-    assert "Date" not in written["bias"].read_text()
-    again = figures.make_figures(one, tmp_path / "again")
-    assert again["bias"].read_bytes() == written["bias"].read_bytes()
+    assert [*written] == [name for name in FIGURES if name not in missing]
+    for name, figure in written.items():
+        assert figure.path == tmp_path / f"{name}.svg"
+        assert figure.path.stat().st_size > 100
+        assert figure.path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert "Date" not in written["bias"].path.read_text()
+    again = make_figures(one, tmp_path / "again")
+    assert again["bias"].path.read_bytes() == written["bias"].path.read_bytes()
 
 
 def test_without_anything_analysed_only_training_is_drawn(evidence, tmp_path: Path) -> None:
-    assert set(figures.make_figures(empty(evidence), tmp_path)) == {"table1", "figure7_dataset_iou"}
+    assert set(make_figures(empty(evidence), tmp_path)) == {"figure7_dataset_iou"}
     nothing = replace(empty(evidence), leaderboard=evidence.leaderboard.iloc[:0])
-    assert figures.make_figures(nothing, tmp_path / "b") == {}
+    assert make_figures(nothing, tmp_path / "b") == {}
 
 
-@pytest.mark.parametrize("name", figures.DRAWINGS)
+@pytest.mark.parametrize("name", FIGURES)
 def test_print_size_and_letters(evidence, name: str) -> None:
-    with matplotlib.rc_context(figures.STYLE):
-        figure = figures.DRAWINGS[name](evidence)
-        assert figure is not None
+    shown = FIGURES[name].compute(evidence)
+    assert shown is not None
+    with matplotlib.rc_context(STYLE):
+        figure = FIGURES[name].draw(shown)
         figure.draw_without_rendering()
     width, height = figure.get_size_inches()
-    assert width <= figures.TWO_COLUMNS + 0.01
+    assert width <= TWO_COLUMNS + 0.01
     assert height <= 9.7, "longer than a page"
     for text in figure.findobj(Text):
         assert not text.get_text() or text.get_fontsize() >= 7
@@ -75,42 +88,151 @@ def test_print_size_and_letters(evidence, name: str) -> None:
 
 def test_every_line_of_many_seeds_is_drawn() -> None:
     evidence = make_evidence(seeds=2, encoders=("vgg19", "resnet152", "own_net"))
-    figure = figures.draw_train_loss(evidence)
-    assert figure is not None
-    lines = sum(len(ax.lines) for ax in figure.axes)
+    shown = losses.compute_training(evidence)
+    assert shown is not None
+    lines = sum(len(ax.lines) for ax in losses.draw(shown).axes)
     assert lines == evidence.history["trial_id"].nunique() == 8 * 3 * 2 - 1 + 4
+    assert f"({lines} trials)" in losses.caption(shown)
+    again = [(line.encoder, line.again) for line in shown.rows[0].panels[0].lines]
+    assert sorted(again) == [(n, later) for n in range(3) for later in (False, True)]
+
+
+def test_caption_counts_the_lines_that_are_drawn(evidence) -> None:
+    one = evidence.history["trial_id"].iloc[0]
+    history = evidence.history.copy()
+    history.loc[history["trial_id"] == one, "val_loss"] = np.nan
+    trained, validated = (
+        compute(replace(evidence, history=history))
+        for compute in (losses.compute_training, losses.compute_validation)
+    )
+    assert trained is not None
+    assert validated is not None
+    assert validated.trials == trained.trials - 1
+    lines = [line for row in validated.rows for panel in row.panels for line in panel.lines]
+    assert f"({len(lines)} trials)" in losses.caption_validation(validated)
+
+
+def test_many_epochs_are_medians_of_neighbours() -> None:
+    history = pd.DataFrame({"trial_id": "a", "epoch": np.arange(1, 301), "train_loss": 1.0})
+    history.loc[4, "train_loss"] = 7.0  # one of three neighbours
+    fields = {"task": "semantic2", "architecture": "Unet", "encoder": "vgg19"}
+    board = pd.DataFrame([{"trial_id": "a", **fields}])
+    shown = losses.compute_training(replace(make_evidence(), history=history, leaderboard=board))
+    assert shown is not None
+    (line,) = shown.rows[0].panels[0].lines
+    np.testing.assert_array_equal(line.epochs, np.arange(2, 300, 3))
+    np.testing.assert_array_equal(line.values, 1.0)
+    assert not shown.rows[0].logarithmic
 
 
 def test_heat_map_names_what_is_missing(evidence) -> None:
-    figure = figures.draw_heat_map(evidence)
-    assert figure is not None
+    shown = dataset_iou.compute(evidence)
+    assert shown is not None
+    figure = dataset_iou.draw(shown)
     texts = [text.get_text() for text in figure.findobj(Text)]
     assert texts.count("failed") == 1
     assert sum(len(ax.texts) for ax in figure.axes) == 44
+    assert "43 finished trials" in dataset_iou.caption(shown)
+    two, three, star = shown.maps
+    assert two.percent[two.best].tolist() == [np.nanmax(two.percent)]
+    assert (two.best.sum(), three.best.sum(), star.best.sum()) == (1, 1, 0)
     waiting = evidence.leaderboard.assign(test_dataset_iou=np.nan)
-    assert figures.draw_heat_map(replace(evidence, leaderboard=waiting)) is None
+    assert dataset_iou.compute(replace(evidence, leaderboard=waiting)) is None
 
 
 def test_boxes_say_how_many_lie_beyond_the_axis(evidence) -> None:
-    figure = figures.draw_boxes(evidence)
-    assert figure is not None
-    ax = figure.axes[0]
+    shown = features.compute(evidence)
+    assert shown is not None
+    ax = features.draw(shown).axes[0]
     area = evidence.objects["area_um2"]
     low, high = ax.get_xlim()
     beyond = int(((area < low) | (area > high)).sum())
     assert beyond > 0
     assert ax.get_title(loc="right") == f"{beyond} of {len(area):,} beyond the axis"
     assert ax.get_xlabel() == "Area (µm²)"
-    pixels = figures.draw_boxes(make_evidence(pixel=None))
+    assert "No pixel size" not in features.caption(shown)
+    pixels = features.compute(make_evidence(pixel=None))
     assert pixels is not None
-    assert pixels.axes[0].get_xlabel() == "Area (px²)"
+    assert features.draw(pixels).axes[0].get_xlabel() == "Area (px²)"
+    assert features.caption(pixels).endswith("No pixel size is known: sizes are in pixels.")
+
+
+def test_boxes_are_quartiles_and_means_of_units(evidence) -> None:
+    shown = features.compute(evidence)
+    assert shown is not None
+    radius = shown.panels[4]
+    assert radius is not None
+    truth = evidence.objects[evidence.objects["method"] == TRUTH]
+    values = truth["radius_um"]
+    box = radius.boxes[0]
+    assert [box["q1"], box["med"], box["q3"]] == [values.quantile(q) for q in (0.25, 0.5, 0.75)]
+    assert radius.median == box["med"]
+    np.testing.assert_array_equal(radius.means[0], truth.groupby("group")["radius_um"].mean())
+    assert shown.counts == [8 * 50] * 5
 
 
 def test_features_without_values_are_left_out(evidence) -> None:
     without = evidence.objects.assign(solidity=np.nan)
-    figure = figures.draw_boxes(replace(evidence, objects=without))
-    assert figure is not None
-    assert sum(ax.get_visible() for ax in figure.axes) == 5
+    shown = features.compute(replace(evidence, objects=without))
+    assert shown is not None
+    assert shown.panels.count(None) == 1
+    assert sum(ax.get_visible() for ax in features.draw(shown).axes) == 5
+
+
+@pytest.mark.parametrize("task", ["semantic2", "semantic3", "stardist"])
+def test_every_network_is_drawn_or_a_dash(evidence, task: str) -> None:
+    crop = evidence.crop
+    part = {name: probability[:64, :96] for name, probability in crop.probabilities.items()}
+    crop = Crop(crop.image, (32, 64), crop.pixels[:64, :96], crop.truth[:64, :96], part)
+    shown = networks.compute(replace(evidence, crop=crop), task=task)
+    assert shown is not None
+    board = evidence.leaderboard[evidence.leaderboard["task"] == task]
+    done = board.loc[board["status"] == "done", "trial_id"]
+    assert len(shown.networks) == len(done)
+    cells = len(shown.architectures) * len(shown.encoders)
+    figure = networks.draw(shown)
+    assert len(figure.axes) == 2 + cells
+    assert len([t for t in figure.findobj(Text) if t.get_text() == "–"]) == cells - len(done)
+    assert sum(len(ax.images) for ax in figure.axes) == 2 + len(done)
+    assert "96 × 64 pixels from row 32, column 64" in networks.caption(shown)
+
+
+def test_half_lines_go_round_what_is_probable(evidence) -> None:
+    """Of a square of probability 1: halfway between its pixels and those around it."""
+    board = evidence.leaderboard
+    trial = board.loc[(board["task"] == "stardist"), "trial_id"].iloc[0]
+    probability = np.zeros((20, 30), np.float32)
+    probability[4:9, 12:20] = 1
+    truth = np.zeros((20, 30), np.int32)
+    crop = Crop("t000", (0, 0), probability, truth, {trial: probability})
+    shown = networks.compute(replace(evidence, crop=crop), task="stardist")
+    assert shown is not None
+    (network,) = shown.networks.values()
+    (line,) = network.half
+    assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([11.5, 3.5], [19.5, 8.5])
+    assert shown.truth == []
+
+
+def test_overlays_compare_the_window_that_is_shown(evidence) -> None:
+    shown = overlays.compute(evidence)
+    assert shown is not None
+    picture = evidence.pictures[0]
+    a, b = picture.labels[NAMES[0]] > 0, picture.truth > 0
+    assert shown.pairs[0].title == "A vs truth"
+    assert shown.pairs[0].iou == pytest.approx((a & b).sum() / (a | b).sum())
+    assert len(shown.pairs) == 4 + 6
+    assert not shown.cropped
+    assert overlays.caption(shown).startswith("Image t000 (test). Pixels")
+    large = Picture("b", "val", *(np.tile(x, (2, 2)) for x in (picture.pixels, picture.truth)), {})
+    large.labels.update(dict.fromkeys([*picture.labels, "one more"], large.truth))
+    cut = overlays.compute(replace(evidence, pictures=[large]))
+    assert cut is not None
+    assert cut.pixels.shape == (360, 360)
+    assert {pair.iou for pair in cut.pairs} == {1.0}
+    assert overlays.caption(cut).startswith(
+        "Image b (val), cropped to the 360 pixel window with most true foreground; the first 4 of "
+        "5 methods. Pixels"
+    )
 
 
 def dots(figure) -> list[float]:
@@ -120,10 +242,8 @@ def dots(figure) -> list[float]:
 
 
 def test_every_unit_is_a_dot_and_nothing_is_drawn_as_an_interval(evidence) -> None:
-    draws = (figures.draw_overlaps, figures.draw_calibration, figures.draw_bias)
-    for draw, count in zip(draws, (5 * 4, 2 * 4, 6 * 4)):
-        figure = draw(evidence)
-        assert figure is not None
+    for kind, count in zip((overlaps, calibration, bias), (5 * 4, 2 * 4, 6 * 4)):
+        figure = kind.draw(kind.compute(evidence))
         assert len(dots(figure)) == 2 * 8 * count
         assert not [c for ax in figure.axes for c in ax.collections]
         small = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "units"]
@@ -133,10 +253,9 @@ def test_every_unit_is_a_dot_and_nothing_is_drawn_as_an_interval(evidence) -> No
 
 
 def test_units_beyond_thirty_are_not_drawn() -> None:
-    many = make_evidence(units=31, names=list(METHODS)[:2], architectures=("Unet", "PAN"))
-    for draw in (figures.draw_overlaps, figures.draw_calibration, figures.draw_bias):
-        figure = draw(many)
-        assert figure is not None
+    many = make_evidence(units=31, names=NAMES[:2], architectures=("Unet", "PAN"))
+    for kind in (overlaps, calibration, bias):
+        figure = kind.draw(kind.compute(many))
         assert not dots(figure)
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert not [label for label in labels if "one group" in label]
@@ -165,7 +284,7 @@ def test_chosen_by_validation_never_by_test() -> None:
 
 
 def test_overlay_colours_each_kind_of_pixel() -> None:
-    image = overlay(np.zeros((1, 4)), np.array([[1, 2, 0, 0]]), np.array([[3, 0, 4, 0]]))
+    image = agreement_image(np.zeros((1, 4)), np.array([[1, 2, 0, 0]]), np.array([[3, 0, 4, 0]]))
     for pixel, colour in zip(image[0], (RIGHT, EXTRA, LOST, (0, 0, 0))):
         np.testing.assert_allclose(pixel, 0.8 * np.asarray(colour))
     assert pixel_iou(np.array([1, 1, 0]), np.array([0, 1, 1])) == pytest.approx(1 / 3)
@@ -195,7 +314,7 @@ def test_densest_window() -> None:
 
 
 def test_viewer_cuts_large_pictures_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.figure_images.MOST_PIXELS", 200_000)
+    monkeypatch.setattr("analysis.report.viewer.MOST_PIXELS", 200_000)
     truth = np.zeros((600, 700), np.int32)
     truth[300:500, 300:500] = 1
     picture = Picture("big", "test", np.zeros(truth.shape, np.float32), truth, {"a": truth})
@@ -217,4 +336,3 @@ def test_no_torch() -> None:
 def test_letters() -> None:
     marks = report_tables.letters(pd.DataFrame({"method": [str(n) for n in range(28)]}))
     assert [marks[n] for n in ("0", "25", "26", "27")] == ["A", "Z", "AA", "AB"]
-    assert len(METHODS) == 4

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from analysis.evidence import Evidence
-from analysis.report.page import WHY, answer, embedded, parameters, write_report
+from analysis.report.answer import WHY, answer
+from analysis.report.page import embedded, parameters, write_report
 from analysis.report.tables import make_table, make_tables, number
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from analysis.evidence import FEATURES, TRUTH
-from analysis.report.page import WHY
+from analysis.report.answer import WHY
 from analysis.run import main
 from analysis.runfolder import read_run
 from analysis.study.gather import CAUTION

@@ -1,0 +1,156 @@
+"""The figures of the paper and ours, as SVG for the page and PDF for print: one file each.
+
+Every file has three functions: ``compute`` takes the evidence and returns what is shown, or None
+when that is missing; ``draw`` makes a figure of it, and ``caption`` what stands below. Figures are
+3.4 inches wide (one column) or 7 (two), with nothing smaller than 7 points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from analysis.evidence import Evidence
+from analysis.report.figures import (
+    bias,
+    calibration,
+    dataset_iou,
+    features,
+    losses,
+    networks,
+    overlaps,
+    overlays,
+)
+from analysis.report.figures.style import STYLE
+from analysis.report.names import task_name
+from trainables.records.files import write_with
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """What the report shows under one name."""
+
+    title: str
+    compute: Callable[[Evidence], T | None]
+    draw: Callable[[T], Figure]
+    caption: Callable[[T], str]
+    task: str = ""
+    """Of a figure of one task alone: nothing is missing where that task was not asked for."""
+
+
+FIGURES: dict[str, Kind[Any]] = {
+    "figure5_training_loss": Kind(
+        "Training loss by epoch (the paper's Figure 5)",
+        losses.compute_training,
+        losses.draw,
+        losses.caption,
+    ),
+    "figure6_validation_loss": Kind(
+        "Validation loss by epoch (the paper's Figure 6)",
+        losses.compute_validation,
+        losses.draw,
+        losses.caption_validation,
+    ),
+    "figure7_dataset_iou": Kind(
+        "Best data-set IoU by architecture and encoder (the paper's Figure 7)",
+        dataset_iou.compute,
+        dataset_iou.draw,
+        dataset_iou.caption,
+    ),
+    "figure8_networks_semantic2": Kind(
+        f"One crop through every network, {task_name('semantic2')} (Figure 8)",
+        partial(networks.compute, task="semantic2"),
+        networks.draw,
+        networks.caption,
+        task="semantic2",
+    ),
+    "figure8_networks_semantic3": Kind(
+        f"One crop through every network, {task_name('semantic3')} (Figure 8)",
+        partial(networks.compute, task="semantic3"),
+        networks.draw,
+        networks.caption,
+        task="semantic3",
+    ),
+    "figure8_networks_stardist": Kind(
+        f"One crop through every network, {task_name('stardist')}",
+        partial(networks.compute, task="stardist"),
+        networks.draw,
+        networks.caption,
+        task="stardist",
+    ),
+    "figure9_features": Kind(
+        "Six features by method, ground truth first (the paper's Figure 9)",
+        features.compute,
+        features.draw,
+        features.caption,
+    ),
+    "figure10_overlays": Kind(
+        "Overlays of methods on the truth and on each other (the paper's Figure 10)",
+        overlays.compute,
+        overlays.draw,
+        overlays.caption,
+    ),
+    "calibration": Kind(
+        "What calibration gains", calibration.compute, calibration.draw, calibration.caption
+    ),
+    "overlaps": Kind(
+        "AP by the overlap that a match needs", overlaps.compute, overlaps.draw, overlaps.caption
+    ),
+    "bias": Kind(
+        "Bias of every feature against the ground truth", bias.compute, bias.draw, bias.caption
+    ),
+}
+"""All figures, in the order of the page. A further one is one file and one entry here."""
+
+
+class Drawn(NamedTuple):
+    """A figure that was written."""
+
+    title: str
+    caption: str
+    path: Path
+    """The SVG; a PDF of the same name lies beside it."""
+
+
+def make_figures(evidence: Evidence, folder: Path) -> dict[str, Drawn]:
+    """Write every figure that the evidence allows.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        What the analysis found.
+    folder : Path
+        Where to write.
+
+    Returns
+    -------
+    dict
+        Those of `FIGURES` that could be drawn.
+    """
+    made = {}
+    for name, kind in FIGURES.items():
+        shown = kind.compute(evidence)
+        if shown is None:
+            continue
+        path = folder / f"{name}.svg"
+        style: Any = STYLE | {"svg.hashsalt": name}
+        with matplotlib.rc_context(style):
+            figure = kind.draw(shown)
+            _save(figure, path, {"Date": None})
+            _save(figure, path.with_suffix(".pdf"), {"CreationDate": None})
+        made[name] = Drawn(kind.title, kind.caption(shown), path)
+    return made
+
+
+def _save(figure: Figure, path: Path, no_date: Any) -> None:
+    """Write the figure without a date, so that the same evidence gives the same file."""
+    kind = path.suffix.removeprefix(".")
+    write_with(path, lambda temporary: figure.savefig(temporary, format=kind, metadata=no_date))

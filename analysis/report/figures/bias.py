@@ -1,0 +1,113 @@
+"""Relative bias of every feature against the ground truth, over the noise of pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from analysis.evidence import FEATURES, Evidence
+from analysis.report.figures.samples import dots_are, measured_from
+from analysis.report.figures.style import COLOURS, MARKERS, TWO_COLUMNS, dot_key, draw_dots
+from analysis.report.tables import (
+    in_order,
+    pixel_noise,
+    relative_bias,
+    representatives,
+    unit_of,
+    unit_values,
+)
+
+
+class Point(NamedTuple):
+    """The bias of one method in one feature."""
+
+    feature: int
+    """Place in `analysis.evidence.FEATURES`."""
+    method: int
+    """Place in `Bias.methods`."""
+    percent: NDArray[np.float64]
+    """Of all cells: one value, or none where it is not known."""
+    units: NDArray[np.float64]
+    """Of each independent unit alone."""
+
+
+class Bias(NamedTuple):
+    """Bias in per cent of the truth's mean."""
+
+    methods: list[str]
+    noise: list[float | None]
+    """Per cent that pixels alone may do to each feature, where it is known."""
+    points: list[Point]
+    dots: str
+    """What one small dot is; '' without dots."""
+    unit: str
+    sample: str
+    """How much the features are from."""
+
+
+def compute(evidence: Evidence) -> Bias | None:
+    """Return the bias of every feature and method, and what pixels alone do."""
+    table = relative_bias(evidence)
+    if table.empty:
+        return None
+    units, dots = unit_values(evidence, [f"bias_{feature}" for feature in FEATURES])
+    methods = in_order(table["method"], tuple(representatives(evidence)["method"]))
+    noise = [pixel_noise(evidence, feature) for feature in FEATURES]
+    points = []
+    for i, feature in enumerate(FEATURES):
+        for j, name in enumerate(methods):
+            own = table[(table["feature"] == feature) & (table["method"] == name)]
+            each = units[(units["method"] == name) & (units["metric"] == f"bias_{feature}")]
+            values = (100 * t["value"].to_numpy(float) for t in (own, each))
+            points.append(Point(i, j, *values))
+    percent = [None if share is None else 100 * share for share in noise]
+    unit, sample = unit_of(evidence, cells=True), measured_from(evidence)
+    return Bias(methods, percent, points, dots, unit, sample)
+
+
+def draw(shown: Bias) -> Figure:
+    """Draw one row per feature, methods below each other, on a grey bar as wide as the noise."""
+    count = len(shown.methods)
+    height = 0.9 + 6 * (0.2 + 0.11 * count)
+    figure = Figure(figsize=(TWO_COLUMNS * 0.75, height), layout="constrained")
+    ax = figure.subplots()
+    for position, noise in enumerate(shown.noise):
+        if noise is not None:
+            ax.add_patch(Rectangle((-noise, position - 0.45), 2 * noise, 0.9, fc="0.85", ec="none"))
+    for point in shown.points:
+        _draw_point(ax, point, shown.methods)
+    ax.axvline(0, color="black", lw=0.6)
+    ax.set_yticks(range(len(FEATURES)), [f.replace("_", " ").capitalize() for f in FEATURES])
+    ax.set_ylim(len(FEATURES) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("Bias against the ground truth (% of its mean)")
+    ax.grid(axis="x", color="0.92", lw=0.4)
+    handles = [*ax.get_legend_handles_labels()[0], *dot_key(shown.dots, "0.3")]
+    if any(noise is not None for noise in shown.noise):
+        handles.append(Patch(fc="0.85", label="no larger than what pixels alone produce"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=1 if count > 3 else 2)
+    return figure
+
+
+def _draw_point(ax: Axes, point: Point, methods: list[str]) -> None:
+    """Draw a method's bias in its own place below or above the middle of the feature's row."""
+    y = point.feature + (point.method - (len(methods) - 1) / 2) * 0.7 / len(methods)
+    colour, marker = COLOURS[point.method % 7], MARKERS[point.method % 7]
+    label = methods[point.method] if point.feature == 0 else None
+    draw_dots(ax, point.units, y, colour)
+    for percent in point.percent:
+        ax.plot(percent, y, ls="", label=label, color=colour, marker=marker, ms=4)
+
+
+def caption(shown: Bias) -> str:
+    """Say what bias is, from how much, and what grey means."""
+    return (
+        f"Cells found by both, {shown.sample}: mean of (method − truth) in per cent of the truth's "
+        f"mean. {dots_are(shown.unit)} Grey: the noise floor, by which discs of the sizes of the "
+        "true and of the found cells would differ when drawn on pixels."
+    )

@@ -1,0 +1,115 @@
+"""What calibration gains: mean AP on the test images, by default and calibrated."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from analysis.evidence import Evidence
+from analysis.report.figures.samples import dots_are, scored_from
+from analysis.report.figures.style import COLOURS, ONE_COLUMN, dot_key, draw_dots
+from analysis.report.tables import (
+    measured_scores,
+    measured_split,
+    representatives,
+    unit_of,
+    unit_values,
+)
+
+LOOKS = {"default": ("white", -0.14), "calibrated": (COLOURS[0], 0.14)}
+"""Of parameters: colour, and how far they lie below or above the middle of their method's row."""
+
+
+class Scores(NamedTuple):
+    """Mean AP of one method with one kind of parameters."""
+
+    method: int
+    """Place in `Calibration.methods`."""
+    parameters: str
+    own: NDArray[np.float64]
+    """Of the representative seed."""
+    others: NDArray[np.float64]
+    """Of the other seeds."""
+    units: NDArray[np.float64]
+    """Of each independent unit alone."""
+
+
+class Calibration(NamedTuple):
+    """Mean AP of every method, by default and calibrated."""
+
+    methods: list[str]
+    scores: list[Scores]
+    split: str
+    dots: str
+    """What one small dot is; '' without dots."""
+    unit: str
+    sample: str
+    """How much the scores are from."""
+    other_seeds: bool
+
+
+def compute(evidence: Evidence) -> Calibration | None:
+    """Return the scores of both kinds of parameters, where there are both."""
+    kinds = tuple(LOOKS)
+    table = measured_scores(evidence, ("ap_mean",), kinds)
+    if table.empty or table["parameters"].nunique() < 2:
+        return None
+    units, dots = unit_values(evidence, ("ap_mean",), kinds)
+    methods = representatives(evidence)["method"].tolist()
+    scores = []
+    for number, name in enumerate(methods):
+        for kind in kinds:
+            rows = table[(table["method"] == name) & (table["parameters"] == kind)]
+            each = units[(units["method"] == name) & (units["parameters"] == kind)]
+            own = rows["own"].to_numpy(bool)
+            values = rows["value"].to_numpy(float)
+            of_units = each["value"].to_numpy(float)
+            scores.append(Scores(number, kind, values[own], values[~own], of_units))
+    return Calibration(
+        methods,
+        scores,
+        measured_split(evidence),
+        dots,
+        unit_of(evidence),
+        scored_from(evidence),
+        not table["own"].all(),
+    )
+
+
+def draw(shown: Calibration) -> Figure:
+    """Draw one row per method: default above, calibrated below."""
+    count = len(shown.methods)
+    figure = Figure(figsize=(ONE_COLUMN + 1.2, 1.0 + 0.42 * count), layout="constrained")
+    ax = figure.subplots()
+    for one in shown.scores:
+        colour, shift = LOOKS[one.parameters]
+        y = one.method + shift
+        draw_dots(ax, one.units, y, COLOURS[0])
+        ax.plot(one.others, [y] * len(one.others), "|", color="0.5", ms=5)
+        ax.plot(one.own, [y] * len(one.own), "o", mfc=colour, mec=COLOURS[0])
+    ax.set_yticks(range(count), ["\n".join(textwrap.wrap(n, 26)) for n in shown.methods])
+    ax.set_ylim(count - 0.5, -0.5)
+    ax.set_xlabel(f"Mean AP over IoU 0.5 to 0.9, {shown.split} images")
+    ax.grid(axis="x", color="0.9", lw=0.4)
+    handles = [
+        Line2D([], [], marker="o", mfc=colour, mec=COLOURS[0], ls="", label=name)
+        for name, (colour, _) in LOOKS.items()
+    ]
+    handles += dot_key(shown.dots, COLOURS[0])
+    if shown.other_seeds:
+        handles.append(Line2D([], [], marker="|", color="0.5", ls="", label="other seeds"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def caption(shown: Calibration) -> str:
+    """Say what is compared, and from how much."""
+    return (
+        f"Mean AP over IoU 0.5 to 0.9 on {shown.sample}: instance parameters by default and "
+        f"calibrated on validation. {dots_are(shown.unit)} Ticks: other seeds of the method."
+    )

@@ -1,0 +1,139 @@
+"""Figure 7: data-set IoU on the test images by architecture and encoder, one map per task."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from analysis.evidence import Evidence
+from analysis.report.figures.style import COLOURS, TWO_COLUMNS, share
+from analysis.report.names import TASKS, task_name
+from analysis.report.tables import chosen_trials, in_order
+from trainables.config import ARCHITECTURES, PAPER_ENCODERS
+
+MISSING = "–"
+"""Stands where no such trial was asked for."""
+
+
+class Map(NamedTuple):
+    """One task's trials, architectures by encoders."""
+
+    title: str
+    rows: list[str]
+    columns: list[str]
+    percent: NDArray[np.float64]
+    """(rows, columns); NaN where there is no finished trial."""
+    best: NDArray[np.bool_]
+    """Where the highest number of the map is, if it has several cells."""
+    status: list[list[str]]
+    """Of each cell: 'failed', 'waiting', ..., or `MISSING`."""
+
+
+class Maps(NamedTuple):
+    """The maps of all tasks: they share their colours."""
+
+    maps: list[Map]
+    low: float
+    high: float
+    """Per cent at the ends of the colours."""
+    done: int
+    """Finished trials."""
+
+
+def compute(evidence: Evidence) -> Maps | None:
+    """Return what every candidate reaches on the test images."""
+    board = evidence.leaderboard
+    if board.empty or board["test_dataset_iou"].isna().all():
+        return None
+    best = chosen_trials(board).fillna({"encoder": ""})
+    board = board.fillna({"encoder": ""})
+    values = 100 * best["test_dataset_iou"].dropna()
+    low, high = values.min(), max(values.max(), values.min() + 1)
+    maps = [_map(board, best, task) for task in in_order(board["task"], TASKS)]
+    return Maps(maps, float(low), float(high), int((board["status"] == "done").sum()))
+
+
+def _map(board: pd.DataFrame, best: pd.DataFrame, task: str) -> Map:
+    asked = board[board["task"] == task]
+    rows = in_order(asked["architecture"], ARCHITECTURES)
+    columns = in_order(asked["encoder"], PAPER_ENCODERS)
+    table = best[best["task"] == task].set_index(["architecture", "encoder"])
+    cells = pd.MultiIndex.from_product([rows, columns])
+    found = 100 * table["test_dataset_iou"].reindex(cells).to_numpy(float)
+    percent = found.reshape(len(rows), len(columns))
+    highest = np.nanmax(percent, initial=-1.0)
+    known = {(r["architecture"], r["encoder"]): r["status"] for r in asked.to_dict("records")}
+    status = [[str(known.get((row, column), MISSING)) for column in columns] for row in rows]
+    best_cells = (percent == highest) & (percent.size > 1)
+    return Map(task_name(task), rows, columns, percent, best_cells, status)
+
+
+def draw(shown: Maps) -> Figure:
+    """Draw one map per task; cells of all maps are alike, small maps stand beside the large one."""
+    # places in inches
+    margin = 0.12 + 0.065 * max(len(name) for one in shown.maps for name in one.rows)
+    count = sum(len(one.columns) for one in shown.maps)
+    side = min(0.62, (TWO_COLUMNS - 0.75 - margin * len(shown.maps)) / count)
+    height = 0.27 * max(4, *(len(one.rows) for one in shown.maps))
+    size = side * count + margin * len(shown.maps) + 0.75, height + 1.15
+    figure = Figure(figsize=size)
+    drawn, left = None, 0.0
+    for one in shown.maps:
+        left += margin
+        tall = 0.27 * len(one.rows)
+        box = (left, 0.9 + height - tall, side * len(one.columns), tall)
+        left += box[2]
+        drawn = _draw_map(figure.add_axes(share(box, size)), one, shown.low, shown.high)
+    if drawn is not None:
+        place = figure.add_axes(share((left + 0.12, 0.9, 0.09, height), size))
+        bar = figure.colorbar(drawn, cax=place)
+        bar.set_label("Data-set IoU, test images (%)")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_map(ax: Axes, one: Map, low: float, high: float) -> AxesImage:
+    drawn = ax.imshow(one.percent, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+    for (i, j), value in np.ndenumerate(one.percent):
+        if np.isnan(value):
+            _draw_missing(ax, i, j, one.status[i][j])
+            continue
+        colour = "white" if (value - low) / (high - low) < 0.6 else "black"
+        weight = "bold" if one.best[i, j] else "normal"
+        ax.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour, weight=weight)
+        if one.best[i, j]:
+            ax.add_patch(
+                Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec=COLOURS[1], lw=1.6)
+            )
+    ax.set_xticks(range(len(one.columns)), [name or "own" for name in one.columns])
+    ax.tick_params(axis="x", rotation=35)
+    for tick in ax.get_xticklabels():
+        tick.set(ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(one.rows)), one.rows)
+    ax.set_title(one.title)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return drawn
+
+
+def _draw_missing(ax: Axes, i: int, j: int, word: str) -> None:
+    """Hatch a cell without a number and say why."""
+    ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc="0.96", ec="0.75", hatch="////", lw=0))
+    box = {"fc": "white", "ec": "none", "pad": 0.8}
+    ax.text(j, i, word, ha="center", va="center", fontsize=7, color="0.25", bbox=box)
+
+
+def caption(shown: Maps) -> str:
+    """Say what a number is and which trial it is of."""
+    return (
+        f"Per cent, {shown.done} finished trials. Intersection and union are summed over all test "
+        "images, then divided. Where a cell has several trials, the one best on validation is "
+        "shown. Framed: the highest of its task. Hatched: no finished trial, with its status."
+    )

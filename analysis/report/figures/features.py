@@ -1,0 +1,179 @@
+"""Figure 9: the six features by method, the ground truth first."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cbook import boxplot_stats
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.evidence import FEATURES, TRUTH, Evidence
+from analysis.report.figures.samples import measured_from
+from analysis.report.figures.style import COLOURS, TWO_COLUMNS
+from analysis.report.tables import (
+    MOST_DOTS,
+    feature_column,
+    in_order,
+    representatives,
+    unit_of,
+)
+
+
+class Panel(NamedTuple):
+    """One feature of all methods."""
+
+    label: str
+    """The feature and its unit."""
+    boxes: list[dict[str, Any]]
+    """Of each method: quartiles, whiskers and values beyond (`matplotlib.cbook.boxplot_stats`)."""
+    means: list[NDArray[np.float64]]
+    """Of each method: the mean of every independent unit; none where they are not drawn."""
+    median: float | None
+    """The truth's."""
+    ends: tuple[float, float]
+    """Of the axis."""
+    beyond: int
+    """Cells that lie beyond these ends ..."""
+    cells: int
+    """... of so many."""
+
+
+class Features(NamedTuple):
+    """All features of all methods."""
+
+    methods: list[str]
+    """The truth first."""
+    counts: list[int]
+    """Cells of each method."""
+    panels: list[Panel | None]
+    """One per feature; None where no method has a value."""
+    unit: str
+    sample: str
+    """How much the features are from."""
+    size_known: bool
+    """Whether sizes are in µm."""
+
+
+def compute(evidence: Evidence) -> Features | None:
+    """Return boxes of every feature and method."""
+    objects = evidence.objects
+    if objects.empty:
+        return None
+    methods = in_order(objects["method"], (TRUTH, *representatives(evidence)["method"]))
+    tables = [objects[objects["method"] == name] for name in methods]
+    unit = evidence.settings.get("unit", "image")
+    if unit not in {"group", "image"} & set(objects) or objects[unit].nunique() > MOST_DOTS:
+        unit = None
+    return Features(
+        methods,
+        [len(table) for table in tables],
+        [_panel(feature, *feature_column(evidence, feature), tables, unit) for feature in FEATURES],
+        unit_of(evidence, cells=True),
+        measured_from(evidence),
+        feature_column(evidence, "area")[1] == "µm²",
+    )
+
+
+def _panel(
+    feature: str, column: str, unit: str, tables: list[pd.DataFrame], by: str | None
+) -> Panel | None:
+    values = [table[column].dropna().to_numpy() for table in tables]
+    if not any(map(len, values)):
+        return None
+    means = [
+        table.groupby(by)[column].mean().to_numpy(float) if by else np.array([]) for table in tables
+    ]
+    label = f"{feature.replace('_', ' ').capitalize()}{f' ({unit})' if unit else ''}"
+    true = [v for v, table in zip(values, tables) if len(v) and (table["method"] == TRUTH).all()]
+    median = float(np.median(true[0])) if true else None
+    low, high = _ends(values, means)
+    every = np.concatenate(values)
+    beyond = int(((every < low) | (every > high)).sum())
+    return Panel(label, boxplot_stats(values), means, median, (low, high), beyond, len(every))
+
+
+def _ends(values: list[NDArray[Any]], means: list[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return ends that hold what most cells have, and the means of all units."""
+    lows, highs = [], []
+    for part in filter(len, values):
+        low, quarter, half, high = np.percentile(part, [0.5, 25, 75, 99.5])
+        reach = 3 * (half - quarter)  # beyond it, Tukey calls a value far out
+        lows.append(max(low, quarter - reach))
+        highs.append(min(high, half + reach))
+    for part in filter(len, means):  # means of units are never cut off
+        lows.append(np.nanmin(part))
+        highs.append(np.nanmax(part))
+    low, high = min(lows), max(highs)
+    margin = 0.04 * (high - low) or 0.5
+    return float(low - margin), float(high + margin)
+
+
+def draw(shown: Features) -> Figure:
+    """Draw one panel per feature, one box per method."""
+    count = len(shown.methods)
+    others = cycle(COLOURS)
+    colours = ["0.55" if name == TRUTH else next(others) for name in shown.methods]
+    labels = [
+        "\n".join([*textwrap.wrap(name, 24), f"n = {cells:,}"])
+        for name, cells in zip(shown.methods, shown.counts)
+    ]
+    height = 0.9 + 2 * (0.35 + 0.36 * count)
+    figure = Figure(figsize=(TWO_COLUMNS, height), layout="constrained")
+    axes = figure.subplots(2, 3, sharey=True)
+    for ax, panel in zip(axes.flat, shown.panels):
+        if panel is None:
+            ax.set_visible(False)
+            continue
+        _draw_boxes(ax, panel, colours)
+        ax.set_yticks(range(count), labels)
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+def _draw_boxes(ax: Axes, panel: Panel, colours: list[str]) -> None:
+    thin: Any = {f"{part}props": {"lw": 0.6} for part in ("whisker", "cap")}
+    boxes = ax.bxp(
+        panel.boxes,
+        positions=range(len(panel.boxes)),
+        orientation="horizontal",
+        widths=0.62,
+        patch_artist=True,
+        boxprops={"lw": 0.6, "linestyle": "solid"},
+        medianprops={"color": "black", "lw": 1.2},
+        **thin,
+        flierprops={"marker": ".", "ms": 1.5, "mec": "none", "mfc": "0.6", "rasterized": True},
+    )
+    for colour, box in zip(colours, boxes["boxes"]):
+        box.set_facecolor(matplotlib.colors.to_rgba(colour, 0.55))
+    for position, means in enumerate(panel.means):
+        if len(means):
+            y = np.full(len(means), position)
+            ax.plot(means, y, "D", ms=2.4, mfc="white", mec="black", mew=0.5)
+    ax.set_xlim(panel.ends)
+    if panel.beyond:
+        text = f"{panel.beyond:,} of {panel.cells:,} beyond the axis"
+        ax.set_title(text, fontsize=7, color="0.35", loc="right", pad=2)
+    ax.set_xlabel(panel.label)
+    ax.grid(axis="x", color="0.9", lw=0.4)
+    ax.set_axisbelow(True)
+    if panel.median is not None:
+        ax.axvline(panel.median, color="0.4", lw=0.7, ls=(0, (3, 2)), zorder=0.9)
+
+
+def caption(shown: Features) -> str:
+    """Say what boxes, diamonds and lines are, and where axes end."""
+    size = "" if shown.size_known else " No pixel size is known: sizes are in pixels."
+    return (
+        f"All instances of {shown.sample}; n is the number of cells. Boxes: quartiles and median; "
+        "whiskers: the last value within 1.5 box lengths; dots: values beyond. White diamonds: "
+        f"mean of each {shown.unit} (not drawn above {MOST_DOTS}). Dashed: the truth's median. "
+        "Axes end at the 0.5 and 99.5 % points, or three box lengths from the box where that "
+        f"is nearer; how many cells lie beyond is printed.{size}"
+    )

@@ -1,0 +1,111 @@
+"""AP by the overlap (IoU) that a match needs, one line per method."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.evidence import IOUS, Evidence
+from analysis.report.figures.samples import dots_are, scored_from
+from analysis.report.figures.style import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    ONE_COLUMN,
+    dot_key,
+    draw_dots,
+)
+from analysis.report.tables import (
+    measured_scores,
+    measured_split,
+    representatives,
+    unit_of,
+    unit_values,
+)
+
+
+class Line(NamedTuple):
+    """AP of one method."""
+
+    method: str
+    points: NDArray[np.float64]
+    """(n, 2): overlap and AP, by overlap."""
+    units: NDArray[np.float64]
+    """(m, 2): the same of each independent unit alone."""
+
+
+class Overlaps(NamedTuple):
+    """AP of every method by overlap."""
+
+    lines: list[Line]
+    split: str
+    dots: str
+    """What one small dot is; '' without dots."""
+    unit: str
+    sample: str
+    """How much the scores are from."""
+
+
+OVERLAPS = {f"ap_{round(100 * t)}": t for t in IOUS}
+"""Metric to the IoU that a match needs."""
+
+
+def compute(evidence: Evidence) -> Overlaps | None:
+    """Return AP by overlap, calibrated, of each method's representative seed."""
+    table = measured_scores(evidence, list(OVERLAPS))
+    if table.empty:
+        return None
+    units, dots = unit_values(evidence, list(OVERLAPS))
+    lines = []
+    for name in representatives(evidence)["method"]:
+        points = _points(table[table["own"] & (table["method"] == name)])
+        points = points[points[:, 0].argsort(kind="stable")]
+        lines.append(Line(name, points, _points(units[units["method"] == name])))
+    split, unit = measured_split(evidence), unit_of(evidence)
+    return Overlaps(lines, split, dots, unit, scored_from(evidence))
+
+
+def _points(table: pd.DataFrame) -> NDArray[np.float64]:
+    overlaps = table["metric"].map(OVERLAPS).astype(float)  # also of a method without any score
+    return np.column_stack([overlaps, table["value"].astype(float)])
+
+
+def draw(shown: Overlaps) -> Figure:
+    """Draw a line per method, set apart sideways so that the units' dots can be seen."""
+    count = len(shown.lines)
+    figure = Figure(figsize=(ONE_COLUMN, 2.6 + 0.17 * count), layout="constrained")
+    ax = figure.subplots()
+    for number, line in enumerate(shown.lines):
+        shift = 0.01 * (number - (count - 1) / 2)
+        colour = COLOURS[number % 7]
+        draw_dots(ax, line.units[:, 0] + shift, line.units[:, 1], colour)
+        ax.plot(
+            line.points[:, 0] + shift,
+            line.points[:, 1],
+            color=colour,
+            ls=LINES[number % 6],
+            marker=MARKERS[number % 7],
+            ms=4,
+            label=textwrap.shorten(line.method, 60),
+        )
+    ax.set_xlabel("IoU that a match needs")
+    ax.set_ylabel(f"AP = TP / (TP + FP + FN), {shown.split} images")
+    ax.set_xticks(IOUS)
+    ax.set_ylim(0, 1.02)
+    ax.grid(axis="y", color="0.9", lw=0.4)
+    handles = [*ax.get_legend_handles_labels()[0], *dot_key(shown.dots, "0.3")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=1)
+    return figure
+
+
+def caption(shown: Overlaps) -> str:
+    """Say what AP is, and from how much."""
+    return (
+        f"Calibrated, {shown.sample}. AP = TP / (TP + FP + FN) at each IoU. "
+        f"{dots_are(shown.unit)} Points are set apart sideways so that the dots can be seen."
+    )

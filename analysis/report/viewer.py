@@ -1,0 +1,89 @@
+"""The pictures of the page's viewer: whole images, with the cells of each method on them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from analysis.evidence import TRUTH, Picture
+from analysis.report.figures.pixels import border, densest_window
+
+MOST_PIXELS = 4_000_000
+"""Of all pictures together: the page stays below about 15 MB."""
+SMALLEST = 256
+"""Side in pixels of the smallest window worth showing: rather fewer pictures than smaller ones."""
+
+
+def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return pictures as PNG data URIs, and what was cut from them.
+
+    Each has a grey `base` and, of the truth and each method, transparent `layers`: the outlines,
+    and of methods the pixels that differ from the truth. Large pictures are cut to the window
+    with most true foreground, never scaled: a pixel on the page is a pixel of the image.
+    """
+    shown, notes = list(pictures), []
+    most = MOST_PIXELS // SMALLEST**2
+    if len(shown) > most:
+        notes.append(f"The viewer has the first {most} of {len(shown)} pictures.")
+        shown = shown[:most]
+    area = sum(picture.truth.size for picture in shown)
+    side = max((max(picture.truth.shape) for picture in shown), default=0)
+    while area > MOST_PIXELS and side > SMALLEST:
+        side = max(SMALLEST, int(side * 0.9))
+        area = sum(min(side, h) * min(side, w) for h, w in (p.truth.shape for p in shown))
+    made: list[dict[str, Any]] = []
+    for picture in shown:
+        window = densest_window(picture.truth, side)
+        high, wide = picture.truth[window].shape
+        truth = picture.truth[window]
+        layers = {TRUTH: {"outlines": _layer({"#56B4E9": border(truth)}), "errors": ""}}
+        for name, labels in picture.labels.items():
+            found = labels[window]
+            extra, lost = (found > 0) & (truth == 0), (found == 0) & (truth > 0)
+            layers[name] = {
+                "outlines": _layer({"#E69F00": border(found)}),
+                "errors": _layer({"#D55E00": extra, "#0072B2": lost}),
+            }
+        said = f"{wide} × {high} pixels"
+        if (high, wide) != picture.truth.shape:
+            whole = f"{picture.truth.shape[1]} × {picture.truth.shape[0]}"
+            said += f" of {whole}, from row {window[0].start}, column {window[1].start}"
+        made.append({"image": picture.image, "split": picture.split, "cut": said})
+        made[-1] |= {"width": wide, "height": high, "layers": layers}
+        made[-1]["base"] = _uri(_grey(picture.pixels[window]))
+    if any(p.truth.shape != (m["height"], m["width"]) for p, m in zip(shown, made)):
+        notes.append(
+            f"To keep this page small, pictures are cut to windows of at most {side} × {side} "
+            "pixels: those with most true foreground. They are not scaled."
+        )
+    return made, notes
+
+
+def _grey(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return (255 * np.clip(np.nan_to_num(pixels), 0, 1)).astype(np.uint8)
+
+
+def _layer(masks: dict[str, NDArray[np.bool_]]) -> str:
+    """Paint masks with a colour each on a transparent picture."""
+    index = np.zeros(next(iter(masks.values())).shape, np.uint8)
+    for number, mask in enumerate(masks.values(), 1):
+        index[mask] = number
+    return _uri(index, ["#000000", *masks])
+
+
+def _uri(pixels: NDArray[np.uint8], palette: list[str] | None = None) -> str:
+    """Write grey pixels, or indices of a palette whose first colour is transparent, as PNG."""
+    picture = Image.fromarray(pixels)
+    options: dict[str, Any] = {}
+    if palette:
+        picture.putpalette([value for colour in palette for value in bytes.fromhex(colour[1:])])
+        options["transparency"] = 0
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True, **options)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
