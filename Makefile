@@ -10,7 +10,7 @@ EXTRAS ?= dev,stardist,aws
 # anew: 18 s of a core to start instead of 9 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-slow test-gpu lint bench cluster-up cluster-down clean
+.PHONY: help setup demo test test-quick test-slow test-gpu lint format bench cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,10 +36,17 @@ lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
+format: $(STAMP)  ## mend what ruff can mend, and format
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
 # Two processes: a sweep's tests mostly wait. The tests of a file stay together, for what they share.
 # One thread each: threads of two processes that fight for two cores make both many times slower.
 test: lint  ## lint and every test that is neither slow nor gpu
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+
+test-quick: $(STAMP)  ## in under 90 seconds: the files of tests/quick.txt, without Ray and TensorFlow
+	@SEGSWEEP_QUICK=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile @tests/quick.txt
 
 test-slow: $(STAMP)  ## the tests marked slow or gpu
 	@$(PY) -m pytest -q -m "slow or gpu"

@@ -26,6 +26,10 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+if os.environ.get("SEGSWEEP_QUICK"):  # make test-quick: whoever imports them is told so
+    for absent in ("ray", "tensorflow"):
+        sys.modules[absent] = None  # type: ignore[assignment]
+
 # a sweep that is told of GPUs (--gpus, or a node's resources) trains on the CPU here
 os.environ.setdefault("SEGSWEEP_PRETEND_GPUS", "1")
 

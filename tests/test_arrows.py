@@ -21,40 +21,44 @@ FORBIDDEN = {
 ALLOWED = {"analysis/segment/cluster.py": {"ray"}}
 
 
-def imports(path: Path) -> set[str]:
-    names = set()
+def imports(path: Path) -> list[tuple[str, str]]:
+    """Return the module of each import of a file, and the name taken from it, if any."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.split(".")[0])
-    return names
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute, so that they can be looked up"
+            found += [(node.module or "", alias.name) for alias in node.names]
+    return found
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_arrows(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         name = path.relative_to(ROOT).as_posix()
-        wrong = imports(path) & FORBIDDEN[package] - ALLOWED.get(name, set())
+        there = {module.partition(".")[0] for module, _ in imports(path)}
+        wrong = there & FORBIDDEN[package] - ALLOWED.get(name, set())
         assert not wrong, f"{name} imports {wrong}"
-
-
-def imports_tune(path: Path) -> bool:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import) and any(a.name.startswith("ray.tune") for a in node.names):
-            return True
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray":
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            if any(name.startswith("ray.tune") for name in names):
-                return True
-    return False
 
 
 def test_only_sweep_knows_tune() -> None:
     knows = {
-        package for package in OURS for path in (ROOT / package).rglob("*.py") if imports_tune(path)
+        package
+        for package in OURS
+        for path in (ROOT / package).rglob("*.py")
+        for module, name in imports(path)
+        if f"{module}.{name}.".startswith("ray.tune.")
     }
     assert knows == {"sweep"}
+
+
+def test_no_file_takes_a_neighbours_private_names() -> None:
+    for package in OURS:
+        for path in (ROOT / package).rglob("*.py"):
+            for module, name in imports(path):
+                ours = module.partition(".")[0] in OURS
+                assert not (ours and name.startswith("_")), f"{path} imports {name} of {module}"
 
 
 def test_plans_import_no_torch() -> None:

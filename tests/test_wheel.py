@@ -19,8 +19,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-PACKAGES = [name.replace(".", "/") for name in SETUPTOOLS["packages"]]
-TOP = sorted({name.partition("/")[0] for name in PACKAGES})
+TOP = [pattern.removesuffix("*") for pattern in SETUPTOOLS["packages"]["find"]["include"]]
+PACKAGES = [
+    path.parent.relative_to(ROOT).as_posix()
+    for name in TOP
+    for path in (ROOT / name).rglob("__init__.py")
+]
 CACHES = ("__pycache__", ".nbi", ".nbc")
 """Ends of names that Python and numba leave beside the sources."""
 
@@ -35,21 +39,24 @@ def files() -> list[Path]:
 
 
 def test_every_file_of_the_packages_is_packaged() -> None:
-    data = SETUPTOOLS.get("package-data", {})
+    data = SETUPTOOLS["package-data"]
+    assert {path.parts[0] for path in files()} == set(TOP)
     missing = []
     for path in files():
         package = max((n for n in PACKAGES if path.is_relative_to(n)), key=len)
         inside = path.relative_to(package).as_posix()
         patterns = ["*.py"] if "/" not in inside else []
-        patterns += data.get(package.replace("/", "."), [])
+        patterns += data["*"] + data.get(package.replace("/", "."), [])
         if not any(fnmatch(inside, pattern) for pattern in patterns):
             missing.append(str(path))
     assert not missing, "name them in pyproject.toml: packages, or package-data"
 
 
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of a fresh environment that holds the wheel, and sees the libraries of this one."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     # an environment mostly lies in a project of its own
     git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@example.org"]
@@ -61,22 +68,30 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / path, source / path)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source],
+        [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source],
         check=True,
         timeout=300,
     )
-    (wheel,) = folder.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as content:
         inside = {name for name in content.namelist() if not name.startswith("segsweep-")}
     assert inside == {path.as_posix() for path in files()}
 
-    home = folder / "venv"
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """Python of a fresh environment that holds the wheel, and sees the libraries of this one."""
+    home = wheel.parent / "venv"
     venv.create(home, symlinks=True)
     python = home / "bin" / "python"
     subprocess.run(
-        [*pip, "--python", python, "install", "--no-deps", wheel], check=True, timeout=300
+        [*PIP, "--python", python, "install", "--no-deps", wheel], check=True, timeout=300
     )
     places = [sysconfig.get_path("purelib"), *site.getsitepackages()]
     purelib = subprocess.run(

@@ -15,6 +15,8 @@ from trainables.encoders.dilated import DILATED
 from trainables.encoders.names import TIMM_NAMES, check_encoder
 from trainables.encoders.weights import load_into
 
+__all__ = ["build_model"]
+
 NETWORKS: dict[str, type[Any]] = {
     "Unet": smp.Unet,
     "UnetPlusPlus": smp.UnetPlusPlus,

@@ -30,6 +30,8 @@ from trainables.stardist.client import StarDistPredictor, load_stardist
 from trainables.tasks import build_task
 from trainables.tiling import WHOLE, Inference, stored_inference
 
+__all__ = ["load"]
+
 WEIGHTS = "weights.pt"
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["dataset_iou", "per_image_iou"]
+
 
 def overlap_counts(pred: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[int, int]:
     """Pixels in the intersection and in the union of two masks.

@@ -32,7 +32,7 @@ from trainables.errors import TrainingError
 from trainables.labels import foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores, SegmentationModule
-from trainables.overlays import validation_picture
+from trainables.pictures import validation_picture
 from trainables.predict import (
     Scaling,
     predict_logits,

@@ -97,9 +97,9 @@ def write_rois(
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for label, contour in outlines(labels, convention="trackmate_raw").items():
+            for label, outline in outlines(labels, convention="trackmate_raw").items():
                 # ImageJ counts from the first pixel's corner
-                points = (contour + 0.5).astype(np.float32)
+                points = (outline + 0.5).astype(np.float32)
                 roi = ImagejRoi.frompoints(points, name=str(label), position=position)
                 roi.roitype = ROI_TYPE.POLYGON
                 entry = zipfile.ZipInfo(f"{label}.roi", _EPOCH)

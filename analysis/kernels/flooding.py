@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from analysis.kernels.compiling import compiled
+from analysis.kernels.parts import root_of
 
 _DY = np.array([-1, -1, -1, 0, 0, 1, 1, 1])
 _DX = np.array([-1, 0, 1, -1, 1, -1, 0, 1])
 _MOST = 2**31 - 1
 
 
-@numba.njit(cache=True)
+@compiled
 def squared_distances(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Return each pixel's squared distance to the nearest background pixel, exactly.
 
@@ -79,15 +81,7 @@ def squared_distances(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     return out
 
 
-@numba.njit(cache=True)
-def _root(parent: NDArray[np.int32], i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-@numba.njit(cache=True)
+@compiled
 def flood_distances(
     squared: NDArray[np.int32], order: NDArray[np.int64], depth: float
 ) -> NDArray[np.int32]:
@@ -143,7 +137,7 @@ def flood_distances(
         for k in range(met):
             if near[k] == best:
                 continue
-            a, b = _root(parent, near[k]), _root(parent, best)
+            a, b = root_of(parent, near[k]), root_of(parent, best)
             if a == b:
                 continue
             if summit[a] < summit[b]:
@@ -151,11 +145,11 @@ def flood_distances(
             if summit[b] - np.float32(np.sqrt(level[here])) < depth:
                 parent[b] = a
     for here in order:
-        labels[here] = _root(parent, labels[here])
+        labels[here] = root_of(parent, labels[here])
     return labels.reshape((height, width))
 
 
-@numba.njit(cache=True)
+@compiled
 def cut_lines(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Take a line one pixel wide from between touching instances, on the smaller number's side.
 
@@ -178,7 +172,7 @@ def cut_lines(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     return out
 
 
-@numba.njit(cache=True)
+@compiled
 def grow(labels: NDArray[np.int32], mask: NDArray[np.bool_], steps: int) -> NDArray[np.int32]:
     """Let instances grow into a mask, one pixel a step, all at once.
 
@@ -234,7 +228,7 @@ def grow(labels: NDArray[np.int32], mask: NDArray[np.bool_], steps: int) -> NDAr
     return out
 
 
-@numba.njit(cache=True)
+@compiled
 def _beside(labels: NDArray[np.int32], y: int, x: int) -> bool:
     height, width = labels.shape
     for k in range(8):
@@ -244,7 +238,7 @@ def _beside(labels: NDArray[np.int32], y: int, x: int) -> bool:
     return False
 
 
-@numba.njit(cache=True)
+@compiled
 def _majority(labels: NDArray[np.int32], y: int, x: int) -> int:
     height, width = labels.shape
     best, best_votes = 0, 0
@@ -262,7 +256,7 @@ def _majority(labels: NDArray[np.int32], y: int, x: int) -> int:
     return best
 
 
-@numba.njit(cache=True)
+@compiled
 def gap_pixels(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Return background pixels that lie between two instances: different ones on opposite sides."""
     height, width = labels.shape

@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from analysis.kernels.compiling import compiled
 
-@njit(cache=True)
-def _root(parent: NDArray[np.int32], i: int) -> int:
+
+@compiled
+def root_of(parent: NDArray[np.int32], i: int) -> int:
+    """Return the number that stands for a set of joined numbers (union-find, paths halved)."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
     return i
 
 
-@njit(cache=True)
+@compiled
 def _count_runs(labels: NDArray[np.integer[Any]]) -> int:
     height, width = labels.shape
     count = 0
@@ -30,7 +32,7 @@ def _count_runs(labels: NDArray[np.integer[Any]]) -> int:
     return count
 
 
-@njit(cache=True)
+@compiled
 def find_parts(
     labels: NDArray[np.integer[Any]], diagonal: bool = True, scanned: bool = False
 ) -> tuple[NDArray[np.int32], int]:
@@ -44,7 +46,7 @@ def find_parts(
     scanned : bool
         Whether those are not connected that TrackMate parts: the upper left and the lower right
         pixel at a corner (y, x) where the pixel at (y, x - 2) has their label too (see
-        `analysis.morphology.outlines.opened_corners`).
+        `analysis.kernels.outlines.opened_corners`).
 
     Returns
     -------
@@ -83,7 +85,7 @@ def find_parts(
                 if labels[y - 1, start[run]] == label and not (
                     scanned and end[run] == first and first > 1 and labels[y, first - 2] == label
                 ):
-                    a, b = _root(parent, run), _root(parent, used)
+                    a, b = root_of(parent, run), root_of(parent, used)
                     parent[max(a, b)] = min(a, b)
                 run += 1
             used += 1
@@ -92,7 +94,7 @@ def find_parts(
     count = 0
     for y in range(height):
         for run in range(begin[y], begin[y + 1]):
-            root = _root(parent, run)
+            root = root_of(parent, run)
             if number[root] == 0:
                 count += 1
                 number[root] = count
@@ -102,7 +104,7 @@ def find_parts(
     return parts, count
 
 
-@njit(cache=True)
+@compiled
 def sizes_of(parts: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     """Return the number of pixels of each part; that of 0 is not counted."""
     sizes = np.zeros(count + 1, np.int64)
@@ -113,7 +115,7 @@ def sizes_of(parts: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     return sizes
 
 
-@njit(cache=True)
+@compiled
 def numbered(labels: NDArray[np.int32], highest: int, least: int) -> NDArray[np.int32]:
     """Drop labels of fewer than `least` pixels and number the rest from 1 as rows are read."""
     sizes = sizes_of(labels, highest)
@@ -134,7 +136,7 @@ def numbered(labels: NDArray[np.int32], highest: int, least: int) -> NDArray[np.
     return out
 
 
-@njit(cache=True)
+@compiled
 def fill_holes(mask: NDArray[np.bool_], least: int) -> None:
     """Fill, in place, 4-connected holes of fewer than `least` pixels that touch no border."""
     height, width = mask.shape

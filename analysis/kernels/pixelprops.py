@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from analysis.kernels.compiling import compiled
 
 _ROOT2 = math.sqrt(2.0)
 _HALF = (1.0 + _ROOT2) / 2.0
 _EXACT = 2**17
 
 
-@njit(cache=True)
+@compiled
 def convex_hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the hull's vertices in order (Andrew's monotone chain); collinear ones are left out.
 
@@ -44,7 +45,7 @@ def convex_hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return hull[: max(size, 1)]
 
 
-@njit(cache=True)
+@compiled
 def polygon_area(polygon: NDArray[np.float64]) -> float:
     """Return the signed area of a polygon by the shoelace formula."""
     total = 0.0
@@ -57,7 +58,7 @@ def polygon_area(polygon: NDArray[np.float64]) -> float:
     return total / 2.0
 
 
-@njit(cache=True)
+@compiled
 def polygon_perimeter(polygon: NDArray[np.float64]) -> float:
     """Return the length of a closed polygon."""
     total = 0.0
@@ -67,7 +68,7 @@ def polygon_perimeter(polygon: NDArray[np.float64]) -> float:
     return total
 
 
-@njit(cache=True)
+@compiled
 def polygon_centroid(polygon: NDArray[np.float64]) -> tuple[float, float]:
     """Return the centroid (x, y) of a polygon's area."""
     area, sx, sy = 0.0, 0.0, 0.0
@@ -83,7 +84,7 @@ def polygon_centroid(polygon: NDArray[np.float64]) -> tuple[float, float]:
     return x0 + sx / (6.0 * area), y0 + sy / (6.0 * area)
 
 
-@njit(cache=True)
+@compiled
 def perimeters(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
     """Return each part's perimeter as `skimage.measure.perimeter` has it (4 neighbours).
 
@@ -135,7 +136,7 @@ def perimeters(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
     return found[:, 0] + found[:, 1] * _ROOT2 + found[:, 2] * _HALF
 
 
-@njit(cache=True)
+@compiled
 def convex_pixels(
     parts: NDArray[np.int32], part: int, top: int, left: int, bottom: int, right: int
 ) -> int:
@@ -187,7 +188,7 @@ def convex_pixels(
     return total
 
 
-@njit(cache=True)
+@compiled
 def central_moments(
     n: int, sx: int, sy: int, sxx: int, syy: int, sxy: int
 ) -> tuple[float, float, float]:
@@ -203,7 +204,7 @@ def central_moments(
     return sxx / n - mx * mx, syy / n - my * my, sxy / n - mx * my
 
 
-@njit(cache=True)
+@compiled
 def ellipse(xx: float, yy: float, xy: float) -> tuple[float, float, float, float]:
     """Return major axis, minor axis, eccentricity, orientation of the ellipse of equal moments.
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from skimage.draw import polygon
 
+from analysis.kernels.pixelprops import polygon_centroid
 from analysis.morphology.features import outlines
 
 INTENSITIES = (
@@ -74,18 +75,18 @@ def measure_intensities(
     table["intensity_min"], table["intensity_max"] = ordered[starts], ordered[starts + counts - 1]
     middle = (ordered[starts + counts // 2] + ordered[starts + (counts - 1) // 2]) / 2
     table["intensity_median"] = middle
-    contours = outlines(labels)
+    outline_of = outlines(labels)
     centres = features[["x", "y"]].to_numpy(float)
     out = np.full(len(found), np.nan)
     ellipses = np.full((len(found), 5), np.nan)
     for i, label in enumerate(found):
-        contour = contours[int(label)]
-        if not len(contour) or np.isnan(centres[i]).any():
+        outline = outline_of[int(label)]
+        if not len(outline) or np.isnan(centres[i]).any():
             continue
         # relative to the outline's own centroid whatever the convention of `features`
-        centre = np.asarray(_centroid(contour))
-        out[i] = _around(image, labels, int(label), contour, centre)
-        ellipses[i] = fit_ellipse(contour - centre)
+        centre = np.asarray(polygon_centroid(outline))
+        out[i] = _around(image, labels, int(label), outline, centre)
+        ellipses[i] = fit_ellipse(outline - centre)
     with np.errstate(divide="ignore", invalid="ignore"):
         table["contrast"] = (mean - out) / (mean + out)
         table["snr"] = (mean - out) / std
@@ -93,20 +94,14 @@ def measure_intensities(
     return table.replace([np.inf, -np.inf], np.nan)
 
 
-def _centroid(points: NDArray[np.float64]) -> tuple[float, float]:
-    from analysis.kernels.pixelprops import polygon_centroid
-
-    return polygon_centroid(points)
-
-
 def _around(
     image: NDArray[Any],
     labels: NDArray[np.integer[Any]],
     label: int,
-    contour: NDArray[np.float64],
+    outline: NDArray[np.float64],
     centre: NDArray[np.float64],
 ) -> float:
-    larger = centre + 2 * (contour - centre)
+    larger = centre + 2 * (outline - centre)
     rows, columns = polygon(larger[:, 1], larger[:, 0], image.shape)
     ring = labels[rows, columns] != label
     return float(image[rows, columns][ring].mean()) if ring.any() else math.nan

@@ -299,7 +299,7 @@ def _segment_and_assemble(
         ready = [frame for frame in frames if frame.name not in unreadable]
         if not ready:
             raise InputError(_reasons(unreadable, len(frames)))
-        bar.update(bar.add_task("tables", total=None), completed=0)
+        bar.add_task("tables", total=None)
         return unreadable, assemble(out, ready, options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 
 from analysis.evaluation.calibration import CALIBRATION, read_calibration
 from analysis.evaluation.prediction import MapPredictor, predict_maps
-from analysis.instances.methods import GIVEN_BACK, default_parameters, make_instances, way_of
+from analysis.instances.methods import GIVEN_BACK, default_parameters, make_instances
 from analysis.runfolder import AnalysisError, candidates, read_run
 from analysis.segment.sizes import trained_shape
 from trainables.config import TrialConfig, recorded_config
 from trainables.errors import CheckpointError
 from trainables.records.manifest import MANIFEST, first_line, read_manifest, sha256_of
-from trainables.tiling import Inference, chosen_inference, stored_inference
+from trainables.tiling import Inference, stored_inference
 
 
 @dataclass(frozen=True)
@@ -194,20 +193,6 @@ class Segmenter:
             (image.shape[0], image.shape[1]),
             give_back_gap=self.choice.give_back_gap,
         )
-
-    def settings(self) -> dict[str, Any]:
-        """Return everything that determines the result, for the record."""
-        manifest = json.loads((self.choice.checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        return {
-            "checkpoint": str(self.choice.checkpoint),
-            "weights": manifest["weights"]["sha256"],
-            "way": way_of(self.predictor.config),
-            "parameters": self.choice.parameters,
-            "calibrated": self.choice.calibrated,
-            "give_back_gap": self.choice.give_back_gap,
-            "inference": chosen_inference(self.choice.inference, self.tile).state(),
-            "flips": self.flips,
-        }
 
     def close(self) -> None:
         """End the process of stardist's own model, if there is one."""

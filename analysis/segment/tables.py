@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,7 @@ Tracks = dict[str, "pd.Series[Any]"]
 """Of each image: the track of each of its cells, in the order of its part."""
 
 
-def assemble(
-    out: Path,
-    frames: Sequence[Frame],
-    options: Options,
-    *,
-    tick: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+def assemble(out: Path, frames: Sequence[Frame], options: Options) -> dict[str, Any]:
     """Write the tables of all images that are done.
 
     Parameters
@@ -38,8 +32,6 @@ def assemble(
     frames : sequence of Frame
         All that are done, in order.
     options : Options
-    tick : callable
-        Called after every image whose tracked labels were written.
 
     Returns
     -------
@@ -50,7 +42,7 @@ def assemble(
     found: dict[str, Any] = {}
     if options.track:
         tracks, found = _follow(out, frames, options)
-        _write_tracked(out, frames, tracks, tick)
+        _write_tracked(out, frames, tracks)
     write_trackmate_objects(
         _parts(out, frames, tracks),
         out / "objects.csv",
@@ -109,9 +101,7 @@ def _follow(out: Path, frames: Sequence[Frame], options: Options) -> tuple[Track
     return tracks, {"tracks": len(table), "max_distance": distance}
 
 
-def _write_tracked(
-    out: Path, frames: Sequence[Frame], tracks: Tracks, tick: Callable[[], None]
-) -> None:
+def _write_tracked(out: Path, frames: Sequence[Frame], tracks: Tracks) -> None:
     """Write label images in which a cell keeps its number: that of its track, plus one."""
     import tifffile
 
@@ -123,4 +113,3 @@ def _write_tracked(
         numbers = np.zeros(int(labels.max()) + 1, np.int64)
         numbers[cells] = tracks[frame.name].fillna(-1).to_numpy(np.int64) + 1
         write_labels(numbers[labels], out / "tracked" / f"{frame.name}.tif")
-        tick()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import stats
+
+from analysis.kernels.cliffs_delta import resampled_deltas
 
 FEWEST_UNITS = 6
 """With fewer, not even a perfect separation of paired units reaches p = 0.05 (2 / 2**5)."""
@@ -151,34 +152,4 @@ def cliffs_deltas(
     side = np.repeat([0, 1], [len(values_a), len(values_b)])
     unit = np.concatenate([unit_a, unit_b])
     order = np.argsort(values, kind="stable")
-    return np.asarray(_deltas(values[order], side[order], unit[order], draws_a, draws_b))
-
-
-@njit(cache=True)
-def _deltas(
-    values: Array,
-    side: NDArray[np.int64],
-    unit: NDArray[np.int64],
-    draws_a: NDArray[np.int64],
-    draws_b: NDArray[np.int64],
-) -> Array:
-    result = np.full(len(draws_a), np.nan)
-    n = len(values)
-    for r in range(len(draws_a)):
-        above, total_a, total_b, i = 0.0, 0.0, 0.0, 0
-        while i < n:  # one group of equal values after the other
-            a, b = 0.0, 0.0
-            j = i
-            while j < n and values[j] == values[i]:
-                if side[j] == 0:
-                    a += draws_a[r, unit[j]]
-                else:
-                    b += draws_b[r, unit[j]]
-                j += 1
-            above += a * total_b - b * total_a
-            total_a += a
-            total_b += b
-            i = j
-        if total_a > 0 and total_b > 0:
-            result[r] = above / (total_a * total_b)
-    return result
+    return resampled_deltas(values[order], side[order], unit[order], draws_a, draws_b)

@@ -61,7 +61,7 @@ def test_two_touching_discs_are_two_cells_with_a_gap_of_one_pixel() -> None:
     assert not touching_gap(found).any(), "no two instances touch"
     lost = np.count_nonzero((true > 0) & (found == 0))
     assert 3 <= lost <= 20
-    assert np.array_equal(ndimage.label(found > 0, np.ones((3, 3)))[0] > 0, found > 0)
+    assert ndimage.label(found > 0, np.ones((3, 3)))[1] == 2
 
 
 @pytest.mark.parametrize("shift", [0, 0.3, 0.8, 2.0])
@@ -72,7 +72,7 @@ def test_touching_discs_recover_their_area_with_the_gap_given_back(shift: float)
         given = watershed_2class(probability, give_back_gap=True)
         assert np.all(areas(kept) <= areas(given))
         assert areas(given) == pytest.approx(areas(true), rel=0.01)
-        assert abs(given > 0).sum() - (true > 0).sum() <= 10
+        assert abs(int((given > 0).sum()) - int((true > 0).sum())) <= 10
     exact = watershed_2class(true > 0, give_back_gap=True)
     assert np.array_equal(exact > 0, true > 0)
     assert areas(exact) == pytest.approx(areas(true), rel=0.01)

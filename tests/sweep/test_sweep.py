@@ -10,7 +10,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -267,7 +266,6 @@ def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) ->
         "heavy = {'torch', 'ray', 'lightning', 'tensorflow'} & set(sys.modules);"
         "assert not heavy, heavy; sys.exit(code)"
     )
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         capture_output=True,
@@ -277,7 +275,6 @@ def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) ->
     )
     assert done.returncode == 1, done.stderr
     assert "nothing to do" in done.stdout
-    assert time.monotonic() - began < 10
     assert before == ((out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes())
 
 

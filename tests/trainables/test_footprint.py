@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -88,14 +90,33 @@ def test_large_images_take_more_than_small_batches() -> None:
     assert estimate(SMALL, image_shape=(2000, 2048)).peak_mb > 2 * trained.peak_mb
 
 
-def test_estimate_takes_no_memory_and_little_time() -> None:
+@contextmanager
+def at_most_more_mb(megabytes: int) -> Iterator[None]:
+    """Let this process allocate no more than this beside what it holds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    held = next(int(line.split()[1]) for line in lines if line.startswith("VmData")) * 1024
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (held + megabytes * 2**20, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def test_the_limit_holds() -> None:
+    import torch
+
+    with at_most_more_mb(100), pytest.raises(RuntimeError, match="memory"):
+        torch.empty(500 * 2**20, dtype=torch.uint8)
+
+
+def test_estimate_takes_no_memory() -> None:
     config = _config(encoder="resnext101_32x32d", crop_size=224, batch_size=8)
     estimate(SMALL)  # imports
-    began = time.monotonic()
-    found = estimate(config)
+    with at_most_more_mb(500):
+        found = estimate(config)
     assert found.parameters > 450e6
     assert found.peak_mb > 8000
-    assert time.monotonic() - began < 10  # about 1 s alone
 
 
 def test_stardist_network_of_tensorflow() -> None:
@@ -240,7 +261,6 @@ def test_probe_says_why_it_cannot() -> None:
 
 @pytest.mark.slow
 def test_all_cells_of_the_paper_are_estimated() -> None:
-    began = time.monotonic()
     for architecture in ARCHITECTURES:
         for encoder in PAPER_ENCODERS:
             found = estimate(
@@ -248,4 +268,3 @@ def test_all_cells_of_the_paper_are_estimated() -> None:
             )
             assert 1000 < found.peak_mb < 32_000
             assert found.gflops > 1
-    assert time.monotonic() - began < 240

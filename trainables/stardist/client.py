@@ -34,7 +34,7 @@ from trainables.errors import (
 )
 from trainables.machine.cores import usable_cpus
 from trainables.memory import CONTEXT_MB
-from trainables.overlays import validation_picture
+from trainables.pictures import validation_picture
 from trainables.records.attempts import attempt_at
 from trainables.records.manifest import MANIFEST, read_intensities
 from trainables.records.progress import ended_before, read_result

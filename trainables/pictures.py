@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def overlay(
+def outlined(
     image: NDArray[np.float32], pred: NDArray[np.bool_], true: NDArray[np.bool_], most: int = 512
 ) -> NDArray[np.uint8]:
     """Draw predicted and true outlines into an image.
@@ -41,6 +41,6 @@ def overlay(
 def validation_picture(
     number: int, image: NDArray[np.float32], pred: NDArray[np.bool_], true: NDArray[np.bool_]
 ) -> tuple[str, NDArray[np.uint8]]:
-    """Return caption and `overlay` of the validation image of a number."""
+    """Return caption and `outlined` picture of the validation image of a number."""
     caption = f"validation image {number}: truth blue, prediction orange, both white"
-    return caption, overlay(image, pred, true)
+    return caption, outlined(image, pred, true)

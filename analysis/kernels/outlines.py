@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from analysis.kernels.compiling import compiled
 
 INTERVAL = 2.0
 """Pixels between the points that TrackMate takes of an outline."""
@@ -19,12 +20,12 @@ TOLERANCE = 0.5
 """Pixels by which TrackMate's simplified outline may miss a point (Douglas-Peucker)."""
 
 
-@njit(cache=True)
+@compiled
 def _inside(parts: NDArray[np.int32], part: int, y: int, x: int) -> bool:
     return bool(0 <= y < parts.shape[0] and 0 <= x < parts.shape[1] and parts[y, x] == part)
 
 
-@njit(cache=True)
+@compiled
 def _walk(
     parts: NDArray[np.int32],
     part: int,
@@ -76,7 +77,7 @@ def _walk(
             direction = turned
 
 
-@njit(cache=True)
+@compiled
 def opened_corners(parts: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Find the corners at which a hole is open to its lower right, as TrackMate traces outlines.
 
@@ -117,7 +118,7 @@ def opened_corners(parts: NDArray[np.int32]) -> NDArray[np.bool_]:
     return opened
 
 
-@njit(cache=True)
+@compiled
 def trace(
     parts: NDArray[np.int32], opened: NDArray[np.bool_], y0: int, x0: int, out: NDArray[np.int32]
 ) -> int:
@@ -143,7 +144,7 @@ def trace(
     return 1 + _walk(parts, parts[y0, x0], opened, (y0, x0, 0), out[1:])
 
 
-@njit(cache=True)
+@compiled
 def trackmate_order(corners: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return the outline as TrackMate walks it.
 
@@ -162,7 +163,7 @@ def trackmate_order(corners: NDArray[np.int32]) -> NDArray[np.float64]:
     return polygon
 
 
-@njit(cache=True)
+@compiled
 def resample(polygon: NDArray[np.float64], interval: float) -> NDArray[np.float32]:
     """Take points of a closed path, each where a circle round the one before meets the path.
 
@@ -203,7 +204,7 @@ def resample(polygon: NDArray[np.float64], interval: float) -> NDArray[np.float3
     return points[:count].astype(np.float32)
 
 
-@njit(cache=True)
+@compiled
 def _distance_to_segment(px: float, py: float, vx: float, vy: float, wx: float, wy: float) -> float:
     length2 = (wx - vx) ** 2 + (wy - vy) ** 2
     if length2 == 0:
@@ -213,7 +214,7 @@ def _distance_to_segment(px: float, py: float, vx: float, vy: float, wx: float, 
     return math.hypot(px - vx - t * (wx - vx), py - vy - t * (wy - vy))
 
 
-@njit(cache=True)
+@compiled
 def simplify(points: NDArray[np.float32], tolerance: float) -> NDArray[np.float32]:
     """Simplify an open line by Douglas-Peucker, as TrackMate does.
 
@@ -249,7 +250,7 @@ def simplify(points: NDArray[np.float32], tolerance: float) -> NDArray[np.float3
     return points[kept]
 
 
-@njit(cache=True)
+@compiled
 def rounded(points: NDArray[np.float32]) -> NDArray[np.float64]:
     """Round vertices relative to the polygon's own minimum, in single precision."""
     half = np.float32(0.5)
@@ -261,7 +262,7 @@ def rounded(points: NDArray[np.float32]) -> NDArray[np.float64]:
     return polygon
 
 
-@njit(cache=True)
+@compiled
 def holds_a_pixel(polygon: NDArray[np.float64]) -> bool:
     """Say whether the centre of any pixel lies in a polygon; on its right border counts."""
     n = len(polygon)
@@ -283,7 +284,7 @@ def holds_a_pixel(polygon: NDArray[np.float64]) -> bool:
     return False
 
 
-@njit(cache=True)
+@compiled
 def trackmate_polygon(corners: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return TrackMate's simplified outline, or one without vertices where it drops the object."""
     points = simplify(resample(trackmate_order(corners), INTERVAL), TOLERANCE)
