@@ -1,4 +1,4 @@
-"""What notebooks and scripts may call: it is there, it is documented, and nothing else is promised."""
+"""What notebooks and scripts may call is there, with its parameters, and documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make test-quick`: the files of tests/quick.txt cover every package and need no Ray, no TensorFlow."""
+"""The files of `make test-quick` cover every package, and need neither Ray nor TensorFlow."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def measure_objects(labels: NDArray[np.int64], convention: int) -> NDArray[np.vo
         By label, ascending; the columns of `analysis.morphology.measure`, lengths in pixels. The
         `FEATURES` of an object that the convention drops are NaN.
     """
-    scanned = convention == TRACKMATE or convention == TRACKMATE_RAW
+    scanned = convention in (TRACKMATE, TRACKMATE_RAW)
     parts, count = find_parts(labels, True, scanned)
     opened = opened_corners(parts) if scanned else np.empty((0, 0), np.bool_)
     largest = largest_parts(labels, parts, count)

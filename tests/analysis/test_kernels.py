@@ -1,4 +1,4 @@
-"""The cache of compiled kernels: an edit in any file is noticed, and nothing keeps them from running."""
+"""The cache of compiled kernels: every edit is noticed, and no cache at all is no failure."""
 
 from __future__ import annotations
 
