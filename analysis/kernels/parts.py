@@ -20,7 +20,7 @@ def root_of(parent: NDArray[np.int32], i: int) -> int:
 
 
 @compiled
-def _count_runs(labels: NDArray[np.integer[Any]]) -> int:
+def _count_runs(labels: NDArray[Any]) -> int:
     height, width = labels.shape
     count = 0
     for y in range(height):
@@ -34,7 +34,7 @@ def _count_runs(labels: NDArray[np.integer[Any]]) -> int:
 
 @compiled
 def find_parts(
-    labels: NDArray[np.integer[Any]], diagonal: bool = True, scanned: bool = False
+    labels: NDArray[Any], diagonal: bool = True, scanned: bool = False
 ) -> tuple[NDArray[np.int32], int]:
     """Number the connected parts of all labels, in raster order of their first pixels.
 

@@ -133,7 +133,8 @@ def perimeters(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
                 found[part, 1] += 1
             elif code in (13, 23):
                 found[part, 2] += 1
-    return found[:, 0] + found[:, 1] * _ROOT2 + found[:, 2] * _HALF
+    lengths: NDArray[np.float64] = found[:, 0] + found[:, 1] * _ROOT2 + found[:, 2] * _HALF
+    return lengths
 
 
 @compiled
