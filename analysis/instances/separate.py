@@ -239,9 +239,9 @@ def _numbered(
 
     With `connected`, of an instance that was cut in several parts each is one of its own.
     """
-    labels = np.ascontiguousarray(labels, dtype=np.int32)
+    instances = np.ascontiguousarray(labels, dtype=np.int32)
     if connected:
-        labels, highest = find_parts(labels, True)
+        instances, highest = find_parts(instances, True)
     else:
-        highest = int(labels.max(initial=0))
-    return numbered(labels, highest, max(1, min_size))
+        highest = int(instances.max(initial=0))
+    return numbered(instances, highest, max(1, min_size))
