@@ -16,8 +16,7 @@ from markupsafe import Markup
 
 from analysis.evidence import TRUTH, Evidence
 from analysis.report.answer import answer
-from analysis.report.figures import FIGURES, Drawn, make_figures
-from analysis.report.names import TASKS
+from analysis.report.figures import Drawn, figures_of, make_figures
 from analysis.report.tables import make_tables, number, representatives, table1, unit_of
 from analysis.report.viewer import viewer_pictures
 from trainables.records.files import write_text, write_with
@@ -55,12 +54,10 @@ def shown(figures: Mapping[str, Drawn]) -> list[Shown]:
 
 def left_out(evidence: Evidence, figures: Mapping[str, Drawn]) -> list[str]:
     """Say which figures are not there; a task that was not asked for is nothing missing."""
-    board = evidence.leaderboard
-    asked = {"", *board["task"]} if len(board) else {"", TASKS[0]}
     return [
         f"Left out, since what it would show is not there: {kind.title}."
-        for name, kind in FIGURES.items()
-        if name not in figures and kind.task in asked
+        for name, kind in figures_of(evidence).items()
+        if name not in figures
     ]
 
 

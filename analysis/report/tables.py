@@ -237,10 +237,11 @@ def unit_values(
         & table["metric"].isin(metrics)
         & table["parameters"].isin(parameters)
     ]
-    table = table[[key in own for key in zip(table["method"], table["trial_id"])]]
+    chosen_rows = [key in own for key in zip(table["method"], table["trial_id"])]
+    table = table[np.array(chosen_rows, bool)]  # an empty list would choose columns
     bias = bool(metrics) and metrics[0].startswith("bias")
     one, count = unit_of(evidence, cells=bias), table["unit"].nunique()
-    if count > MOST_DOTS:
+    if not 0 < count <= MOST_DOTS:
         return table.loc[[], keys], ""
     return table.loc[table["value"].notna(), keys], f"one {one} (of {independent(count, one)})"
 

@@ -11,16 +11,17 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis.evidence import TRUTH, Crop, Picture
 from analysis.report import tables as report_tables
 from analysis.report.figures import (
-    FIGURES,
     bias,
     calibration,
     dataset_iou,
     features,
+    figures_of,
     losses,
     make_figures,
     networks,
@@ -55,8 +56,8 @@ def evidence():
 def test_everything_is_drawn_twice(evidence, tmp_path: Path) -> None:
     one = make_evidence(**ONE, encoders=("resnet152",))
     written = make_figures(one, tmp_path)
-    missing = {"figure8_networks_semantic3", "figure8_networks_stardist"}
-    assert [*written] == [name for name in FIGURES if name not in missing]
+    assert [*written] == [*figures_of(one)]
+    assert len(written) == 9
     for name, figure in written.items():
         assert figure.path == tmp_path / f"{name}.svg"
         assert figure.path.stat().st_size > 100
@@ -72,18 +73,37 @@ def test_without_anything_analysed_only_training_is_drawn(evidence, tmp_path: Pa
     assert make_figures(nothing, tmp_path / "b") == {}
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_print_size_and_letters(evidence, name: str) -> None:
-    shown = FIGURES[name].compute(evidence)
-    assert shown is not None
-    with matplotlib.rc_context(STYLE):
-        figure = FIGURES[name].draw(shown)
-        figure.draw_without_rendering()
+def test_print_size_and_letters(evidence) -> None:
+    for name, kind in figures_of(evidence).items():
+        shown = kind.compute(evidence)
+        assert shown is not None, name
+        with matplotlib.rc_context(STYLE):
+            figure = kind.draw(shown)
+            figure.draw_without_rendering()
+        check_print(figure)
+
+
+def check_print(figure: Figure) -> None:
     width, height = figure.get_size_inches()
     assert width <= TWO_COLUMNS + 0.01
     assert height <= 9.7, "longer than a page"
     for text in figure.findobj(Text):
         assert not text.get_text() or text.get_fontsize() >= 7
+
+
+def test_a_task_of_ones_own_has_figures_too(evidence) -> None:
+    board = evidence.leaderboard
+    own = replace(evidence, leaderboard=board.replace({"task": {"semantic3": "centres"}}))
+    names = [name for name in figures_of(own) if name.startswith("figure8")]
+    assert names == [f"figure8_networks_{task}" for task in ("semantic2", "stardist", "centres")]
+    kind = figures_of(own)[names[-1]]
+    assert kind.title == "One crop through every network, centres (Figure 8)"
+    assert len(kind.compute(own).networks) == 3
+    trained, ranked = losses.compute_training(own), dataset_iou.compute(own)
+    assert trained is not None
+    assert ranked is not None
+    assert [row.panels[0].title for row in trained.rows][-1] == "Unet, centres"
+    assert ranked.maps[-1].title == "centres"
 
 
 def test_every_line_of_many_seeds_is_drawn() -> None:
@@ -259,6 +279,14 @@ def test_units_beyond_thirty_are_not_drawn() -> None:
         assert not dots(figure)
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert not [label for label in labels if "one group" in label]
+
+
+def test_without_units_of_the_reported_images_no_dots_are_drawn(evidence) -> None:
+    validation = evidence.units.assign(split="val")
+    for kind in (overlaps, calibration, bias):
+        shown = kind.compute(replace(evidence, units=validation))
+        assert shown.dots == ""
+        assert not dots(kind.draw(shown))
 
 
 def test_table1_puts_the_paper_beside_resnet152(evidence) -> None:

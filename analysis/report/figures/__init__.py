@@ -8,7 +8,7 @@ when that is missing; ``draw`` makes a figure of it, and ``caption`` what stands
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -28,7 +28,8 @@ from analysis.report.figures import (
     overlays,
 )
 from analysis.report.figures.style import STYLE
-from analysis.report.names import task_name
+from analysis.report.names import TASK_ORDER, task_name
+from analysis.report.tables import in_order
 from trainables.records.files import write_with
 
 T = TypeVar("T")
@@ -39,11 +40,11 @@ class Kind(Generic[T]):
     """What the report shows under one name."""
 
     title: str
-    compute: Callable[[Evidence], T | None]
+    compute: Callable[..., T | None]
+    """Given the evidence, and a task where there is one figure for each."""
     draw: Callable[[T], Figure]
     caption: Callable[[T], str]
-    task: str = ""
-    """Of a figure of one task alone: nothing is missing where that task was not asked for."""
+    each_task: bool = False
 
 
 FIGURES: dict[str, Kind[Any]] = {
@@ -65,26 +66,12 @@ FIGURES: dict[str, Kind[Any]] = {
         dataset_iou.draw,
         dataset_iou.caption,
     ),
-    "figure8_networks_semantic2": Kind(
-        f"One crop through every network, {task_name('semantic2')} (Figure 8)",
-        partial(networks.compute, task="semantic2"),
+    "figure8_networks": Kind(
+        "One crop through every network, {task} (Figure 8)",
+        networks.compute,
         networks.draw,
         networks.caption,
-        task="semantic2",
-    ),
-    "figure8_networks_semantic3": Kind(
-        f"One crop through every network, {task_name('semantic3')} (Figure 8)",
-        partial(networks.compute, task="semantic3"),
-        networks.draw,
-        networks.caption,
-        task="semantic3",
-    ),
-    "figure8_networks_stardist": Kind(
-        f"One crop through every network, {task_name('stardist')}",
-        partial(networks.compute, task="stardist"),
-        networks.draw,
-        networks.caption,
-        task="stardist",
+        each_task=True,
     ),
     "figure9_features": Kind(
         "Six features by method, ground truth first (the paper's Figure 9)",
@@ -111,6 +98,22 @@ FIGURES: dict[str, Kind[Any]] = {
 """All figures, in the order of the page. A further one is one file and one entry here."""
 
 
+def figures_of(evidence: Evidence) -> dict[str, Kind[Any]]:
+    """Return `FIGURES` with those of each task that was asked for, by name."""
+    board = evidence.leaderboard
+    tasks = in_order(board["task"] if len(board) else TASK_ORDER[:1], TASK_ORDER)
+    found = {}
+    for name, kind in FIGURES.items():
+        if not kind.each_task:
+            found[name] = kind
+            continue
+        for task in tasks:
+            title = kind.title.format(task=task_name(task))
+            compute = partial(kind.compute, task=task)
+            found[f"{name}_{task}"] = replace(kind, title=title, compute=compute)
+    return found
+
+
 class Drawn(NamedTuple):
     """A figure that was written."""
 
@@ -133,10 +136,10 @@ def make_figures(evidence: Evidence, folder: Path) -> dict[str, Drawn]:
     Returns
     -------
     dict
-        Those of `FIGURES` that could be drawn.
+        Those of `figures_of` that could be drawn.
     """
     made = {}
-    for name, kind in FIGURES.items():
+    for name, kind in figures_of(evidence).items():
         shown = kind.compute(evidence)
         if shown is None:
             continue

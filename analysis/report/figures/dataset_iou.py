@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
 from analysis.report.figures.style import COLOURS, TWO_COLUMNS, share
-from analysis.report.names import TASKS, task_name
+from analysis.report.names import TASK_ORDER, task_name
 from analysis.report.tables import chosen_trials, in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
 
@@ -56,7 +56,7 @@ def compute(evidence: Evidence) -> Maps | None:
     board = board.fillna({"encoder": ""})
     values = 100 * best["test_dataset_iou"].dropna()
     low, high = values.min(), max(values.max(), values.min() + 1)
-    maps = [_map(board, best, task) for task in in_order(board["task"], TASKS)]
+    maps = [_map(board, best, task) for task in in_order(board["task"], TASK_ORDER)]
     return Maps(maps, float(low), float(high), int((board["status"] == "done").sum()))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
 from analysis.report.figures.style import COLOURS, LINES, ONE_COLUMN, TWO_COLUMNS
-from analysis.report.names import TASKS, task_name
+from analysis.report.names import TASK_ORDER, task_name
 from analysis.report.tables import in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS, STARDIST
 
@@ -78,7 +78,7 @@ def _compute(evidence: Evidence, column: str, label: str) -> Losses | None:
         return None
     encoders = in_order(table["encoder"], PAPER_ENCODERS)
     rows = []
-    for task in in_order(table["task"], TASKS):
+    for task in in_order(table["task"], TASK_ORDER):
         of_task = table[table["task"] == task]
         panels = []
         for name in in_order(of_task["architecture"], ARCHITECTURES):
