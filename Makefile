@@ -7,7 +7,7 @@ PYTHON ?= python3
 STAMP  := $(VENV)/.installed
 EXTRAS ?= dev,stardist,aws
 # Many containers set this. Every worker and command would then compile torch, Ray and TensorFlow
-# anew: 18 s of a core to start instead of 9 s.
+# again, and take 18 s of a core to start instead of 9 s.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test test-quick test-slow test-gpu lint format bench cluster-up cluster-down clean
@@ -17,7 +17,7 @@ help:  ## list the targets
 
 # uv installs in parallel and links instead of copying; pip alone takes minutes for the same result.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "segsweep needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Say make PYTHON=python3.11 ..."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "segsweep needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Run make PYTHON=python3.11 ..."; exit 2; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing segsweep and its pinned dependencies into $(VENV) ..."
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## create .venv with the pinned dependencies
 
-demo: $(STAMP)  ## generate data, sweep all architectures on it, write the report
+demo: $(STAMP)  ## generate data, train all architectures on it, write the report
 	@$(PY) -m sweep.run demo
 	@$(PY) -m analysis.run runs/demo
 
@@ -36,33 +36,34 @@ lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-format: $(STAMP)  ## mend what ruff can mend, and format
+format: $(STAMP)  ## fix what ruff can fix, then format
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-# Two processes: a sweep's tests mostly wait. The tests of a file stay together, for what they share.
-# One thread each: threads of two processes that fight for two cores make both many times slower.
-test: lint  ## lint and every test that is neither slow nor gpu
+# Two processes, because the tests of sweeps mostly wait. Tests of one file share data, so they run in
+# one process. One thread each: several threads per process would compete for two cores and make both
+# processes many times slower.
+test: lint  ## lint, then all tests that are not marked slow or gpu
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-quick: $(STAMP)  ## in under 90 seconds: the files of tests/quick.txt, without Ray and TensorFlow
+test-quick: $(STAMP)  ## the tests in tests/quick.txt, without Ray and TensorFlow, in under 90 seconds
 	@SEGSWEEP_QUICK=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile @tests/quick.txt
 
-test-slow: $(STAMP)  ## the tests marked slow or gpu
+test-slow: $(STAMP)  ## run the tests marked slow or gpu
 	@$(PY) -m pytest -q -m "slow or gpu"
 
-test-gpu: $(STAMP)  ## what only an NVIDIA GPU can show, in under ten minutes (docs/gpu.md)
+test-gpu: $(STAMP)  ## check an NVIDIA GPU in under ten minutes (docs/gpu.md)
 	@$(PY) benchmarks/gpu_check.py
 
-bench: $(STAMP)  ## the benchmarks (ratios, not times)
+bench: $(STAMP)  ## run the benchmarks; they print ratios, not times
 	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
 
 cluster-up: $(STAMP)  ## start the cluster of cluster.yaml
 	$(VENV)/bin/ray up cluster.yaml -y
 
-cluster-down: $(STAMP)  ## stop it again
+cluster-down: $(STAMP)  ## stop the cluster
 	$(VENV)/bin/ray down cluster.yaml -y
 
-clean:  ## remove .venv and caches (never runs/ or data/)
+clean:  ## remove .venv and caches, but never runs/ or data/
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find analysis trainables -name '*.nb[ci]' -delete

@@ -1,6 +1,6 @@
 """What to try: one space per file, in plain Python. Imports no torch.
 
-A space file defines ``SPACE``, a `SearchSpace`. One's own file works like the built-in ones:
+A space file defines ``SPACE``, a `SearchSpace`. Your own file works like the built-in ones:
 ``python -m sweep.run path/to/my_space.py``.
 """
 
@@ -18,7 +18,7 @@ from trainables.config import STARDIST, TrialConfig, with_changes
 
 
 class BuiltinData(BaseModel):
-    """Which data `trainables.synthetic` generates for a space that brings its own."""
+    """Arguments of `trainables.synthetic` for a space with built-in data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,20 +30,20 @@ class BuiltinData(BaseModel):
 
 
 class SearchSpace(BaseModel):
-    """Trials to run, and how.
+    """Trials to run, and how to run them.
 
     Attributes
     ----------
     trials : tuple of TrialConfig
-        The grid, written out; ``--seeds`` multiplies it.
+        All trials of the grid; ``--seeds`` repeats them.
     builtin_data : BuiltinData or None
         What to generate when no ``--data`` is given; None: ``--data`` is required.
     settings : dict
         Defaults of the sweep's settings (`sweep.request.SweepSettings`), such as ``scheduler``.
     dimensions : dict
-        What ``search=optuna`` draws from, by field of `TrialConfig`: a list is a choice,
-        ``("loguniform", low, high)`` and ``("uniform", low, high)`` are ranges; so are Optuna's
-        distributions and Ray Tune's domains. `COMMON_DIMENSIONS` holds some for any network.
+        Values that ``search=optuna`` draws from, by field of `TrialConfig`: a list is a choice;
+        ``("loguniform", low, high)`` and ``("uniform", low, high)`` are ranges. Optuna's
+        distributions and Ray Tune's domains work, too. `COMMON_DIMENSIONS` suits any network.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,9 +60,9 @@ class SearchSpace(BaseModel):
             if name not in TrialConfig.model_fields:
                 close = difflib.get_close_matches(name, TrialConfig.model_fields, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
-                raise ValueError(f"{name} is no setting of a trial{hint}")
+                raise ValueError(f"{name} is not a setting of a trial{hint}")
             if name in ("seed", "weights_id"):
-                raise ValueError(f"{name} is nothing to search")
+                raise ValueError(f"{name} cannot be searched")
             try:
                 dimension(kind)
             except ValueError as error:
@@ -80,7 +80,7 @@ COMMON_DIMENSIONS: dict[str, Any] = {
 
 
 def grid(axes: Mapping[str, Sequence[Any]] | None = None, **fixed: Any) -> tuple[TrialConfig, ...]:
-    """Write out every combination of some settings.
+    """Return every combination of some settings.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def grid(axes: Mapping[str, Sequence[Any]] | None = None, **fixed: Any) -> tuple
 def override(
     trials: Iterable[TrialConfig], changes: Mapping[str, Sequence[Any]]
 ) -> tuple[TrialConfig, ...]:
-    """Replace fields in all trials, each given value in turn, and drop what is then double.
+    """Replace fields in all trials by each of the given values, and drop duplicates.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def override(
     Raises
     ------
     pydantic.ValidationError
-        For a value that the field does not take.
+        For a value that the field does not accept.
     """
     changed = {
         with_changes(_kept(trial, changes), dict(zip(changes, values))): None
@@ -134,7 +134,7 @@ def override(
 
 
 def _kept(trial: TrialConfig, changes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Return a trial's fields without those that only its own task could have."""
+    """Return a trial's fields without those that only its own task has."""
     fields = trial.model_dump()
     if trial.task == "stardist" and {"task", "architecture"} & set(changes):
         for name, own in (("loss", "stardist"), ("encoder", "none"), ("precision", "32")):

@@ -1,6 +1,7 @@
 """What a search may draw a setting from: a choice of values, or a range.
 
-Optuna's distributions and Ray Tune's domains are told by their shape: neither is imported here.
+Optuna's distributions and Ray Tune's domains are recognised by their attributes: neither library is
+imported here.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ class Range:
     Raises
     ------
     ValueError
-        When there are no such numbers.
+        When the limits or the step are not valid.
     """
 
     low: float
     high: float
     log: bool = False
-    """Whether equal factors are equally likely, rather than equal differences."""
+    """Whether equal factors, rather than equal differences, are equally likely."""
     step: float | None = None
     """Distance between the numbers; None: any number (of integers: 1)."""
     integer: bool = False
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.low, self.high))) or self.low > self.high:
-            raise ValueError(f"{self.low:g} to {self.high:g} is no range")
+            raise ValueError(f"{self.low:g} to {self.high:g} is not a range")
         if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range begins above 0, not at {self.low:g}")
+            raise ValueError(f"a logarithmic range must start above 0, not at {self.low:g}")
         if self.step is not None and self.step <= 0:
-            raise ValueError(f"steps are above 0, not {self.step:g}")
+            raise ValueError(f"steps must be above 0, not {self.step:g}")
         if self.log and self.step is not None:
-            raise ValueError("a logarithmic range has no steps")
+            raise ValueError("a logarithmic range cannot have steps")
 
     def to_json(self) -> Any:
         """Return the range as plan.json keeps it."""
@@ -121,9 +122,11 @@ def _choice(values: Any) -> list[Any]:
     plain = [value.item() if hasattr(value, "item") else value for value in values]
     strange = [v for v in plain if not (v is None or isinstance(v, str | int | float))]
     if strange:
-        raise ValueError(f"{strange[0]!r}: a choice is between names, numbers, true, false or None")
+        raise ValueError(
+            f"{strange[0]!r}: a choice must be between names, numbers, true, false or None"
+        )
     if not plain:
-        raise ValueError("a choice between no values")
+        raise ValueError("a choice needs at least one value")
     return list(dict.fromkeys(plain))
 
 

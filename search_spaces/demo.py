@@ -1,9 +1,9 @@
-"""All eight architectures with one small encoder on the built-in data, and the other tasks once.
+"""All eight architectures with a small encoder on built-in data, and each other task once.
 
 Command: ``python -m sweep.run demo`` (or ``make demo``).
 Trials: 11 per seed: eight 2-class networks, a 3-class one, stardist's own model, and a star-convex
-head. Cost: about 10 minutes on two CPU cores. It shows that everything works; five epochs decide
-nothing about your own images: ``compare`` is for those.
+head. Cost: about 10 minutes on two CPU cores. It shows that everything works. Five epochs are
+too few for your own images; use ``compare`` for those.
 """
 
 from typing import Any

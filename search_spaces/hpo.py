@@ -1,8 +1,8 @@
-"""Hyperparameters of the networks known best, drawn by Optuna and stopped early by ASHA.
+"""Hyperparameters of the best-known networks: Optuna draws trials, ASHA stops some early.
 
 Command: ``python -m sweep.run hpo --data FOLDER`` (``--set samples=100`` draws more).
 Trials: 40, of which ASHA stops about two in three early; crops of 224 px, at most 200 epochs.
-Cost: about that of 15 whole trials. The ranges are in ``DIMENSIONS``; ``--set loss=dice`` fixes
+Cost: about as much as 15 full trials. The ranges are in ``DIMENSIONS``; ``--set loss=dice`` fixes
 one, ``--set loss=dice,focal`` draws from these two (see docs/searching.md).
 """
 

@@ -1,11 +1,11 @@
 """The 2-class grid of Vasinkova et al. 2024: eight architectures on five encoders.
 
 Command: ``python -m sweep.run paper --data FOLDER``.
-Trials: 40 per seed, 1000 epochs each on crops of 224 px with Dice loss. Cost: the paper names 16
+Trials: 40 per seed, 1000 epochs each on crops of 224 px with Dice loss. Cost: the paper gives 16
 to 49 minutes for a trial with ResNet-152 on one V100; ``--plan --gpus 4xV100-32`` estimates it
-for the GPUs there are. Encoders start at random. ``--set encoder_weights=pretrained`` starts them
-from weights trained on ImageNet-1k; there are none for ResNeXt-101 32x32d (only ``instagram``), so
-that it has to be left out: ``--set encoder=inceptionresnetv2,resnest269,resnet152,vgg19``.
+for your GPUs. Encoders start at random. ``--set encoder_weights=pretrained`` starts them
+from weights trained on ImageNet-1k. ResNeXt-101 32x32d has none (only ``instagram``), so leave it
+out: ``--set encoder=inceptionresnetv2,resnest269,resnet152,vgg19``.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ PAPER: dict[str, Any] = {
     "validate_every": 5,
     "early_stopping": None,
 }
-"""What all trials of the study share."""
+"""Settings that all trials of the study share."""
 
 SPACE = SearchSpace(
     trials=grid({"architecture": ARCHITECTURES, "encoder": PAPER_ENCODERS}, **PAPER),

@@ -1,10 +1,10 @@
-"""StarDist's own model, and its star-convex head on the networks known best.
+"""StarDist's own model, and its star-convex head on the best-known networks.
 
 Command: ``python -m sweep.run stardist --data FOLDER``.
 Trials: 4 per seed: the official StarDist2D, and U-Net, U-Net++ and MA-Net with ResNet-152;
 crops of 256 px, 32 rays, as in Vasinkova et al. 2024. Cost: the official model is small (about
-1.4 million parameters) and trains in a process of its own; the others cost what they cost as
-2-class networks, times (256/224)^2.
+1.4 million parameters) and trains in a separate process; the others cost (256/224)^2 times as much
+as the same 2-class networks.
 """
 
 from search_spaces import SearchSpace, grid

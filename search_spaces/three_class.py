@@ -2,7 +2,7 @@
 
 Command: ``python -m sweep.run three_class --data FOLDER``.
 Trials: 12 per seed: all eight architectures with ResNet-152, and U-Net++ with the other four
-encoders; 1000 epochs each. Cost: 3-class trials cost what their 2-class twins do.
+encoders; 1000 epochs each. Cost: the same as for 2-class trials.
 """
 
 from search_spaces import SearchSpace, grid

@@ -70,7 +70,11 @@ def fail(error: Exception) -> Callable[..., int]:
     [
         (lambda arguments, command: 1 if command == "python -m x 'a b'" else 0, 1, ""),
         (fail(Refused("no such thing")), 2, "error: no such thing\n"),
-        (fail(OSError("disk\nfull")), 1, "error: disk full; the same command goes on\n"),
+        (
+            fail(OSError("disk\nfull")),
+            1,
+            "error: disk full; run the same command again to continue\n",
+        ),
         (stop(signal.SIGTERM), 130, "interrupted; go on\n"),
         (stop(signal.SIGINT), 130, "interrupted; go on\n"),
     ],

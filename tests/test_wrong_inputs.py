@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     # names
     "name not UTF-8": (pair(f"{BAD}.tif"), "images/z\\xe4.tif: its name is not UTF-8"),
     "other file not UTF-8": (text(f"images/{BAD}.txt", ""), "images/z\\xe4.txt: its name is not"),
-    "line break in a name": (pair("a\nb.tif"), "images/a\\nb.tif: its name holds a control"),
+    "line break in a name": (pair("a\nb.tif"), "images/a\\nb.tif: its name contains a control"),
     "stem twice by case of the suffix": (
         lambda d: shutil.copy(d / "images/i0.tif", d / "images/i0.TIFF"),
         "same stem as i0.TIFF",
@@ -135,18 +135,24 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "images/: not a folder",
     ),
     # labels
-    "negative labels": (mask(-two_cells(np.int16)), "masks/i0.tif: mask holds negative labels"),
+    "negative labels": (mask(-two_cells(np.int16)), "masks/i0.tif: mask contains negative labels"),
     "fractions": (mask(two_cells(np.float32) / 2), "masks/i0.tif: mask of type float32"),
     "NaN": (mask(floats(np.nan)), "masks/i0.tif: mask of type float32"),
     "infinity": (mask(floats(np.inf)), "masks/i0.tif: mask of type float32"),
     "complex": (mask(two_cells(np.complex64)), "masks/i0.tif: mask of type complex64"),
-    "more than the pixels": (label(123456), "masks/i0.tif: mask holds label 123456, but has 1600"),
-    "more than the pixels, 16 bit": (label(65535, np.uint16), "mask holds label 65535, but has"),
-    "an image for a mask": (mask(noise()), "masks/i0.tif: mask holds label"),
-    "above 2^31": (label(2**31 + 5), "masks/i0.tif: mask holds labels above 2147483647"),
-    "above 2^63": (label(2**63 + 5, np.uint64), "masks/i0.tif: mask holds labels above"),
+    "more than the pixels": (
+        label(123456),
+        "masks/i0.tif: mask contains label 123456 but has only 1600",
+    ),
+    "more than the pixels, 16 bit": (
+        label(65535, np.uint16),
+        "mask contains label 65535 but has only",
+    ),
+    "an image for a mask": (mask(noise()), "masks/i0.tif: mask contains label"),
+    "above 2^31": (label(2**31 + 5), "masks/i0.tif: mask contains labels above 2147483647"),
+    "above 2^63": (label(2**63 + 5, np.uint64), "masks/i0.tif: mask contains labels above"),
     # pixels
-    "flat with cells": (image(FLAT), "images/i0.tif: all pixels are 500, so nothing can be seen"),
+    "flat with cells": (image(FLAT), "images/i0.tif: all pixels are 500, so the cells in"),
     "saturated": (image(np.full((40, 40), 65535, np.uint16)), "images/i0.tif: all pixels are 655"),
     "black": (image(np.zeros((40, 40), np.uint8)), "images/i0.tif: all pixels are 0"),
     "NaN image": (image(np.full((40, 40), np.nan, np.float32)), "images/i0.tif: image of type flo"),
@@ -173,7 +179,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         picture("masks/i0.png", imagecodecs.png_encode(np.zeros((40, 40, 3), np.uint8))),
         "masks/i0.png: colour mask",
     ),
-    "two images in a file": (pages, "images/i0.tif: holds 2 images"),
+    "two images in a file": (pages, "images/i0.tif: contains 2 images"),
     # dataset.yaml
     "yaml cut in braces": (text("dataset.yaml", SPLIT[:30]), "dataset.yaml: not valid YAML"),
     "yaml cut in a word": (text("dataset.yaml", "pixel_size_um: 0.5\nspl"), "dataset.yaml: not va"),
@@ -190,10 +196,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "dataset.yaml: cannot be read (No such file",
     ),
     "yaml nested": (text("dataset.yaml", "[" * 1_500), "dataset.yaml: not valid YAML: nested"),
-    "yaml key twice": (text("dataset.yaml", SPLIT * 2), "not valid YAML: split is there twice"),
+    "yaml key twice": (text("dataset.yaml", SPLIT * 2), "not valid YAML: split appears twice"),
     "image in two groups": (
         text("dataset.yaml", "groups: {i0: a, i0: b, i1: b, i2: c}"),
-        "dataset.yaml: not valid YAML: i0 is there twice",
+        "dataset.yaml: not valid YAML: i0 appears twice",
     ),
     "group without name": (
         text("dataset.yaml", "groups: {i0: , i1: a, i2: b, i3: c}"),
@@ -206,11 +212,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "pixel size is NaN": (text("dataset.yaml", "pixel_size_um: .nan"), "dataset.yaml: pixel_size"),
     "pixel size is infinite": (text("dataset.yaml", "pixel_size_um: .inf"), "dataset.yaml: pixel_"),
     "pixel size with comma": (text("dataset.yaml", "pixel_size_um: 0,5"), "dataset.yaml: pixel_s"),
-    "dataset.yml": (text("dataset.yml", SPLIT), "dataset.yml: not read"),
+    "dataset.yml": (text("dataset.yml", SPLIT), "dataset.yml: ignored"),
     # objects.csv
     "objects cut in quotes": (text("objects.csv", HEAD + 'i0,2,,"lar'), "unexpected end of data"),
     "objects cut in a row": (text("objects.csv", HEAD + "i0,2"), "objects.csv: line 3 has more or"),
-    "objects with NUL": (text("objects.csv", HEAD.encode() + b"\0\0\0"), "objects.csv: line 3 hol"),
+    "objects with NUL": (text("objects.csv", HEAD.encode() + b"\0\0\0"), "objects.csv: line 3 con"),
     "objects empty": (text("objects.csv", ""), "objects.csv: is empty"),
     "objects without columns": (text("objects.csv", "img,lab\ni0,1\n"), "has no column image and"),
     "objects with semicolons": (text("objects.csv", HEAD.replace(",", ";")), "has no column image"),
@@ -218,9 +224,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "objects in Latin-1": (text("objects.csv", HEAD.encode() + b"i0,2,,\xe4\n"), ": not UTF-8"),
     "objects is a folder": (instead("objects.csv", Path.mkdir), "objects.csv: cannot be read"),
     "label is a word": (text("objects.csv", HEAD + "i0,two,,small\n"), "label 'two' is not"),
-    "label is missing": (text("objects.csv", HEAD + "i0,,,small\n"), "line 3 names no label"),
+    "label is missing": (text("objects.csv", HEAD + "i0,,,small\n"), "line 3 has no label"),
     "track is infinite": (text("objects.csv", HEAD + "i0,2,inf,\n"), "line 3: track 'inf' is not"),
-    "cell twice": (text("objects.csv", HEAD + "i0,1,,large\n"), "label 1 of image i0 is there"),
+    "cell twice": (text("objects.csv", HEAD + "i0,1,,large\n"), "label 1 of image i0 appears"),
 }
 
 
@@ -250,7 +256,10 @@ NOTED: dict[str, tuple[Change, str]] = {
         lambda d: (pair("I0.tif", copy=True)(d), image(noise(9))(d)),
         "I0 and i0",
     ),
-    "flat without cells": (both(FLAT, two_cells() * 0), "1 images show nothing"),
+    "flat without cells": (
+        both(FLAT, two_cells() * 0),
+        "blank images (all their pixels are equal): i0",
+    ),
     "nearly flat": (image(np.where(np.eye(40) > 0, 501, 500).astype(np.uint16)), ""),
     "small binary mask of 255": (mask((two_cells(size=40) == 1).astype(np.uint8) * 255), ""),
     "yaml with BOM": (text("dataset.yaml", b"\xef\xbb\xbf" + SPLIT.encode()), ""),
@@ -258,7 +267,7 @@ NOTED: dict[str, tuple[Change, str]] = {
     "objects with BOM": (text("objects.csv", b"\xef\xbb\xbf" + HEAD.encode()), ""),
     "objects with empty lines": (text("objects.csv", HEAD + "\n,,,\n"), ""),
     "objects with floats": (text("objects.csv", HEAD + "i0,2.0,3.0,\n"), ""),
-    "objects of other images": (text("objects.csv", HEAD + "zz,1,,\n"), "not there"),
+    "objects of other images": (text("objects.csv", HEAD + "zz,1,,\n"), "do not exist"),
 }
 
 

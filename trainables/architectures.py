@@ -128,14 +128,14 @@ def _check_timm(name: str) -> None:
     model, _, tag = name.removeprefix("tu-").partition(".")
     if not timm.is_model(model):
         close = get_close_matches(model, timm.list_models())
-        hint = f"; close: {', '.join(f'tu-{match}' for match in close)}" if close else ""
+        hint = f"; similar: {', '.join(f'tu-{match}' for match in close)}" if close else ""
         raise ValueError(
             f"unknown encoder {name!r}: timm {timm.__version__} has no {model!r}{hint}"
         )
     if tag:
         tags = [known.partition(".")[2] for known in timm.list_pretrained(model)]
         if tag not in tags:
-            raise ValueError(f"unknown encoder {name!r}: timm's tags of it are {', '.join(tags)}")
+            raise ValueError(f"unknown encoder {name!r}: its tags in timm are {', '.join(tags)}")
 
 
 def _unusable(architecture: str, encoder: str, error: Exception) -> ValueError:

@@ -1,6 +1,6 @@
-"""Checkpoints: a folder with weights and JSON, nothing that could execute when read.
+"""Checkpoints: a folder with weights and JSON; reading it executes nothing.
 
-``checkpoint.json`` is written last and whole; a folder without it is not a checkpoint.
+``checkpoint.json`` is written last; a folder without it is not a checkpoint.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ def save(
     config : TrialConfig
     scaling : Scaling
     data : dict
-        What the network was trained on: at least the fingerprint; `image_shape`, the largest
-        training image's, tells from what size on new images are of another kind.
+        What the network was trained on: at least the fingerprint. `image_shape`, that of the
+        largest training image, shows later whether new images are much larger.
     metrics : dict
-        What it reached, for a reader's information.
+        Scores of the network, for information only.
     encoder_weights : dict, optional
         Which weights the encoder started from (`trainables.encoders.weights.WeightsInfo.record`):
         name, source, revision, SHA-256, training data and licence.
     task : dict, optional
-        What decoding needs, as `trainables.tasks.Task.state` gives it.
+        What decoding needs, from `trainables.tasks.Task.state`.
     inference : Inference
         How the network predicts images.
     check : callable, optional
-        Called before each file takes its place; what it raises prevents that.
+        Called before each file is put in place; if it raises, the file is not.
     """
     write_with(folder / WEIGHTS, lambda path: torch.save(state, path), check)
     manifest = {
@@ -91,24 +91,24 @@ def save(
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read tensors, and nothing but tensors, from a file.
+    """Read tensors, and nothing else, from a file.
 
     Raises
     ------
     CheckpointError
-        When the file holds anything else, or is damaged.
+        When the file contains anything else, or is damaged.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises whatever the file makes it raise
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise CheckpointError(f"{path} cannot be read: it holds something else than named tensors")
+        raise CheckpointError(f"{path} cannot be read: it may contain only named tensors")
     return state
 
 
 def load(path: Path | str) -> Predictor | StarDistPredictor:
-    """Load a checkpoint; never executes what it reads.
+    """Load a checkpoint; nothing in it is ever executed.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def load(path: Path | str) -> Predictor | StarDistPredictor:
     Raises
     ------
     CheckpointError
-        When it is not a checkpoint, is damaged, or of another format.
+        When it is not a checkpoint, is damaged, or has another format.
     """
     from trainables.architectures import build_model
 
@@ -134,7 +134,7 @@ def load(path: Path | str) -> Predictor | StarDistPredictor:
     if weights.parent != folder or not weights.is_file():
         raise CheckpointError(f"{folder}: weights file {weights.name} is missing")
     if sha256_of(weights) != manifest["weights"]["sha256"]:
-        raise CheckpointError(f"{weights} is damaged: its SHA-256 is not the recorded one")
+        raise CheckpointError(f"{weights} is damaged: its SHA-256 differs from the recorded one")
     try:
         config = recorded_config(manifest["config"])
     except ValidationError as error:

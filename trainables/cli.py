@@ -1,6 +1,6 @@
-"""What the commands share: refusals in one line, signals, exit codes, command lines to paste.
+"""What all commands share: one-line errors, signals, exit codes, command lines to paste.
 
-Imports nothing but Python's own, as `sweep.doctor` looks whether the rest is installed.
+Imports only the standard library, because `sweep.doctor` checks whether the rest is installed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NoReturn
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: every result is there; some are not; the request was wrong, and nothing was started;
+"""Exit codes: all results are there; some are missing; the request was wrong, nothing was started;
 stopped by Ctrl-C or SIGTERM."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command line, without the usage."""
+    """Reports a wrong command line in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
@@ -42,15 +42,15 @@ def run(
     ----------
     parser : argparse.ArgumentParser
     work : callable
-        Takes the arguments and the command as it is recorded in files; returns the exit code.
+        Called with the arguments and the command as recorded in files; returns the exit code.
     argv : sequence of str or None
         Words of the command line; None: those of this process.
     refused : tuple of exception types
-        Mean that the request was wrong: their message is the one line that the user sees.
+        Raised if the request was wrong: the user sees their message in one line.
     failed : tuple of exception types
-        Mean that the work cannot be finished now: the first words of their message are shown.
+        Raised if the work cannot be finished now: the first words of their message are shown.
     interrupted : str or callable
-        Said after Ctrl-C or SIGTERM, or gives what is said for the arguments.
+        Message after Ctrl-C or SIGTERM, or a function of the arguments that returns it.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def run(
         return REFUSED
     except failed as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        print(f"error: {reason}; the same command goes on", file=sys.stderr)
+        print(f"error: {reason}; run the same command again to continue", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         said = interrupted if isinstance(interrupted, str) else interrupted(arguments)
@@ -87,12 +87,12 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def command_line(module: str, *words: str | Path) -> str:
-    """Return the command that runs a module of this project with the Python that runs now.
+    """Return the command that runs a module of this project with the current Python.
 
     Parameters
     ----------
     module : str
-        Such as ``analysis.run``.
+        For example ``analysis.run``.
     *words : str or Path
         Its arguments; paths below the current folder are written relative to it.
 

@@ -55,12 +55,12 @@ STARDIST = "StarDist"
 """Architecture name of stardist's own model, which has no encoder to choose."""
 
 RECIPE = 2
-"""Version of what a configuration means in training; part of every trial_id.
+"""Version of the training procedure behind a configuration; part of every trial_id.
 
-1: every epoch saw the crops, order and augmentation of the first; 2-class targets had a gap between
+1: every epoch had the crops, order and augmentation of the first; 2-class targets had a gap between
 touching cells; ``medium`` and ``strong`` changed cells' shapes; overlap losses learnt nothing from
-crops without cells; star-convex heads learnt at every pixel; whole frames were always predicted at
-once. 2: as documented here.
+crops without cells; star-convex heads learnt at every pixel; frames were always predicted as a
+whole. 2: as documented here.
 """
 
 _DIGITS = BeforeValidator(lambda v: int(v) if isinstance(v, str) and v.isdecimal() else v)
@@ -113,15 +113,17 @@ class Normalization(_Frozen):
     """Intensity scaling, the same in training and in prediction.
 
     ``x = clip((image - p_low) / (p_high - p_low), -0.5, 1.5)`` with intensity percentiles of the
-    image itself, so that exposure and camera offset cancel while a few hot pixels do not set the
-    scale; or of all training images together. The network then sees ``(x - mean) / std``.
+    image itself, or of all training images together. With an image's own percentiles, exposure and
+    camera offset cancel, and a few hot pixels do not set the scale. The network then sees
+    ``(x - mean) / std``.
 
-    A word alone is the mode: ``Normalization.model_validate("dataset")``.
+    A single word is taken as the mode: ``Normalization.model_validate("dataset")``.
     """
 
     mode: Literal["image", "dataset"] = "image"
-    """Whose percentiles: each image's own, or those of all training images together (stored in
-    the checkpoint), for images of one exposure and unequal contents, such as cut-outs."""
+    """``image``: each image's own percentiles; ``dataset``: those of all training images together
+    (stored in the checkpoint), for images with one exposure but different contents, such as
+    cut-outs."""
     low: Annotated[float, Field(ge=0, lt=50)] = 1.0
     """Percentile that becomes 0."""
     high: Annotated[float, Field(gt=50, le=100)] = 99.8
@@ -138,9 +140,9 @@ class Normalization(_Frozen):
 
 
 def with_changes(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> TrialConfig:
-    """Make a configuration from another's fields and changes to them.
+    """Make a configuration from the fields of another one and changes to them.
 
-    A mode of normalisation leaves the percentiles as they were.
+    Changing only the mode of normalisation keeps the percentiles.
     """
     changed = {**fields, **changes}
     mode, before = changes.get("normalization"), fields.get("normalization")
@@ -185,23 +187,23 @@ class TrialConfig(_Frozen):
     loss: Loss = "dice"
     """Training loss; Dice is the paper's. Always ``stardist`` for task ``stardist``."""
     gap: Annotated[Literal[0, 1], _DIGITS] = 0
-    """Of task ``semantic2``: 1 makes the line between touching cells, one pixel wide, background
-    in the target, so that cells stay apart; a perfect network then misses these pixels."""
+    """Task ``semantic2``: 1 makes a line between touching cells, one pixel wide, background in the
+    target, so that cells stay apart; a perfect network then misses these pixels."""
     boundary: Boundary = "outline"
-    """Of task ``semantic3``: every cell outlined, as in the paper, or only where cells touch."""
+    """Task ``semantic3``: every cell outlined, as in the paper, or only where cells touch."""
     rays: Annotated[int, Field(ge=8, le=256)] = 32
-    """Of task ``stardist``: radial distances per star-convex polygon."""
+    """Task ``stardist``: number of radial distances of a star-convex polygon."""
     grid: Annotated[Literal[1, 2, 4], _DIGITS] = 2
-    """Of task ``stardist``: every so many pixels, in both directions, can be a polygon's centre
-    (stardist's examples and published models take 2)."""
+    """Task ``stardist``: distance in pixels, in both directions, between possible centres of
+    polygons (stardist's examples and published models take 2)."""
     augmentation: Augmentation = "light"
     """Named strength of the training transforms (`trainables.data.augmentation`)."""
     validate_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between validations; the last epoch is always validated."""
     early_stopping: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many validations without a better val_dataset_iou; None: never."""
+    """Stop after this many validations without a better val_dataset_iou; None: never."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """``auto`` is bfloat16 autocast where the hardware computes in it, else float32."""
+    """``auto`` is bfloat16 autocast if the hardware computes in it, or else float32."""
     normalization: Normalization = Normalization()
     """Intensity scaling, applied identically in training and prediction."""
 
@@ -276,13 +278,13 @@ class TrialConfig(_Frozen):
         return f"{self._prefix()}-s{self.seed}-{_digest(fields, fingerprint)}"
 
     def candidate_key(self) -> str:
-        """Name of this trial's candidate: equal for trials that differ in nothing but the seed.
+        """Name of this trial's candidate: equal for trials that differ only in the seed.
 
         Returns
         -------
         str
-            Readable prefix and a 10-digit hash of all fields but the seed. The data are not part
-            of it, and neither is what comes out of a trial (how it predicts, micro-batches).
+            Readable prefix and a 10-digit hash of all fields but the seed. Neither the data nor the
+            outcomes of a trial (how it predicts, micro-batches) are part of it.
 
         Examples
         --------
@@ -306,12 +308,12 @@ def _digest(fields: Mapping[str, Any], more: str = "") -> str:
 
 
 def recorded_config(values: Mapping[str, Any]) -> TrialConfig:
-    """Read a configuration from a checkpoint or a run folder, also of an earlier version.
+    """Read a configuration from a checkpoint or a run folder, even of an earlier version.
 
     Parameters
     ----------
     values : mapping
-        What `TrialConfig.model_dump` gave.
+        Result of `TrialConfig.model_dump`.
 
     Returns
     -------
@@ -336,20 +338,20 @@ class RunOptions(_Frozen):
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads for computing, pinned: one per core that the trial was given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes the GPU that is visible, else the CPU; a sweep's trials get ``cuda`` with a
-    share of a GPU, ``cpu`` without."""
+    """``auto`` takes the visible GPU, or else the CPU; a sweep's trials get ``cuda`` if they have a
+    share of a GPU, or else ``cpu``."""
     weights_cache: str | None = None
-    """Folder of fetched encoder weights; None: segsweep's in the user's cache folder."""
+    """Folder for downloaded encoder weights; None: segsweep's in the user's cache folder."""
     micro_batch: Annotated[int, Field(ge=2)] | None = None
-    """Crops per forward pass, gradients being summed over a batch; None: the whole batch. (It
-    does change results, a little: it is recorded with them.)"""
+    """Crops per forward pass; gradients are summed over a batch. None: the whole batch. (It changes
+    results a little, so it is recorded with them.)"""
     gpu_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the GPU's memory that the trial may take, its CUDA context included; None: all."""
+    """Share of the GPU's memory that the trial may use, including its CUDA context; None: all."""
     memory_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory that the trial's process may take for it on a CPU; None: no limit."""
+    """Memory that the process may use for the trial on a CPU; None: no limit."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Least time between two saved states, which are written at ends of epochs; no less than 20
-    times what the last one took. 0: one after every epoch, whatever that costs."""
+    """Least seconds between two saved states, which are written at the end of an epoch; always at
+    least 20 times what the last save took. 0: one after every epoch, however long that takes."""
     attempt: str | None = None
     """Token of the attempt that the caller began (`trainables.records.attempts.Attempt`); None:
     training begins one."""
@@ -357,7 +359,7 @@ class RunOptions(_Frozen):
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch gave; `val_*` are None where the epoch was not validated."""
+    """Results of one epoch; `val_*` are None if the epoch was not validated."""
 
     epoch: int
     """Counted from 1."""
@@ -366,7 +368,7 @@ class EpochRecord:
     val_dataset_iou: float | None
     val_image_iou: float | None
     seconds: float
-    """Training and validation of this epoch, wall clock."""
+    """Wall-clock time of training and validation."""
     val_background_iou: float | None = None
     """Data-set IoU of each class of task ``semantic3``."""
     val_cell_iou: float | None = None
@@ -379,7 +381,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Pixels of the foreground that prediction and truth share, and that either has."""
+    """Foreground pixels that prediction and truth share, and those that at least one has."""
 
     split: str
     image: str
@@ -390,7 +392,7 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a completed trial gave, from its best checkpoint."""
+    """Results of a completed trial, from its best checkpoint."""
 
     best_epoch: int
     epochs: int
@@ -410,12 +412,12 @@ class TrialResult:
     class_iou: dict[str, dict[str, float]] | None = None
     """Of task ``semantic3``: data-set IoU by split and class."""
     micro_batch: int | None = None
-    """Crops per forward pass, where memory did not suffice for a whole batch: batch
-    normalisation and batch losses saw so many."""
+    """Crops per forward pass if memory did not suffice for a whole batch: batch normalisation and
+    losses over the batch used only this many."""
     inference: str = "whole"
     """How images are predicted: ``whole``, or ``tiles of N`` pixels; chosen on validation."""
     ceiling_iou: float = 1.0
     """Data-set IoU of the foreground, on validation, that perfect outputs would reach: below 1
     for targets with a gap and for star-convex polygons."""
     per_image: tuple[ImageCounts, ...] = ()
-    """Of the validation and test images."""
+    """For the validation and test images."""

@@ -30,17 +30,17 @@ class EpochEnd(pl.Callback):
     ----------
     config : TrialConfig
     images : sequence of Example
-        Of the validation.
+        Validation images.
     batches : EpochBatches
     precision : str
     progress : Progress
     report : pair of callables, or None
-        What takes the epochs that a saved state held, and what takes each epoch.
+        The first is called with the epochs of a saved state, the second with each new epoch.
 
     Attributes
     ----------
     began : bool
-        Whether training has begun: what a saved state holds has then been restored.
+        Whether training has begun; a saved state has then been restored.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class EpochEnd(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """Name under which Lightning kept the state of this callback in earlier versions."""
+        """Name under which Lightning stored the state of this callback in earlier versions."""
         return "_EpochEnd"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the history from a state that an earlier version saved."""
+        """Restore the history from a state that an earlier version saved."""
         self.progress.history.restore(state_dict["history"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take note that all is restored."""
+        """Note that everything has been restored."""
         self.began = True
         if self.on_resume is not None and self.progress.history.records:
             self.on_resume(self.progress.history.records)
@@ -76,7 +76,7 @@ class EpochEnd(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the epoch's clock; make sure that its crops are its own."""
+        """Start the epoch's clock, and check that the crops belong to this epoch."""
         if batch_idx == 0:
             self.started = time.monotonic()
             if self.batches.epoch != trainer.current_epoch:
@@ -85,7 +85,7 @@ class EpochEnd(pl.Callback):
                 )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do all that happens at an epoch's end."""
+        """Evaluate, keep the best weights, save a state if it is due, and report."""
         assert isinstance(pl_module, SegmentationModule)
         record = self._evaluate(trainer.current_epoch + 1, pl_module)
         network = pl_module.network

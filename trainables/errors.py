@@ -1,4 +1,4 @@
-"""How a trial can end other than well."""
+"""Errors with which a trial can end."""
 
 
 class TrainingError(RuntimeError):
@@ -6,18 +6,18 @@ class TrainingError(RuntimeError):
 
 
 class OutOfMemory(RuntimeError):
-    """The trial needs more memory than it may take; another attempt may be given more."""
+    """The trial needs more memory than it may use; another attempt may get more."""
 
 
 class HostMemoryShort(RuntimeError):
-    """A trial on a GPU found too little memory of its node, not of the GPU.
+    """A trial on a GPU ran out of its node's memory, not of the GPU's.
 
-    A larger share of the GPU or smaller batches do not help, more memory of the node does.
+    A larger share of the GPU or smaller batches do not help, but more memory of the node does.
     """
 
 
 class NoGpu(OSError):
-    """A GPU was to be used and none answers here; another node may have one."""
+    """A GPU was asked for, but none can be used here; another node may have one."""
 
 
 class Superseded(RuntimeError):
@@ -25,4 +25,4 @@ class Superseded(RuntimeError):
 
 
 class CheckpointError(ValueError):
-    """A folder that is no checkpoint, or a damaged one."""
+    """A folder that is not a checkpoint, or a damaged checkpoint."""

@@ -1,9 +1,9 @@
-"""How much memory and computing a trial needs: estimated without a network, or probed with one.
+"""How much memory and computing a trial needs, estimated or measured.
 
 `estimate` follows the allocations of a training step on tensors without contents; `probe` runs
-real steps in a fresh process, whose death hurts nobody. torch is imported inside functions only:
-a plan that finds everything in the `FootprintCache` never waits for it.
-Memory is the trial's own; the process's (CUDA context, libraries) is added in `sweep.schedule`.
+real steps in a fresh process, so that nothing else is lost if it dies. torch is imported inside
+functions only, so a plan that finds everything in the `FootprintCache` does not wait for torch.
+Memory is the trial's own; `sweep.schedule` adds the process's (CUDA context, libraries).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from trainables.records.files import write_json
 from trainables.tasks import TASKS
 
 FORMAT = 2
-"""Raised when `estimate` or `probe` change what they mean, so that caches are not believed."""
+"""Increased when results of `estimate` or `probe` change, so that old caches are not used."""
 MIB = 2**20
 FRAMEWORK_MB = 40.0
 """MiB that a framework's compiled kernels and handles take in the first step."""
 OVERHEAD = 1.2
-"""What heaps take beyond what is asked of them (see the notes of `estimate`)."""
+"""Factor for memory taken beyond what is allocated (see the notes of `estimate`)."""
 WEIGHTS_AND_MOMENTS = 3 * 4
-"""Bytes per parameter that live through all of training: float32 weights, AdamW's moments."""
+"""Bytes per parameter throughout training: float32 weights and AdamW's moments."""
 OPTIMIZER_STEP = 5 * 4
-"""Bytes per parameter while AdamW steps: the former, gradients, and its temporary on GPUs."""
+"""Bytes per parameter during a step of AdamW: these, gradients, and a temporary on GPUs."""
 Shape = tuple[int, int]
 
 
@@ -46,7 +46,7 @@ class Footprint:
     activation_mb: float
     """MiB that the forward pass of a batch keeps for the backward pass."""
     peak_mb: float
-    """Largest MiB in training, weights and optimiser included; without the process's own."""
+    """Largest MiB in training, including weights and optimiser but not the process itself."""
     gflops: float
     """10^9 floating-point operations of one crop's forward pass, two per multiply-add."""
     measured: bool
@@ -67,21 +67,22 @@ def estimate(
     ----------
     config : TrialConfig
     bf16 : bool, optional
-        Whether it will run in bfloat16; None: as its precision says, ``auto`` being float32.
+        Whether it will run in bfloat16; None: as its precision says, where ``auto`` means float32.
     image_shape : (int, int), optional
-        Height and width in pixels of the largest image: evaluating it as a whole takes more
-        than training does where images are large and batches small.
+        Height and width in pixels of the largest image: with large images and small batches,
+        evaluating a whole image takes more memory than training.
 
     Returns
     -------
     Footprint
-        `peak_mb` is the largest sum at any moment of weights, AdamW's moments, gradients so
+        `peak_mb` is the largest sum, at any moment, of weights, AdamW's moments, gradients so
         far, activations, temporaries and a workspace; times `OVERHEAD`, plus `FRAMEWORK_MB`.
 
     Notes
     -----
-    It came to 0.94 to 1.48 times what `probe` measured on one CPU core (median 1.07; 36 cases of
-    14 to 475 million parameters in float32 and bfloat16, crops of 64 to 224, batches of 2 to 16).
+    Estimates were 0.94 to 1.48 times what `probe` measured on one CPU core (median 1.07; 36 cases
+    with 14 to 475 million parameters in float32 and bfloat16, crops of 64 to 224 pixels, batches
+    of 2 to 16).
     """
     if config.architecture == STARDIST:
         return _estimate_stardist(config)
@@ -121,12 +122,12 @@ def estimate(
 
 
 def inference_mb(config: TrialConfig, image_shape: Shape, *, bf16: bool = False) -> float:
-    """Estimate what predicting one whole image needs, beside the process's own memory.
+    """Estimate the memory for predicting one whole image, without the process's own memory.
 
     Parameters
     ----------
     config : TrialConfig
-        Of a network; stardist's own model is small, and predicts in tiles of its own.
+        Not of stardist's own model, which is small and predicts in its own tiles.
     image_shape : (int, int)
         Height and width in pixels.
     bf16 : bool
@@ -135,7 +136,7 @@ def inference_mb(config: TrialConfig, image_shape: Shape, *, bf16: bool = False)
     Returns
     -------
     float
-        MiB; weights, the largest sum of activations at any moment, times `OVERHEAD`.
+        MiB: weights plus the largest sum of activations at any moment, times `OVERHEAD`.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -286,12 +287,12 @@ def probe(
 ) -> tuple[Footprint | None, str]:
     """Measure a trial's peak memory in a fresh process.
 
-    It takes two training steps, because AdamW's moments exist from the second on.
+    It runs two training steps, because AdamW's moments exist only from the second step on.
 
     Parameters
     ----------
     config, image_shape
-        As `estimate` takes them.
+        As for `estimate`.
     device : str
         ``cpu``, ``cuda`` or ``cuda:N``.
     timeout_s : float, optional
@@ -302,10 +303,10 @@ def probe(
     footprint : Footprint or None
         `peak_mb` is what torch reserved on a GPU, or the growth of resident memory on a CPU.
     reason : str
-        Why there is none, in one line; else empty.
+        Why there is no footprint, in one line; otherwise empty.
     """
     if config.architecture == STARDIST:
-        return None, f"{STARDIST} is TensorFlow's own network; it is estimated only"
+        return None, f"{STARDIST} is a TensorFlow network; its memory is only estimated"
     values = config.model_dump(mode="json")
     request = json.dumps({"config": values, "device": device, "image_shape": image_shape})
     paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
@@ -320,17 +321,17 @@ def probe(
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
     except subprocess.TimeoutExpired:
-        return None, f"the probe took more than {timeout_s:g} s"
+        return None, f"measuring took more than {timeout_s:g} s"
     except OSError as error:
-        return None, f"the probe did not start: {error}"
+        return None, f"measuring did not start: {error}"
     if done.returncode == -9:
-        return None, "the probe was killed, most likely for want of memory"
+        return None, "measuring was killed, most likely because memory ran out"
     try:
         answer = json.loads(done.stdout.strip().splitlines()[-1])
         return (None, answer["error"]) if "error" in answer else (Footprint(**answer), "")
     except (IndexError, TypeError, ValueError):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return None, f"the probe ended with code {done.returncode}: {last}"
+        return None, f"measuring ended with code {done.returncode}: {last}"
 
 
 def _measure(config: TrialConfig, device_name: str, image_shape: Shape | None) -> Footprint:
@@ -372,7 +373,7 @@ def _measure(config: TrialConfig, device_name: str, image_shape: Shape | None) -
 def footprint_key(
     config: TrialConfig, device_name: str, *, image_shape: Shape | None = None
 ) -> str:
-    """Name all that determines a footprint, on a GPU as the driver names it or on ``cpu``."""
+    """Return a key made of all that determines a footprint, including the GPU's name or ``cpu``."""
     height, width = _padded(image_shape or (0, 0))
     parts = (
         f"format {FORMAT}",
@@ -394,7 +395,7 @@ def footprint_key(
 class FootprintCache:
     """Footprints by `footprint_key` in one JSON file, which may be deleted at any time.
 
-    Of two processes that write at once one may lose its entry, which is then found anew.
+    If two processes write at once, one may lose its entry, which is then measured again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -407,13 +408,13 @@ class FootprintCache:
         return {}
 
     def get(self, key: str) -> Footprint | None:
-        """Return what is known under a key."""
+        """Return the footprint stored under a key."""
         with contextlib.suppress(KeyError, TypeError):
             return Footprint(**self._read()[key])
         return None
 
     def put(self, key: str, footprint: Footprint) -> None:
-        """Add an entry to those that the file has now; a full or read-only disk is no error."""
+        """Add an entry to those in the file; a full or read-only disk is not an error."""
         with contextlib.suppress(OSError):
             write_json(self.path, {**self._read(), key: asdict(footprint)})
 

@@ -13,7 +13,7 @@ _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) !=
 
 
 def foreground(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Any cell: the yardstick that predictions of every task are compared with.
+    """Mask of all cells: predictions of every task are compared with it.
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ def compact(labels: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
     Parameters
     ----------
     labels : (H, W) integer array
-        Not negative. Cells are numbered anew where a number is above 65535: what is made of
-        labels may be as long as the largest.
+        Not negative. Cells are renumbered if a number is above 65535, because arrays made from
+        labels may be as long as the largest label.
 
     Returns
     -------
@@ -54,8 +54,8 @@ def compact(labels: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
 def touching_gap(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Pixels to remove so that no two cells touch: a line one pixel wide.
 
-    A pixel belongs to the gap when one of its 8 neighbours carries a larger label; taking the
-    smaller label's side only keeps the line one pixel wide.
+    A pixel belongs to the gap if one of its 8 neighbours has a larger label. Only pixels of the
+    smaller label are taken, which keeps the line one pixel wide.
 
     Parameters
     ----------
@@ -108,8 +108,8 @@ def semantic2_target(labels: NDArray[np.integer], gap: int = 0) -> NDArray[np.fl
 def outline(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Pixels of cells that have background above, below, left or right of them.
 
-    The line is drawn inside the label, so that no cell grows; beyond the image's edge is no
-    background.
+    The line is drawn inside the label, so that no cell grows. What lies beyond the image's edge
+    does not count as background.
 
     Parameters
     ----------
@@ -131,15 +131,15 @@ def outline(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 
 def semantic3_target(labels: NDArray[np.integer], boundary: str = "outline") -> NDArray[np.int64]:
-    """Background, cell and boundary, as the paper makes them from label images.
+    """Background, cell and boundary, made from a label image as in the paper.
 
     Parameters
     ----------
     labels : (H, W) integer array
         Label image, 0 = background.
     boundary : {"outline", "touching"}
-        ``outline``: a line one pixel wide between touching cells, and every cell outlined by
-        the pixels of its own that meet background. ``touching``: only the line between
+        ``outline``: a line one pixel wide between touching cells, and an outline of every cell,
+        made of those of its pixels that meet background. ``touching``: only the line between
         touching cells.
 
     Returns

@@ -1,6 +1,6 @@
 """Training losses by name, on logits.
 
-None of them is blind to a batch without cells: false positives cost there, too.
+All of them work for a batch without cells: false positives cost there, too.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 SMOOTHING = 0.01
-"""Part of a batch's pixels. A class with fewer true pixels is smoothed by what is missing, so that
-an empty batch teaches a network that sees cells everywhere."""
+"""Fraction of a batch's pixels. A class with fewer true pixels is smoothed by the number that is
+missing, so that a network that sees cells everywhere learns from an empty batch."""
 
 
 class Overlap(nn.Module):
@@ -24,16 +24,16 @@ class Overlap(nn.Module):
     make it the Dice loss, the paper's choice, weights of 1 the Jaccard loss.
 
     The smoothing s is 0 for a class that has at least `SMOOTHING` of the batch's pixels, which is
-    the usual case; a rarer class is filled up to that number. Where a class is absent, false
+    the usual case; for a rarer class it makes up the difference. If a class is absent, false
     positives cost ``false_positive * FP / (false_positive * FP + s)``: nothing for a network that
-    sees none. A constant of a pixel, as often used, would leave no gradient while FP is a hundred
-    thousand pixels.
+    predicts none. The usual smoothing by a single pixel would leave no gradient while FP is a
+    hundred thousand pixels.
 
     Parameters
     ----------
     mode : {"binary", "multiclass"}
     false_positive, false_negative : float
-        What a false pixel weighs, against a true positive.
+        Weights of false pixels, relative to a true positive.
 
     References
     ----------
@@ -66,11 +66,11 @@ class Overlap(nn.Module):
 class Focal(nn.Module):
     """Focal loss with an exponent of 2: ``-(1 - p)^2 log p`` of the true class's probability p.
 
-    Over several classes: foreground or not, and then, for pixels of the foreground, which of its
-    classes; each part is a focal loss. The focal loss of a softmax over all classes is not taken,
-    because it flattens probabilities [2]_: its optimum for a background of .60 beside two classes
-    of .20 is .48, and the pixel would be called foreground. Here, as with two classes, what is
-    more probable than one half stays so.
+    With several classes it is the sum of two parts, each a focal loss: foreground or not and, for
+    pixels of the foreground, which of its classes. A focal loss of a softmax over all classes is
+    not used, because it flattens probabilities [2]_: its optimum for a background of .60 beside two
+    classes of .20 is .48, and the pixel would be called foreground. Here, as with two classes,
+    what is more probable than one half stays so.
 
     Parameters
     ----------
@@ -109,8 +109,8 @@ def _focal_term(log_probability: torch.Tensor) -> torch.Tensor:
 class Lovasz(nn.Module):
     """Lovasz hinge for two classes, Lovasz softmax for several, over the whole batch.
 
-    Without a cell in the batch the hinge would reach the worst pixel only; it is then the mean
-    hinge over all pixels.
+    Without a cell in the batch the hinge would depend on the worst pixel only; instead, the mean
+    hinge over all pixels is used.
 
     References
     ----------
@@ -181,7 +181,7 @@ def build_loss(name: str, *, classes: int = 1) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        Called with logits (N, classes, H, W) and a target; gives a scalar.
+        Called with logits (N, classes, H, W) and a target; returns a scalar.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Memory of a trial: its peak, its limit, and how running out of it is told."""
+"""Memory of a trial: its peak, its limit, and how to recognise that it has run out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 CONTEXT_MB = 600.0
-"""MiB of a GPU that each process takes beside its tensors: the CUDA context and its kernels."""
+"""MiB of a GPU that each process takes besides its tensors: the CUDA context and its kernels."""
 
 
 def torch_fraction(share: float, total_mb: float) -> float:
-    """Return the part of a GPU's memory that torch's allocator may fill under a share of the GPU.
+    """Return the part of a GPU's memory that torch may allocate for a given share of the GPU.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def torch_fraction(share: float, total_mb: float) -> float:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start counting anew, since a worker process runs many trials in turn."""
+    """Start a new peak, because a worker process runs many trials in turn."""
     if device.type == "cuda":
         import torch
 
@@ -105,14 +105,14 @@ _SIGNS_UNDER_A_LIMIT = ("could not create a ", "could not execute a primitive", 
 
 
 def is_out_of_memory(error: BaseException, *, limited: bool = False) -> bool:
-    """Whether an error says that memory could not be had, on a GPU or a CPU.
+    """Whether an error says that memory ran out, on a GPU or a CPU.
 
     Parameters
     ----------
     error : BaseException
-        It or what caused it.
+        The error; what caused it is checked, too.
     limited : bool
-        Whether memory is limited, so that vague errors are taken to be for want of it.
+        Whether memory is limited; vague errors are then taken to mean that it ran out.
     """
     seen: BaseException | None = error
     signs = _SIGNS + (_SIGNS_UNDER_A_LIMIT if limited else ())
@@ -127,7 +127,7 @@ def is_out_of_memory(error: BaseException, *, limited: bool = False) -> bool:
 
 
 def is_host_memory(error: BaseException) -> bool:
-    """Whether an error that `is_out_of_memory` is of the machine's memory, not of a GPU's."""
+    """Whether an error that is `is_out_of_memory` is about the machine's memory, not a GPU's."""
     seen: BaseException | None = error
     while seen is not None:
         text = str(seen).lower()
@@ -161,14 +161,14 @@ def limited(
     gpu_fraction : float, optional
         Share of the GPU's memory, of which `torch_fraction` is for torch's allocator.
     memory_gb : float, optional
-        On a CPU: what the process may take beyond what it holds now (``RLIMIT_DATA``); Ray
+        On a CPU: what the process may use in addition to what it holds now (``RLIMIT_DATA``); Ray
         counts memory but does not enforce it. Not enforced where the system cannot (macOS).
 
     Raises
     ------
     OutOfMemory, HostMemoryShort
-        In place of the many errors that say so; the latter when the device is a GPU and the
-        machine's own memory was short.
+        Instead of the many errors that mean this; the latter if the device is a GPU and the
+        machine's own memory ran out.
     """
     before: tuple[int, int] | None = None
     if device is not None and device.type == "cuda":

@@ -23,7 +23,7 @@ from trainables.tiling import Inference
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network reaches on images."""
+    """How well a network does on some images."""
 
     loss: float
     dataset_iou: float
@@ -57,8 +57,8 @@ class SegmentationModule(pl.LightningModule):
         self._losses: list[torch.Tensor] = []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """At an epoch's first batch, restart what is random inside the network (dropout), so
-        that a resumed trial draws what an undisturbed one would have drawn.
+        """At an epoch's first batch, seed what is random inside the network (dropout), so that
+        a resumed trial draws the same numbers as an uninterrupted one.
 
         Lightning leaves out ``on_train_epoch_start`` for the first epoch after a resume.
         """
@@ -76,7 +76,7 @@ class SegmentationModule(pl.LightningModule):
         return loss
 
     def mean_train_loss(self) -> float:
-        """Mean loss over the batches of the current epoch; one wait for the device."""
+        """Mean loss over the batches of the current epoch; waits for the device once."""
         return float(torch.stack(self._losses).mean())
 
     def configure_optimizers(self) -> Any:
@@ -104,7 +104,7 @@ class SegmentationModule(pl.LightningModule):
         precision : str
             As `trainables.predict.resolve_precision` gives it.
         inference : Inference
-            Whether images are predicted at once or in tiles.
+            Whether images are predicted as a whole or in tiles.
 
         Returns
         -------

@@ -41,6 +41,6 @@ def outlined(
 def validation_picture(
     number: int, image: NDArray[np.float32], pred: NDArray[np.bool_], true: NDArray[np.bool_]
 ) -> tuple[str, NDArray[np.uint8]]:
-    """Return caption and `outlined` picture of the validation image of a number."""
+    """Return caption and `outlined` picture of the validation image with this number."""
     caption = f"validation image {number}: truth blue, prediction orange, both white"
     return caption, outlined(image, pred, true)

@@ -1,4 +1,4 @@
-"""From an image to foreground probability, on whole images."""
+"""Predict foreground probability, masks and label images from whole images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainables.tasks import Task
 from trainables.tiling import STRIDE, Inference, stored_inference, tiled
 
 SMALLEST = 128
-"""Smaller images are padded to this side, which every network can take."""
+"""Smaller images are padded to this side, which every network accepts."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Scaling:
     mean: float
     std: float
     intensities: Intensities | None = None
-    """Raw intensities that normalisation makes 0 and 1; None: each image's own percentiles."""
+    """Raw intensities that become 0 and 1; None: percentiles of each image."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Standardise a batch."""
@@ -48,13 +48,13 @@ def computes_bf16(device: torch.device) -> bool:
 def resolve_device(name: str) -> torch.device:
     """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means here.
 
-    ``cuda`` is always ``cuda:0``, since parts of torch refuse a GPU without a number. Where GPUs
-    are pretended (`trainables.machine.hardware.PRETEND`) it is the CPU.
+    ``cuda`` is always ``cuda:0``, because parts of torch refuse a GPU without a number. If GPUs
+    are pretended (`trainables.machine.hardware.PRETEND`), it is the CPU.
 
     Raises
     ------
     NoGpu
-        When a GPU is demanded and torch sees none.
+        When a GPU is asked for and torch sees none.
     """
     if name == "cpu" or pretended_gpu() is not None:
         return torch.device("cpu")
@@ -68,8 +68,8 @@ def resolve_device(name: str) -> torch.device:
 
 
 def why_no_gpu() -> str | None:
-    """Say in one line why torch cannot compute on the GPU of this process; None where it can, or
-    could if others left it memory.
+    """Say in one line why torch cannot compute on the GPU of this process; None if it can, or could
+    if other processes freed memory.
     """
     try:
         device = resolve_device("cuda")
@@ -81,7 +81,7 @@ def why_no_gpu() -> str | None:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return Lightning's name of the precision that a configuration means on a device."""
+    """Return Lightning's name for the precision of a configuration on a device."""
     if precision == "bf16" or (precision == "auto" and computes_bf16(device)):
         return "bf16-mixed"
     return "32-true"
@@ -128,26 +128,26 @@ def predict_logits(
     inference: Inference,
     grid: int = 1,
 ) -> torch.Tensor:
-    """Run a network in evaluation mode on a normalised image, at once or in blended tiles.
+    """Run a network in evaluation mode on a normalised image, as a whole or in blended tiles.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Put in evaluation mode by the caller.
+        In evaluation mode already.
     image : (H, W) float32 array
         As `trainables.data.normalize` gives it for the whole image.
     scaling : Scaling
     precision : str
         As `resolve_precision` gives it.
     inference : Inference
-        Whether in tiles, and in which.
+        Whether to use tiles, and of which size.
     grid : int
-        Keep the logits of every so many pixels only, in both directions.
+        Keep only the logits of every `grid`-th pixel in both directions.
 
     Returns
     -------
     (classes, ceil(H / grid), ceil(W / grid)) float32 tensor
-        On the network's device; of tiles on the CPU.
+        On the network's device; with tiles, on the CPU.
     """
     device = next(network.parameters()).device
 
@@ -174,7 +174,7 @@ class Predictor:
         In evaluation mode.
     task : Task
     info : dict
-        What `checkpoint.json` says beside the configuration: data fingerprint, versions.
+        What `checkpoint.json` says besides the configuration: data fingerprint, versions.
     """
 
     def __init__(
@@ -205,12 +205,12 @@ class Predictor:
         Returns
         -------
         (channels, h, w) float32 tensor
-            Of every ``task.grid``-th pixel in both directions.
+            For every ``task.grid``-th pixel in both directions.
         """
         return self._logits(self.normalize(image), self.inference)
 
     def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """Scale a raw (H, W) image as those of the training were: (H, W) float32."""
+        """Scale a raw (H, W) image as the training images were scaled: (H, W) float32."""
         return normalize(image, self.config.normalization, self.scaling.intensities)
 
     def _logits(self, normalized: NDArray[np.float32], inference: Inference) -> torch.Tensor:
@@ -235,12 +235,12 @@ class Predictor:
         normalized : (H, W) float32 array
             As `normalize` gives it for the whole image.
         inference : Inference, optional
-            Whether in tiles, and in which; None: as the checkpoint says.
+            Whether to use tiles, and of which size; None: as the checkpoint says.
 
         Returns
         -------
         (C, h, w) float32 array
-            What instances are made from, as `trainables.tasks.Task.maps` gives it.
+            Maps from which instances are made, as `trainables.tasks.Task.maps` gives them.
         """
         return self.task.maps(self._logits(normalized, inference or self.inference))
 
@@ -255,8 +255,8 @@ class Predictor:
         Returns
         -------
         (H, W) float32 array in [0, 1]
-            Of any cell; of a star-convex head the object probability, which falls towards the
-            cell's edge.
+            Probability of any cell. For a star-convex head it is the object probability, which
+            falls towards a cell's edge.
         """
         probability = self.task.probability(self.logits(image)).cpu().numpy()
         grid = self.task.grid
@@ -273,6 +273,6 @@ class Predictor:
         Raises
         ------
         ValueError
-            For other tasks, whose instances `analysis.instances` separates.
+            For other tasks; `analysis.instances` makes their instances.
         """
         return self.task.labels(self.logits(image), (image.shape[0], image.shape[1]))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trainables.metrics import iou_from_counts, overlap_counts
 
 MOST_CANDIDATES = 50_000
-"""Polygons that non-maximum suppression compares at most; an untrained network marks every pixel,
+"""Largest number of polygons for non-maximum suppression: an untrained network marks every pixel,
 and comparing a million takes minutes."""
 PROBS = (
     0.01,
@@ -38,19 +38,19 @@ PROBS = (
     0.9998,
     0.9999,
 )
-"""Probability thresholds that are tried; those below `COSTLY` only where they may be best."""
+"""Probability thresholds that are tried; those below `COSTLY` only if they may be best."""
 COSTLY = 0.1
-"""Below it, halos and background propose so many stars that one try may take as long as all others
-together."""
+"""Below this, halos and background propose so many stars that one try may take as long as all
+others together."""
 NMS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-"""Overlaps that are tried."""
+"""Overlap thresholds that are tried."""
 SMALLEST_DISTANCE = 1e-3
 """Pixels; stardist's own lower bound of predicted distances."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What decoding needs beside a network's output."""
+    """What decoding needs besides a network's output."""
 
     prob: float = 0.5
     """Least object probability of a polygon's centre."""
@@ -60,7 +60,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Detections:
-    """Polygons that were kept and can be seen, most probable first: number n is row n - 1."""
+    """Polygons that were kept and are visible, most probable first: label n is row n - 1."""
 
     points: NDArray[np.int64]
     """(n, 2) centres as (y, x), in pixels."""
@@ -77,28 +77,28 @@ def _numbered(labels: NDArray[np.integer]) -> NDArray[np.uint16]:
         raise ValueError("labels must not be negative")
     first = 0 if values.size and values[0] == 0 else 1
     if len(values) - 1 + first > np.iinfo(np.uint16).max:
-        raise ValueError(f"{len(values) - 1 + first} objects in one image; at most 65535")
+        raise ValueError(f"{len(values) - 1 + first} objects in one image; the limit is 65535")
     return (index.reshape(labels.shape) + first).astype(np.uint16)
 
 
 def star_targets(labels: NDArray[np.integer], rays: int = 32, grid: int = 1) -> NDArray[np.float32]:
-    """Make what a star-convex head learns.
+    """Make the training target of a star-convex head.
 
     Parameters
     ----------
     labels : (H, W) integer array
         Label image, 0 = background.
     rays : int
-        Radial directions, from the positive x direction on.
+        Number of radial directions, starting at the positive x direction.
     grid : int
-        Make targets of every so many pixels only.
+        Make targets only for every `grid`-th pixel in both directions.
 
     Returns
     -------
     (1 + rays, h, w) float32 array
-        Object probability (each pixel's distance to the edge of its object, over the object's
-        largest), and the distances in pixels to the edge of the pixel's object; 0 in background.
-        The ray of number k points to ``(y + sin(2 pi k / rays), x + cos(2 pi k / rays))``.
+        Object probability (each pixel's distance to the edge of its object, divided by the
+        object's largest), and the distances in pixels to the object's edge; 0 in background.
+        Ray number k points to ``(y + sin(2 pi k / rays), x + cos(2 pi k / rays))``.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def detect(
     Parameters
     ----------
     prob : (h, w) array
-        Object probability of every `grid`-th pixel of the image, from its first on.
+        Object probability of every `grid`-th pixel of the image, starting at the first.
     dist : (rays, h, w) array
         Radial distances of the same pixels, in pixels of the image.
     thresholds : Thresholds
@@ -146,7 +146,7 @@ def detect(
     Returns
     -------
     labels : (H, W) int32 array
-        Label image; numbers rise as probabilities fall.
+        Label image; label 1 has the highest probability.
     detections : Detections
     """
     from stardist.geometry import polygons_to_label
@@ -200,13 +200,13 @@ def decode(
 
 
 def polygon_ceiling(labels: Sequence[NDArray[np.integer]], rays: int, grid: int) -> float:
-    """Return the data-set IoU that polygons of the true distances reach.
+    """Return the data-set IoU of polygons with the true distances.
 
     Parameters
     ----------
     labels : sequence of (H, W) integer arrays
     rays, grid : int
-        As `star_targets` takes them.
+        As for `star_targets`.
 
     Examples
     --------
@@ -237,15 +237,15 @@ def optimize_thresholds(
     Parameters
     ----------
     predictions : sequence of (prob, dist)
-        As `decode` takes them.
+        As for `decode`.
     truths : sequence of (H, W) integer arrays
     grid : int
-        As `decode` takes it.
+        As for `decode`.
     probs, nms : sequence of float
-        Coarse search, one after the other: probabilities at the default overlap, then overlaps at
-        the best of them. Then the best probability is refined by half a step of the logit scale
-        either way. Probabilities below `COSTLY` are tried from the largest down, as long as the
-        last is no worse than any and finds no more stars than there are objects.
+        Values of the coarse search: first probabilities at the default overlap, then overlaps at
+        the best of them. Then the best probability is refined by half a step on the logit scale
+        in both directions. Probabilities below `COSTLY` are tried from the largest down, as long
+        as the last is no worse than any and finds no more stars than there are objects.
     ious : sequence of float
         Thresholds of the matching over which precision is averaged; objects are counted over all
         images together.
@@ -253,7 +253,7 @@ def optimize_thresholds(
     Returns
     -------
     Thresholds
-        The defaults where nothing is better, and where no truth holds an object.
+        The defaults if nothing is better, or if no truth contains an object.
 
     Raises
     ------
@@ -304,13 +304,13 @@ def optimize_thresholds(
 
 
 def _between(a: float, b: float) -> float:
-    """Return the probability in the middle of two on the logit scale."""
+    """Return the probability halfway between two on the logit scale."""
     odds = np.sqrt(a / (1 - a) * b / (1 - b))
     return float(odds / (1 + odds))
 
 
 def at_bound(thresholds: Thresholds) -> list[str]:
-    """Name the thresholds that are the smallest or largest which `optimize_thresholds` tries.
+    """Return the names of thresholds at an end of the range that `optimize_thresholds` tries.
 
     Examples
     --------

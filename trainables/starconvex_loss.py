@@ -1,4 +1,4 @@
-"""The star-convex head's loss, and what its raw outputs mean."""
+"""The loss of a star-convex head, and the meaning of its raw outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 DISTANCE_WEIGHT = 0.2
 """StarDist's default weight of the distances' error."""
 BACKGROUND_WEIGHT = 1e-4
-"""StarDist's regularisation of distances where there is no object."""
+"""StarDist's regularisation of distances in the background."""
 
 
 def probability(raw: torch.Tensor) -> torch.Tensor:
@@ -19,7 +19,8 @@ def probability(raw: torch.Tensor) -> torch.Tensor:
 def distances(raw: torch.Tensor, scale: float) -> torch.Tensor:
     """Return radial distances (N, rays, H, W) in pixels of raw outputs (N, 1 + rays, H, W).
 
-    Softplus keeps them positive; `scale`, a typical radius in pixels, is the raw outputs' unit.
+    Softplus keeps them positive. The raw outputs are in units of `scale`, a typical radius in
+    pixels.
     """
     return nn.functional.softplus(raw[:, 1:]) * scale
 
@@ -27,9 +28,9 @@ def distances(raw: torch.Tensor, scale: float) -> torch.Tensor:
 class StarConvexLoss(nn.Module):
     """Binary cross-entropy of the object probability, plus weighted error of the distances.
 
-    As StarDist trains (Schmidt et al. 2018): the absolute error of distances counts by the true
-    object probability; here in units of a typical radius, so that both terms keep their balance
-    whatever the cells' size.
+    As in StarDist (Schmidt et al. 2018), the absolute error of distances is weighted by the true
+    object probability. Here it is in units of a typical radius, so that the balance of both terms
+    does not depend on the size of the cells.
 
     Parameters
     ----------

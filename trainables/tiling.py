@@ -1,10 +1,10 @@
-"""How networks see images: at once, or in overlapping tiles that are blended. Imports no torch.
+"""How images are predicted: as a whole, or in overlapping tiles that are blended. Imports no torch.
 
-A tile is a part of an image that was normalised as a whole. Its outer pixels, which lack context,
-are ignored; weight then increases linearly, so that neighbours are blended over a wide band and
-no seam appears. Networks that pool the whole view (PAN, the DeepLabs, MA-Net's attention) see a
-tile's view instead of the image's: for them tiles of the training crops' size are another, and
-often a better, predictor.
+The image is normalised as a whole before it is cut into tiles. A tile's outer pixels, which lack
+context, are ignored; weight then increases linearly, so that neighbours are blended over a wide
+band and no seam appears. Networks that pool over everything that they see (PAN, the DeepLabs,
+MA-Net's attention) predict differently in tiles, and often better in tiles of the training crops'
+size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Maps = NDArray[np.float32]
 
 STRIDE = 32
-"""Networks take sides that are multiples of this."""
+"""Sides of a network's input are multiples of this."""
 SMALLEST_TILE = 64
 """Side of the smallest tile, in pixels."""
 USUAL_OVERLAP = 112
@@ -29,7 +29,7 @@ USUAL_OVERLAP = 112
 MARGIN = 64
 """Pixels at a tile's inner borders that are ignored; at most a quarter of the overlap."""
 OLD_PIXELS = 1280 * 928
-"""Checkpoints of recipe 1 do not say how they predict: up to so many pixels at once."""
+"""Checkpoints of recipe 1 do not say how to predict: up to this many pixels at once."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,22 @@ def stored_inference(manifest: Mapping[str, Any]) -> Inference:
     Raises
     ------
     ValueError, TypeError
-        When what is stored makes no sense.
+        When the stored values are not valid.
     """
     stored = manifest.get("inference")
     return WHOLE if stored is None else Inference(**stored)
 
 
 def chosen_inference(stored: Inference, tile: str | int) -> Inference:
-    """Return the inference that a user asks for.
+    """Return how to predict, as the user asks for it.
 
     Parameters
     ----------
     stored : Inference
         The checkpoint's own.
     tile : str or int
-        ``auto``: the checkpoint's own; ``whole``: the image at once, whatever its size; or the
-        side of tiles in pixels.
+        ``auto``: as the checkpoint says; ``whole``: the image as a whole, whatever its size; or
+        the side of tiles in pixels.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def chosen_inference(stored: Inference, tile: str | int) -> Inference:
 
 
 def overlap_of(side: int) -> int:
-    """Return the pixels that neighbouring tiles of a side share."""
+    """Return the overlap in pixels of neighbouring tiles with a given side."""
     return max(side // 4, min(side // 2, USUAL_OVERLAP))
 
 
@@ -177,9 +177,9 @@ def tiled(
         Gives (C, h, w) maps of a part of the image.
     image : (H, W) float32 array
     side : int
-        Of the tiles, in pixels.
+        Side of the tiles, in pixels.
     grid : int
-        One pixel in so many, in both directions, is in the maps.
+        The maps contain every `grid`-th pixel in both directions.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""One trial, from a configuration and a data set to a checkpoint and its figures."""
+"""One trial, from a configuration and a data set to a checkpoint and its scores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from trainables.tasks import MOST_CALIBRATION_IMAGES, TASKS, Task
 from trainables.tiling import SMALLEST_TILE, Inference
 
 LEAST_GAIN = 0.002
-"""Validation IoU that tiles must gain: they cost several times a whole image."""
+"""Validation IoU that tiles must gain, as they take several times as long as a whole image."""
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def train(
     on_resume: OnResume | None = None,
     on_note: OnNote = logger.warning,
 ) -> TrialResult:
-    """Train one trial, or go on where an earlier attempt stopped, or return its result.
+    """Train one trial, continue an earlier attempt, or return the result of a finished trial.
 
     Parameters
     ----------
@@ -131,23 +131,23 @@ def train(
     on_overlays : callable, optional
         Called at the end with (caption, (h, w, 3) uint8 picture) pairs of validation images.
     on_resume : callable, optional
-        Called with the epochs that a saved state holds, before training goes on from it.
+        Called with the epochs of a saved state, before training continues from it.
     on_note : callable
         Called with lines that the user should read, such as that a saved state is damaged.
 
     Returns
     -------
     TrialResult
-        Figures of the best checkpoint by val_dataset_iou; test figures are computed here, once.
+        Scores of the best checkpoint by val_dataset_iou; test scores are computed here, once.
 
     Raises
     ------
     TrainingError
         When the trial cannot succeed however often it is repeated.
     trainables.errors.OutOfMemory, trainables.errors.HostMemoryShort
-        When it needs more memory than `options` let it take, or on a GPU than the node has.
+        When it needs more memory than `options` allow or, on a GPU, than the node has.
     trainables.errors.NoGpu
-        When `options` demand a GPU and none answers.
+        When `options` ask for a GPU and none can be used.
     trainables.errors.Superseded
         When another attempt at the trial has begun; this one has written nothing since.
     """

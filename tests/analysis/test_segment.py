@@ -562,4 +562,4 @@ def test_no_word_on_sizes_where_all_images_are_scaled_alike(
     (tmp_path / "eight.png").write_bytes(imagecodecs.png_encode((large // 8).astype(np.uint8)))
     words[2], words[4] = str(tmp_path / "eight.png"), str(tmp_path / "p")
     assert main([*words, "--no-rois"]) == 2
-    assert "8 bit, the training images were of 16 bit" in capsys.readouterr().err
+    assert "8 bit, but the training images had 16 bit" in capsys.readouterr().err

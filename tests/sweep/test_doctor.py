@@ -167,7 +167,7 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
     assert [line.split()[1] for line in wrong] == subjects, "\n".join(lines)
     assert "WANDB_MODE=perhaps" in wrong[0]
     assert "images/x.bmp: not a TIFF or PNG file" in wrong[1]
-    assert "images/i0.tif: orphan" in wrong[2]
+    assert "images/i0.tif: no mask" in wrong[2]
     assert f"{tmp_path / 'file'}" in wrong[3]
     assert "no Ray cluster answers at '127.0.0.1:1'" in wrong[4]
     assert about(lines, "python"), "this machine is looked at all the same"

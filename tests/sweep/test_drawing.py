@@ -60,10 +60,10 @@ def test_dimensions_of_optuna_and_ray_tune(given: Any, expected: Any) -> None:
         (tune.grid_search([1, 2]), "give a list"),
         (tune.sample_from(lambda _: 1), "give a list"),
         (("uniform", 1), "write"),
-        ([], "no values"),
-        (("loguniform", 0, 1), "begins above 0"),
-        (("uniform", 2, 1), "is no range"),
-        ([[1], [2]], "a choice is between"),
+        ([], "at least one value"),
+        (("loguniform", 0, 1), "must start above 0"),
+        (("uniform", 2, 1), "is not a range"),
+        ([[1], [2]], "a choice must be between"),
         (3, "give a list"),
         (tune.qloguniform(2, 8, 2), "no steps"),
     ],
@@ -79,7 +79,7 @@ def test_fields_that_cannot_be_drawn_are_refused_where_they_stand() -> None:
     for name, expected in (
         ("lr", "no setting"),
         ("learning_rat", "did you mean learning_rate"),
-        ("seed", "nothing to search"),
+        ("seed", "cannot be searched"),
     ):
         with pytest.raises(ValidationError, match=expected):
             SearchSpace(trials=ONE, dimensions={name: [1, 2]})

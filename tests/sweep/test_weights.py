@@ -65,7 +65,7 @@ def test_the_plan_names_training_data_licence_and_revision(
     imagenet, swsl = lines
     assert "resnet18.imagenet: trained on ImageNet-1k; BSD-3-Clause" in imagenet
     assert "resnet18.swsl: trained on 940 million public images with hashtags" in swsl
-    assert "CC-BY-NC-4.0 (not commercial)" in swsl
+    assert "CC-BY-NC-4.0 (no commercial use)" in swsl
     digest = hub.digests["model.safetensors"]
     assert all(re.search(rf"revision [0-9a-f]{{40}}; SHA-256 {digest}", line) for line in lines)
     assert len(set(trial_ids(done.stdout))) == 2

@@ -105,16 +105,16 @@ def test_orphans(tmp_path: Path) -> None:
     (root / "masks" / "i1.tif").unlink()
     (root / "images" / "i3.tif").unlink()
     message = problem(root)
-    assert "images/i1.tif: orphan, no mask" in message
-    assert "masks/i3.tif: orphan, no image" in message
+    assert "images/i1.tif: no mask of this name" in message
+    assert "masks/i3.tif: no image of this name" in message
 
 
 def test_orphans_of_nearly_equal_names(tmp_path: Path) -> None:
     root = write(tmp_path / "d")
     (root / "masks" / "i1.tif").rename(root / "masks" / "i1_mask.tif")
     message = problem(root)
-    assert "images/i1.tif: orphan, no mask of this name; did you mean masks/i1_mask.tif?" in message
-    assert "i1_mask.tif: orphan, no image of this name; did you mean images/i1.tif?" in message
+    assert "images/i1.tif: no mask of this name; did you mean masks/i1_mask.tif?" in message
+    assert "i1_mask.tif: no image of this name; did you mean images/i1.tif?" in message
 
 
 def test_unequal_shapes(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_float_and_negative_labels_and_float_images(tmp_path: Path) -> None:
     tifffile.imwrite(root / "images" / "i2.tif", two_cells().astype(np.float32))
     message = problem(root)
     assert "masks/i0.tif: mask of type float32; label images must be integers" in message
-    assert "masks/i1.tif: mask holds negative labels" in message
+    assert "masks/i1.tif: mask contains negative labels" in message
     assert "images/i2.tif: image of type float32; save it as 8 or 16 bit" in message
 
 
@@ -163,13 +163,13 @@ def test_empty_split(tmp_path: Path) -> None:
 def test_split_without_cells(tmp_path: Path) -> None:
     root = write(tmp_path / "d", yaml="split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
     tifffile.imwrite(root / "masks" / "i4.tif", np.zeros((40, 40), np.uint8))
-    assert "split test: no mask holds any cell" in problem(root)
+    assert "split test: no mask contains a cell" in problem(root)
 
 
 def test_group_on_both_sides(tmp_path: Path) -> None:
     text = "groups: {i0: a, i1: a, i2: b, i3: c}\nsplit: {train: [a], val: [b], test: [a, c]}"
     message = problem(write(tmp_path / "d", yaml=text))
-    assert "group a is on both sides of the split: train and test" in message
+    assert "group a is in two parts of the split: train and test" in message
 
 
 def test_duplicates_across_splits(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_duplicates_within_a_split_are_noted(tmp_path: Path) -> None:
         ("split: {train: [i0], validation: [i1], test: [i2]}", "split.validation"),
         ("groups: [", "not valid YAML"),
         ("- a", "must be a mapping"),
-        ("groups: {zz: a}", "names images that are not there: zz"),
+        ("groups: {zz: a}", "names images that do not exist: zz"),
         ("split: {train: [i0], val: [i1], test: [nope]}", "names a group without images: nope"),
     ],
 )
@@ -222,14 +222,14 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     (root / "dataset.yaml").mkdir()
     message = problem(root)
     assert "images/i0.tif: not a file" in message
-    assert "images/i1.tif: not a file, or a link to a file that is not there" in message
+    assert "images/i1.tif: not a file, or a link to a missing file" in message
     assert "dataset.yaml: cannot be read" in message
 
 
 def test_labels_too_large(tmp_path: Path) -> None:
     root = write(tmp_path / "d")
     tifffile.imwrite(root / "masks" / "i0.tif", two_cells().astype(np.uint32) * 2**31)
-    assert "masks/i0.tif: mask holds labels above 2147483647" in problem(root)
+    assert "masks/i0.tif: mask contains labels above 2147483647" in problem(root)
 
 
 @pytest.mark.parametrize("shape", [(40, 40, 4), (3, 40, 40), (2, 40, 40)])
@@ -251,7 +251,7 @@ def test_time_blocks_are_cut_in_every_group(tmp_path: Path) -> None:
     assert dataset.split["val"] == ("i3", "i11", "i12")
     assert dataset.split["test"] == ("i4", "i13", "i14")
     short = problem(write(tmp_path / "e", 2), split="time_blocks")
-    assert "2 frames cannot be cut in three time blocks" in short
+    assert "2 frames cannot be cut into three time blocks" in short
 
 
 @given(content=st.data(), compression=st.sampled_from([None, "zlib", "png"]))
@@ -277,7 +277,7 @@ def test_missing_folders(tmp_path: Path) -> None:
     assert "no such folder" in problem(tmp_path / "nowhere")
     (tmp_path / "d" / "images").mkdir(parents=True)
     message = problem(tmp_path / "d")
-    assert "images/: holds no TIFF or PNG file" in message
+    assert "images/: contains no TIFF or PNG file" in message
     assert "masks/: no such folder" in message
 
 

@@ -208,11 +208,14 @@ def _answer(returncode: int, stdout: str = "", stderr: str = "") -> Any:
 
 def test_probe_gives_reasons() -> None:
     with _answer(-9):
-        assert probe(SMALL, "cpu") == (None, "the probe was killed, most likely for want of memory")
+        assert probe(SMALL, "cpu") == (
+            None,
+            "measuring was killed, most likely because memory ran out",
+        )
     with _answer(0, '{"error": "OutOfMemoryError: CUDA out of memory"}\n'):
         assert probe(SMALL, "cuda") == (None, "OutOfMemoryError: CUDA out of memory")
     with _answer(1, "", "Traceback\nImportError: no torch\n"):
-        assert probe(SMALL, "cpu")[1] == "the probe ended with code 1: ImportError: no torch"
+        assert probe(SMALL, "cpu")[1] == "measuring ended with code 1: ImportError: no torch"
     with _answer(-6, "half a line"):
         assert probe(SMALL, "cpu")[0] is None
     with mock.patch("trainables.footprint.subprocess.run", side_effect=OSError("no memory")):

@@ -118,7 +118,7 @@ def test_a_cell_behind_another_is_noted(tmp_path: Path) -> None:
     masks[4][0, 0] = 5  # a stray pixel of a cell elsewhere
     notes = open_dataset(write(tmp_path / "d", masks)).notes
     (note,) = [n for n in notes if "pieces" in n]
-    assert note.startswith("3 cells are in two or more pieces")
+    assert note.startswith("3 cells have two or more pieces")
     assert "i1, i4" in note
     assert "classes" not in note
 
@@ -132,7 +132,7 @@ def test_few_pieces_of_what_may_be_classes_are_noted_as_such(tmp_path: Path) -> 
             labels[disk((y, x), 7, shape=labels.shape)] = number
         masks.append(semantic3_target(labels, "touching").astype(np.uint8))
     (note,) = [n for n in open_dataset(write(tmp_path / "d", masks)).notes if "pieces" in n]
-    assert "If the values 1 to 2 stand for classes, such as cell and border" in note
+    assert "If the values 1 to 2 mark classes, such as cell and border" in note
 
 
 def test_a_cell_inside_another_in_one_image(tmp_path: Path) -> None:

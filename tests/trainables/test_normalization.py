@@ -110,14 +110,14 @@ def test_the_checkpoint_keeps_the_intensities(config: TrialConfig, tmp_path: Pat
         part = image[16:48, :64]
         np.testing.assert_array_equal(predictor.normalize(part), scaled[16:48, :64])
         assert whole.shape == image.shape
-        with pytest.raises(ValueError, match="image is of 8 bit, the training images were of 16"):
+        with pytest.raises(ValueError, match="image has 8 bit, but the training images had 16"):
             predictor.probability((image // 16).astype(np.uint8))
     finally:
         if config is STARDIST:
             predictor.close()
     del manifest["input"]["low"]
     (tmp_path / "t" / "checkpoint.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="no intensities"):
+    with pytest.raises(CheckpointError, match="it has no intensities"):
         checkpoint.load(tmp_path / "t")
     assert result.epochs == 1
 
@@ -183,13 +183,15 @@ def test_8_and_16_bit_cannot_share_a_scale(tmp_path: Path) -> None:
     tifffile.imwrite(root / "images" / "i2.tif", (image // 16).astype(np.uint8))
     (root / "dataset.yaml").write_text("split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
     dataset = open_dataset(root)
-    assert any("8 bit (i2) and of 16 bit (i0, i1, i3 and 1 more)" in n for n in dataset.notes)
-    with pytest.raises(DataError, match=r"8 bit .* and of 16 bit"):
+    assert any(
+        "8-bit images (i2) and 16-bit images (i0, i1, i3 and 1 more)" in n for n in dataset.notes
+    )
+    with pytest.raises(DataError, match=r"8-bit images .* and 16-bit images"):
         dataset.load(dataset.items[0], DATASET)
     # an image for evaluation that differs from the training images
     (root / "dataset.yaml").write_text("split: {train: [i0, i1, i3], val: [i2], test: [i4]}")
     dataset = open_dataset(root)
-    with pytest.raises(DataError, match=r"images/i2.tif: the image is of 8 bit"):
+    with pytest.raises(DataError, match=r"images/i2.tif: the image has 8 bit"):
         dataset.load(dataset.subset("val")[0], DATASET)
     words = ("--data", root, "--plan", "--set", "normalization=dataset", "--wandb", "off")
     done = plan(*words)
@@ -226,7 +228,7 @@ def test_crops_are_told_of_and_the_grid_spans_both_modes(tmp_path: Path) -> None
     (tmp_path / "space.py").write_text(SPACE)
     done = plan("check", root, module="trainables.data")
     assert done.returncode == 0
-    told = "as small as cut-outs (90x80 pixels at most; a training crop has 224x224"
+    told = "as small as cut-outs (at most 90x80 pixels; training crops have 224x224"
     assert told in done.stdout
     assert "--set normalization=dataset" in done.stdout
     words = (tmp_path / "space.py", "--data", root, "--plan", "--wandb", "off")
@@ -257,5 +259,5 @@ def test_small_training_images_beside_whole_frames(tmp_path: Path) -> None:
     tifffile.imwrite(root / "masks" / "i4.tif", labels)
     (root / "dataset.yaml").write_text("split: {train: [i0, i1, i2], val: [i3], test: [i4]}")
     (note,) = [n for n in open_dataset(root).notes if "normalization=dataset" in n]
-    assert "much smaller (90x80 pixels at most)" in note
+    assert "(at most 90x80 pixels) are much smaller" in note
     assert "up to 720x640" in note

@@ -115,7 +115,7 @@ def test_a_sequence_too_short_for_its_gap(tmp_path: Path) -> None:
 def test_what_stands_still_is_in_every_block(tmp_path: Path) -> None:
     dataset = open_dataset(film(tmp_path / "d", 24, 0.0, still=0.95), blocks())
     assert dataset.options.gap_frames == 0
-    assert "stands still" in notes(dataset)
+    assert "does not move" in notes(dataset)
 
 
 def test_a_gap_by_hand(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_blocks_do_not_follow_the_split_of_dataset_yaml_and_say_so(tmp_path: Pat
     root = yaml(film(tmp_path / "d", 10, 0.0), "split: {train: [t0], val: [t1], test: [t2]}")
     dataset = open_dataset(root, blocks(gap_frames=1))
     assert [len(dataset.split[n]) for n in ("train", "val", "test")] == [4, 2, 2]
-    assert "split of dataset.yaml is not used" in notes(dataset)
+    assert "split in dataset.yaml is ignored" in notes(dataset)
     assert "split of dataset.yaml" not in notes(open_dataset(root))
 
 
@@ -213,8 +213,8 @@ def test_groups_that_name_a_part_of_the_images(tmp_path: Path) -> None:
     dataset = open_dataset(root)
     assert sorted(sum(dataset.split.values(), ())) == ["t0", "t1", "t2", "t3"]
     text = notes(dataset)
-    assert "groups of dataset.yaml does not name 8 of 12 images: t4, t5" in text
-    assert "in no split" in text
+    assert "groups in dataset.yaml does not name 8 of 12 images: t4, t5" in text
+    assert "They are not used." in text
     # and the frames are still taken for what they are
     assert "consecutive frames" in text
     done = check(
@@ -286,7 +286,7 @@ def test_too_few_validation_groups_are_said_before_anything_is_spent(
     note = said(ten)
     assert note.startswith("  note: validation has 2 independent groups, fewer than 6: ")
     assert "(at best p = 0.5)" in note
-    assert "of 28 groups 6 go to validation" in note
+    assert "with 28 groups, 6 go to validation" in note
     split = "split: {train: [t0, t1], val: [t2, t3, t4, t5, t6], test: [t7]}"
     assert "5 independent groups" in said(split)
     assert "p = 0.062" in said(split)

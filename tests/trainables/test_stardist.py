@@ -187,7 +187,7 @@ def test_a_killed_process_is_told_of_and_resumed(
         for one in workers_of(os.getpid()):
             one.kill()
 
-    with pytest.raises(RuntimeError, match="code -9; most likely for want of memory"):
+    with pytest.raises(RuntimeError, match="code -9; most likely memory ran out"):
         train_stardist(CONFIG, dataset, tmp_path / "t", options=OFTEN, on_epoch=kill)
     again = train_stardist(CONFIG, dataset, tmp_path / "t", options=OFTEN)
     assert [r.train_loss for r in again.history] == [r.train_loss for r in calm.history]

@@ -212,7 +212,7 @@ def test_also_when_they_lie_before_an_interruption(
 ) -> None:
     result, folder, (note,) = cut
     assert "resume-00003.npz has 1000 of" in note
-    assert "going on from that of epoch 2" in note
+    assert "continues from the state of epoch 2" in note
     assert (result.best_epoch, result.epochs) == (BEST, 4)
     is_saved_only(BEST, result, folder)
 

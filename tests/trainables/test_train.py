@@ -302,7 +302,7 @@ def test_damaged_checkpoints_are_refused_in_one_line(copy: Path) -> None:
     with pytest.raises(CheckpointError, match="SHA-256"):
         checkpoint.load(copy)
     rehash(copy, format=99)
-    with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99, but this version reads 1"):
         checkpoint.load(copy)
     (copy / "checkpoint.json").write_text("{")
     with pytest.raises(CheckpointError, match="is damaged"):

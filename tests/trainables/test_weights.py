@@ -114,7 +114,7 @@ def test_all_published_weights_have_a_licence_and_known_training_data() -> None:
             assert info.terms.licence not in ("", NOT_KNOWN), (encoder, name)
             assert info.terms.source.startswith("github.com/")
             hidden = name in ("ssl", "swsl", "instagram") or encoder.startswith("mit_b")
-            assert ("not commercial" in info.terms.licence) == hidden, (encoder, name)
+            assert ("no commercial use" in info.terms.licence) == hidden, (encoder, name)
             asked += 1
     assert asked == 116
 
@@ -122,11 +122,11 @@ def test_all_published_weights_have_a_licence_and_known_training_data() -> None:
 @pytest.mark.parametrize(
     ("encoder", "name", "licence"),
     [
-        ("tu-resnet50", "fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0 (not commercial)"),
+        ("tu-resnet50", "fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0 (no commercial use)"),
         (
             "tu-resnet50.fb_swsl_ig1b_ft_in1k",
             "fb_swsl_ig1b_ft_in1k",
-            "cc-by-nc-4.0 (not commercial)",
+            "cc-by-nc-4.0 (no commercial use)",
         ),
         ("tu-convnext_tiny", "in12k_ft_in1k", "apache-2.0"),
         ("tu-tf_efficientnet_b0", "ns_jft_in1k", "apache-2.0"),
@@ -141,7 +141,7 @@ def test_timm_weights_go_by_their_tag(encoder: str, name: str, licence: str) -> 
 
 
 def test_an_encoder_named_with_a_tag_of_other_data_is_not_pretrained() -> None:
-    with pytest.raises(WeightsError, match=r"cc-by-nc-4\.0 \(not commercial\)"):
+    with pytest.raises(WeightsError, match=r"cc-by-nc-4\.0 \(no commercial use\)"):
         resolve("tu-resnet50.fb_swsl_ig1b_ft_in1k", "pretrained")
 
 
@@ -182,14 +182,14 @@ def _touch(path: Path) -> Path:
 
 
 def test_wrong_paths_are_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"e\.g\. resnet18\.safetensors.*it holds none"):
+    with pytest.raises(WeightsError, match=r"e\.g\. resnet18\.safetensors.*it contains none"):
         resolve("resnet18", tmp_path)
     _touch(tmp_path / "resnet18.a.pth"), _touch(tmp_path / "resnet18.b.pth")
-    with pytest.raises(WeightsError, match=r"holds several: resnet18\.a\.pth, resnet18\.b\.pth"):
+    with pytest.raises(WeightsError, match=r"contains several: resnet18\.a\.pth, resnet18\.b\.pth"):
         resolve("resnet18", tmp_path)
     with pytest.raises(WeightsError, match="no such file or folder"):
         resolve("resnet18", tmp_path / "imagenet")
-    with pytest.raises(WeightsError, match=r"for resnet18; there is: .*encoder_weights=swsl"):
+    with pytest.raises(WeightsError, match=r"for resnet18; available: .*encoder_weights=swsl"):
         resolve("resnet18", "noisy-student")
     with pytest.raises(WeightsError, match=r"weights files end in \.safetensors"):
         resolve("resnet18", _touch(tmp_path / "resnet18.onnx"))

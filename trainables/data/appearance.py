@@ -1,5 +1,5 @@
-"""What images look like, in a few numbers: kept with a checkpoint, so that images of another kind
-(other microscopy, magnification or focus) are noticed before their results are believed.
+"""A few numbers that describe how images look. They are kept with a checkpoint, so that new images
+from another microscope, magnification or focus are noticed before their results are trusted.
 
 Imports no torch.
 """
@@ -20,15 +20,15 @@ from trainables.data.imagefiles import read_image, read_labels
 from trainables.labels import compact
 
 MOST_IMAGES = 40
-"""Looked at, evenly spread over a training set."""
+"""Training images that are looked at, evenly spread over the set."""
 LEVELS = ("dark", "typical", "bright")
-"""Percentiles 1, 50 and 99.8 of an image, as parts of what its type can hold."""
+"""Percentiles 1, 50 and 99.8 of an image, as fractions of the largest value of its type."""
 RELATIVE = ("low_grey", "middle_grey", "high_grey")
-"""Percentiles 10, 50 and 90 where percentiles 1 and 99.8 are 0 and 1: no exposure or camera offset
-changes them."""
+"""Percentiles 10, 50 and 90 on a scale where percentile 1 is 0 and percentile 99.8 is 1; exposure and
+camera offset do not change them."""
 DETAIL = ("focus", "detail_2px", "detail_4px", "detail_8px")
-"""Logarithms to base 2: variance of the Laplacian over variance; and variance of structures of
-1 to 2, 2 to 4, and 4 to 8 pixels over that of structures of twice the size."""
+"""Logarithms to base 2 of the variance of the Laplacian over the variance, and of the variance of
+structures of 1 to 2, 2 to 4, and 4 to 8 pixels over that of structures of twice the size."""
 QUANTITIES = (*LEVELS, *RELATIVE, *DETAIL)
 
 
@@ -93,8 +93,8 @@ def appearance_of(dataset: DataSet) -> dict[str, Any]:
     Returns
     -------
     dict
-        images (how many were looked at); low and high: of each quantity of `describe` the least
-        and the greatest value of any image; diameter: the least, the median and the greatest
+        images (how many were looked at); low and high: the smallest and the largest value of each
+        quantity of `describe` over all images; diameter: the smallest, the median and the largest
         typical cell diameter of an image, in pixels.
     """
     items = dataset.subset("train")

@@ -1,11 +1,11 @@
 """Random transforms of training crops, by named strength. Imports no torch.
 
-Every strength keeps what a cell is, because shape is what is measured afterwards. Flips and
-quarter turns are exact symmetries of a microscope image. Turns by any angle and zooms keep ratios;
-there is no shear and no elastic deformation: one that changes no cell's axis ratio by more than a
+All strengths keep the shape of cells, because shape is measured afterwards. Flips and quarter
+turns are exact symmetries of a microscope image. Turns by any angle and zooms keep ratios. There is
+no shear and no elastic deformation: a deformation that changes no cell's axis ratio by more than a
 tenth moves outlines by a pixel at most, which teaches nothing. A turned crop shows only what the
-image shows: nothing is mirrored or filled in at the image's edges. Intensities change about the
-background's median, which stays where it was but for a small offset.
+image shows: nothing is mirrored or filled in at the image's edges. Intensities change relative to
+the background's median, which itself only gets a small offset.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ cv2.setNumThreads(0)
 LOW, HIGH = -0.5, 1.5
 """Range of normalised images, which augmented crops keep."""
 SMALLEST_PIECE = 9
-"""Pixels (3 x 3). A smaller piece that parts from its cell when a crop is turned is an artefact of
+"""Pixels (3 x 3). A smaller piece that breaks off its cell when a crop is turned is an artefact of
 pixels, not a cell."""
 OPENCV_INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.int32)
 
@@ -38,7 +38,7 @@ class Strength:
     """
 
     flips: bool = False
-    """One of the eight exact symmetries of a square, each as often as the others."""
+    """Apply one of the eight exact symmetries of a square, all equally likely."""
     zoom: float = 1.0
     """Above 1: turn by any angle, and magnify by 1 / zoom to zoom (both in 70 % of the crops)."""
     brightness: float = 0.0
@@ -62,7 +62,7 @@ STRENGTHS = {
     ),
 }
 """Brightness: from one image to the next, the normalised background of real films and nuclei has a
-standard deviation of 0.02 to 0.04; ``strong`` reaches about three of them."""
+standard deviation of 0.02 to 0.04; ``strong`` changes it by up to about three of these."""
 
 
 class Augmenter:
@@ -101,7 +101,7 @@ class Augmenter:
         labels : (H, W) integer array
             Of any integer type.
         corner : (y, x)
-            Upper left corner of the crop, were it not turned.
+            Upper left corner of the crop before it is turned.
         size : int
             Side of the crop, in pixels; at most H and W.
         rng : numpy.random.Generator
@@ -110,13 +110,13 @@ class Augmenter:
         -------
         crop : (size, size) float32 array
         cells : (size, size) integer array
-            Labels of the image; pieces that were parted from their cell have other numbers, each
-            its own within the crop (see `one_piece_each`).
+            Labels of the image; pieces that were separated from their cell have new numbers,
+            unique within the crop (see `one_piece_each`).
 
         Raises
         ------
         ValueError
-            When the image is not of floats: raw intensities would be cut at `HIGH`.
+            When the image is not of floats: raw intensities would be clipped at `HIGH`.
         """
         if image.dtype.kind != "f":
             raise ValueError(
@@ -238,10 +238,10 @@ def _turned(
 def one_piece_each(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     """Give every label one connected piece (pixels that share a corner are connected).
 
-    The largest piece keeps its number. Another piece becomes a cell of its own: the crop's border
-    has parted it from the rest, or the label was in parts before, and it still is a cell that the
-    image shows. Only pieces of fewer than `SMALLEST_PIECE` pixels become background: a thin tip
-    falls apart like that when pixels are resampled, and would otherwise be learnt as a tiny cell.
+    The largest piece keeps its number. Another piece becomes a new cell, because the image still
+    shows it as a cell: the crop's border separated it from the rest, or the label had several
+    parts before. Only pieces of fewer than `SMALLEST_PIECE` pixels become background: thin tips
+    break off like that when pixels are resampled, and would otherwise be learnt as tiny cells.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ class CropDataset(Dataset):
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches in an order derived from (seed, epoch), of sizes that differ by one at most.
+    """Batches whose order depends on (seed, epoch), and whose sizes differ by at most one.
 
     Lightning announces an epoch to ``dataloader.batch_sampler.sampler``, never to the batch
     sampler itself; here both are this object.
@@ -76,15 +76,15 @@ class EpochBatches(Sampler[list[int]]):
     seed : int
         The trial's seed.
     micro_batch : int, optional
-        Cut every batch into equal parts of at most so many crops (but never fewer than 2), one
-        after the other; all batches into equally many.
+        Cut every batch into equal parts of at most this many crops (but never fewer than 2), which
+        are computed one after the other; all batches get the same number of parts.
 
     Attributes
     ----------
     steps : int
-        Batches in an epoch.
+        Number of batches in an epoch.
     splits : int
-        Parts of a batch.
+        Number of parts of a batch.
     epoch : int
         The epoch, from 0, that the next iteration is for.
     """

@@ -1,6 +1,6 @@
-"""Where crops lie, in which order they come, and at what rate they teach. Imports no torch.
+"""Positions and order of crops, and the learning-rate schedule. Imports no torch.
 
-Shared by the networks of torch and stardist's own, which train in processes of their own.
+Shared by torch's networks and stardist's own model, which trains in a separate process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def _starts(length: int, size: int) -> list[int]:
 def crop_corners(labels: NDArray[np.integer], size: int) -> list[tuple[int, int]]:
     """Choose crops that together use every cell of an image.
 
-    An even grid covers every pixel; a cell that no crop of the grid holds whole gets one of
-    its own, centred on it (a cell larger than a crop is covered in parts by the grid). Crops
+    An even grid covers every pixel; a cell that no crop of the grid contains
+    completely gets a further crop, centred on it (a cell larger than a crop is covered in parts by the grid). Crops
     without any cell are kept: they teach what background is.
 
     Parameters
@@ -64,7 +64,7 @@ def pad_to_size(
 ) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
     """Mirror an image that is smaller than a crop, and its labels.
 
-    Mirrored cells get numbers of their own, so that no cell is one with its mirror image.
+    Mirrored cells get new numbers, so that a cell and its mirror image stay separate.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class Cutter:
         ]
 
     def cut(self, index: int, epoch: int) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-        """Cut one crop; equal seed, epoch and index give equal crops, in whatever order.
+        """Cut one crop, which depends only on seed, epoch and index.
 
         Returns
         -------
@@ -140,17 +140,17 @@ class Cutter:
 
 
 def derived_seed(seed: int, *parts: int | str) -> int:
-    """Mix a trial's seed with what it is for (epoch, purpose) into 31 bits."""
+    """Combine a trial's seed, a purpose and an epoch into a seed of 31 bits."""
     return zlib.crc32(repr((seed, *parts)).encode()) & 0x7FFFFFFF
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return the batches that `count` crops make; none of them holds a single crop."""
+    """Return the number of batches for `count` crops; no batch has only a single crop."""
     return max(1, min(-(-count // batch_size), count // 2))
 
 
 def epoch_batches(count: int, steps: int, seed: int, epoch: int) -> list[NDArray[np.intp]]:
-    """Deal crops into batches of sizes that differ by one at most.
+    """Distribute crops over batches whose sizes differ by at most one.
 
     Even sizes keep the last batch from being a single crop, which the networks that normalise
     1x1 maps cannot train on.
@@ -158,7 +158,7 @@ def epoch_batches(count: int, steps: int, seed: int, epoch: int) -> list[NDArray
     Parameters
     ----------
     count : int
-        Number of crops; a single one is dealt twice.
+        Number of crops; a single one is used twice.
     steps : int
         Number of batches.
     seed, epoch : int

@@ -1,6 +1,6 @@
 """Data sets: a folder of images and label images, checked before anything is trained.
 
-Command line: ``python -m trainables.data check DATA`` prints what a data set holds, and every
+Command line: ``python -m trainables.data check DATA`` prints what a data set contains, or every
 reason why it cannot be used.
 """
 
@@ -76,18 +76,18 @@ class DataSet:
     """Stems of each of `SPLITS`, in natural order."""
     pixel_size_um: float | None
     fingerprint: str
-    """Hash of all files' contents, groups and split; not of what only gives units."""
+    """Hash of all files' contents, groups and split, without pixel size and frame interval."""
     options: DataOptions = DataOptions()
-    """With the gap between blocks of time that was chosen."""
+    """They include the gap that was chosen between blocks of time."""
     notes: tuple[str, ...] = ()
     """What the user should know, one line each; none of it stops a run."""
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Height and width of each image by stem, where pixels were looked at (`open_dataset`)."""
+    """Height and width of each image by stem, empty unless pixels were read (`open_dataset`)."""
     frame_interval_s: float | None = None
     old_fingerprint: str = ""
-    """As earlier versions had it, with the pixel size."""
+    """The fingerprint as earlier versions computed it, with the pixel size."""
     bits: tuple[int, ...] = ()
-    """8, 16 or both, of the images; empty where their pixels were not looked at."""
+    """Bits per pixel of the images: 8, 16 or both; empty unless pixels were read."""
 
     _by_stem: dict[str, Item] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -111,7 +111,7 @@ class DataSet:
         Raises
         ------
         DataError
-            When the images have no scale in common, as `normalization` asks for.
+            When `normalization` asks for one scale for all images and they do not have one.
         """
         image, scale = read_image(item.image), self.intensities(normalization)
         try:
@@ -121,7 +121,7 @@ class DataSet:
         return scaled, read_labels(item.mask).labels
 
     def intensities(self, normalization: Normalization) -> Intensities | None:
-        """Return the raw intensities that become 0 and 1 in all images; None: each has its own.
+        """Return the raw intensities that become 0 and 1 in all images; None if each has its own.
 
         Computed from all pixels of the training images together, once per process.
         """
@@ -135,7 +135,7 @@ class DataSet:
 
 
 def largest_shape(shapes: Iterable[tuple[int, ...]]) -> list[int]:
-    """Return the (H, W) of the image with most pixels."""
+    """Return the (H, W) of the image with the most pixels."""
     return [int(side) for side in max(shapes, key=np.prod)]
 
 
@@ -159,10 +159,10 @@ def _fingerprints(
 def index_dataset(
     root: Path | str, options: DataOptions = DataOptions(), *, divide: bool = True
 ) -> DataSet:
-    """List a data set and its split, with its fingerprint, without looking at pixels.
+    """List the images, the split and the fingerprint of a data set without reading pixels.
 
     (Blocks of time without ``gap_frames`` are the exception: the gap is chosen from the frames.
-    The result's options hold it, and with these options no pixels are needed.)
+    The result's options contain it, and with these options no pixels are needed.)
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def index_dataset(
     options : DataOptions
         How to split.
     divide : bool
-        False: images that are only to be measured; all are test images.
+        False: the images are only to be measured, so all of them are test images.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def index_dataset(
     Raises
     ------
     DataError
-        For everything that file names and dataset.yaml alone show to be wrong.
+        For all errors that file names and dataset.yaml show.
     """
     problems: list[str] = []
     dataset, _ = _index(Path(root).absolute(), options, problems, divide=divide)
@@ -269,7 +269,7 @@ def _raise(root: Path, problems: list[str]) -> None:
 
 
 def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> DataSet:
-    """List a data set, read every file once, and refuse what cannot be right.
+    """List a data set, read every file once, and refuse a data set that cannot be right.
 
     Parameters
     ----------
@@ -295,8 +295,8 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
     binary = [stem for stem, one in pixels.items() if one.binary]
     if binary:
         notes.append(
-            f"{len(binary)} masks are binary: their connected components (8 neighbours) are taken "
-            f"as cells: {some(binary)}"
+            "some masks are binary: in these, each connected component (8 neighbours) is taken as "
+            f"one cell: {some(binary)}"
         )
     pieces = {stem: one.pieces for stem, one in pixels.items() if not one.binary}
     known = read_objects(dataset.root, problems)
@@ -306,7 +306,7 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
     if not problems:
         for name in SPLITS:
             if not any(pixels[stem].has_cells for stem in dataset.split[name]):
-                problems.append(f"split {name}: no mask holds any cell")
+                problems.append(f"split {name}: no mask contains a cell")
     if options.split == "groups":
         notes += sequence_note(pixels, {item.stem: item.group for item in dataset.items})
     if not problems:
@@ -341,15 +341,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = cli.Parser(prog="python -m trainables.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say what a data set holds and what is wrong")
+    check = commands.add_parser("check", help="show what a data set contains and what is wrong with it")
     check.add_argument("data", help="folder with images/ and masks/")
-    check.add_argument("--split", choices=["groups", "time_blocks"], default="groups")
-    check.add_argument("--split-seed", type=int, default=0)
-    check.add_argument("--gap-frames", type=int, help="frames to leave out between time blocks")
+    check.add_argument(
+        "--split",
+        choices=["groups", "time_blocks"],
+        default="groups",
+        help="split whole groups (default), or cut each group into blocks of time",
+    )
+    check.add_argument(
+        "--split-seed", type=int, default=0, help="seed for drawing the groups (default 0)"
+    )
+    check.add_argument("--gap-frames", type=int, help="frames to leave out between two time blocks")
     return cli.run(parser, _check, argv, refused=(DataError,))
 
 
 @lru_cache(maxsize=4)
 def cached_index(root: str, options: DataOptions) -> DataSet:
-    """Like `index_dataset`, remembered by a worker process that runs many trials."""
+    """Like `index_dataset`, but cached, for a worker process that runs many trials."""
     return index_dataset(root, options)

@@ -1,4 +1,4 @@
-"""The images of a trial, as training and evaluation hold them in memory."""
+"""The images of a trial in memory, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.labels import compact
 from trainables.tasks import Task
 
 MOST_TARGETS_MB = 1024
-"""Validation targets that are kept in memory; further ones are made anew."""
+"""Size of the validation targets that are kept in memory; others are made again each time."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Example:
     labels: NDArray[np.integer]
     """(H, W) label image."""
     target: NDArray[Any] | None = None
-    """What the task makes of the labels, where it is kept; None: made when it is needed."""
+    """Training target made from the labels; None: it is made when it is needed."""
 
 
 def each_example(dataset: DataSet, split: str, config: TrialConfig) -> Iterator[Example]:
@@ -53,12 +53,12 @@ def load_split(dataset: DataSet, split: str, config: TrialConfig) -> list[Exampl
 
 
 def forget_images() -> None:
-    """Release the images that are kept for further trials of this process."""
+    """Free the images that are kept for later trials of this process."""
     _loaded.clear()
 
 
 def keep_targets(task: Task, examples: Sequence[Example]) -> None:
-    """Make the targets that are slow to make once."""
+    """Make and keep the targets that are slow to make."""
     room = MOST_TARGETS_MB * 2**20 if task.keeps_targets else 0
     for one in examples:
         room -= 4 * task.channels * one.labels.size // task.grid**2
@@ -68,5 +68,5 @@ def keep_targets(task: Task, examples: Sequence[Example]) -> None:
 
 
 def most_pixels(examples: Sequence[Example]) -> int:
-    """Return the pixels of the largest image."""
+    """Return the number of pixels of the largest image."""
     return max(one.labels.size for one in examples)

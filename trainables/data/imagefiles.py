@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 class ImageFileError(ValueError):
-    """A file that is not what it should be; the message says what it is and what to do."""
+    """A file that cannot be used; the message says why, and what to do."""
 
 
 # What the decoders raise on damaged files; sizes and counts in a header may be anything.
@@ -35,7 +35,7 @@ class Labels:
 
     labels: NDArray[np.int32]
     was_binary: bool
-    """True when the file held a mask of which the connected components were taken."""
+    """True if the file was a binary mask, whose connected components became the labels."""
 
 
 def _read(path: Path) -> NDArray[Any]:
@@ -46,7 +46,7 @@ def _read(path: Path) -> NDArray[Any]:
             series = [f"{one.shape} {one.dtype}" for one in tiff.series]
             if len(series) > 1:  # only the first would be read
                 raise ImageFileError(
-                    f"holds {len(series)} images ({', '.join(series[:3])}); save one per file"
+                    f"contains {len(series)} images ({', '.join(series[:3])}); save one per file"
                 )
             return np.asarray(tiff.asarray())
     except ImageFileError:
@@ -59,16 +59,16 @@ def _read(path: Path) -> NDArray[Any]:
 def _plane(array: NDArray[Any], what: str) -> NDArray[Any]:
     """Drop axes of length one; refuse colours and stacks."""
     if array.ndim == 3 and array.shape[-1] in (3, 4) and array.shape[0] > 4:
-        raise ImageFileError(f"colour {what} {array.shape}; save it as grey, one channel")
+        raise ImageFileError(f"colour {what} {array.shape}; save it in greyscale, with one channel")
     if array.ndim == 3 and array.shape[0] in (3, 4) and 1 not in array.shape:
         raise ImageFileError(
-            f"{what} with {array.shape[0]} channels or pages {array.shape}; save one grey plane"
+            f"{what} with {array.shape[0]} channels or pages {array.shape}; save one greyscale plane"
         )
     squeezed = array.squeeze() if array.ndim > 2 else array
     if squeezed.ndim != 2:
         raise ImageFileError(f"{what} of shape {array.shape}; save one file per plane and frame")
     if 0 in squeezed.shape:
-        raise ImageFileError(f"{what} of shape {array.shape} holds no pixel")
+        raise ImageFileError(f"{what} of shape {array.shape} has no pixels")
     return squeezed
 
 
@@ -87,16 +87,16 @@ def read_image(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Raises
     ------
     ImageFileError
-        Colour, a stack, another number type, or not readable.
+        For colour images, stacks, other number types, and files that cannot be read.
     """
     image = _plane(_read(path), "image")
     if image.dtype not in (np.uint8, np.uint16):
-        raise ImageFileError(f"image of type {image.dtype}; save it as 8 or 16 bit unsigned")
+        raise ImageFileError(f"image of type {image.dtype}; save it as 8 or 16 bit unsigned integers")
     return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
 def read_labels(path: Path) -> Labels:
-    """Read a label image; a binary mask is taken as its connected components.
+    """Read a label image; in a binary mask each connected component becomes a label.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def read_labels(path: Path) -> Labels:
     Raises
     ------
     ImageFileError
-        Colour, a stack, floats, numbers that no label can have, or not readable.
+        For colour images, stacks, floats, impossible labels, and files that cannot be read.
     """
     from skimage.measure import label
 
@@ -121,16 +121,16 @@ def read_labels(path: Path) -> Labels:
     if mask.dtype.kind not in "ui":
         raise ImageFileError(f"mask of type {mask.dtype}; label images must be integers")
     if mask.dtype.kind == "i" and mask.size and mask.min() < 0:
-        raise ImageFileError("mask holds negative labels; background is 0, cells are 1, 2, ...")
+        raise ImageFileError("mask contains negative labels; background is 0, cells are 1, 2, ...")
     if mask.max() > np.iinfo(np.int32).max:
-        raise ImageFileError("mask holds labels above 2147483647; number the cells anew")
+        raise ImageFileError("mask contains labels above 2147483647; renumber the cells")
     labels = mask.astype(np.int32)
     value = int(labels.max())
     single = not ((labels != 0) & (labels != value)).any()
     if value > labels.size and not single:  # of 0 and 255 a small mask may be, too
         raise ImageFileError(
-            f"mask holds label {value}, but has {labels.size} pixels: cells are numbered 1, 2, "
-            "...; is this an image of intensities?"
+            f"mask contains label {value} but has only {labels.size} pixels; cells must be numbered "
+            "1, 2, ...; is this an intensity image?"
         )
     if value and single:
         parts, count = label(labels > 0, connectivity=2, return_num=True)

@@ -1,4 +1,4 @@
-"""``objects.csv``: what a data set says of its cells beside their masks."""
+"""``objects.csv``: what is known about the cells of a data set besides their masks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def read_objects(root: Path, problems: list[str]) -> dict[tuple[str, int], Known
     root : Path
         Folder of the data set.
     problems : list of str
-        Gets one line: a table that is wrong in one place is not trusted in others.
+        Gets at most one line: after one error the rest of the table is not trusted.
 
     Returns
     -------
     dict
-        Image stem and label to what is known of the cell.
+        Maps image stem and label to what is known of the cell.
     """
     path = root / OBJECTS
     if not os.path.lexists(path):
@@ -63,11 +63,13 @@ def read_objects(root: Path, problems: list[str]) -> dict[tuple[str, int], Known
 def _check_columns(names: object) -> None:
     columns = list(names) if isinstance(names, list | tuple) else []
     if not columns:
-        raise ValueError("is empty; it needs a line image,label,track,population, or remove it")
+        raise ValueError("is empty; add the header line image,label,track,population or remove the file")
     missing = [name for name in ("image", "label") if name not in columns]
     if missing:
         have = ", ".join(str(name) for name in columns[:8])
-        raise ValueError(f"has no column {' and '.join(missing)} (it has {have}; with commas?)")
+        raise ValueError(
+            f"has no column {' and '.join(missing)} (it has {have}; are commas between columns?)"
+        )
 
 
 def _take(row: dict[str, str], line: int, cells: dict[tuple[str, int], KnownCell]) -> None:
@@ -75,16 +77,18 @@ def _take(row: dict[str, str], line: int, cells: dict[tuple[str, int], KnownCell
     if not any(value for name, value in row.items() if name is not None):
         return  # spreadsheets leave empty lines
     if any("\0" in (value or "") for value in (row.get("image"), row.get("label"))):
-        raise ValueError(f"line {line} holds NUL bytes; was it cut short?")
+        raise ValueError(f"line {line} contains NUL bytes; was it cut short?")
     if None in row or None in row.values():
         raise ValueError(f"line {line} has more or fewer fields than the first; was it cut short?")
     label = _whole("label", row["label"], line)
     if label is None:
-        raise ValueError(f"line {line} names no label")
+        raise ValueError(f"line {line} has no label")
     key = row["image"], label
     cell = KnownCell(_whole("track", row.get("track") or "", line), row.get("population") or "")
     if cells.setdefault(key, cell) != cell:
-        raise ValueError(f"line {line}: label {key[1]} of image {key[0]} is there twice, unequal")
+        raise ValueError(
+            f"line {line}: label {key[1]} of image {key[0]} appears twice with different values"
+        )
 
 
 def _whole(name: str, text: str, line: int) -> int | None:
@@ -101,10 +105,10 @@ def _whole(name: str, text: str, line: int) -> int | None:
 
 
 def unknown_images(cells: Mapping[tuple[str, int], KnownCell], stems: Collection[str]) -> list[str]:
-    """Say which images objects.csv names that are not there."""
+    """Say which images that objects.csv names do not exist."""
     unknown = list(dict.fromkeys(image for image, _ in cells if image not in stems))
     if not unknown:
         return []
     return [
-        f"{OBJECTS} names images that are not there (names without .tif count): {some(unknown)}"
+        f"{OBJECTS} names images that do not exist (write names without .tif): {some(unknown)}"
     ]

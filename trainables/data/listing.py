@@ -1,4 +1,4 @@
-"""The files of a data set: which there are, how they are named, which belong together."""
+"""The files of a data set: list them, check their names, pair images with masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIXES = (".tif", ".tiff", ".png")
 
 
 def list_files(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """Map stems to image files; report what has a wrong suffix or name, or a stem twice."""
+    """Map stems to image files; report wrong suffixes, wrong names, and stems that appear twice."""
     if not folder.is_dir():
         problems.append(f"{folder.name}/: {_no_folder(folder)}")
         return {}
@@ -27,41 +27,41 @@ def list_files(folder: Path, problems: list[str]) -> dict[str, Path]:
         elif path.suffix.lower() not in SUFFIXES:
             problems.append(f"{name}: not a TIFF or PNG file; convert it or remove it")
         elif not path.is_file():
-            problems.append(f"{name}: not a file, or a link to a file that is not there")
+            problems.append(f"{name}: not a file, or a link to a missing file")
         elif path.stem in found:
             problems.append(f"{name}: same stem as {found[path.stem].name}; keep one of them")
         else:
             found[path.stem] = path
     if not found:
-        problems.append(f"{folder.name}/: holds no TIFF or PNG file")
+        problems.append(f"{folder.name}/: contains no TIFF or PNG file")
     return found
 
 
 def _no_folder(folder: Path) -> str:
     if os.path.lexists(folder):
-        return f"not a folder, or a link to one that is not there, in {folder.parent}"
+        return f"not a folder, or a link to a missing folder, in {folder.parent}"
     return f"no such folder in {folder.parent}"
 
 
 def wrong_name(name: str) -> str | None:
-    r"""Say why a file's name cannot stand in a table; None where it can.
+    r"""Say why a file's name cannot be written into a table; None if it can.
 
     Examples
     --------
     >>> wrong_name("t000.tif"), wrong_name("a\tb.tif")
-    (None, 'its name holds a control character (a line break, a tab)')
+    (None, 'its name contains a control character (a line break or tab)')
     """
     try:
         name.encode()
     except UnicodeEncodeError:
-        return "its name is not UTF-8 (\\x.. stands for a byte that is not)"
+        return "its name is not UTF-8 (\\x.. stands for an invalid byte)"
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in name):
-        return "its name holds a control character (a line break, a tab)"
+        return "its name contains a control character (a line break or tab)"
     return None
 
 
 def shown(name: str) -> str:
-    r"""Return a name in one line of text, bytes that are not UTF-8 and control characters escaped.
+    r"""Return a name as one line of text; invalid UTF-8 and control characters are escaped.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def shown(name: str) -> str:
 
 
 def case_note(stems: Iterable[str]) -> list[str]:
-    """Say which names differ in nothing but upper and lower case."""
+    """Say which names differ only in upper and lower case."""
     alike: dict[str, list[str]] = {}
     for stem in stems:
         alike.setdefault(stem.casefold(), []).append(stem)
@@ -81,13 +81,13 @@ def case_note(stems: Iterable[str]) -> list[str]:
     if not pairs:
         return []
     return [
-        f"names that differ only in upper and lower case are one file on macOS and Windows: "
+        f"names that differ only in upper and lower case are the same file on macOS and Windows: "
         f"{some(pairs)}"
     ]
 
 
 def orphans(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
-    """Name images without a mask and masks without an image, and what may be meant."""
+    """Report images without a mask and masks without an image, with a suggestion."""
     problems = []
     for mine, what, others, other in (
         (images, "mask", masks, "masks"), (masks, "image", images, "images")
@@ -98,5 +98,5 @@ def orphans(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
             close = longer or difflib.get_close_matches(stem, free, n=1)
             hint = f"; did you mean {other}/{others[close[0]].name}?" if close else ""
             where = f"{mine[stem].parent.name}/{mine[stem].name}"
-            problems.append(f"{where}: orphan, no {what} of this name{hint}")
+            problems.append(f"{where}: no {what} of this name{hint}")
     return problems

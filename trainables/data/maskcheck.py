@@ -1,4 +1,4 @@
-"""Masks that look like label images and are not: classes, numbers that wrapped at 8 bits."""
+"""Find masks that look like label images but are not: classes, or labels that overflowed 8 bits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from trainables.data.splits import some
 
 MOST_CLASSES = 4
-"""A mask with more values than this holds cells."""
+"""A mask with more values than this contains cells, not classes."""
 MANY_PIECES = 5
-"""A class is in at least so many pieces; a cell hardly ever is."""
+"""A class has at least this many pieces; a cell hardly ever does."""
 FAR = 3.0
 """Pieces further apart than this many cell diameters are not parts of one cell."""
 LARGE = 0.25
-"""Pieces smaller than this part of the cell's largest are specks."""
+"""Pieces smaller than this fraction of the cell's largest piece are specks."""
 FULL = 250
-"""So many different values in 1 to 255: the numbers did not suffice."""
+"""With this many different values in 1 to 255, the numbers did not suffice."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Pieces:
     labels: int
     largest: int
     in_pieces: int
-    """Labels in two or more pieces."""
+    """Number of labels with two or more pieces."""
     most: int
-    """Pieces of the label that has most."""
+    """Pieces of the label that has the most."""
     fewest: int
-    """Pieces of the label that has fewest."""
+    """Pieces of the label that has the fewest."""
     far: int
-    """Labels with large pieces that are far apart."""
+    """Number of labels with large pieces that are far apart."""
     example: int
     """One of them."""
     enclosed: bool
-    """Whether one label lies wholly within another, of few labels."""
+    """Whether one label lies completely within another, in a mask of few labels."""
 
 
 def count_pieces(labels: NDArray[np.int32]) -> Pieces:
@@ -97,14 +97,14 @@ def _encloses(labels: NDArray[np.int32], value: int) -> bool:
 
 
 def wrong_masks(names: Mapping[str, str], pieces: Mapping[str, Pieces]) -> list[str]:
-    """Return one line for every mask that is no label image.
+    """Return one line for every mask that is not a label image.
 
     Parameters
     ----------
     names : mapping
         Stem to the name of the mask's file.
     pieces : mapping
-        Stem to what `count_pieces` gave; without masks that were taken as binary.
+        Stem to the result of `count_pieces`; without binary masks.
     """
     problems = []
     classes = _masks_of_classes(pieces)
@@ -113,19 +113,19 @@ def wrong_masks(names: Mapping[str, str], pieces: Mapping[str, Pieces]) -> list[
         if stem in classes:
             listed = ", ".join(map(str, one.values))
             problems.append(
-                f"{where}: its values {listed} stand for classes, such as cell and border, not for "
-                f"single cells (one value is in {one.most} piece{'s' * (one.most != 1)}); give "
-                "each cell its own number, or save cell or background only (0 and 255)"
+                f"{where}: its values {listed} mark classes, such as cell and border, not single "
+                f"cells (one value has {one.most} separate piece{'s' * (one.most != 1)}); give "
+                "each cell its own number, or save only cell and background (0 and 255)"
             )
         elif one.largest <= 255 and one.labels >= FULL and one.far:
             problems.append(
                 f"{where}: nearly all numbers from 1 to 255 are used ({one.labels}), and {one.far} "
-                f"stand for cells far apart (such as {one.example}): more than 255 cells were "
-                "saved in 8 bit; save the labels anew in 16 bit"
+                f"mark several cells far apart (such as {one.example}): more than 255 cells were "
+                "saved in 8 bit; save the labels again in 16 bit"
             )
         elif one.far > max(3, one.labels // 10):
             problems.append(
-                f"{where}: {one.far} of {one.labels} numbers stand for cells far apart (such as "
+                f"{where}: {one.far} of {one.labels} numbers mark several cells far apart (such as "
                 f"{one.example}); give each cell its own number"
             )
     return problems
@@ -148,20 +148,20 @@ def _masks_of_classes(pieces: Mapping[str, Pieces]) -> set[str]:
 
 
 def pieces_note(pieces: Mapping[str, Pieces]) -> list[str]:
-    """Say how many cells are in two or more pieces."""
+    """Say how many cells have two or more pieces."""
     stems: Sequence[str] = [stem for stem, one in pieces.items() if one.in_pieces]
     count = sum(pieces[stem].in_pieces for stem in stems)
     if not count:
         return []
-    cells, each = ("1 cell is", "it stays") if count == 1 else (f"{count} cells are", "each stays")
+    cells = "1 cell has" if count == 1 else f"{count} cells have"
     note = (
-        f"{cells} in two or more pieces, as when another cell lies across; {each} one cell: "
-        f"{some(stems)}"
+        f"{cells} two or more pieces, for example because another cell lies across; the pieces "
+        f"count as one cell: {some(stems)}"
     )
     if max(one.labels for one in pieces.values()) <= MOST_CLASSES and 2 * len(stems) >= len(pieces):
         values = f"1 to {max(one.largest for one in pieces.values())}"
         note += (
-            f". If the values {values} stand for classes, such as cell and border, give each cell "
+            f". If the values {values} mark classes, such as cell and border, give each cell "
             "its own number instead"
         )
     return [note]

@@ -1,4 +1,4 @@
-"""Scaling of intensities: by an image's own percentiles, or alike in a whole data set."""
+"""Scaling of intensities: by each image's own percentiles, or equally for a whole data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Intensities(NamedTuple):
     high: float
     """Becomes 1."""
     bits: int
-    """Of the images' type: 8 or 16."""
+    """Bits per pixel of the images: 8 or 16."""
 
 
 @lru_cache(maxsize=8)
@@ -36,7 +36,7 @@ def intensities_of(paths: Sequence[Path], low: float, high: float, fingerprint: 
     low, high : float
         Percentiles, as for `numpy.percentile`.
     fingerprint : str
-        Of their contents: the result is remembered for a process.
+        Of the images' contents: the result is cached in the process.
 
     Raises
     ------
@@ -51,8 +51,8 @@ def intensities_of(paths: Sequence[Path], low: float, high: float, fingerprint: 
         counts += np.bincount(image.ravel(), minlength=len(counts))
     if len(bits) > 1:
         raise ValueError(
-            f"normalization=dataset: images of 8 bit ({bits[8]}) and of 16 bit ({bits[16]}) "
-            "cannot share one scale; save all in 16 bit from the same source, or leave it out"
+            f"normalization=dataset: 8-bit images ({bits[8]}) and 16-bit images ({bits[16]}) "
+            "cannot share one scale; save all in 16 bit from the same source, or omit this setting"
         )
     first, last = percentile(counts, low), percentile(counts, high)
     if last <= first:
@@ -95,7 +95,7 @@ def normalize(
     image : (H, W) array
         Any integer or float type.
     normalization : Normalization
-        Which of the image's own percentiles become 0 and 1, or that the training set's do.
+        Which percentiles become 0 and 1, and whether of the image or of the training set.
     intensities : Intensities, optional
         Those of the training set: needed for `normalization` of mode ``dataset``.
 
@@ -115,8 +115,8 @@ def normalize(
         bits = 8 * image.dtype.itemsize
         if image.dtype in (np.uint8, np.uint16) and bits != intensities.bits:
             raise ValueError(
-                f"the image is of {bits} bit, the training images were of {intensities.bits} bit: "
-                "with normalization=dataset both must be alike"
+                f"the image has {bits} bit, but the training images had {intensities.bits} bit; "
+                "with normalization=dataset they must be the same"
             )
         low, high = intensities.low, intensities.high
     else:

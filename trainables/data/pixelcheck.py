@@ -1,4 +1,4 @@
-"""What only a look at the pixels shows to be wrong with a data set."""
+"""Checks of a data set that need the pixels of its images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables.data.timegap import STILL
 
 @dataclass(frozen=True)
 class Pixels:
-    """What the checks need of one image, without keeping its pixels."""
+    """What the checks need to know of one image, so that its pixels need not be kept."""
 
     shape: tuple[int, ...]
     digest: str
@@ -28,19 +28,19 @@ class Pixels:
     has_cells: bool
     binary: bool
     bits: int
-    """Of the image's type: 8 or 16."""
+    """Bits per pixel of the image: 8 or 16."""
     pieces: Pieces
     flat: bool = False
     """Whether all pixels are equal."""
 
 
 SMALLEST_SIDE = 8
-"""Of an image, in pixels: smaller ones hold no cell with background around it."""
+"""Of an image, in pixels: smaller ones have no room for a cell with background around it."""
 
 
 def thumbnail(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Reduce to about 128 px, less the local mean: what illumination alone has in common is no
-    sign of one field.
+    """Reduce an image to about 128 px and subtract the local mean, because equal illumination alone
+    does not show that two images are of one field.
     """
     from scipy.ndimage import uniform_filter
 
@@ -53,7 +53,7 @@ def thumbnail(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pixels | None:
-    """Read one pair and report everything that is wrong with it."""
+    """Read an image and its mask, and report everything that is wrong with them."""
     pixels = labels = None
     try:
         pixels = read_image(image)
@@ -80,8 +80,8 @@ def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pix
     flat, has_cells = bool(pixels.min() == pixels.max()), bool(labels.labels.any())
     if flat and has_cells:
         problems.append(
-            f"images/{image.name}: all pixels are {pixels.flat[0]}, so nothing can be seen of the "
-            f"cells in masks/{mask.name}; export the image anew"
+            f"images/{image.name}: all pixels are {pixels.flat[0]}, so the cells in "
+            f"masks/{mask.name} cannot be seen; export the image again"
         )
         return None
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
@@ -94,7 +94,7 @@ def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pix
 def duplicates(
     pixels: Mapping[str, Pixels], split: Mapping[str, Sequence[str]], problems: list[str]
 ) -> list[str]:
-    """Report equal images across splits as problems; within one split as notes."""
+    """Report equal images in different splits as problems, within one split as notes."""
     side = {stem: name for name in SPLITS for stem in split[name]}
     by_digest: dict[str, list[str]] = {}
     for stem, one in pixels.items():
@@ -112,16 +112,16 @@ def duplicates(
 
 
 def flat_note(pixels: Mapping[str, Pixels]) -> list[str]:
-    """Say which images show nothing, and hold no cell either."""
+    """Say which images without cells are blank."""
     flat = [stem for stem, one in pixels.items() if one.flat]
     if not flat:
         return []
-    return [f"{len(flat)} images show nothing (all their pixels are equal): {some(flat)}"]
+    return [f"blank images (all their pixels are equal): {some(flat)}"]
 
 
 def sequence_note(pixels: Mapping[str, Pixels], group_of: Mapping[str, str]) -> list[str]:
-    """Warn when neighbours in name order that are in different groups look like consecutive
-    frames of one field.
+    """Warn if images that follow each other by name, but are in different groups, look like
+    consecutive frames of one field.
 
     Parameters
     ----------
@@ -140,10 +140,10 @@ def sequence_note(pixels: Mapping[str, Pixels], group_of: Mapping[str, str]) -> 
         return []
     count = len({stem for a, b, _ in pairs for stem in (a, b)})
     return [
-        f"{count} images look like consecutive frames of one field, a single group "
-        f"(neighbours correlate at {np.median(correlations):.2f}), but are taken as independent: "
-        "test figures will be too good. Give their groups in dataset.yaml, or split this "
-        "time-lapse in blocks of time with --set split=time_blocks"
+        f"{count} images look like consecutive frames of one field (neighbours correlate at "
+        f"{np.median(correlations):.2f}), but are treated as independent, so test scores will be "
+        "too good. Put them into one group in dataset.yaml, or split this time-lapse into blocks "
+        "of time with --set split=time_blocks"
     ]
 
 
@@ -155,25 +155,25 @@ CROPS_ADVICE = "--set normalization=dataset"
 def size_notes(pixels: Mapping[str, Pixels], split: Mapping[str, Sequence[str]]) -> list[str]:
     """Warn when training images are cut-outs, or much smaller than those for evaluation.
 
-    Each image is scaled by its own percentiles: those of a cut-out of cells are not those of
+    Each image is scaled by its own percentiles, which differ between a cut-out full of cells and
     the whole frame that it was cut from.
     """
     largest = {name: max((pixels[s].shape for s in split[name]), key=np.prod) for name in SPLITS}
     trained = largest["train"]
     evaluated = max(largest["val"], largest["test"], key=np.prod)
     consequence = (
-        "Intensities are scaled by each image's own percentiles, and those of a cut-out differ "
-        f"from those of a whole frame: if you will segment whole frames, train with {CROPS_ADVICE}"
+        "Intensities are scaled by each image's own percentiles, which differ between cut-outs "
+        f"and whole frames: to segment whole frames later, train with {CROPS_ADVICE}"
     )
     if np.prod(evaluated) >= 4 * np.prod(trained):
         return [
-            f"training images are much smaller ({_size(trained)} pixels at most) than those for "
-            f"validation and testing (up to {_size(evaluated)}). {consequence}"
+            f"training images (at most {_size(trained)} pixels) are much smaller than validation "
+            f"and test images (up to {_size(evaluated)}). {consequence}"
         ]
     if max(trained) <= 1.5 * PAPER_CROP:
         return [
-            f"the training images are as small as cut-outs ({_size(trained)} pixels at most; a "
-            f"training crop has {PAPER_CROP}x{PAPER_CROP} unless set). {consequence}"
+            f"the training images are as small as cut-outs (at most {_size(trained)} pixels; "
+            f"training crops have {PAPER_CROP}x{PAPER_CROP} by default). {consequence}"
         ]
     return []
 
@@ -183,11 +183,12 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def bits_note(pixels: Mapping[str, Pixels]) -> list[str]:
-    """Warn of images of 8 and of 16 bit in one data set."""
+    """Warn if a data set has both 8-bit and 16-bit images."""
     by_bits = {bits: [s for s, one in pixels.items() if one.bits == bits] for bits in (8, 16)}
     if not all(by_bits.values()):
         return []
     return [
-        f"images of 8 bit ({some(by_bits[8], 3)}) and of 16 bit ({some(by_bits[16], 3)}) in one "
-        "data set: each is scaled by its own percentiles, normalization=dataset is not possible"
+        f"the data set contains 8-bit images ({some(by_bits[8], 3)}) and 16-bit images "
+        f"({some(by_bits[16], 3)}): each image is scaled by its own percentiles, and "
+        "normalization=dataset is not possible"
     ]

@@ -24,17 +24,17 @@ class DataOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: Literal["groups", "time_blocks"] = "groups"
-    """``groups``: whole groups go to one side; ``time_blocks``: each group is cut in three
+    """``groups``: whole groups go into one part; ``time_blocks``: each group is cut into three
     consecutive blocks of frames, in the natural order of names, with a gap between them."""
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """Seeds the drawing of groups; not used where dataset.yaml gives the split."""
+    """Seed for drawing groups; not used if dataset.yaml gives the split."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of groups (or of frames) for validation; at least one."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of groups (or of frames) for testing; at least one."""
     gap_frames: Annotated[int, Field(ge=0)] | None = None
-    """Of ``time_blocks``: frames left unused between two blocks; None: as many as neighbouring
-    frames correlate for."""
+    """With ``time_blocks``: frames left unused between two blocks; None: the number of frames over
+    which neighbours correlate."""
 
     @model_validator(mode="after")
     def _gap_between_blocks(self) -> DataOptions:
@@ -44,9 +44,9 @@ class DataOptions(BaseModel):
 
 
 def recorded_options(content: Mapping[str, Any]) -> DataOptions:
-    """Return the options that a run folder's plan.json holds.
+    """Return the options recorded in a run folder's plan.json.
 
-    Runs older than the gap had none.
+    Runs of versions that knew no gap have a gap of 0.
     """
     content = dict(content)
     if content.get("split") == "time_blocks" and content.get("gap_frames") is None:
@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
             one = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else ("", str(key))
             if one in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{one[1]} is there twice", key.start_mark
+                    None, None, f"{one[1]} appears twice", key.start_mark
                 )
             seen.add(one)
         return super().construct_mapping(node, deep)
@@ -111,7 +111,7 @@ def _misnamed(root: Path) -> list[str]:
     except OSError:
         return []
     close = [name for name in names if name.lower() in (METADATA, "dataset.yml", "datasets.yaml")]
-    return [f"{name}: not read, since its name is not {METADATA}; rename it" for name in close]
+    return [f"{name}: ignored, because its name is not {METADATA}; rename it" for name in close]
 
 
 def read_metadata(root: Path, problems: list[str]) -> Metadata:
@@ -180,7 +180,7 @@ def _time_blocks(
         n_test = max(1, round(options.test_fraction * used))
         n_train = used - n_val - n_test
         if n_train < 1:
-            short.append(f"group {group}: {len(stems)} frames cannot be cut in three time blocks")
+            short.append(f"group {group}: {len(stems)} frames cannot be cut into three time blocks")
             most = (len(stems) - 3) // 2
             if gap and most >= 0:
                 short[-1] += f" with gap_frames={gap}; at most gap_frames={most}"
@@ -192,17 +192,17 @@ def _time_blocks(
 
 
 _TIME_BLOCKS_HINT = (
-    "divide further sequences or fields into groups of their own, or cut the sequence into "
-    "blocks of time with --set split=time_blocks"
+    "add sequences or fields as further groups, or cut the sequence into blocks of time with "
+    "--set split=time_blocks"
 )
 
 
 def group_members(stems: Sequence[str], meta: Metadata) -> dict[str, list[str]]:
     """Return the images of each group.
 
-    Without groups each image is one. Where dataset.yaml names the groups of some images, the
-    others belong to none: nobody said that they are independent of those. An image that `split`
-    names is a group by itself.
+    Without groups, each image is a group. If dataset.yaml names the groups of some images only,
+    the others belong to none, because nobody has said that they are independent of those. An image
+    that `split` names is a group by itself.
     """
     by_itself = {name for names in (meta.split or {}).values() for name in names}
     members: dict[str, list[str]] = {}
@@ -215,7 +215,7 @@ def group_members(stems: Sequence[str], meta: Metadata) -> dict[str, list[str]]:
 
 
 def time_sequences(stems: Sequence[str], meta: Metadata) -> dict[str, list[str]]:
-    """Return the frames of each sequence that `time_blocks` cuts: groups, else all images."""
+    """Return the frames of each sequence that `time_blocks` cuts: groups, or else all images."""
     return group_members(stems, meta) if meta.groups else {"all images": list(stems)}
 
 
@@ -225,7 +225,7 @@ def make_split(
     """Decide which stems are for training, validation and testing."""
     unknown = sorted(set(meta.groups) - set(stems), key=natural_key)
     if unknown:
-        problems.append(f"dataset.yaml: groups names images that are not there: {some(unknown)}")
+        problems.append(f"dataset.yaml: groups names images that do not exist: {some(unknown)}")
     if options.split == "time_blocks":
         by_stem, short = _time_blocks(time_sequences(stems, meta), options)
         problems += short
@@ -259,7 +259,7 @@ def _split_problems(by_group: Mapping[str, list[str]], members: Mapping[str, Any
                 problems.append(f"dataset.yaml: split.{name} names a group without images: {group}")
             if seen.setdefault(group, name) != name:
                 problems.append(
-                    f"dataset.yaml: group {group} is on both sides of the split: "
+                    f"dataset.yaml: group {group} is in two parts of the split: "
                     f"{seen[group]} and {name}"
                 )
     return problems
@@ -278,15 +278,15 @@ def unused_notes(
     unnamed = [s for s in rest if meta.groups and s not in meta.groups]
     if unnamed:
         notes.append(
-            f"groups of dataset.yaml does not name {len(unnamed)} of {len(stems)} images: "
-            f"{some(unnamed)}. They are in no split and not used: name their groups (an image "
-            "alone is a group of its own)"
+            f"groups in dataset.yaml does not name {len(unnamed)} of {len(stems)} images: "
+            f"{some(unnamed)}. They are not used. Name a group for each of them (a single image "
+            "can be a group of its own)"
         )
     rest = [s for s in rest if s not in unnamed]
     if options.split == "time_blocks":
         if meta.split is not None:
             notes.append(
-                "blocks of time: split of dataset.yaml is not used, every group is cut in three"
+                "blocks of time: split in dataset.yaml is ignored; every group is cut into three"
             )
         if gap is not None:
             notes += gap_notes(gap, len(rest))
@@ -301,7 +301,7 @@ def unused_notes(
 
 
 LEAST_GROUPS = 6
-"""Of validation, in which a difference can be told from chance: the same sign in all of 6 has a
+"""Validation groups needed to distinguish a difference from chance: the same sign in all of 6 has a
 probability of 0.03, in all of 5 of 0.06."""
 
 
@@ -317,12 +317,12 @@ class Grouped(Protocol):
 def few_groups_note(
     items: Sequence[Grouped], split: Mapping[str, Sequence[str]], options: DataOptions
 ) -> list[str]:
-    """Say that validation has too few independent groups for an answer; nothing where it has not.
+    """Return a note if validation has too few independent groups for an answer, or else nothing.
 
     Parameters
     ----------
     items : sequence of trainables.data.Item
-        Without groups each image is its own.
+        Without groups, each image is its own group.
     split : mapping
         Stems of each of `SPLITS`.
     options : DataOptions
@@ -336,10 +336,10 @@ def few_groups_note(
     needed = next(n for n in range(3, 10**6) if round(options.val_fraction * n) >= LEAST_GROUPS)
     groups = "1 independent group" if count == 1 else f"{count} independent groups"
     return [
-        f"validation has {groups}, fewer than {LEAST_GROUPS}: candidates will be ranked, but no "
-        "difference between them can be told from chance (at best "
+        f"validation has {groups}, fewer than {LEAST_GROUPS}: candidates will be ranked, but "
+        "differences between them cannot be distinguished from chance (at best "
         f"p = {min(1.0, 2 * 0.5**count):.2g}). Label more groups (fields, patients or "
-        f"time-lapses): of {needed} groups {LEAST_GROUPS} go to validation; or name "
+        f"time-lapses; with {needed} groups, {LEAST_GROUPS} go to validation), or name "
         f"{LEAST_GROUPS} under split: val in dataset.yaml"
     ]
 

@@ -1,4 +1,4 @@
-"""How many frames of a time-lapse lie unused between blocks of training, validation and test."""
+"""How many frames of a time-lapse stay unused between blocks of training, validation and test."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 STILL = 0.8
 """Correlation of thumbnails above which two frames show the same cells in the same places."""
 LEVEL = np.exp(-1)
-"""Neighbours correlate until this part is left of what they have in common beyond any two frames
-of the sequence: the usual definition of a correlation time."""
+"""Frames correlate as long as this fraction remains of what neighbours have in common beyond any two
+frames of the sequence: the usual definition of a correlation time."""
 LEAST_EXCESS = 0.05
-"""Less than this in common beyond any two frames is no correlation."""
+"""Neighbours with less than this in common beyond any two frames do not correlate."""
 LARGEST_SHARE = 6
-"""A gap chosen automatically is at most this part of a sequence: two gaps leave two thirds."""
+"""Largest fraction of a sequence for a gap chosen automatically: two gaps leave two thirds."""
 
 
 class Gap(NamedTuple):
@@ -24,13 +24,13 @@ class Gap(NamedTuple):
 
     frames: int
     wanted: int
-    """What the frames' correlation asks for; more than `frames` where a sequence is too short."""
+    """The gap that the correlation needs; more than `frames` if a sequence is too short."""
     still: float
     """Median correlation of frames that are far apart in time."""
 
 
 def choose_gap(sequences: Mapping[str, Sequence[NDArray[np.float32]]]) -> Gap:
-    """Choose the gap from how long neighbouring frames correlate.
+    """Choose the gap from the number of frames over which neighbours correlate.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def choose_gap(sequences: Mapping[str, Sequence[NDArray[np.float32]]]) -> Gap:
     Returns
     -------
     Gap
-        One for all sequences, as the shortest of them allows.
+        One for all sequences; the shortest of them limits it.
     """
     correlation = _by_lag(list(sequences.values()))
     shortest = min((len(frames) for frames in sequences.values()), default=0)
@@ -84,22 +84,20 @@ def gap_notes(gap: Gap, unused: int) -> list[str]:
     if gap.wanted > gap.frames:
         left_out = f"{_frames(gap.frames)} left out between two blocks ({unused} in all)"
         notes.append(
-            f"blocks of time: neighbouring frames correlate over {_frames(gap.wanted)}, the "
-            f"sequence is too short for such gaps; {left_out if gap.frames else 'no gap is left'}. "
-            "Validation and test figures will be too good: use more frames, or a longer gap with "
-            "--set gap_frames=N"
+            f"blocks of time: frames correlate over {_frames(gap.wanted)}, and the sequence is too "
+            f"short for such gaps; {left_out if gap.frames else 'there is no gap'}. Validation and "
+            "test scores will be too good. Use more frames, or a longer gap with --set gap_frames=N"
         )
     elif gap.frames:
         notes.append(
             f"blocks of time: {gap.frames} frames between two blocks ({unused} frames in all) are "
-            "not used, because neighbouring frames correlate for so long (--set gap_frames=N "
-            "changes it)"
+            "not used, because frames this close correlate (--set gap_frames=N changes the number)"
         )
     if gap.still > STILL:
         notes.append(
-            f"blocks of time: much of the picture stands still (frames far apart correlate at "
-            f"{gap.still:.2f}), so that validation and test show what was trained on: their "
-            "figures will be too good. Use other fields for them"
+            "blocks of time: much of the image does not move (frames far apart correlate at "
+            f"{gap.still:.2f}), so validation and test frames show what was trained on, and their "
+            "scores will be too good. Use other fields for validation and test"
         )
     return notes
 

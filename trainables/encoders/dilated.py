@@ -49,14 +49,14 @@ class DenseMaxPool2d(nn.MaxPool2d):
 
 
 def dilate(module: nn.Module, rate: int) -> nn.Module:
-    """Take the stride from a module's layers and spread their kernels instead.
+    """Remove the stride of a module's layers and dilate their kernels instead.
 
     Parameters
     ----------
     module : Module
         Changed in place, apart from pooling layers, which are replaced.
     rate : int
-        Distance of the kernels' taps in pixels; 1 takes away the stride and no more.
+        Distance of the kernels' taps in pixels; 1 only removes the stride.
 
     Returns
     -------
@@ -149,7 +149,7 @@ DILATED: dict[str, str] = {
     "vgg19": "vgg19-dilated",
     "vgg19_bn": "vgg19_bn-dilated",
 }
-"""Library name to registered name. The beginning stays: smp's decoders look for ``vgg``."""
+"""Library name to registered name. The beginning is kept, as smp's decoders look for ``vgg``."""
 
 for _name, _registered in DILATED.items():
     _class = DilatedVGGEncoder if _name.startswith("vgg") else DilatedInceptionResNetV2Encoder

@@ -1,10 +1,10 @@
 """Training data and licence of published encoder weights. Imports no torch.
 
-Everything here was read where `Terms.source` says; nothing is guessed. The cards of
+Everything here was read at `Terms.source`; nothing is guessed. The cards of
 segmentation-models-pytorch's copies on the hub say only ``license: other``, so the terms are
-those of whoever published the file that was copied. Weights that were trained on ImageNet may
-besides be subject to ImageNet's own terms (research, not commercial); torchvision's README says
-the same of its models, and that it is the user's to find out.
+those of whoever published the file that was copied. In addition, weights that were trained on
+ImageNet may be subject to ImageNet's own terms (research, no commercial use); torchvision's README
+says so of its models, and leaves it to the user to find out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Terms:
 
 TRAINING_DATA: dict[str, str] = {
     "imagenet": IMAGENET_1K,
-    "imagenet+background": f"{IMAGENET_1K} with a class for background",
+    "imagenet+background": f"{IMAGENET_1K} with a background class",
     "imagenet+5k": f"ImageNet-5k, then {IMAGENET_1K}",
     "advprop": f"{IMAGENET_1K} with adversarial examples",
     "ssl": f"YFCC100M without labels, then {IMAGENET_1K}",
@@ -42,7 +42,7 @@ TRAINING_DATA: dict[str, str] = {
 }
 """Names of published weights (the values of ``encoder_weights``) and what they were trained on."""
 
-_NC = "CC-BY-NC-4.0 (not commercial)"
+_NC = "CC-BY-NC-4.0 (no commercial use)"
 
 _BY_NAME: dict[str, tuple[str, str]] = {
     "ssl": (_NC, "github.com/facebookresearch/semi-supervised-ImageNet1K-models"),
@@ -70,7 +70,7 @@ _BY_ENCODER: dict[str, tuple[str, str]] = {
     "efficientnet-": ("Apache-2.0", "github.com/lukemelas/EfficientNet-PyTorch"),
     "timm-": _TIMM,
     "mit_b": (
-        "NVIDIA Source Code License for SegFormer (not commercial)",
+        "NVIDIA Source Code License for SegFormer (no commercial use)",
         "github.com/NVlabs/SegFormer",
     ),
     "mobileone_": ("Apple's licence of MobileOne", "github.com/apple/ml-mobileone"),
@@ -91,14 +91,14 @@ def terms_of(encoder: str, variant: str) -> Terms:
     Returns
     -------
     Terms
-        With `NOT_KNOWN` where the licence has not been found out.
+        With `NOT_KNOWN` if the licence is not known.
 
     Examples
     --------
     >>> print(terms_of("resnet152", "imagenet"))
     trained on ImageNet-1k; BSD-3-Clause
     >>> print(terms_of("resnet18", "swsl").licence)
-    CC-BY-NC-4.0 (not commercial)
+    CC-BY-NC-4.0 (no commercial use)
     """
     data = TRAINING_DATA.get(variant, "unknown data")
     by_encoder = next(
@@ -116,9 +116,9 @@ _MORE_THAN_IMAGENET_1K = re.compile(
 def tag_is_imagenet_1k(tag: str) -> bool:
     """Tell whether timm's tag of weights names ImageNet-1k and nothing else.
 
-    timm names in the tag what weights were trained on: ``a1_in1k`` on ImageNet-1k,
-    ``fb_swsl_ig1b_ft_in1k`` on more before it. Fine-tuned, distilled and adversarially trained
-    weights count as something else here, because they had another teacher or other images.
+    A tag of timm names what the weights were trained on: ``a1_in1k`` only on ImageNet-1k,
+    ``fb_swsl_ig1b_ft_in1k`` on more data before. Fine-tuned, distilled and adversarially trained
+    weights do not count here, because they had another teacher or other images.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def tag_is_imagenet_1k(tag: str) -> bool:
 
 
 def terms_of_timm(tag: str, licence: str | None, origin: str | None) -> Terms:
-    """Return what timm's registry says of weights: its tag, its licence, and where they are from.
+    """Return what timm's registry says of weights: training data, licence and origin.
 
     Parameters
     ----------
@@ -139,9 +139,9 @@ def terms_of_timm(tag: str, licence: str | None, origin: str | None) -> Terms:
     licence, origin : str or None
         ``license`` and ``origin_url`` of timm's entry.
     """
-    data = IMAGENET_1K if tag_is_imagenet_1k(tag) else f"other data too (timm's tag {tag!r})"
+    data = IMAGENET_1K if tag_is_imagenet_1k(tag) else f"other data as well (timm tag {tag!r})"
     known = licence and licence not in ("unknown", "other")
     text = str(licence) if known else NOT_KNOWN
     if "-nc" in text.lower() or "noncommercial" in text.lower():
-        text += " (not commercial)"
+        text += " (no commercial use)"
     return Terms(data, text, origin or "timm's registry")

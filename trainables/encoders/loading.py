@@ -1,4 +1,4 @@
-"""Loading encoder weights: heads dropped, colour turned to grey, everything else strict."""
+"""Load encoder weights: drop classifier heads, turn colour into grey, check everything else."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
     from torch import nn
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
-"""Files that are read: nothing in them is executed."""
+"""Files that can be read without executing anything in them."""
 
 HEADS = ("classifier", "fc", "_fc", "last_linear", "linear", "head", "AuxLogits")
-"""Modules of classifiers that encoders lack, where timm does not name them itself."""
+"""Modules of classifiers that encoders lack, unless timm names them itself."""
 
 
 class WeightsError(ValueError):
-    """Weights that do not exist, cannot be fetched, or do not fit; one line says which."""
+    """Weights that do not exist, cannot be downloaded, or do not fit; one line says which."""
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read tensors, and nothing but tensors, by name.
+    """Read named tensors, and nothing else, from a file.
 
     Parameters
     ----------
     path : str or path
-        A state dict, ``.safetensors``, ``.pth`` or ``.pt``; also one inside of a dictionary
-        under ``state_dict`` or ``model``.
+        A state dict: ``.safetensors``, ``.pth`` or ``.pt``; it may be inside a dictionary, under
+        ``state_dict`` or ``model``.
 
     Raises
     ------
     WeightsError
-        When the file cannot be read or holds anything else.
+        When the file cannot be read or contains anything else.
     """
     import torch
     from safetensors.torch import load_file
@@ -57,7 +57,7 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
-        raise WeightsError(f"{path} is not a state dict: names and tensors, nothing else")
+        raise WeightsError(f"{path} is not a state dict: it may contain only named tensors")
     # Weights of a whole network: only the encoder's are wanted.
     inner = {key.removeprefix("encoder."): state[key] for key in state if key[:8] == "encoder."}
     return inner or dict(state)
@@ -66,8 +66,8 @@ def read_state(path: str | Path) -> dict[str, torch.Tensor]:
 def load_into(encoder: nn.Module, path: str | Path) -> None:
     """Load weights into an encoder.
 
-    Weights for red, green and blue are summed for an encoder of grey images, which then gives
-    for an image what the colour encoder gives for its three equal channels. For other numbers
+    For an encoder of grey images, the weights for red, green and blue are summed. It then gives
+    the same result as the colour encoder for three equal channels. For other numbers
     of channels they are repeated in turn and scaled by 3 / channels, as smp and timm do.
 
     Parameters
@@ -75,7 +75,7 @@ def load_into(encoder: nn.Module, path: str | Path) -> None:
     encoder : Module
         The ``encoder`` of a network of `trainables.architectures.build_model`.
     path : str or path
-        Local file. Names are those of smp or torchvision, for ``tu-`` encoders timm's.
+        Local file. Its names are those of smp or torchvision, or timm's for ``tu-`` encoders.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _check(
     ]
     found = [
         f"{len(names)} {what} (first: {names[0]})"
-        for what, names in (("missing", missing), ("unknown", extra), ("of other shape", shapes))
+        for what, names in (("missing", missing), ("unknown", extra), ("of wrong shape", shapes))
         if names
     ]
     if found:

@@ -1,4 +1,4 @@
-"""Which encoders and weights of theirs exist, without importing torch: plans ask first."""
+"""Which encoders and weights exist. Imports no torch."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ TIMM_NAMES: dict[str, str] = {
     # smp's old `timm-resnest269e` is deprecated.
     "resnest269": "tu-resnest269e",
 }
-"""Encoders of the paper that are timm's, with the name smp knows them by."""
+"""Encoders of the paper that come from timm, with their names in smp."""
 
 
 RGB = tuple[float, float, float]
@@ -106,8 +106,8 @@ DPN: tuple[RGB, RGB] = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),)
 def check_encoder(name: str) -> None:
     """Check an encoder's name.
 
-    Names that start with ``tu-`` are timm's and are accepted as they are: whether timm knows
-    them turns out when the network is built.
+    Names that start with ``tu-`` are timm's and are accepted without a check: timm is asked when
+    the network is built.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def check_encoder(name: str) -> None:
     Raises
     ------
     ValueError
-        When the name is not known, with the names that come close to it.
+        When the name is not known; the message lists similar names.
 
     Examples
     --------
@@ -125,16 +125,18 @@ def check_encoder(name: str) -> None:
     >>> check_encoder("resnet35")
     Traceback (most recent call last):
         ...
-    ValueError: unknown encoder 'resnet35'; close: resnet50, resnet34, resnet152
+    ValueError: unknown encoder 'resnet35'; similar: resnet50, resnet34, resnet152
     """
     known = (*PAPER_ENCODERS, *SMP_ENCODERS)
     if name in known or (name.startswith("tu-") and len(name) > len("tu-")):
         return
     if name.startswith("timm-"):
         # smp still translates some of these old names, with a deprecation warning.
-        raise ValueError(f"unknown encoder {name!r}; timm's are named 'tu-{name[len('timm-') :]}'")
+        raise ValueError(
+            f"unknown encoder {name!r}; timm's encoders are named 'tu-{name[len('timm-') :]}'"
+        )
     close = list(dict.fromkeys(get_close_matches(name.lower(), known)))
-    hint = f"close: {', '.join(close)}" if close else "timm's are named 'tu-<timm name>'"
+    hint = f"similar: {', '.join(close)}" if close else "timm's encoders are named 'tu-<timm name>'"
     raise ValueError(f"unknown encoder {name!r}; {hint}")
 
 

@@ -1,6 +1,6 @@
-"""Which weights of encoders there are, and what they were trained on: found without network.
+"""Which encoder weights exist, and what they were trained on. Needs no network.
 
-Understood everywhere are ``none`` (random), ``pretrained`` (trained on ImageNet-1k and nothing
+Accepted everywhere are ``none`` (random), ``pretrained`` (trained on ImageNet-1k and nothing
 else, so that encoders can be compared), the name of other published weights, such as ``swsl``
 (`licences.TRAINING_DATA`, or timm's tag for a ``tu-`` encoder), and the path of a file
 or folder.
@@ -56,7 +56,7 @@ class WeightsInfo:
     input_range: tuple[float, float] = (0.0, 1.0)
     """Smallest and largest value of an image before scaling."""
     sha256: str | None = None
-    """Of the file; None: not found out yet (see `identify`)."""
+    """Of the file; None: not known yet (see `identify`)."""
 
     @property
     def identity(self) -> str:
@@ -66,7 +66,7 @@ class WeightsInfo:
         return f"{self.source}@{self.revision or ''}#{self.sha256 or ''}"
 
     def record(self) -> dict[str, Any]:
-        """Return what a checkpoint and a cache say about the weights, ready for JSON."""
+        """Return what a checkpoint and a cache record about the weights, ready for JSON."""
         terms = asdict(self.terms)
         facts = {k: v for k, v in asdict(self).items() if k != "terms"}
         return {
@@ -89,7 +89,7 @@ class WeightsInfo:
 
 
 def resolve(encoder: str, encoder_weights: str | Path | None) -> WeightsInfo | None:
-    """Find out which weights are meant, without network.
+    """Find out which weights are meant; needs no network.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def resolve(encoder: str, encoder_weights: str | Path | None) -> WeightsInfo | N
     Raises
     ------
     WeightsError
-        When there are no such weights; it names those that there are, with their licences.
+        When there are no such weights; the message lists those available, with licences.
     ValueError
         When the encoder is not known.
     """
@@ -144,7 +144,7 @@ def _none_such(encoder: str, choice: str, there: dict[str, Terms]) -> WeightsErr
         wrong = f"no weights trained on {IMAGENET_1K} alone are published for {encoder}"
     else:
         wrong = f"encoder_weights={choice}: no such weights are published for {encoder}"
-    return WeightsError(f"{wrong}; there is: {listed or 'nothing'}")
+    return WeightsError(f"{wrong}; available: {listed or 'none'}")
 
 
 def _native(encoder: str, choice: str) -> WeightsInfo:
@@ -233,8 +233,8 @@ def _local(encoder: str, path: Path) -> WeightsInfo:
         if len(named) != 1:
             found = f"several: {', '.join(file.name for file in named)}" if named else "none"
             raise WeightsError(
-                f"{path} must hold one weights file named after the encoder, "
-                f"e.g. {encoder}.safetensors or {encoder}.pth; it holds {found}"
+                f"{path} must contain one weights file named after the encoder, "
+                f"e.g. {encoder}.safetensors or {encoder}.pth; it contains {found}"
             )
         path = named[0]
     elif not path.is_file():
@@ -250,7 +250,7 @@ def _local(encoder: str, path: Path) -> WeightsInfo:
         filename=path.name,
         revision=record.get("revision"),
         terms=Terms(
-            str(record.get("training_data", "unknown data (a file of your own)")),
+            str(record.get("training_data", "unknown data (your own file)")),
             str(record.get("licence", NOT_KNOWN)),
             str(record.get("licence_source", "")),
         ),
@@ -260,12 +260,12 @@ def _local(encoder: str, path: Path) -> WeightsInfo:
 
 
 def record_path(path: Path) -> Path:
-    """Return where `trainables.encoders.weights.fetch` writes down what it knows of a file."""
+    """Return where `trainables.encoders.weights.fetch` records what it knows of a file."""
     return path.with_name(path.name + ".json")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what `fetch` wrote down about a file; empty when it did not fetch it whole."""
+    """Return what `fetch` recorded about a file; empty if it did not download all of it."""
     try:
         record = json.loads(record_path(path).read_text(encoding="utf-8"))
         return dict(record) if record["bytes"] == path.stat().st_size else {}

@@ -1,10 +1,10 @@
-"""Getting the weights that encoders start from: which bytes, whether to be had, fetching, loading.
+"""Identify, check, download and load the weights that encoders start from.
 
-Which weights there are is in `sources`. A cache filled by `fetch` is a folder of
-weights: copied to a machine without network it is used as ``encoder_weights=FOLDER``, with its
-means, standard deviations and licences.
+`sources` says which weights there are. A cache filled by `fetch` is a folder of weights: copied to
+a machine without network, it can be used as ``encoder_weights=FOLDER``, with its means, standard
+deviations and licences.
 
-Which bytes are meant is `WeightsInfo.identity`: it is part of a trial's name.
+`WeightsInfo.identity` names the exact bytes of the weights and is part of a trial's name.
 
 Importing this module imports no torch.
 """
@@ -53,18 +53,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether weights can be had; true in a condition when they can."""
+    """Whether weights are available; true in a condition if they are."""
 
     ok: bool
     message: str
-    """One line: where they are, or why they cannot be had and what to do."""
+    """One line: where they are, or why they are not available and what to do."""
 
     def __bool__(self) -> bool:
         return self.ok
 
 
 def cached(info: WeightsInfo, cache: Path) -> Path | None:
-    """Return the file of `info` in a cache when it is there, whole and of the wanted revision."""
+    """Return the file of `info` in a cache if it is there, complete and of the right revision."""
     path = cache / f"{info.name}{Path(info.filename).suffix}"
     record = read_record(path)
     # what is not pinned was pinned by whoever fetched it first
@@ -74,10 +74,10 @@ def cached(info: WeightsInfo, cache: Path) -> Path | None:
 
 
 def identify(info: WeightsInfo, cache: Path) -> WeightsInfo:
-    """Find out revision and SHA-256, so that `WeightsInfo.identity` names the very bytes.
+    """Find the revision and SHA-256, so that `WeightsInfo.identity` names the exact bytes.
 
-    A local file is read; what is in the cache is known; else the hub is asked, without
-    downloading the weights. The answer is the same before and after `fetch`.
+    A local file is read, and the cache records its own; otherwise the hub is asked, without
+    downloading the weights. The result is the same before and after `fetch`.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def identify(info: WeightsInfo, cache: Path) -> WeightsInfo:
     Raises
     ------
     WeightsError
-        When they cannot be had.
+        When they are not available.
     """
     if info.kind == "file":
         if not Path(info.source).is_file():
@@ -110,7 +110,7 @@ def identify(info: WeightsInfo, cache: Path) -> WeightsInfo:
 
 
 def pinned(info: WeightsInfo, identity: str) -> WeightsInfo | None:
-    """Return weights with the revision and SHA-256 of an identity; None: it is not theirs.
+    """Return weights with the revision and SHA-256 of an identity; None if it is not theirs.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def pinned(info: WeightsInfo, identity: str) -> WeightsInfo | None:
 
 
 def check_bytes(info: WeightsInfo, path: Path, identity: str) -> WeightsInfo:
-    """Check that a file holds the weights that a plan named; return them with their SHA-256.
+    """Check that a file is the one that a plan named; return the weights with their SHA-256.
 
     Parameters
     ----------
@@ -140,14 +140,14 @@ def check_bytes(info: WeightsInfo, path: Path, identity: str) -> WeightsInfo:
     Raises
     ------
     WeightsError
-        When it is another file than when the sweep was planned.
+        When the file has changed since the sweep was planned.
     """
     digest = sha256_of(path)
     planned = identity.rpartition("#")[2]
     if not digest.startswith(planned):
         raise WeightsError(
-            f"encoder weights {path} have changed since the sweep was planned: their SHA-256 is "
-            f"{digest[:12]}..., planned was {planned[:12]}...; start a new run with --out"
+            f"encoder weights {path} have changed since the sweep was planned: their SHA-256 was "
+            f"{planned[:12]}... and is now {digest[:12]}...; start a new run with --out"
         )
     return replace(info, sha256=digest)
 
@@ -155,14 +155,14 @@ def check_bytes(info: WeightsInfo, path: Path, identity: str) -> WeightsInfo:
 def available(
     info: WeightsInfo | None, cache: Path | None = None, *, timeout_s: float = 5.0
 ) -> Availability:
-    """Check, without downloading them, that weights can be had.
+    """Check, without downloading them, that weights are available.
 
     Parameters
     ----------
     info : WeightsInfo or None
         From `resolve`.
     cache : Path, optional
-        Where `fetch` would put them; what is there needs no network.
+        Where `fetch` would put them; weights that are there need no network.
     timeout_s : float
         How long to wait for the network, in seconds.
 
@@ -186,10 +186,10 @@ def available(
 
 
 def fetch(info: WeightsInfo, cache: Path) -> Path:
-    """Download weights once and check them; later calls answer from the cache.
+    """Download weights once and check them; later calls return the file in the cache.
 
-    Of many processes that call this at once on one machine or shared folder one downloads and
-    the others wait for it.
+    If many processes on one machine or shared folder call this at once, one downloads and the
+    others wait for it.
 
     Parameters
     ----------
@@ -309,6 +309,6 @@ def _check_scaling(info: WeightsInfo, config: dict[str, Any]) -> None:
             abs(a - b) > 1e-3 for a, b in zip(published, known, strict=True)
         ):
             raise WeightsError(
-                f"{info.name}: {info.source} says {name} {tuple(published)}, "
-                f"this version knows {known}; {WAYS_OUT}"
+                f"{info.name}: {info.source} gives {name} {tuple(published)}, "
+                f"but this version expects {known}; {WAYS_OUT}"
             )

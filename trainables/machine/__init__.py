@@ -1,1 +1,1 @@
-"""What this machine offers: cores, instructions, addresses that answer. Imports no torch."""
+"""What this machine offers: cores, instructions, reachable addresses. Imports no torch."""

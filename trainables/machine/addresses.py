@@ -1,4 +1,4 @@
-"""Whether anything listens at an address, known in seconds."""
+"""Check within seconds whether anything listens at an address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PATIENCE_S = 10.0
 
 
 def knock(address: str) -> None:
-    """Raise when nothing listens at ``host:port``, where Ray would try again for minutes.
+    """Raise if nothing listens at ``host:port``; Ray itself would try for minutes.
 
     Parameters
     ----------

@@ -79,9 +79,9 @@ def _limit(folder: Path) -> float | None:
 def keep_to_quota() -> None:
     """Let torch, numba and TensorFlow start no more threads than the quota has cores for.
 
-    They count the cores of the machine: threads of a container with fewer stand still half of the
-    time, holding up the others. To be called before they are imported; does nothing where
-    OMP_NUM_THREADS is set already, or there is no quota.
+    These libraries count the cores of the machine. In a container with fewer cores, half of their
+    threads stand still and hold up the others. Call this before importing them; it does nothing if
+    OMP_NUM_THREADS is set already, or if there is no quota.
     """
     if cpu_quota() is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cpus()))

@@ -1,4 +1,4 @@
-"""What the processors of this machine can compute, asked without importing torch."""
+"""What the processors of this machine can compute. Imports no torch."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Pretended:
     """What stands for a GPU in a rehearsal."""
 
     name: str
-    """Empty: of no known type."""
+    """Empty if the type is not known."""
     memory_gb: float | None
 
 
 def pretended_gpu() -> Pretended | None:
-    """Return what `PRETEND` says stands for a GPU here; None: GPUs are what they are."""
+    """Return what stands for a GPU here according to `PRETEND`; None: nothing is pretended."""
     value = os.environ.get(PRETEND, "")
     if value in ("", "0"):
         return None
@@ -61,7 +61,7 @@ def cpu_computes_bf16(cpuinfo: Path = CPUINFO) -> bool:
     Parameters
     ----------
     cpuinfo : Path
-        Linux's description of the processors. Where there is none, the answer is no.
+        Linux's description of the processors. Without it, the result is False.
     """
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16:
         return False
@@ -94,7 +94,7 @@ def _may_name_a_gpu(name: str) -> bool:
 
 
 def local_gpus() -> list[Gpu]:
-    """Return the NVIDIA GPUs of this machine, hidden ones too; none where nvidia-smi is missing
+    """Return the NVIDIA GPUs of this machine, also hidden ones; none if nvidia-smi is missing
     or does not know compute capabilities (drivers before 2022).
     """
     try:

@@ -1,8 +1,8 @@
-"""Attempts at a trial: the one that began last writes, an earlier one stops. Imports no torch.
+"""Attempts at a trial: only the last one writes, earlier ones stop. Imports no torch.
 
-A node that a cluster has lost is not always dead: cut off for a while, its worker goes on training
-a trial that has meanwhile been given to another node. Every attempt therefore leaves a token in the
-trial's folder when it begins, and every write asks whether that token is still the last one.
+A node that a cluster has lost is not always dead: if it was only cut off, its worker continues to
+train a trial that has meanwhile been given to another node. Every attempt therefore leaves a token
+in the trial's folder when it begins, and every write checks that this token is still the last one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainables.records.files import json_text, write_json, write_with
 from trainables.records.progress import RESULT
 
 ATTEMPT = "attempt.json"
-"""Holds the token of the attempt that began last; removed when the trial has ended."""
+"""File with the token of the attempt that began last; removed when the trial has ended."""
 
 
 class Attempt:
@@ -32,7 +32,7 @@ class Attempt:
     folder : Path
         The trial's own folder.
     token : str
-        As `begin` drew it.
+        From `begin`.
     """
 
     def __init__(self, folder: Path, token: str) -> None:
@@ -40,9 +40,9 @@ class Attempt:
 
     @classmethod
     def begin(cls, folder: Path) -> Attempt:
-        """Begin an attempt; from here on all earlier ones are refused.
+        """Begin an attempt; from now on all earlier ones are refused.
 
-        Removes what killed attempts left half-written, which can be hundreds of megabytes.
+        Removes incomplete files of killed attempts, which can be hundreds of megabytes.
         """
         attempt = cls(folder, uuid.uuid4().hex)
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class Attempt:
         return attempt
 
     def check(self) -> None:
-        """Do nothing while this is the last attempt that began.
+        """Raise if this is not the attempt that began last.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class Attempt:
             since = time.strftime("%H:%M:%S", time.localtime(last.get("started", time.time())))
             raise Superseded(
                 f"another attempt at {self.folder.name} began on {last.get('host', 'another node')}"
-                f" at {since}: the one of process {os.getpid()} on {os.uname().nodename} stops and "
+                f" at {since}, so process {os.getpid()} on {os.uname().nodename} stops it and "
                 "writes nothing more"
             )
 
@@ -85,7 +85,7 @@ class Attempt:
         Raises
         ------
         Superseded
-            When another attempt has begun, also while the file was being written.
+            When another attempt has begun, even while the file was being written.
         """
         self.check()
         try:
@@ -99,7 +99,7 @@ class Attempt:
         self.write_with(path, lambda temporary: temporary.write_text(json_text(value), "utf-8"))
 
     def end(self) -> None:
-        """Take the token away, once all that the attempt writes is written."""
+        """Remove the token, after the attempt has written everything."""
         try:
             self.check()
         except Superseded:
@@ -109,7 +109,7 @@ class Attempt:
 
 @contextmanager
 def attempt_at(folder: Path, token: str | None) -> Iterator[Attempt]:
-    """Give the attempt that a caller began; without its token begin one, and end it.
+    """Yield the attempt that the caller began; without a token begin one, and end it.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ALMOST_NOTHING = 2**20
-"""Free bytes with which a failed write is put down to a full disk."""
+"""If fewer bytes than this are free, a failed write is reported as a full disk."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -29,7 +29,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block succeeds.
+    """Yield a temporary path next to `path`, which replaces `path` when the block succeeds.
 
     Readers see the old file or the new one, never a part; on an exception the temporary
     file is removed and the old one stays.
@@ -38,12 +38,12 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
     ----------
     path : Path
     check : callable, optional
-        Called just before the file takes its place; what it raises prevents that.
+        Called just before the file is replaced; if it raises, the old file stays.
 
     Raises
     ------
     OSError
-        ENOSPC when the disk is full, also where a library says it in words of its own.
+        ENOSPC when the disk is full, even if a library reports it differently.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -72,7 +72,7 @@ def _is_full(folder: Path) -> bool:
 def write_with(
     path: Path, write: Callable[[Path], Any], check: Callable[[], None] | None = None
 ) -> None:
-    """Call ``write(temporary_path)`` and move what it wrote to `path`, if ``check()`` lets it."""
+    """Call ``write(temporary_path)`` and move the result to `path`, unless ``check()`` raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, check) as temporary:
         write(temporary)

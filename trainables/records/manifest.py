@@ -1,4 +1,4 @@
-"""``checkpoint.json``: what a checkpoint says of itself. Imports no torch."""
+"""``checkpoint.json``, the description of a checkpoint. Imports no torch."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def first_line(error: Exception) -> str:
 
 
 def input_record(mean: float, std: float, intensities: Intensities | None) -> dict[str, Any]:
-    """Return what a manifest says of the network's input.
+    """Return what a manifest records about the network's input.
 
-    Intensities stand there only where all images are scaled alike.
+    Intensities are among it only if all images are scaled equally.
     """
     record: dict[str, Any] = {"mean": mean, "std": std}
     return record if intensities is None else {**record, **intensities._asdict()}
@@ -52,12 +52,12 @@ def input_record(mean: float, std: float, intensities: Intensities | None) -> di
 def read_intensities(
     manifest: dict[str, Any], config: TrialConfig, path: Path
 ) -> Intensities | None:
-    """Return the raw intensities that become 0 and 1 in all images; None: each has its own.
+    """Return the raw intensities that become 0 and 1 in all images; None if each has its own.
 
     Raises
     ------
     CheckpointError
-        When the configuration needs them and they are not there.
+        When the configuration needs them and they are missing.
     """
     if config.normalization.mode == "image":
         return None
@@ -65,9 +65,11 @@ def read_intensities(
         entry = manifest["input"]
         found = Intensities(float(entry["low"]), float(entry["high"]), int(entry["bits"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: no intensities ({error!r})") from error
+        raise CheckpointError(f"{path} is damaged: it has no intensities ({error!r})") from error
     if not found.low < found.high:
-        raise CheckpointError(f"{path} is damaged: intensities {found.low:g} to {found.high:g}")
+        raise CheckpointError(
+            f"{path} is damaged: its intensities go from {found.low:g} to {found.high:g}"
+        )
     return found
 
 
@@ -77,7 +79,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        When there is none, or it is not of a format that this version reads.
+        When it is missing, or has a format that this version does not read.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -86,7 +88,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise CheckpointError(
-                f"{path} has format {manifest['format']}, this version reads {FORMAT}; "
+                f"{path} has format {manifest['format']}, but this version reads {FORMAT}; "
                 f"it was written by segsweep {manifest.get('versions', {}).get('segsweep')}"
             )
         manifest["weights"]["sha256"], manifest["weights"]["file"], manifest["config"]
@@ -101,9 +103,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def missing_file(folder: Path) -> Path | None:
-    """Return the file of a checkpoint that is not there; None where manifest and weights are.
+    """Return the missing file of a checkpoint; None if manifest and weights are there.
 
-    A manifest that is damaged is there: who reads it says what is wrong.
+    A damaged manifest counts as being there: whoever reads it reports the damage.
     """
     if not (folder / MANIFEST).is_file():
         return folder / MANIFEST

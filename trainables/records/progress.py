@@ -1,4 +1,4 @@
-"""What a trial leaves in its folder while it trains and when it has ended. Imports no torch."""
+"""What a trial writes into its folder while it trains and when it ends. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.records.manifest import missing_file
 RESUME = "resume.json"
 """Names the files of the last saved states; written after them."""
 RESULT = "result.json"
-"""Figures and history of a trial that has ended; written last of all."""
+"""Results and history of a trial that has ended; written last of all."""
 
 
 class History:
@@ -23,7 +23,8 @@ class History:
     ----------
     records : list of EpochRecord
     best : EpochRecord or None
-        The first of those with the largest val_dataset_iou; None before the first validation.
+        The epoch with the largest val_dataset_iou (the first if several); None before the first
+        validation.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class History:
         self.best: EpochRecord | None = None
 
     def append(self, record: EpochRecord) -> bool:
-        """Add an epoch; True when it is the best so far."""
+        """Add an epoch; return whether it is the best so far."""
         self.records.append(record)
         iou = record.val_dataset_iou
         better = iou is not None and (self.best is None or iou > (self.best.val_dataset_iou or 0.0))
@@ -40,7 +41,7 @@ class History:
         return better
 
     def patience_is_over(self, early_stopping: int | None) -> bool:
-        """Whether so many validations in a row brought nothing better; None: never."""
+        """Whether this many validations in a row brought no improvement; None: never."""
         if early_stopping is None or self.best is None:
             return False
         best = self.best.epoch
@@ -52,7 +53,7 @@ class History:
         return [record.to_dict() for record in self.records]
 
     def restore(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add epochs as `rows` gave them."""
+        """Add epochs that `rows` returned."""
         for row in rows:
             self.append(EpochRecord(**row))
 
@@ -72,7 +73,7 @@ def read_result(folder: Path, say: Callable[[str], None] | None = None) -> Trial
     folder : Path
         The trial's own folder.
     say : callable, optional
-        Takes a line for the user: that the result is damaged, which is as if there were none.
+        Called with a line for the user if the result is damaged; it then counts as missing.
     """
     path = folder / RESULT
     if not path.is_file():
@@ -93,8 +94,8 @@ def read_result(folder: Path, say: Callable[[str], None] | None = None) -> Trial
 def ended_before(folder: Path, say: Callable[[str], None]) -> TrialResult | None:
     """Return the result of a trial that has ended, or None; arguments as for `read_result`.
 
-    A result whose checkpoint is not there is of no use. States are removed that an attempt left
-    which was killed just after it wrote the result.
+    A result without its checkpoint does not count. Also removes saved states that an attempt left
+    behind because it was killed just after it wrote the result.
     """
     result = read_result(folder, say)
     if result is None:

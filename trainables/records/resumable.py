@@ -1,10 +1,10 @@
-"""What a trial saves on its way, so that it can go on after an interruption. Imports no torch.
+"""Saved states, from which a trial continues after an interruption. Imports no torch.
 
-One protocol for all kinds of networks. A *saved state* is two files: what training needs to go on,
-and the best weights so far, under names of their epochs. ``resume.json``, written after them, names
-the last two states with sizes and SHA-256 of their files, and holds the history. Whenever a process
-dies, the last ``resume.json`` names files that are whole; where storage damages or loses some all
-the same, the older state serves.
+All kinds of networks use the same protocol. A *saved state* is two files: what training needs to
+continue, and the best weights so far, named after their epochs. ``resume.json``, written after
+them, names the last two states with sizes and SHA-256 of their files, and contains the history.
+Whenever a process dies, the last ``resume.json`` names complete files. If storage damages or loses
+some of them, the older state is used.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from trainables.records.manifest import sha256_of
 from trainables.records.progress import RESUME, History
 
 KEPT = 2
-"""States that are kept. While a further one is being written there is one more."""
+"""Number of states that are kept, and one more while a new one is being written."""
 COST = 20.0
-"""Between two saves pass at least so many times what the last one took: they take at most 5 %."""
+"""The time between two saves is at least this many times the time that the last save took, so that
+saving takes at most 5 % of the time."""
 
 W = TypeVar("W")
 
 
 @dataclass(frozen=True)
 class Form(Generic[W]):
-    """How a kind of network keeps its weights."""
+    """How a kind of network stores its weights."""
 
     suffix: str
-    """Of files with states."""
+    """Ending of the names of files with states."""
     best_suffix: str
-    """Of files with weights."""
+    """Ending of the names of files with weights."""
     write: Callable[[Path, W], Any]
     read: Callable[[Path], W]
 
 
 @dataclass(frozen=True)
 class State:
-    """One saved state whose files are whole."""
+    """One saved state whose files are complete."""
 
     epoch: int
     path: Path
@@ -58,10 +59,10 @@ class Progress(Generic[W]):
     attempt : Attempt
     form : Form
     seconds : float
-        Least time between two saves, which happen at ends of epochs; 0: after every epoch,
-        whatever that costs.
+        Least time between two saves, which happen at the end of an epoch; 0: after every epoch,
+        however long that takes.
     say : callable
-        Takes a line for the user.
+        Called with a line for the user.
 
     Attributes
     ----------
@@ -82,11 +83,11 @@ class Progress(Generic[W]):
         self._saved, self._took = time.monotonic(), 0.0
 
     def states(self) -> Iterator[State]:
-        """Yield the saved states that are whole, newest first, and make their progress this one's.
+        """Yield the complete saved states, newest first; progress is then that of the state.
 
-        Who takes one stops asking; who cannot use it says why with `refuse` and asks on. When
-        none is left this is the progress of a trial that has not begun. What is passed over is
-        said in one line.
+        A caller that can use a state stops iterating. A caller that cannot gives the reason with
+        `refuse` and continues. If no state is left, progress is that of a new trial. One
+        line tells the user which states were skipped.
         """
         states, rows = self._recorded()
         for number, entry in enumerate(states):
@@ -96,8 +97,8 @@ class Progress(Generic[W]):
                 continue
             if self._problems:
                 self.say(
-                    f"the last saved state cannot be used ({'; '.join(self._problems)}): going on "
-                    f"from that of epoch {entry['epoch']}"
+                    f"the last saved state cannot be used ({'; '.join(self._problems)}): training "
+                    f"continues from the state of epoch {entry['epoch']}"
                 )
             self._begin(states[number:], rows)
             yield State(entry["epoch"], self.folder / entry["state"])
@@ -109,7 +110,7 @@ class Progress(Generic[W]):
             )
 
     def refuse(self, state: State, error: Exception) -> None:
-        """Pass over a state that is whole but of no use."""
+        """Skip a state that is complete but cannot be used."""
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[:2])[:200] or type(error).__name__
         self._problems.append(f"{state.path.name} does not fit: {reason}")
@@ -146,18 +147,18 @@ class Progress(Generic[W]):
                 if not _is_whole_zip(path):
                     return f"{name} is damaged"
             elif path.stat().st_size != known["bytes"]:
-                return f"{name} has {path.stat().st_size} of {known['bytes']} bytes"
+                return f"{name} has only {path.stat().st_size} of {known['bytes']} bytes"
             elif sha256_of(path) != known["sha256"]:
-                return f"{name} is damaged: its SHA-256 is not the recorded one"
+                return f"{name} is damaged: its SHA-256 differs from the recorded one"
         return None
 
     def add(self, record: EpochRecord, weights: Callable[[], W]) -> None:
-        """Take note of an epoch; `weights` is asked for a copy when it is the best so far."""
+        """Record an epoch; `weights` is called for a copy if it is the best so far."""
         if self.history.append(record):
             self._best = weights()
 
     def save_if_due(self, write: Callable[[Path], Any]) -> None:
-        """Save a state when the last one is old enough; ``write(path)`` writes what training needs.
+        """Save a state if the last one is old enough; ``write(path)`` writes what training needs.
 
         Raises
         ------
@@ -211,8 +212,8 @@ class Progress(Generic[W]):
 
 
 def saved_history(folder: Path) -> list[dict[str, Any]]:
-    """Return one row per epoch that a trial's last saved state knows of; none where it is damaged
-    or missing, and of versions before this protocol.
+    """Return one row per epoch recorded in a trial's last saved state; none if that is damaged or
+    missing, or was written before this protocol.
     """
     try:
         rows = json.loads((folder / RESUME).read_text(encoding="utf-8"))["history"]

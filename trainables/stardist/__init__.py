@@ -1,1 +1,1 @@
-"""StarDist's own model, in a process of its own. Imports neither torch nor TensorFlow."""
+"""StarDist's own model, in a separate process. Imports neither torch nor TensorFlow."""

@@ -1,6 +1,6 @@
 """stardist's own StarDist2D as a trial; imports neither torch nor TensorFlow.
 
-The model trains and predicts in a process of its own (`trainables.stardist.worker`), which never
+The model trains and predicts in a separate process (`trainables.stardist.worker`), which never
 imports torch and dies with the process that started it.
 """
 
@@ -120,7 +120,7 @@ class _Worker:
         last = lines[-1][:300]
         if "bad_alloc" in last or "OOM" in last or (self.limited and code < 0):
             return OutOfMemory(f"out of memory (StarDist's process ended with code {code}: {last})")
-        hint = "; most likely for want of memory" if code == -9 else ""
+        hint = "; most likely memory ran out" if code == -9 else ""
         return RuntimeError(f"StarDist's process ended with code {code}{hint}: {last}")
 
     def close(self) -> None:
@@ -151,8 +151,8 @@ def _error(kind: str, text: str) -> Exception:
 
 
 def gpu_share_mb(fraction: float | None) -> float | None:
-    """Return what of a share of the visible GPU's memory is left beside the process's CUDA context,
-    in MiB; None without a share or a GPU.
+    """Return the MiB of a share of the visible GPU's memory that remain beside the process's CUDA
+    context; None without a share or a GPU.
     """
     if fraction is None:
         return None
@@ -186,18 +186,18 @@ def train_stardist(
     on_resume: OnResume | None = None,
     on_note: OnNote = logger.warning,
 ) -> TrialResult:
-    """Train stardist's own model, or go on where an earlier attempt stopped, or return its result.
+    """Train stardist's own model, continue an earlier attempt, or return a finished result.
 
     Parameters, result and the files in `folder` are those of `trainables.train.train`; the
-    weights are Keras's ``model.weights.h5``. Per epoch, IoU is of what is decoded at StarDist's
-    default thresholds; the result's with thresholds optimised on the validation images.
+    weights are Keras's ``model.weights.h5``. The IoU of an epoch uses StarDist's
+    default thresholds; the IoU of the result uses thresholds optimised on the validation images.
 
     Raises
     ------
     trainables.errors.TrainingError
         When the trial cannot succeed however often it is repeated.
     trainables.errors.OutOfMemory
-        When it needs more memory than `options` let it take.
+        When it needs more memory than `options` allow.
     trainables.errors.Superseded
         When another attempt at the trial has begun; this one has written nothing since.
     """
@@ -248,7 +248,7 @@ def _overlays(
 
 
 class StarDistPredictor:
-    """A trained StarDist2D that predicts from raw images, in a process that starts when needed.
+    """A trained StarDist2D that predicts from raw images, in a process started when needed.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ class StarDistPredictor:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def to(self, device: object) -> StarDistPredictor:
-        """Predict on a device from now on, by its name or torch's object: ``cpu`` or ``cuda``."""
+        """Use a device from now on, given by name or as torch's object: ``cpu`` or ``cuda``."""
         self.close()
         device = "cuda" if str(device).startswith("cuda") else "cpu"
         self.options = self.options.model_copy(update={"device": device})
@@ -290,7 +290,7 @@ class StarDistPredictor:
         return maps[0], maps[1:]
 
     def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """Scale a raw (H, W) image as those of the training were: (H, W) float32."""
+        """Scale a raw (H, W) image as the training images were scaled: (H, W) float32."""
         return normalize(image, self.config.normalization, self.intensities)
 
     def maps(
@@ -303,7 +303,7 @@ class StarDistPredictor:
         normalized : (H, W) float32 array
             As `normalize` gives it for the whole image.
         inference : Inference, optional
-            Whether in tiles, and in which; None: as the checkpoint says.
+            Whether to use tiles, and of which size; None: as the checkpoint says.
 
         Returns
         -------

@@ -2,7 +2,8 @@
 
 Started by `client` as ``python -m trainables.stardist.worker FD``. Requests come as
 JSON lines on standard input, answers go as JSON lines to the descriptor FD; what TensorFlow
-prints goes elsewhere. The process ends when its standard input does: it never outlives its trial.
+prints goes elsewhere. The process ends when its standard input closes, so it never outlives its
+trial.
 """
 
 # ruff: noqa: E402 - torch must be blocked before anything else is imported
@@ -97,7 +98,7 @@ def predict(request: dict[str, Any], lines: queue.SimpleQueue[str | None], answe
 
 
 def main() -> None:
-    """Read one request, serve it, and tell of errors in one line."""
+    """Read one request, serve it, and report errors in one line."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     _die_with_parent(lines)
     answer = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")

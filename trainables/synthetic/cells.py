@@ -52,7 +52,7 @@ class Cell:
     radius: float
     """Of the circle with the area of the undisturbed cell, in pixels; constant over a track."""
     center: FloatArray
-    """(2,) x and y from which the outline is seen at equal steps of the angle."""
+    """(2,) x and y of the centre; seen from it, vertices of the outline are at equal angles."""
     orientation: float
     """Direction in which the cell points, in radians from x towards y."""
     outline: FloatArray
@@ -273,7 +273,7 @@ def simulate(
 ) -> Iterator[Frame]:
     """Yield the frames of one sequence, one after the other.
 
-    A cell keeps its track number, population and radius; its centre stays in the frame, its
+    A cell keeps its track number, population and radius. Its centre stays in the frame, but its
     body may be cut by the border. Frame `t` does not depend on how many frames follow.
 
     Parameters

@@ -19,9 +19,9 @@ The folder holds
 ``synthetic.json``
     The arguments, and the version of the generator.
 
-Equal arguments give equal bytes, as long as processor and libraries round alike. Sequences and
-frames do not depend on how many are asked for: more of either repeats the smaller data set and
-adds to it. Centres of cells stay in the frame: no track starts late, ends early or has a gap.
+Equal arguments give equal bytes, as long as processor and libraries round in the same way.
+Sequences and frames do not depend on their number: a larger data set contains the smaller one.
+Centres of cells stay in the frame: no track starts late, ends early or has a gap.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _already_there(out: Path, parameters: dict[str, Any]) -> bool:
     if isinstance(found, dict) and found.get("generator") == parameters["generator"]:
         different = [k for k in parameters if found.get(k) != parameters[k]]
         raise FileExistsError(
-            f"{out} holds synthetic data made with other arguments ({', '.join(different)} "
+            f"{out} contains synthetic data made with other arguments ({', '.join(different)} "
             "differ): choose another OUT or remove it"
         )
     raise FileExistsError(f"{out} exists and is not empty: choose another OUT")
@@ -180,12 +180,12 @@ def generate(
     Parameters
     ----------
     out : path
-        Folder to make. When it already holds the data set of exactly these arguments, nothing
+        Folder to create. If it already contains the data set of exactly these arguments, nothing
         is done.
     sequences, frames : int
         Number of sequences, and of frames in each.
     seed : int
-        Of everything random, 0 or more.
+        Random seed, 0 or more.
     height, width : int
         Size of the images in pixels, at least 64.
     cells : int, optional
@@ -201,7 +201,7 @@ def generate(
     ValueError
         When an argument is out of range.
     FileExistsError
-        When `out` is not empty and holds anything else.
+        When `out` is not empty and contains anything else.
     """
     out = Path(out)
     parameters = _parameters(sequences, frames, seed, height, width, cells)
@@ -251,7 +251,7 @@ def _write(arguments: argparse.Namespace, command: str) -> int:
     generate(out, **options)
     count = options["sequences"] * options["frames"]
     if existed:
-        print(f"{out} already holds these {count} images; nothing to do")
+        print(f"{out} already contains these {count} images; nothing to do")
     else:
         print(f"wrote {count} images with labels, tracks and outlines to {out}")
     return cli.DONE
@@ -263,10 +263,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m trainables.synthetic",
         description="Write brightfield images of simulated lymphocytes with exact labels.",
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to create")
     parser.add_argument("--sequences", type=int, default=6, help="number of sequences (6)")
     parser.add_argument("--frames", type=int, default=4, help="frames in each sequence (4)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed; the same seed gives the same files (0)"
+    )
     parser.add_argument("--height", type=int, default=904, help="pixels (904)")
     parser.add_argument("--width", type=int, default=1224, help="pixels (1224)")
     parser.add_argument("--cells", type=int, help="cells per frame (115 per 1224 x 904 pixels)")

@@ -1,6 +1,6 @@
 """What a network learns, and how its output becomes foreground: one record per task.
 
-This is the one place that defines the yardstick of the ranking: data-set IoU of the foreground
+This is the only place that defines how candidates are ranked: data-set IoU of the foreground
 (any cell) against the label image's foreground, whatever the task. A further task is one file
 beside these and one line in `TASKS`; its other half, from maps to single cells, is one file and one
 line in `analysis.instances`. Imports no torch.
@@ -46,7 +46,7 @@ def build_task(config: TrialConfig, state: Mapping[str, Any] | None = None) -> T
     config : TrialConfig
         Not of stardist's own model, which trains elsewhere.
     state : mapping, optional
-        What `Task.state` gave.
+        Result of `Task.state`.
     """
     return TASKS[config.task](config, state)
 

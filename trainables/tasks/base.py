@@ -18,7 +18,7 @@ Shape = tuple[int, int]
 
 
 class Task:
-    """A way of making cells, as far as the network has part in it.
+    """The network's part in a way of making cells.
 
     A subclass is the record of one task: its class attributes are what plans and tables ask
     for, which import no torch; its methods are what training and prediction call. The other half
@@ -28,7 +28,7 @@ class Task:
     ----------
     config : TrialConfig
     state : mapping, optional
-        What `state` gave when the checkpoint was written.
+        Result of `state` when the checkpoint was written.
     """
 
     name: ClassVar[str]
@@ -38,7 +38,7 @@ class Task:
     own_loss: ClassVar[str | None] = None
     """The one loss that fits the task's targets; None: any loss on pixels."""
     class_names: ClassVar[tuple[str, ...]] = ()
-    """Classes whose IoU is recorded beside that of the foreground."""
+    """Classes whose IoU is recorded besides that of the foreground."""
     keeps_targets: ClassVar[bool] = False
     """Whether targets are slow to make, so that those of validation images are kept."""
     recipe1: ClassVar[Mapping[str, Any]] = {}
@@ -47,7 +47,7 @@ class Task:
     channels: int
     """Output channels of the network."""
     grid: int
-    """Logits and targets are of every so many pixels, in both directions."""
+    """Logits and targets hold every `grid`-th pixel in both directions."""
 
     def __init__(self, config: TrialConfig, state: Mapping[str, Any] | None = None) -> None:
         self.config = config
@@ -60,12 +60,12 @@ class Task:
 
     @classmethod
     def grid_of(cls, config: TrialConfig) -> int:
-        """Return of how many pixels, in both directions, logits and targets hold one."""
+        """Return the distance in pixels, in both directions, of logits and targets."""
         return 1
 
     @classmethod
     def for_training(cls, config: TrialConfig, labels: Sequence[NDArray[np.integer]]) -> Task:
-        """Make the task of a trial that begins, from its training label images."""
+        """Make the task of a new trial from its training label images."""
         return cls(config)
 
     def target(self, labels: NDArray[np.integer]) -> NDArray[Any]:
@@ -91,7 +91,7 @@ class Task:
         raise NotImplementedError
 
     def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
-        """Return what instances are made from, for (channels, h, w) logits.
+        """Return the maps from which instances are made, for (channels, h, w) logits.
 
         Foreground probability (1, H, W) for two classes, class probabilities (3, H, W) for
         three, probability and distances (1 + rays, h, w) of every ``config.grid``-th pixel for a
@@ -109,7 +109,7 @@ class Task:
         Raises
         ------
         ValueError
-            For other tasks, whose instances `analysis.instances` separates.
+            For other tasks; `analysis.instances` makes their instances.
         """
         raise ValueError(f"task {self.config.task!r} predicts classes, not instances")
 
@@ -118,7 +118,7 @@ class Task:
         predict: Callable[[NDArray[np.float32]], torch.Tensor],
         images: Sequence[tuple[NDArray[np.float32], NDArray[np.integer]]],
     ) -> bool:
-        """Choose what prediction needs beside the weights, on validation images.
+        """Choose what prediction needs besides the weights, on validation images.
 
         Parameters
         ----------
@@ -129,10 +129,10 @@ class Task:
         Returns
         -------
         bool
-            Whether there was anything to choose: predictions may then differ from those before.
+            Whether there was anything to choose; predictions may then differ from earlier ones.
         """
         return False
 
     def state(self) -> dict[str, Any]:
-        """Return what prediction needs beside weights and configuration, for JSON."""
+        """Return what prediction needs besides weights and configuration, for JSON."""
         return {}

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
 
 MOST_CALIBRATION_IMAGES = 20
-"""Validation images, spread evenly, on which star-convex thresholds are chosen: predictions of
-33 channels each are held in memory for it."""
+"""Number of validation images, evenly spread, on which star-convex thresholds are chosen: their
+predictions, of 33 channels each, are held in memory."""
 
 
 class StarConvex(Task):
-    """Object probability and radial distances of every ``config.grid``-th pixel.
+    """Object probability and radial distances at every ``config.grid``-th pixel.
 
     Parameters
     ----------
