@@ -98,7 +98,7 @@ def dimension(given: Any) -> Dimension:
         return given
     if isinstance(given, list | tuple):
         if given and given[0] in ("uniform", "loguniform"):
-            return _told(given)
+            return _written_range(given)
         return _choice(given)
     for name in ("choices", "categories"):  # Optuna's, Ray Tune's
         if hasattr(given, name):
@@ -110,7 +110,7 @@ def dimension(given: Any) -> Dimension:
     raise ValueError(f"{given!r}: give {FORMS}")
 
 
-def _told(given: Any) -> Range:
+def _written_range(given: Any) -> Range:
     numbers = given[1:]
     if len(numbers) != 2 or not all(isinstance(n, int | float) for n in numbers):
         raise ValueError(f"{given!r}: write ({given[0]!r}, low, high)")

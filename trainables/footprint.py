@@ -181,7 +181,7 @@ def _allocations() -> type[Any]:
         return {storage._cdata: storage for storage in found}
 
     class Allocations(TorchDispatchMode):
-        """Sums the bytes of storages that operations make anew, until they are freed."""
+        """Sums the bytes of storages that operations allocate, until they are freed."""
 
         live = peak = workspace = flops = 0
 

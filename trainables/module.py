@@ -128,7 +128,7 @@ class SegmentationModule(pl.LightningModule):
             target = self.task.target(one.labels) if one.target is None else one.target
             truth = torch.from_numpy(target)[None].to(logits.device)
             losses.append(float(self.loss(logits[None], truth)))
-            # an untrained or diverged network is told by its loss, not by its outlines
+            # an untrained or diverged network is recognised by its loss, not by its outlines
             pred = self.task.foreground(logits, (one.labels.shape[0], one.labels.shape[1]))
             counts.append(overlap_counts(pred, foreground(one.labels)))
             if names:

@@ -114,7 +114,7 @@ def star_targets(labels: NDArray[np.integer], rays: int = 32, grid: int = 1) -> 
         return target
     if small.min() == small.max():  # a cell that fills the image ends at its edge
         prob = edt_prob(np.pad(small, 1))[1:-1, 1:-1]
-    else:  # a cell that a crop cuts goes on beyond it
+    else:  # a cell that a crop cuts continues beyond it
         prob = edt_prob(small)
     target[0] = prob[::grid, ::grid]
     dist = star_dist(small, n_rays=rays, mode="cpp", grid=(grid, grid))

@@ -143,7 +143,7 @@ def check_encoder(name: str) -> None:
 def scaling_of(name: str) -> tuple[RGB, RGB]:
     """Return mean and standard deviation of published weights, named ``<encoder>.<variant>``.
 
-    segmentation-models-pytorch keeps them beside the weights, on the network; these are the ones
+    segmentation-models-pytorch publishes them online with the weights; these are the values
     of its old table (``_legacy_pretrained_settings.py``). `weights.fetch` compares.
     """
     encoder, _, variant = name.partition(".")

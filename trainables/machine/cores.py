@@ -57,7 +57,7 @@ def _folders(proc: Path, cgroups: Path) -> Iterator[Path]:
             mounts = [cgroups / "cpu", cgroups / controllers]
         else:
             continue
-        # a container may see its own group as the root, and be told of a path that is not there
+        # a container may see its own group as the root, and get a path that does not exist there
         inside = Path(path.lstrip("/"))
         for mount in mounts:
             for folder in (inside, *inside.parents):

@@ -96,7 +96,7 @@ class _Worker:
         self.send({**common, **request})
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send one line; a process that has ended is told of by `listen`."""
+        """Send one line; if the process has ended, `listen` reports it."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(message) + "\n")

@@ -50,7 +50,7 @@ from trainables.tiling import Inference
 WEIGHTS = "model.weights.h5"
 MOST_CALIBRATION_IMAGES = 20
 MOST_TARGETS_MB = 1024
-"""Validation targets that are kept in memory; further ones are made anew."""
+"""Size of the validation targets that are kept in memory; others are made again each time."""
 
 Pair = tuple[NDArray[np.float32], NDArray[np.integer]]
 
@@ -363,7 +363,7 @@ def _for_keras(target: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
 
 
 def _variables(network: Any, optimizer: Any) -> list[NDArray]:
-    """Return all that training needs to go on."""
+    """Return everything that training needs to continue."""
     return [*network.get_weights(), *(np.array(v) for v in optimizer.variables)]
 
 

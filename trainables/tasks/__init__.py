@@ -2,8 +2,8 @@
 
 This is the only place that defines how candidates are ranked: data-set IoU of the foreground
 (any cell) against the label image's foreground, whatever the task. A further task is one file
-beside these and one line in `TASKS`; its other half, from maps to single cells, is one file and one
-line in `analysis.instances`. Imports no torch.
+next to these and one line in `TASKS`; its other half, from maps to single cells, is one file and
+one line in `analysis.instances`. Imports no torch.
 """
 
 from __future__ import annotations
