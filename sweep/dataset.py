@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from sweep.request import Request, RequestError
-from trainables.data.dataset import DataError, DataOptions, DataSet, index_dataset, open_dataset
+from trainables.data.dataset import DataError, DataSet, index_dataset, open_dataset
 from trainables.data.pixelcheck import CROPS_ADVICE
-from trainables.data.splits import few_groups_note, recorded_options
+from trainables.data.splits import DataOptions, few_groups_note, recorded_options
 
 
 @contextmanager

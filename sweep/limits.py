@@ -141,7 +141,7 @@ def reservable_gb(node: str) -> float | None:
     for one in ray.nodes():
         if one["NodeID"] == node and one["Alive"] and "memory" in one["Resources"]:
             # never rounded up: Ray waits for ever for more memory than a node has
-            return math.floor(one["Resources"]["memory"] / 2**30 * 1000) / 1000
+            return math.floor(float(one["Resources"]["memory"]) / 2**30 * 1000) / 1000
     return None
 
 

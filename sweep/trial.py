@@ -27,7 +27,8 @@ from trainables.config import (
     TrialResult,
     with_changes,
 )
-from trainables.data.dataset import DataError, DataOptions, cached_index
+from trainables.data.dataset import DataError, cached_index
+from trainables.data.splits import DataOptions
 from trainables.errors import Superseded
 from trainables.records.attempts import Attempt
 

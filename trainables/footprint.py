@@ -150,7 +150,7 @@ def inference_mb(config: TrialConfig, image_shape: Shape, *, bf16: bool = False)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         with torch.inference_mode(), autocast, _allocations()() as seen:
             network(x)
-    return OVERHEAD * (seen.peak + 4 * count_parameters(network)) / MIB + FRAMEWORK_MB
+    return OVERHEAD * (int(seen.peak) + 4 * count_parameters(network)) / MIB + FRAMEWORK_MB
 
 
 def _padded(shape: Shape) -> Shape:
@@ -180,7 +180,7 @@ def _allocations() -> type[Any]:
         found = [t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
         return {storage._cdata: storage for storage in found}
 
-    class Allocations(TorchDispatchMode):
+    class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Sums the bytes of storages that operations allocate, until they are freed."""
 
         live = peak = workspace = flops = 0

@@ -124,7 +124,7 @@ class Lovasz(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss as a scalar tensor."""
-        loss = self.loss(logits, target)
+        loss: torch.Tensor = self.loss(logits, target)
         if not self.binary:
             return loss
         # chosen on the device: asking whether there is a cell would wait for it
@@ -154,7 +154,8 @@ class DiceCrossEntropy(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss as a scalar tensor."""
-        return self.dice(logits, target) + self.cross_entropy(logits, target)
+        loss: torch.Tensor = self.dice(logits, target) + self.cross_entropy(logits, target)
+        return loss
 
 
 LOSSES: dict[str, Callable[[str], nn.Module]] = {

@@ -51,7 +51,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         import torch
 
-        torch.cuda.init()  # or there is nothing yet to be reset, which is an error
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # or there is nothing yet to be reset, which is an error
         torch.cuda.reset_peak_memory_stats(device)
         return
     # not Linux, or not permitted: the peak is then the process's

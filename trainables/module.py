@@ -71,7 +71,7 @@ class SegmentationModule(pl.LightningModule):
         image, target = batch
         x = self.scaling(image).contiguous(memory_format=torch.channels_last)
         grid = self.task.grid
-        loss = self.loss(self.network(x)[..., ::grid, ::grid].float(), target)
+        loss: torch.Tensor = self.loss(self.network(x)[..., ::grid, ::grid].float(), target)
         self._losses.append(loss.detach())
         return loss
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.data.dataset import normalize
-from trainables.data.normalization import Intensities
+from trainables.data.normalization import Intensities, normalize
 from trainables.errors import NoGpu
 from trainables.machine.hardware import cpu_computes_bf16, pretended_gpu
 from trainables.memory import is_out_of_memory
@@ -155,7 +154,7 @@ def predict_logits(
         x = torch.from_numpy(np.ascontiguousarray(part))[None, None].to(device)
         padded, rows, columns = pad_to_stride(scaling(x))
         with autocast(precision, device):
-            logits = network(padded.contiguous(memory_format=torch.channels_last))
+            logits: torch.Tensor = network(padded.contiguous(memory_format=torch.channels_last))
         return logits[0, :, rows, columns][:, ::grid, ::grid].float()
 
     side = inference.side(image.shape)

@@ -78,7 +78,8 @@ def _numbered(labels: NDArray[np.integer]) -> NDArray[np.uint16]:
     first = 0 if values.size and values[0] == 0 else 1
     if len(values) - 1 + first > np.iinfo(np.uint16).max:
         raise ValueError(f"{len(values) - 1 + first} objects in one image; the limit is 65535")
-    return (index.reshape(labels.shape) + first).astype(np.uint16)
+    numbers: NDArray[np.uint16] = (index.reshape(labels.shape) + first).astype(np.uint16)
+    return numbers
 
 
 def star_targets(labels: NDArray[np.integer], rays: int = 32, grid: int = 1) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.evaluation.prediction import MapPredictor, Maps, predict_maps
+from analysis.evaluation.prediction import MapPredictor, predict_maps
 from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled
 from analysis.instances.methods import (
     RANGES,
@@ -31,6 +31,7 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet, Item
 from trainables.data.imagefiles import read_image, read_labels
 from trainables.records.files import write_json
+from trainables.tiling import Maps
 
 CALIBRATION = "calibration.json"
 FORMAT = 2

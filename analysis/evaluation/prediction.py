@@ -82,7 +82,7 @@ def foreground_probability(
     if config.task == "semantic3":
         return np.asarray(maps[CELL] + maps[BOUNDARY])
     if config.task == "stardist":
-        full = np.repeat(np.repeat(maps[0], config.grid, 0), config.grid, 1)
+        full: NDArray[np.float32] = np.repeat(np.repeat(maps[0], config.grid, 0), config.grid, 1)
         return full[: shape[0], : shape[1]]
     return maps[0]
 

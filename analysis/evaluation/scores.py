@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,11 @@ def match(
 
 
 def _match(
-    a: NDArray[np.int32], b: NDArray[np.int32], names_a: NDArray, names_b: NDArray, threshold: float
+    a: NDArray[np.int32],
+    b: NDArray[np.int32],
+    names_a: NDArray[Any],
+    names_b: NDArray[Any],
+    threshold: float,
 ) -> Matching:
     found = matching(a, b, thresh=threshold, report_matches=True)
     ok = np.asarray(found.matched_scores, float) >= threshold

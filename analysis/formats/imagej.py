@@ -69,7 +69,8 @@ def separated(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     keep = np.zeros(len(owner), bool)
     keep[order[np.r_[True, np.diff(owner[order]) > 0]]] = True
     keep[0] = False
-    return keep[pieces]
+    kept: NDArray[np.bool_] = keep[pieces]
+    return kept
 
 
 def write_binary(labels: NDArray[np.integer[Any]], path: Path) -> None:

@@ -122,7 +122,9 @@ def percentiles(values: Array) -> tuple[float, float]:
 def ratio_of_sums(draws: NDArray[np.int64], sums: Array, counts: Array) -> Array:
     """Return the mean over cells in each resample; NaN where no cell was drawn."""
     below = draws @ counts
-    return np.divide(draws @ sums, below, out=np.full(len(draws), np.nan), where=below > 0)
+    means = np.full(len(draws), np.nan)
+    np.divide(draws @ sums, below, out=means, where=below > 0)
+    return means
 
 
 def cliffs_deltas(

@@ -31,8 +31,9 @@ from analysis.study.objects import (
 )
 from trainables.checkpoint import load
 from trainables.config import Normalization
-from trainables.data.dataset import DataSet, Item, normalize
+from trainables.data.dataset import DataSet, Item
 from trainables.data.imagefiles import read_image, read_labels
+from trainables.data.normalization import normalize
 from trainables.errors import CheckpointError
 from trainables.records.manifest import read_manifest
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sweep.request import RequestError
-from trainables.data.dataset import DataError, DataOptions, DataSet, cached_index
+from trainables.data.dataset import DataError, DataSet, cached_index
+from trainables.data.splits import DataOptions
 from trainables.records.files import write_text
 
 FOLDER = ".nodes"

@@ -268,4 +268,5 @@ def one_piece_each(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     owner[further] = np.where(kept, owner.max() + np.cumsum(kept), 0)
     # more numbers than the crop had: its own type may not hold them
     wide = np.int64 if owner.max() > np.iinfo(np.int32).max else np.int32
-    return owner.astype(wide)[pieces]
+    parted: NDArray[np.integer] = owner.astype(wide)[pieces]
+    return parted

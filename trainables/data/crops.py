@@ -15,7 +15,7 @@ from trainables.data.cutting import Cutter, epoch_batches, steps_per_epoch
 Target = Callable[[NDArray[np.integer]], NDArray[Any]]
 
 
-class CropDataset(Dataset):
+class CropDataset(Dataset[Any]):
     """All training crops of a data set, held in memory as images and cut when asked for.
 
     Parameters

@@ -126,4 +126,5 @@ def normalize(
     if high <= low:
         return np.zeros(image.shape, np.float32)
     scaled = (image.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, -0.5, 1.5)
+    clipped: NDArray[np.float32] = np.clip(scaled, -0.5, 1.5)
+    return clipped

@@ -49,7 +49,8 @@ def thumbnail(image: NDArray[Any]) -> NDArray[np.float32]:
     small = image[:height, :width].astype(np.float32)
     small = small.reshape(height // step, step, width // step, step).mean((1, 3))
     small = small - uniform_filter(small, 31, mode="reflect")
-    return small / max(float(small.std()), 1e-12)
+    scaled: NDArray[np.float32] = small / max(float(small.std()), 1e-12)
+    return scaled
 
 
 def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pixels | None:

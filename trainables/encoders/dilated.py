@@ -45,7 +45,8 @@ class DenseMaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Pool (N, C, H, W) to (N, C, H, W)."""
-        return super().forward(F.pad(input, self.margin, value=float("-inf")))
+        pooled: torch.Tensor = super().forward(F.pad(input, self.margin, value=float("-inf")))
+        return pooled
 
 
 def dilate(module: nn.Module, rate: int) -> nn.Module:

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
-from trainables.data.dataset import DataSet, normalize
+from trainables.data.dataset import DataSet
+from trainables.data.normalization import normalize
 from trainables.errors import (
     CheckpointError,
     HostMemoryShort,

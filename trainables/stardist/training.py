@@ -27,7 +27,8 @@ from trainables.data.cutting import (
     learning_rate_factor,
     steps_per_epoch,
 )
-from trainables.data.dataset import DataOptions, index_dataset
+from trainables.data.dataset import index_dataset
+from trainables.data.splits import DataOptions
 from trainables.errors import NoGpu, TrainingError
 from trainables.labels import compact
 from trainables.machine.hardware import pretended_gpu
@@ -98,7 +99,7 @@ def standardise(image: NDArray[np.float32], config: TrialConfig) -> NDArray[np.f
 
 def polygons(
     model: Any, image: NDArray[np.float32], inference: Inference
-) -> tuple[NDArray, NDArray]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return object probability (h, w) and distances (rays, h, w) of a normalised image, on the
     model's grid; tiles are stardist's own, which overlap by the network's reach.
     """
@@ -149,7 +150,9 @@ class Trial:
             image, labels = self.data.load(item, self.config.normalization)
             yield standardise(image, self.config), compact(labels)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[NDArray, tuple[NDArray, NDArray]]]:
+    def _batches(
+        self, epoch: int
+    ) -> Iterator[tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]]]]:
         """Yield an epoch's batches, in the order and with the augmentation of other trials."""
         size, rays, grid = self.config.crop_size, self.config.rays, self.config.grid
         count = len(self.cutter.corners)
@@ -268,7 +271,7 @@ class Trial:
         """Give network and optimiser what the last saved state that can be used holds."""
         count, first = len(network.get_weights()), _variables(network, optimizer)
 
-        def put(arrays: Sequence[NDArray]) -> None:
+        def put(arrays: Sequence[NDArray[Any]]) -> None:
             network.set_weights(arrays[:count])
             for variable, array in zip(optimizer.variables, arrays[count:], strict=True):
                 variable.assign(array)
@@ -355,30 +358,30 @@ class Trial:
         print(json.dumps(message), file=self.answer, flush=True)
 
 
-def _for_keras(target: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+def _for_keras(target: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Split (N, H, W, 1 + rays) targets as stardist's losses take them: probability; distances
     with the probability as their mask behind them.
     """
     return target[..., :1], np.concatenate([target[..., 1:], target[..., :1]], axis=-1)
 
 
-def _variables(network: Any, optimizer: Any) -> list[NDArray]:
+def _variables(network: Any, optimizer: Any) -> list[NDArray[Any]]:
     """Return everything that training needs to continue."""
     return [*network.get_weights(), *(np.array(v) for v in optimizer.variables)]
 
 
-def savez(path: Path, arrays: Sequence[NDArray]) -> None:
+def savez(path: Path, arrays: Sequence[NDArray[Any]]) -> None:
     """Write arrays to a file of numpy, whose name is taken as it is."""
     with open(path, "wb") as handle:  # np.savez adds a suffix to names
         np.savez(handle, *arrays)
 
 
-def write_arrays(path: Path, arrays: Sequence[NDArray]) -> None:
+def write_arrays(path: Path, arrays: Sequence[NDArray[Any]]) -> None:
     """Write arrays to a file of numpy, whole or not at all."""
     write_with(path, lambda temporary: savez(temporary, arrays))
 
 
-def _read_arrays(path: Path) -> list[NDArray]:
+def _read_arrays(path: Path) -> list[NDArray[Any]]:
     with np.load(path, allow_pickle=False) as content:
         return [content[f"arr_{number}"] for number in range(len(content.files))]
 

@@ -107,7 +107,8 @@ class _Colony:
         # The area of 1 + sum |c| cos is 1 + sum |c|^2 / 2 that of the circle.
         scale = self.radius / np.sqrt(1 + 0.5 * (np.abs(shape) ** 2).sum(axis=1))
         phase = np.exp(-1j * np.multiply.outer(angle - self.orientation[index], _ORDERS))
-        return scale[index] * (1 + (shape[index] * phase).real.sum(axis=-1))
+        radii: FloatArray = scale[index] * (1 + (shape[index] * phase).real.sum(axis=-1))
+        return radii
 
     def pairs(self) -> tuple[NDArray[np.int64], FloatArray, FloatArray, FloatArray, FloatArray]:
         """Pairs that may touch: indices (P, 2), unit vectors, distances, both facing radii."""
@@ -199,7 +200,8 @@ class _Colony:
 def _wobble(colony: _Colony, rng: np.random.Generator) -> NDArray[np.complex128]:
     noise = rng.normal(size=(len(colony.radius), len(_ORDERS), 2)) / np.sqrt(2)
     spread = np.where(colony.polarised[:, None], _POLARISED_SD, _ROUND_SD)
-    return (noise[..., 0] + 1j * noise[..., 1]) * spread
+    wobble: NDArray[np.complex128] = (noise[..., 0] + 1j * noise[..., 1]) * spread
+    return wobble
 
 
 def _place(size: FloatArray, radius: FloatArray, rng: np.random.Generator) -> FloatArray:

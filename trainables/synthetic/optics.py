@@ -135,7 +135,7 @@ def _illumination(seed: int, sequence: int, height: int, width: int) -> FloatArr
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     x0, y0 = rng.uniform(-0.35, 0.35, 2)
     tilt_x, tilt_y = rng.normal(0, 0.025, 2)
-    light = 1.04 - rng.uniform(0.05, 0.10) * ((x - x0) ** 2 + (y - y0) ** 2)
+    light: FloatArray = 1.04 - rng.uniform(0.05, 0.10) * ((x - x0) ** 2 + (y - y0) ** 2)
     light = light + tilt_x * x + tilt_y * y
     for step, amount in ((160, 0.006), (40, 0.003)):
         rows, columns = height // step + 3, width // step + 3
