@@ -82,9 +82,9 @@ def foreground_probability(
     if config.task == "semantic3":
         return np.asarray(maps[CELL] + maps[BOUNDARY])
     if config.task == "stardist":
-        full: NDArray[np.float32] = np.repeat(np.repeat(maps[0], config.grid, 0), config.grid, 1)
-        return full[: shape[0], : shape[1]]
-    return maps[0]
+        full = np.repeat(np.repeat(maps[0], config.grid, 0), config.grid, 1)
+        return np.asarray(full[: shape[0], : shape[1]])
+    return np.asarray(maps[0])
 
 
 def _average_of_flips(

@@ -66,7 +66,8 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
 
 
 def _grey(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
-    return (255 * np.clip(np.nan_to_num(pixels), 0, 1)).astype(np.uint8)
+    grey: NDArray[np.uint8] = (255 * np.clip(np.nan_to_num(pixels), 0, 1)).astype(np.uint8)
+    return grey
 
 
 def _layer(masks: dict[str, NDArray[np.bool_]]) -> str:

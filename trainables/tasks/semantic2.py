@@ -45,7 +45,7 @@ class Semantic2(Task):
 
     def ideal(self, target: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
         """Pixels of the target."""
-        return target[0] > 0.5
+        return np.asarray(target[0] > 0.5)
 
     def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
         """Return the (1, H, W) foreground probability."""

@@ -45,7 +45,7 @@ class Semantic3(Task):
 
     def ideal(self, target: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
         """Cell and boundary of the target."""
-        return target != BACKGROUND
+        return np.asarray(target != BACKGROUND)
 
     def maps(self, logits: torch.Tensor) -> NDArray[np.float32]:
         """Return the (3, H, W) probabilities of the classes."""

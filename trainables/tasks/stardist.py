@@ -132,4 +132,4 @@ def typical_radius(labels: Sequence[NDArray[np.integer]]) -> float:
 
 def _small_numbers(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     values, index = np.unique(labels, return_inverse=True)
-    return index.reshape(labels.shape) + (0 if values[0] == 0 else 1)
+    return np.asarray(index.reshape(labels.shape) + (0 if values[0] == 0 else 1))
