@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,13 +180,12 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
     told = run.plan["data"]
     options = recorded_options(told.get("options", {}))
     if data is not None:
-        try:
-            found = index_dataset(data, options)
-        except DataError:  # not divisible, so not the sweep's; what else is wrong is said below
-            found = index_dataset(data, divide=False)
-        if told["fingerprint"] in (found.fingerprint, found.old_fingerprint):
-            return found, None
-        found = index_dataset(data, divide=False)
+        listed = None
+        with suppress(DataError):  # not divisible, so not the sweep's; all else is said below
+            listed = index_dataset(data, options)
+        if listed and told["fingerprint"] in (listed.fingerprint, listed.old_fingerprint):
+            return listed, None
+        found = index_dataset(data, divide=False, known=listed)
     try:
         dataset = index_dataset(told["path"], options)
     except DataError as error:

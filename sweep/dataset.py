@@ -74,10 +74,10 @@ def data_options(request: Request, recorded: dict[str, Any] | None) -> DataOptio
     return chosen if chosen.model_copy(update={"gap_frames": None}) == asked else asked
 
 
-def open_data(root: Path, request: Request, console: Console) -> DataSet:
-    """Read all files once, refuse what cannot be right, and say what is remarkable."""
-    options = request.data_options
-    dataset = open_dataset(root, options)
+def open_data(listed: DataSet, request: Request, console: Console) -> DataSet:
+    """Look at the pixels of a listed data set, refuse what cannot be right, say what is remarkable."""
+    root, options = listed.root, request.data_options
+    dataset = open_dataset(root, options, known=listed)
     modes = {config.normalization.mode for config in request.configs}
     modes |= set(request.space.dimensions.get("normalization", ()))
     if "dataset" in modes and len(dataset.bits) > 1:

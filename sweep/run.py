@@ -24,7 +24,18 @@ from sweep.preview import print_plan, print_unseen, print_weights
 from sweep.request import RequestError
 from sweep.resources import check_gpus_are_here
 from sweep.runfolder import say_storage_error, storage_error
-from sweep.session import Outcome, Session, answer, check, decide, held, plan_on, prepare, start
+from sweep.session import (
+    Outcome,
+    Session,
+    answer,
+    check,
+    decide,
+    held,
+    list_data,
+    plan_on,
+    prepare,
+    start,
+)
 from sweep.view import duration, print_leaderboard
 from sweep.weights import check_weights
 from trainables import cli
@@ -106,7 +117,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         _preview_without_data(console, session)
         return DONE
     with data_folder(request, arguments.data, out, keep=not planning) as root:
-        plan = plan_on(session, root)
+        listed = list_data(session, root)
+        plan = plan_on(session, listed)
         decision = decide(session, plan)
         if decision.action == "refuse" or (decision.action == "unfinished" and not planning):
             raise RequestError(decision.reason)
@@ -116,7 +128,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                 return report(console, session, plan, answer(session))
         if decision.reason:
             console.print(f"note: {decision.reason}", markup=False, soft_wrap=True)
-        session, dataset = check(session, plan, root, console)
+        session, dataset = check(session, plan, listed, console)
         if planning:
             shown = with_recorded(plan, session.recorded, decision.ended)
             _preview(console, session, shown, partial(count_crops, dataset), decision.ended)

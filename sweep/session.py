@@ -148,16 +148,20 @@ def _check_encoders(request: Request) -> None:
             raise RequestError(str(error)) from error
 
 
-def plan_on(session: Session, root: Path) -> Plan:
-    """Name the trials of a request on a data set; its files are listed, not read.
+def list_data(session: Session, root: Path) -> DataSet:
+    """List a data set: its files are hashed, once for all that follows; pixels are not looked at.
 
     Raises
     ------
     trainables.data.DataError
         When that shows the data set to be wrong.
     """
-    dataset = index_data(root, session.request.data_options)
-    return make_plan(session.request, dataset, session.precision)
+    return index_data(root, session.request.data_options)
+
+
+def plan_on(session: Session, listed: DataSet) -> Plan:
+    """Name the trials of a request on a data set."""
+    return make_plan(session.request, listed, session.precision)
 
 
 def decide(session: Session, plan: Plan) -> Decision:
@@ -222,7 +226,9 @@ def answer(session: Session) -> Outcome:
     return Outcome(rows, missing(session.out, session.recorded, records))
 
 
-def check(session: Session, plan: Plan, root: Path, console: Console) -> tuple[Session, DataSet]:
+def check(
+    session: Session, plan: Plan, listed: DataSet, console: Console
+) -> tuple[Session, DataSet]:
     """Read all images once and refuse what cannot run; say what is remarkable.
 
     Returns
@@ -234,7 +240,7 @@ def check(session: Session, plan: Plan, root: Path, console: Console) -> tuple[S
     ------
     RequestError, trainables.data.DataError
     """
-    dataset = open_data(root, session.request, console)
+    dataset = open_data(listed, session.request, console)
     if session.resources and (emulated := check_here(plan, session.resources, session.gpus)):
         console.print(f"note: {emulated}", markup=False, soft_wrap=True)
     return replace(session, request=check_weights(session.request, session.out)), dataset

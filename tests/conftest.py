@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,20 @@ def real_data() -> Path:
     if not (folder / "yeastvision_phase" / "images").is_dir():
         pytest.skip("no real images: set SEGSWEEP_DATA to the folder that holds them")
     return folder
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often this process hashes which file."""
+    counts: Counter[Path] = Counter()
+    real = hashlib.file_digest
+
+    def counting(handle: Any, digest: Any) -> Any:
+        counts[Path(handle.name)] += 1
+        return real(handle, digest)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    return counts
 
 
 TINY = {

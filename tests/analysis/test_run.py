@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,7 +281,9 @@ def test_half_finished_and_without_ways(recipe: int, swept: Path, tmp_path: Path
     assert (out / "report" / "index.html").is_file()
 
 
-def test_only_images_without_cells(swept: Path, tmp_path: Path, analyse) -> None:
+def test_only_images_without_cells(
+    swept: Path, cells: Path, tmp_path: Path, analyse, hashed: Counter[Path]
+) -> None:
     out, data = tmp_path / "run", tmp_path / "empty"
     shutil.copytree(swept, out)
     rng = np.random.default_rng(0)
@@ -295,6 +298,8 @@ def test_only_images_without_cells(swept: Path, tmp_path: Path, analyse) -> None
     assert "Images without any true cell: e0, e1" in text
     assert "230x200 pixels) are much larger than the largest training image (110x96)" in text
     assert (out / "report" / "index.html").is_file()
+    files = [path for root in (cells, data) for path in root.glob("*/*.tif")]
+    assert {hashed[path] for path in files} == {1}
 
 
 @pytest.mark.parametrize(

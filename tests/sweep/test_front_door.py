@@ -37,7 +37,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def test_out_is_named_after_space_and_data(data: Path, tmp_path: Path, capsys) -> None:
+def test_out_is_named_after_space_and_data(data: Path, tmp_path: Path, hashed, capsys) -> None:
     assert default_out("demo", None) == Path("runs/demo")
     assert default_out("demo", f"{data}/") == Path("runs/demo-my_data")
     assert default_out("demo", f"{data}/images/..") == Path("runs/demo-my_data")
@@ -58,6 +58,8 @@ def test_out_is_named_after_space_and_data(data: Path, tmp_path: Path, capsys) -
     )
     assert main(["demo", "--data", str(data), "--plan", *UNET]) == 0
     assert "semantic2-Unet-resnet18-s0-" in capsys.readouterr().out
+    files = [*data.glob("images/*"), *data.glob("masks/*")]
+    assert {hashed[path] for path in files} == {1}, "the driver hashes each file once"
 
 
 def test_a_run_where_earlier_versions_put_it_is_found(data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sweep.ledger import Ledger
 from sweep.plan import Plan, write_plan
 from sweep.request import RequestError
 from sweep.run import main, parser
-from sweep.session import Decision, Session, decide, plan_on, prepare
+from sweep.session import Decision, Session, decide, list_data, plan_on, prepare
 from trainables.data.dataset import index_dataset
 
 TWO = ("--set", "architecture=Unet,FPN")
@@ -41,7 +41,7 @@ class Folder:
 
     def ask(self, *more: str) -> tuple[Session, Plan]:
         session = prepare(parser().parse_args(self.words(*more)))
-        return session, plan_on(session, self.data)
+        return session, plan_on(session, list_data(session, self.data))
 
     def decide(self, *more: str) -> Decision:
         return decide(*self.ask(*more))

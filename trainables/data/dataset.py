@@ -88,6 +88,8 @@ class DataSet:
     """The fingerprint as earlier versions computed it, with the pixel size."""
     bits: tuple[int, ...] = ()
     """Bits per pixel of the images: 8, 16 or both; empty unless pixels were read."""
+    hashes: Mapping[Path, str] = field(default_factory=dict, repr=False, compare=False)
+    """SHA-256 of every file, in hexadecimal digits."""
 
     _by_stem: dict[str, Item] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -139,16 +141,27 @@ def largest_shape(shapes: Iterable[tuple[int, ...]]) -> list[int]:
     return [int(side) for side in max(shapes, key=np.prod)]
 
 
+def _hash_files(items: Sequence[Item], known: DataSet | None) -> dict[Path, str]:
+    """Return the SHA-256 of every file: of `known`, or of what it holds now."""
+    found = {} if known is None else dict(known.hashes)
+    for path in (path for item in items for path in (item.image, item.mask)):
+        if path not in found:
+            with open(path, "rb") as handle:
+                found[path] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return found
+
+
 def _fingerprints(
-    items: Sequence[Item], split: Mapping[str, Sequence[str]], meta: Metadata
+    items: Sequence[Item],
+    hashes: Mapping[Path, str],
+    split: Mapping[str, Sequence[str]],
+    meta: Metadata,
 ) -> tuple[str, str]:
     """Return the fingerprint, and that of earlier versions, which held the pixel size."""
     digest = hashlib.sha256()
     for item in items:
         for path in (item.image, item.mask):
-            with open(path, "rb") as handle:
-                content = hashlib.file_digest(handle, "sha256").hexdigest()
-            digest.update(f"{path.name}\0{content}\0{item.group}\n".encode())
+            digest.update(f"{path.name}\0{hashes[path]}\0{item.group}\n".encode())
     old = digest.copy()
     for one, size in ((digest, None), (old, meta.pixel_size_um)):
         rest = {"split": {k: list(v) for k, v in split.items()}, "um": size}
@@ -157,7 +170,11 @@ def _fingerprints(
 
 
 def index_dataset(
-    root: Path | str, options: DataOptions = DataOptions(), *, divide: bool = True
+    root: Path | str,
+    options: DataOptions = DataOptions(),
+    *,
+    divide: bool = True,
+    known: DataSet | None = None,
 ) -> DataSet:
     """List the images, the split and the fingerprint of a data set without reading pixels.
 
@@ -172,6 +189,8 @@ def index_dataset(
         How to split.
     divide : bool
         False: the images are only to be measured, so all of them are test images.
+    known : DataSet, optional
+        The same folder as it was listed a moment ago: its files are not hashed again.
 
     Returns
     -------
@@ -183,7 +202,7 @@ def index_dataset(
         For all errors that file names and dataset.yaml show.
     """
     problems: list[str] = []
-    dataset, _ = _index(Path(root).absolute(), options, problems, divide=divide)
+    dataset, _ = _index(Path(root).absolute(), options, problems, divide=divide, known=known)
     _raise(dataset.root, problems)
     return dataset
 
@@ -211,6 +230,7 @@ def _index(
     *,
     divide: bool = True,
     look: bool = False,
+    known: DataSet | None = None,
 ) -> tuple[DataSet, dict[str, Pixels]]:
     """List a data set and divide it; `look`: at all pixels, too."""
     if not root.is_dir():
@@ -240,10 +260,13 @@ def _index(
             if not split[name]
         ]
     items = tuple(Item(s, images[s], masks[s], meta.groups.get(s, s)) for s in stems)
+    hashes: dict[Path, str] = {}
+    fingerprint = old = ""
     try:
-        fingerprint, old = _fingerprints(items, split, meta)
+        if not problems:  # of data that cannot be used, nobody asks for a fingerprint
+            hashes = _hash_files(items, known)
+            fingerprint, old = _fingerprints(items, hashes, split, meta)
     except OSError as error:
-        fingerprint = old = ""
         problems.append(f"{error.filename}: cannot be read ({error.strerror})")
     dataset = DataSet(
         root=root,
@@ -255,6 +278,7 @@ def _index(
         notes=() if problems else tuple(unused_notes(split, stems, meta, options, gap)),
         frame_interval_s=meta.frame_interval_s,
         old_fingerprint=old,
+        hashes=hashes,
     )
     return dataset, pixels
 
@@ -268,7 +292,9 @@ def _raise(root: Path, problems: list[str]) -> None:
         )
 
 
-def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> DataSet:
+def open_dataset(
+    root: Path | str, options: DataOptions = DataOptions(), *, known: DataSet | None = None
+) -> DataSet:
     """List a data set, read every file once, and refuse a data set that cannot be right.
 
     Parameters
@@ -277,6 +303,8 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
         Folder with ``images/``, ``masks/`` and an optional ``dataset.yaml``.
     options : DataOptions
         How to split.
+    known : DataSet, optional
+        As for `index_dataset`.
 
     Returns
     -------
@@ -289,7 +317,7 @@ def open_dataset(root: Path | str, options: DataOptions = DataOptions()) -> Data
         One message that lists all offending files.
     """
     problems: list[str] = []
-    dataset, pixels = _index(Path(root).absolute(), options, problems, look=True)
+    dataset, pixels = _index(Path(root).absolute(), options, problems, look=True, known=known)
     notes = list(dataset.notes) + case_note(pixels)
     notes += duplicates(pixels, dataset.split, problems)
     binary = [stem for stem, one in pixels.items() if one.binary]
