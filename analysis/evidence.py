@@ -32,8 +32,6 @@ class Crop:
     """(h, w) label image."""
     probabilities: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """Of each trial_id that is done: (h, w) foreground probability."""
-    labels: dict[str, NDArray[np.int32]] = field(default_factory=dict)
-    """Of each trial_id that is analysed: (h, w) instances."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from analysis.runfolder import AnalysisError, Run, open_data, read_run
 from analysis.segment.inputs import InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
+from analysis.study.knowncells import KnownCells
 from trainables.cli import DONE, Parser, command_line, run
 from trainables.data.dataset import DataError, DataSet
-from trainables.data.knowncells import read_objects
 from trainables.errors import CheckpointError
 from trainables.machine.cores import keep_to_quota
 from trainables.records.manifest import read_manifest
@@ -91,10 +91,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out.absolute()
     run = read_run(out)
     dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
-    problems: list[str] = []
-    read_objects((other or dataset).root, problems)
-    if problems:  # said before anything is computed
-        raise DataError(f"data set {(other or dataset).root}: {problems[0]}")
+    known = KnownCells(other or dataset)  # what is wrong is said before anything is computed
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
     if other is not None:
@@ -102,9 +99,10 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     began = time.monotonic()
     # slow imports, after everything that can be refused
     from analysis.report.page import write_report
-    from analysis.study.gather import Settings, gather, write_tables
+    from analysis.study.gather import gather, write_tables
+    from analysis.study.study import StudyOptions, make_study
 
-    settings = Settings(
+    options = StudyOptions(
         top=arguments.top,
         convention=arguments.convention,
         unit=arguments.unit,
@@ -121,11 +119,12 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     )
     with Progress(*columns, console=console) as bar:
 
-        def task(description: str, steps: int) -> Callable[[], None]:
+        def new_task(description: str, steps: int) -> Callable[[], None]:
             number = bar.add_task(description, total=steps)
             return lambda: bar.advance(number)
 
-        evidence = gather(run, dataset, other, settings, task=task, command=command)
+        study = make_study(run, dataset, other, known, options)
+        evidence = gather(study, new_task, command)
     report = out / "report"
     write_tables(evidence, report)
     page = write_report(evidence, report)

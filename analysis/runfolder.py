@@ -4,6 +4,8 @@ with `sweep`, which is not imported.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shlex
 from collections.abc import Sequence
@@ -16,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
-from analysis.runtables import read_table
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
 from trainables.data.splits import recorded_options
@@ -138,6 +139,49 @@ def read_run(out: Path) -> Run:
     return run
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that a sweep has written; an empty one where it is not there.
+
+    Raises
+    ------
+    ValueError
+        When it cannot be read, or is not whole: a copy that was cut short would otherwise pass for
+        a sweep with fewer trials or epochs. The message says where.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets put a mark before it
+    except FileNotFoundError:
+        return pd.DataFrame()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text at byte {error.start}") from error
+    except OSError as error:
+        raise ValueError(str(error.strerror)) from error
+    if not text.strip():
+        return pd.DataFrame()
+    _check_whole(text)
+    return pd.read_csv(io.StringIO(text))
+
+
+def _check_whole(text: str) -> None:
+    if "\0" in text:
+        raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} holds NUL bytes")
+    if not text.endswith(("\n", "\r")):
+        raise ValueError("its last line has no end: it was cut short")
+    rows = csv.reader(io.StringIO(text), strict=True)
+    try:
+        names = next(rows)
+        if len(set(names)) < len(names):
+            raise ValueError("a column is there twice")
+        for row in rows:
+            if row and len(row) != len(names):
+                raise ValueError(
+                    f"line {rows.line_num} has {len(row)} fields instead of {len(names)}: it was "
+                    "cut short"
+                )
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num}: {error}: it was cut short") from error
+
+
 def _table(path: Path) -> pd.DataFrame:
     try:
         return read_table(path)
@@ -237,7 +281,7 @@ def method_name(config: TrialConfig) -> str:
     return f"{PRETTY.get(config.architecture, config.architecture)} {config.encoder}, {way}"
 
 
-def choose(found: Sequence[Candidate], top: int) -> tuple[list[Candidate], list[str]]:
+def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candidate], list[str]]:
     """Choose what to analyse: the best `top` candidates, and the best of every way besides.
 
     Returns

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ def main() -> int:
     for trial_id in run.done():
         predictor = load(run.checkpoint(trial_id))
         config, rows = predictor.config, []
-        with closing(predictor) if hasattr(predictor, "close") else nullcontext():
+        with closing(predictor):
             for item in dataset.subset("test"):
                 image, truth = read_image(item.image), read_labels(item.mask).labels > 0
                 found = [

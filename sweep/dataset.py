@@ -75,7 +75,7 @@ def data_options(request: Request, recorded: dict[str, Any] | None) -> DataOptio
 
 
 def open_data(listed: DataSet, request: Request, console: Console) -> DataSet:
-    """Look at the pixels of a listed data set, refuse what cannot be right, say what is remarkable."""
+    """Look at the pixels of a listed data set; refuse what cannot be right, say what is odd."""
     root, options = listed.root, request.data_options
     dataset = open_dataset(root, options, known=listed)
     modes = {config.normalization.mode for config in request.configs}

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from analysis.report.tables import chosen_trials
-from analysis.runfolder import candidates, choose, read_run
+from analysis.runfolder import candidates, choose_candidates, read_run
 from analysis.segment.model import choose_model
 from sweep import leaderboard
 from sweep.ledger import Ledger
@@ -123,7 +123,7 @@ def test_what_is_analysed(out: Path) -> None:
     for one in found:
         seeds = [read_run(out).configs[i].seed for i in one.trials]
         assert seeds == [seed for name, seed in BY_VAL if name == one.config.architecture]
-    chosen, _ = choose(found, 2)
+    chosen, _ = choose_candidates(found, 2)
     assert [c.config.architecture for c in chosen] == ["FPN", "Unet"]
     board = pd.read_csv(out / "leaderboard.csv").sort_values("test_dataset_iou")
     kept = chosen_trials(board.sample(frac=1, random_state=0))

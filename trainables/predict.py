@@ -193,6 +193,9 @@ class Predictor:
         self.network.to(device)
         return self
 
+    def close(self) -> None:
+        """Do nothing: the network goes with the object. StarDist's own model has a process."""
+
     def logits(self, image: NDArray[Any]) -> torch.Tensor:
         """Run the network on a raw image.
 

@@ -1,14 +1,16 @@
-"""A network's maps of one image, predicted as its checkpoint says; averaged over flips if asked."""
+"""A network's maps of images, predicted as its checkpoint says; averaged over flips if asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.evaluation.images import LabelledImage, LabelledImages
 from trainables.config import TrialConfig
+from trainables.data.dataset import Item
 from trainables.labels import BOUNDARY, CELL
 from trainables.tiling import Inference, Maps, chosen_inference
 
@@ -18,12 +20,68 @@ class MapPredictor(Protocol):
 
     config: TrialConfig
     inference: Inference
+    info: dict[str, Any]
+    """``checkpoint.json``."""
 
     def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Scale a raw (H, W) image as those of the training were."""
 
     def maps(self, normalized: NDArray[np.float32], inference: Inference | None = None) -> Maps:
         """Return (C, h, w) maps of a normalised image."""
+
+    def close(self) -> None:
+        """Give back what it holds beside memory."""
+
+
+class Predicted(NamedTuple):
+    """One image, its true cells, and what a network makes of it."""
+
+    image: LabelledImage
+    maps: Maps
+    config: TrialConfig
+    """The network's."""
+
+
+class OnePass:
+    """A network's one way through the images of a study: each is predicted once.
+
+    One image's maps are in memory at a time, and those that were asked to be kept.
+
+    Parameters
+    ----------
+    predictor : MapPredictor
+    images : LabelledImages
+    flips : bool
+        As for `predict_maps`.
+    tick : callable
+        Called after every prediction.
+    """
+
+    def __init__(
+        self,
+        predictor: MapPredictor,
+        images: LabelledImages,
+        *,
+        flips: bool = False,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.predictor, self.images, self.flips, self.tick = predictor, images, flips, tick
+        self._kept: dict[Item, Predicted] = {}
+
+    def keep(self, items: Sequence[Item]) -> list[Predicted]:
+        """Predict images whose maps are needed twice, and keep them until `take`."""
+        self._kept = {item: self._predict(item) for item in items}
+        return list(self._kept.values())
+
+    def take(self, item: Item) -> Predicted:
+        """Predict an image; one that was kept is given back, and kept no longer."""
+        return self._kept.pop(item, None) or self._predict(item)
+
+    def _predict(self, item: Item) -> Predicted:
+        image = self.images.read(item)
+        maps = predict_maps(self.predictor, image.image, flips=self.flips)
+        self.tick()
+        return Predicted(image, maps, self.predictor.config)
 
 
 def map_grid(config: TrialConfig) -> int:

@@ -196,8 +196,7 @@ class Segmenter:
 
     def close(self) -> None:
         """End the process of stardist's own model, if there is one."""
-        if hasattr(self.predictor, "close"):
-            self.predictor.close()
+        self.predictor.close()
 
     def __enter__(self) -> Segmenter:
         return self

@@ -326,7 +326,7 @@ def make_pictures(rng: np.random.Generator, methods: list[str], images: int = 3)
     return pictures
 
 
-def make_crop(rng: np.random.Generator, board: pd.DataFrame, methods: pd.DataFrame) -> Crop:
+def make_crop(rng: np.random.Generator, board: pd.DataFrame) -> Crop:
     """Give one window through all networks that are done."""
     truth = cells(rng, (160, 160), 26, 12.0)
     probabilities = {}
@@ -334,8 +334,7 @@ def make_crop(rng: np.random.Generator, board: pd.DataFrame, methods: pd.DataFra
         noise = ndimage.gaussian_filter(rng.normal(0, 1, truth.shape), 6) * rng.uniform(1, 5)
         smooth = ndimage.gaussian_filter((truth > 0).astype(float), rng.uniform(0.7, 3))
         probabilities[trial] = np.clip(smooth + noise * 0.4, 0, 1).astype(np.float32)
-    labels = dict.fromkeys(methods["trial_id"], truth)
-    return Crop("t000", (32, 64), seen(rng, truth), truth, probabilities, labels)
+    return Crop("t000", (32, 64), seen(rng, truth), truth, probabilities)
 
 
 def make_evidence(
@@ -385,7 +384,7 @@ def make_evidence(
         statistics=make_statistics(objects, significant, units),
         agreement=agreement,
         noise=make_noise(),
-        crop=make_crop(rng, leaderboard, methods),
+        crop=make_crop(rng, leaderboard),
         pictures=make_pictures(rng, names),
         missing=["No tracks are known: nothing is said of single cells over time."],
         settings={

@@ -15,14 +15,17 @@ from scipy import ndimage
 
 from analysis.evaluation.calibration import (
     CALIBRATION,
+    Calibration,
     Tried,
+    best_parameters,
     calibrate_checkpoint,
     calibration_images,
-    choose,
     held_out,
     read_calibration,
     search,
 )
+from analysis.evaluation.images import LabelledImages
+from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, image_scores, pooled
 from analysis.instances.methods import RANGES, default_parameters, make_instances, way_of
 from trainables.config import TrialConfig
@@ -59,7 +62,7 @@ def mean_ap(tried: Tried) -> float:
 
 def calibrate(*arguments: Any, **options: Any) -> tuple[dict[str, float], float, float]:
     tried = search(*arguments, **options)
-    return choose(tried), max(map(mean_ap, tried)), mean_ap(tried[0])
+    return best_parameters(tried), max(map(mean_ap, tried)), mean_ap(tried[0])
 
 
 def test_calibration_finds_what_the_defaults_miss() -> None:
@@ -107,7 +110,7 @@ def test_a_group_is_scored_with_what_the_others_chose() -> None:
         ({"p": 1.0}, [good, good, bad]),  # best of all; chosen by the first group alone
         ({"p": 2.0}, [bad, bad, good]),
     ]
-    assert choose(tried) == {"p": 1.0}
+    assert best_parameters(tried) == {"p": 1.0}
     assert held_out(tried, ["a", "a", "b"]) == {"a": {"p": 2.0}, "b": {"p": 1.0}}
     assert held_out(tried, ["a", "a", "a"]) == {}
 
@@ -131,8 +134,8 @@ class Network:
     config = TWO
     inference = WHOLE
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, info: dict[str, Any]) -> None:
+        self.calls, self.info = 0, info
 
     def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
         return normalize(image, self.config.normalization)
@@ -162,19 +165,24 @@ def dataset(tmp_path: Path) -> DataSet:
 INFO: dict[str, Any] = {"weights": {"sha256": "abc"}}
 
 
+def calibrated(folder: Path, network: Network, dataset: DataSet, budget: int) -> Calibration:
+    one_pass = OnePass(network, LabelledImages())
+    return calibrate_checkpoint(folder, one_pass, dataset, budget=budget)
+
+
 def test_the_test_split_is_never_read(dataset: DataSet, tmp_path: Path) -> None:
     for stem in (*dataset.split["test"], *dataset.split["train"]):
         for name in ("images", "masks"):
             (dataset.root / name / f"{stem}.tif").unlink()
-    found = calibrate_checkpoint(tmp_path, Network(), INFO, dataset, budget=4)
+    found = calibrated(tmp_path, Network(INFO), dataset, 4)
     assert found.images == ["t2", "t3"]
 
 
 def test_a_calibration_is_stored_beside_the_weights_and_used_again(
     dataset: DataSet, tmp_path: Path
 ) -> None:
-    network = Network()
-    first = calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4)
+    network = Network(INFO)
+    first = calibrated(tmp_path, network, dataset, 4)
     content = json.loads((tmp_path / CALIBRATION).read_text())
     assert content["calibrated"] == first.calibrated
     assert set(content["held_out"]) == {"t2", "t3"}
@@ -184,27 +192,26 @@ def test_a_calibration_is_stored_beside_the_weights_and_used_again(
     assert content["budget"] == 4
     assert content["data"] == dataset.fingerprint
     calls = network.calls
-    assert calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4) == first
+    assert calibrated(tmp_path, network, dataset, 4) == first
     assert network.calls == calls
-    more = calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=6)
+    more = calibrated(tmp_path, network, dataset, 6)
     assert more.score >= first.score
-    other = {"weights": {"sha256": "def"}}
-    calls = network.calls
-    calibrate_checkpoint(tmp_path, network, other, dataset, budget=6)
-    assert network.calls > calls, "weights have changed"
+    other = Network({"weights": {"sha256": "def"}})
+    calibrated(tmp_path, other, dataset, 6)
+    assert other.calls > 0, "weights have changed"
     (tmp_path / CALIBRATION).write_text("{broken")
     assert read_calibration(tmp_path) is None
-    assert calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4) == first
+    assert calibrated(tmp_path, network, dataset, 4) == first
 
 
 def test_a_calibration_of_the_narrow_search_is_made_again(dataset: DataSet, tmp_path: Path) -> None:
-    network = Network()
-    new = calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4)
+    network = Network(INFO)
+    new = calibrated(tmp_path, network, dataset, 4)
     content = json.loads((tmp_path / CALIBRATION).read_text())
     old = {k: v for k, v in content.items() if k != "at_bound"} | {"format": 1, "calibrated": {}}
     (tmp_path / CALIBRATION).write_text(json.dumps(old))
     assert read_calibration(tmp_path) == old, "still good enough to segment with"
-    assert calibrate_checkpoint(tmp_path, network, INFO, dataset, budget=4) == new
+    assert calibrated(tmp_path, network, dataset, 4) == new
     assert json.loads((tmp_path / CALIBRATION).read_text()) == content
     (tmp_path / CALIBRATION).write_text(json.dumps(content | {"format": 3}))
     assert read_calibration(tmp_path) is None
@@ -220,7 +227,7 @@ def test_an_end_at_a_bound_is_stored(dataset: DataSet, tmp_path: Path) -> None:
             return np.zeros((1 + STAR.rays, *normalized.shape), np.float32)
 
     info = INFO | {"task": {"thresholds": {"prob": 0.9999, "nms": 0.4}}}
-    found = calibrate_checkpoint(tmp_path, Blind(), info, dataset, budget=3)
+    found = calibrated(tmp_path, Blind(info), dataset, 3)
     assert found.calibrated["prob_threshold"] == 0.9999, "nothing is better"
     assert found.at_bound == ["prob_threshold"]
     assert json.loads((tmp_path / CALIBRATION).read_text())["at_bound"] == found.at_bound

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.evaluation.calibration import at_bound, choose, limits, search
+from analysis.evaluation.calibration import at_bound, best_parameters, limits, search
 from analysis.evaluation.scores import METRICS, pooled
 from analysis.instances.methods import RANGES, default_parameters, make_instances
 from analysis.instances.separate import from_3class
@@ -53,7 +53,7 @@ def best_of(
     config: TrialConfig, maps: NDArray[np.float32], labels: NDArray[np.int32], **options: Any
 ) -> tuple[dict[str, float], float]:
     tried = search(config, [(maps, labels)], default_parameters(config, {}), **options)
-    return choose(tried), max(float(pooled(s)[METRICS.index("ap_mean")]) for _, s in tried)
+    return best_parameters(tried), max(float(pooled(s)[METRICS.index("ap_mean")]) for _, s in tried)
 
 
 @pytest.mark.parametrize("seed", range(2))

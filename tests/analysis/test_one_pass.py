@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,20 @@ from numpy.typing import NDArray
 
 import trainables.checkpoint
 import trainables.data.imagefiles
+from analysis.evaluation.calibration import MOST_IMAGES, calibrate_checkpoint
+from analysis.evaluation.images import LabelledImages
+from analysis.evaluation.prediction import OnePass
 from analysis.run import main
-from trainables.config import Normalization
-from trainables.data.dataset import normalize
+from analysis.runfolder import Candidate, Run
+from analysis.study.knowncells import KnownCells
+from analysis.study.study import StudyOptions, make_study
+from analysis.study.trials import AnalysedTrial, Variant
+from analysis.study.truth import look_at_truth
+from trainables.config import Normalization, TrialConfig
+from trainables.data.dataset import DataSet, Item, index_dataset
+from trainables.data.normalization import normalize
 from trainables.predict import Predictor
+from trainables.tiling import WHOLE, Inference
 
 
 def stems_by_pixels(data: Path) -> dict[bytes, str]:
@@ -86,3 +97,73 @@ def test_every_network_is_loaded_once_and_every_image_read_and_predicted_once(
     assert counted["read"] == dict.fromkeys(measured, 1)
     weights = {path.parent / "weights.pt": 1 for path in manifests.values()}
     assert hashed == weights | dict.fromkeys([*cells.glob("*/*.tif")], 1)
+
+
+def test_images_are_held_up_to_a_bound(cells: Path, counted: dict[str, Counter[Any]]) -> None:
+    items = index_dataset(cells).subset("test")
+    size = 96 * 110 * (2 + 4)  # uint16 image, int32 labels
+    images = LabelledImages(most_bytes=2 * size + 1)
+    for _ in range(3):
+        for item in items:
+            assert images.read(item).truth.shape == (96, 110)
+    assert [counted["read"][item.mask] for item in items] == [1, 1, 3, 3, 3, 3]
+    assert [counted["read"][item.image] for item in items] == [1, 1, 3, 3, 3, 3]
+
+
+class Network:
+    """Predicts what it sees, and knows which of its maps are still in memory."""
+
+    config = TrialConfig(architecture="Unet", encoder="resnet18")
+    inference = WHOLE
+
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {"weights": {"sha256": "abc"}}
+        self.calls = self.most = 0
+        self.alive: weakref.WeakValueDictionary[int, NDArray[np.float32]]
+        self.alive = weakref.WeakValueDictionary()
+
+    def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return normalize(image, self.config.normalization)
+
+    def maps(
+        self, normalized: NDArray[np.float32], inference: Inference | None = None
+    ) -> NDArray[np.float32]:
+        found = normalized[None].copy()
+        self.alive[self.calls] = found
+        self.calls += 1
+        self.most = max(self.most, len(self.alive))
+        return found
+
+
+def test_memory_does_not_grow_with_the_number_of_images(cells: Path, tmp_path: Path) -> None:
+    """Maps of more images than calibration looks at are in memory one at a time."""
+    small = index_dataset(cells)
+
+    def many(split: str) -> list[Item]:
+        copies = enumerate(small.subset(split) * 8)
+        return [Item(f"{item.stem}_{n}", item.image, item.mask, item.group) for n, item in copies]
+
+    val, test = many("val"), many("test")
+    dataset = DataSet(
+        root=cells,
+        items=(*val, *test),
+        split={
+            "train": (),
+            "val": tuple(item.stem for item in val),
+            "test": tuple(item.stem for item in test),
+        },
+        pixel_size_um=None,
+        fingerprint="",
+    )
+    run = Run(tmp_path, {}, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
+    study = make_study(run, dataset, None, KnownCells(dataset), StudyOptions())
+    network = Network()
+    one_pass = OnePass(network, study.images)
+    calibration = calibrate_checkpoint(tmp_path, one_pass, dataset, budget=2)
+    assert len(calibration.images) == network.most == MOST_IMAGES
+    candidate = Candidate("m", network.config, ("t",), 0.5)
+    trial = AnalysedTrial(candidate, "t", calibration, [Variant("m", "calibrated")])
+    trial.see_images(study, one_pass, look_at_truth(study, lambda: None))
+    assert network.calls == len(val) + len(test), "each image once"
+    assert network.most <= MOST_IMAGES + 1
+    assert len(network.alive) == 0

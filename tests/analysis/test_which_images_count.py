@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import yaml
 from numpy.typing import NDArray
 
 from analysis.evaluation.calibration import Calibration
+from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled, unit_members
 from analysis.evaluation.selection import select
 from analysis.instances.methods import make_instances
-from analysis.study.objects import KnownCells, Variant, measure_trial
+from analysis.runfolder import Candidate, Run
+from analysis.study.knowncells import KnownCells
+from analysis.study.study import StudyOptions, make_study
+from analysis.study.trials import AnalysedTrial, Variant
+from analysis.study.truth import look_at_truth
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet, index_dataset, normalize
 from trainables.data.imagefiles import read_image
@@ -60,6 +67,7 @@ class Network:
 
     config = TrialConfig(architecture="Unet", encoder="resnet18")
     inference = WHOLE
+    info: ClassVar[dict[str, Any]] = {}
 
     def normalize(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
         return normalize(image, self.config.normalization)
@@ -93,8 +101,13 @@ def at(threshold: float) -> dict[str, float]:
     return {"threshold": threshold, "seed_depth": 0.5, "min_size": 20, "smoothing": 0.0}
 
 
+def no_run(out: Path) -> Run:
+    """Give a run folder without trials, for what asks for images only."""
+    return Run(out, {}, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
+
+
 def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
-    dataset: DataSet,
+    dataset: DataSet, tmp_path: Path
 ) -> None:
     calibration = Calibration(
         default=at(0.1),
@@ -113,19 +126,14 @@ def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
         ("test", "calibrated"): [0.35, 0.35],
     }
     variants = [Variant("m", "default"), Variant("m", "calibrated")]
-    for split in ("val", "test"):
+    study = make_study(
+        no_run(tmp_path), dataset, None, KnownCells(dataset), StudyOptions(convention="skimage")
+    )
+    candidate = Candidate("m", Network.config, ("t",), 0.5)
+    trial = AnalysedTrial(candidate, "t", calibration, variants)
+    trial.see_images(study, OnePass(Network(), study.images), look_at_truth(study, lambda: None))
+    for split, measured in (("val", trial.validation), ("test", trial.measured)):
         items = dataset.subset(split)
-        measured = measure_trial(
-            "t",
-            Network(),
-            calibration,
-            variants,
-            items,
-            split=split,
-            known=KnownCells(dataset),
-            convention="skimage",
-            pixel_size_um=None,
-        )
         assert measured.images == list(dataset.split[split])
         for variant in variants:
             hand = []
@@ -140,6 +148,6 @@ def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
                 np.testing.assert_allclose(one.above, other.above)
             if (split, variant.parameters) == ("val", "calibrated"):
                 assert counts[0] != counts[1], "the two thresholds find the same"
-        # what is measured is what was calibrated
-        rows = sum(len(table) for table in measured.objects)
-        assert rows == sum(one.predicted_objects for one in measured.scores[variants[1]])
+    # what is measured is what was calibrated
+    rows = sum(len(table) for table in trial.objects)
+    assert rows == sum(one.predicted_objects for one in trial.measured.scores[variants[1]])

@@ -327,8 +327,8 @@ def open_dataset(
             f"one cell: {some(binary)}"
         )
     pieces = {stem: one.pieces for stem, one in pixels.items() if not one.binary}
-    known = read_objects(dataset.root, problems)
-    notes += unknown_images(known, {item.stem for item in dataset.items})
+    cells = read_objects(dataset.root, problems)
+    notes += unknown_images(cells, {item.stem for item in dataset.items})
     problems += wrong_masks({item.stem: item.mask.name for item in dataset.items}, pieces)
     notes += pieces_note(pieces) + flat_note(pixels)
     if not problems:

@@ -1,0 +1,275 @@
+"""One pass per checkpoint: loaded once, every image predicted once, for all that a report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.evaluation.calibration import Calibration, calibrate_checkpoint
+from analysis.evaluation.images import LabelledImage
+from analysis.evaluation.prediction import OnePass, Predicted, foreground_probability
+from analysis.evaluation.scores import ImageScores, image_scores
+from analysis.evidence import Crop, Picture
+from analysis.instances.methods import Parameters, make_instances
+from analysis.runfolder import Candidate
+from analysis.study.objects import CellMeasurer, Labels
+from analysis.study.study import Study
+from analysis.study.truth import Truth, Window
+from trainables.checkpoint import load
+from trainables.errors import CheckpointError
+
+NewTask = Callable[[str, int], Callable[[], None]]
+"""Given a description and a number of steps, returns what to call after each step."""
+
+
+class Variant(NamedTuple):
+    """One way of turning a trial's maps into instances that is scored."""
+
+    method: str
+    parameters: str
+    """'default' or 'calibrated'."""
+    give_back_gap: bool = False
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its cells are measured and shown, too."""
+        return self.parameters == "calibrated"
+
+
+class Scored:
+    """What each variant of a trial scores on some images, in their order."""
+
+    def __init__(self, variants: Sequence[Variant]) -> None:
+        self.images: list[str] = []
+        self.groups: list[str] = []
+        self.scores: dict[Variant, list[ImageScores]] = {variant: [] for variant in variants}
+
+    def add(self, seen: Predicted, cells: Mapping[Variant, Labels]) -> None:
+        """Score one image."""
+        self.images.append(seen.image.item.stem)
+        self.groups.append(seen.image.item.group)
+        for variant, labels in cells.items():
+            self.scores[variant].append(image_scores(seen.image.truth, labels))
+
+
+class AnalysedTrial:
+    """What was found for one trial.
+
+    Attributes
+    ----------
+    representative : bool
+        Whether it is its candidate's best seed, whose cells are measured and shown.
+    validation, measured : Scored
+        On the sweep's validation images, and on those that are measured.
+    objects : list of DataFrame
+        A representative's cells, one table for each image and method.
+    labels : dict
+        A representative's label images of the report's pictures: image, then method.
+    probability : (h, w) float32 array, optional
+        Of the window that is shown through every network.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        trial_id: str,
+        calibration: Calibration,
+        variants: Sequence[Variant],
+    ) -> None:
+        self.trial_id, self.calibration, self.variants = trial_id, calibration, variants
+        self.representative = trial_id == candidate.trials[0]
+        self.validation, self.measured = Scored(variants), Scored(variants)
+        self.objects: list[pd.DataFrame] = []
+        self.labels: dict[str, dict[str, Labels]] = {}
+        self.probability: NDArray[np.float32] | None = None
+
+    def see_images(self, study: Study, one_pass: OnePass, truth: Truth) -> None:
+        """Take every image's maps once: score them, measure their cells, keep what is shown."""
+        for item in study.dataset.subset("val"):
+            seen = one_pass.take(item)
+            parameters = self.calibration.for_validation(item.group)
+            self.validation.add(seen, self.cells(seen, parameters))
+        for item in study.items:
+            seen = one_pass.take(item)
+            cells = self.cells(seen, self.calibration.calibrated)
+            self.measured.add(seen, cells)
+            if truth.window is not None and item == truth.window.item:
+                self.probability = shown_probability(seen, truth.window)
+            if self.representative:
+                self.measure(study.measurer, seen.image, cells, keep=item.stem in truth.pictured)
+
+    def cells(self, seen: Predicted, calibrated: Parameters) -> dict[Variant, Labels]:
+        """Turn the maps of an image into each variant's label image."""
+        return {
+            variant: make_instances(
+                seen.config,
+                seen.maps,
+                calibrated if variant.calibrated else self.calibration.default,
+                seen.image.shape,
+                give_back_gap=variant.give_back_gap,
+            )
+            for variant in self.variants
+        }
+
+    def measure(
+        self,
+        measurer: CellMeasurer,
+        image: LabelledImage,
+        cells: Mapping[Variant, Labels],
+        *,
+        keep: bool,
+    ) -> None:
+        """Measure an image's calibrated cells; keep its label images where a figure shows them."""
+        for variant, labels in cells.items():
+            if not variant.calibrated:
+                continue
+            self.objects.append(
+                measurer.found_cells(labels, image, method=variant.method, trial_id=self.trial_id)
+            )
+            if keep:
+                self.labels.setdefault(image.item.stem, {})[variant.method] = labels
+
+
+def analyse_trials(
+    study: Study, candidates: Sequence[Candidate], truth: Truth, new_task: NewTask
+) -> tuple[list[AnalysedTrial], list[str]]:
+    """Analyse all seeds of candidates; one network is in memory at a time.
+
+    Returns
+    -------
+    trials : list of AnalysedTrial
+    missing : list of str
+        What could not be analysed, and which calibrations ended at a bound: a sentence each.
+    """
+    trials: list[AnalysedTrial] = []
+    missing = []
+    first = next((c for c in candidates if c.config.task == "semantic2"), None)
+    for candidate in candidates:
+        variants = variants_of(candidate, both_gaps=candidate is first)
+        for trial_id in candidate.trials:
+            name = f"{candidate.name}, seed {study.run.configs[trial_id].seed}"
+            tick = new_task(name, len(study.dataset.subset("val")) + len(study.items))
+            try:
+                trial = analyse_trial(study, candidate, trial_id, variants, truth, tick)
+            except (CheckpointError, ValueError) as error:
+                missing.append(f"{candidate.name} could not be analysed: {error}")
+                continue
+            trials.append(trial)
+            if ended := trial.calibration.at_bound:
+                missing.append(
+                    f"{name}: the best value of {', '.join(ended)} lies at the end of what "
+                    "calibration searches."
+                )
+    return trials, missing
+
+
+def analyse_trial(
+    study: Study,
+    candidate: Candidate,
+    trial_id: str,
+    variants: Sequence[Variant],
+    truth: Truth,
+    tick: Callable[[], None],
+) -> AnalysedTrial:
+    """Calibrate, score and measure one checkpoint, and keep what the figures show of it.
+
+    Parameters
+    ----------
+    study : Study
+    candidate : Candidate
+    trial_id : str
+        One of its seeds.
+    variants : sequence of Variant
+    truth : Truth
+        Names the images that figures show.
+    tick : callable
+        Called after every image that is predicted.
+
+    Raises
+    ------
+    CheckpointError, ValueError
+        When it cannot be analysed.
+    """
+    folder, options = study.run.checkpoint(trial_id), study.options
+    with closing(load(folder)) as predictor:
+        one_pass = OnePass(predictor, study.images, flips=options.flips, tick=tick)
+        calibration = calibrate_checkpoint(
+            folder, one_pass, study.dataset, budget=options.budget, seed=options.seed
+        )
+        trial = AnalysedTrial(candidate, trial_id, calibration, variants)
+        trial.see_images(study, one_pass, truth)
+    return trial
+
+
+def crop_of_networks(
+    study: Study,
+    chosen: Sequence[Candidate],
+    trials: Sequence[AnalysedTrial],
+    window: Window | None,
+    new_task: NewTask,
+) -> tuple[Crop | None, list[str]]:
+    """Show one window through every network.
+
+    Parameters
+    ----------
+    study : Study
+    chosen : sequence of Candidate
+        Those that are analysed. Networks of others are loaded, and predict the window's image only.
+    trials : sequence of AnalysedTrial
+        These have predicted it.
+    window : Window, optional
+    new_task : callable
+
+    Returns
+    -------
+    crop : Crop or None
+    missing : list of str
+        Networks that could not predict it, one sentence each.
+    """
+    if window is None:
+        return None, []
+    shown = {t.trial_id: t.probability for t in trials if t.probability is not None}
+    tried = {trial_id for candidate in chosen for trial_id in candidate.trials}
+    rest = [trial_id for trial_id in study.run.done() if trial_id not in tried]
+    missing = []
+    tick = new_task("one crop through the other networks", len(rest))
+    for trial_id in rest:
+        try:
+            with closing(load(study.run.checkpoint(trial_id))) as predictor:
+                seen = OnePass(predictor, study.images, flips=study.options.flips).take(window.item)
+            shown[trial_id] = shown_probability(seen, window)
+        except (CheckpointError, ValueError) as error:
+            missing.append(f"{trial_id}: {error}")
+        tick()
+    return replace(window.crop, probabilities=shown), missing
+
+
+def variants_of(candidate: Candidate, *, both_gaps: bool) -> list[Variant]:
+    """Return what is scored of a candidate: default, calibrated, and with the gap given back."""
+    variants = [Variant(candidate.name, name) for name in ("default", "calibrated")]
+    if both_gaps:
+        variants.append(Variant(f"{candidate.name}, gap given back", "calibrated", True))
+    return variants
+
+
+def shown_probability(seen: Predicted, window: Window) -> NDArray[np.float32]:
+    """Return the foreground probability in a window of an image."""
+    whole = foreground_probability(seen.config, seen.maps, seen.image.shape)
+    return whole[window.slices].copy()
+
+
+def pictures_of(trials: Sequence[AnalysedTrial], truth: Truth) -> list[Picture]:
+    """Return the pictures of the report's viewer with the cells of all methods."""
+    found = []
+    for picture in truth.pictures:
+        labels: dict[str, Labels] = {}
+        for trial in trials:
+            labels |= trial.labels.get(picture.image, {})
+        found.append(replace(picture, labels=labels))
+    return found
