@@ -277,7 +277,7 @@ def method_name(config: TrialConfig) -> str:
     """
     if config.architecture == STARDIST:
         return OFFICIAL
-    way = {"semantic2": "2-class", "semantic3": "3-class"}.get(config.task, "star-convex")
+    way = WAYS[config.task].short
     return f"{PRETTY.get(config.architecture, config.architecture)} {config.encoder}, {way}"
 
 
@@ -293,7 +293,7 @@ def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candid
     """
     chosen = list(found[:top])
     missing = []
-    for way in (*WAYS.values(), OFFICIAL):
+    for way in (*(way.name for way in WAYS.values()), OFFICIAL):
         of_way = [c for c in found if way_of(c.config) == way]
         if not of_way:
             missing.append(f"No trial of the way '{way}' is done: it cannot be compared.")

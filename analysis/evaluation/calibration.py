@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled
 from analysis.instances.methods import (
-    RANGES,
+    WAYS,
     Parameters,
     default_parameters,
     make_instances,
@@ -105,7 +105,7 @@ def search(
     """
     import optuna
 
-    ranges, ends = RANGES[config.task], limits(config, known)
+    ranges, ends = WAYS[config.task].ranges, limits(config, known)
     spans = _spans(config, ends)
     tried: list[Tried] = [(dict(default), _scores(config, known, default))]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -140,7 +140,7 @@ def _spans(config: TrialConfig, ends: Mapping[str, tuple[float, float]]) -> dict
     from optuna.distributions import FloatDistribution, IntDistribution
 
     spans: dict[str, Any] = {}
-    for name, one in RANGES[config.task].items():
+    for name, one in WAYS[config.task].ranges.items():
         low, high = (one.stretch(end) for end in ends[name])
         if one.whole:
             spans[name] = IntDistribution(int(low), int(high))
@@ -154,7 +154,7 @@ def _places(
 ) -> dict[str, float]:
     """Return where parameters lie on the scales of their ranges, or the nearest that does."""
     places: dict[str, float] = {}
-    for name, one in RANGES[config.task].items():
+    for name, one in WAYS[config.task].ranges.items():
         place = one.stretch(min(max(parameters[name], ends[name][0]), ends[name][1]))
         places[name] = int(place) if one.whole else place
     return places
@@ -181,13 +181,10 @@ def _hopeless(config: TrialConfig, known: Sequence[Known], parameters: Parameter
     Their suppression would take minutes, for nothing. Fewer may be right: the halo of a cell
     proposes the cell itself, which suppression is there for.
     """
-    if config.task != "stardist":
-        return False
     proposed = background = 0
     for maps, labels in known:
-        empty = labels[:: config.grid, :: config.grid] == 0
-        proposed += int(np.count_nonzero((maps[0] >= parameters["prob_threshold"]) & empty))
-        background += int(np.count_nonzero(empty))
+        counts = WAYS[config.task].wasteful(config, maps, labels, parameters)
+        proposed, background = proposed + counts[0], background + counts[1]
     return proposed > background / 2
 
 
@@ -210,7 +207,7 @@ def limits(config: TrialConfig, known: Sequence[Known]) -> dict[str, tuple[float
     if not cells.size:
         raise ValueError("no validation image holds a cell to calibrate with")
     typical = float(np.median(cells))
-    return {name: one.limits(typical) for name, one in RANGES[config.task].items()}
+    return {name: one.limits(typical) for name, one in WAYS[config.task].ranges.items()}
 
 
 def at_bound(
@@ -230,7 +227,7 @@ def at_bound(
     list of str
     """
     found = []
-    for name, one in RANGES[config.task].items():
+    for name, one in WAYS[config.task].ranges.items():
         low, high = (one.stretch(end) for end in ends[name])
         place, tolerance = one.stretch(parameters[name]), AT_BOUND * (high - low)
         if place >= high - tolerance or (ends[name][0] > 0 and place <= low + tolerance):

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.evaluation.images import LabelledImage, LabelledImages
+from analysis.instances.methods import WAYS
 from trainables.config import TrialConfig
 from trainables.data.dataset import Item
-from trainables.labels import BOUNDARY, CELL
+from trainables.tasks import TASKS
 from trainables.tiling import Inference, Maps, chosen_inference
 
 
@@ -86,7 +87,7 @@ class OnePass:
 
 def map_grid(config: TrialConfig) -> int:
     """Return of how many pixels in a row the maps hold one."""
-    return config.grid if config.task == "stardist" else 1
+    return TASKS[config.task].grid_of(config)
 
 
 def predict_maps(
@@ -137,12 +138,7 @@ def foreground_probability(
     config: TrialConfig, maps: Maps, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Return the (H, W) probability of any cell for the maps of an image of a shape."""
-    if config.task == "semantic3":
-        return np.asarray(maps[CELL] + maps[BOUNDARY])
-    if config.task == "stardist":
-        full = np.repeat(np.repeat(maps[0], config.grid, 0), config.grid, 1)
-        return np.asarray(full[: shape[0], : shape[1]])
-    return np.asarray(maps[0])
+    return WAYS[config.task].probability(config, maps, shape)
 
 
 def _average_of_flips(
@@ -159,26 +155,7 @@ def _average_of_flips(
         for along in (False, True):
             flip = tuple(axis for axis, on in ((0, down), (1, along)) if on)
             found = np.flip(maps(np.flip(padded, flip)), tuple(axis + 1 for axis in flip))
-            if config.task == "stardist":
-                found = np.concatenate([found[:1], _mirror_rays(found[1:], down, along)])
-            found = found[:, :rows, :columns]
+            found = WAYS[config.task].mirrored(found, down, along)[:, :rows, :columns]
             total = found.copy() if total is None else total + found
     assert total is not None
     return total / np.float32(4)
-
-
-def _mirror_rays(distances: Maps, down: bool, along: bool) -> Maps:
-    """Put radial distances of a mirrored image into the order of the image's own rays.
-
-    Ray number k points to ``(sin(2 pi k / n), cos(2 pi k / n))``: turning y over makes it number
-    ``-k``, turning x over ``n / 2 - k``.
-    """
-    count = len(distances)
-    order = np.arange(count)
-    if down:
-        order = -order % count
-    if along:
-        if count % 2:
-            raise ValueError(f"mirror images need an even number of rays, not {count}")
-        order = (count // 2 - order) % count
-    return distances[order]

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from analysis.evaluation.calibration import CALIBRATION, read_calibration
 from analysis.evaluation.prediction import MapPredictor, predict_maps
-from analysis.instances.methods import GIVEN_BACK, default_parameters, make_instances
+from analysis.instances.methods import (
+    GIVEN_BACK,
+    WAYS,
+    default_parameters,
+    make_instances,
+)
 from analysis.runfolder import AnalysisError, candidates, read_run
 from analysis.segment.sizes import trained_shape
 from trainables.config import TrialConfig, recorded_config
@@ -108,7 +113,7 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
         stored = None  # of other weights
     parameters = stored["calibrated"] if stored else default_parameters(config, manifest)
     if give_back_gap is None:  # areas without the bias of a line that only separates
-        give_back_gap = config.task == "semantic2"
+        give_back_gap = WAYS[config.task].has_gap
     data = manifest.get("data") or {}
     return Choice(
         checkpoint,

@@ -16,7 +16,7 @@ from analysis.evaluation.images import LabelledImage
 from analysis.evaluation.prediction import OnePass, Predicted, foreground_probability
 from analysis.evaluation.scores import ImageScores, image_scores
 from analysis.evidence import Crop, Picture
-from analysis.instances.methods import Parameters, make_instances
+from analysis.instances.methods import WAYS, Parameters, make_instances
 from analysis.runfolder import Candidate
 from analysis.study.objects import CellMeasurer, Labels
 from analysis.study.study import Study
@@ -149,7 +149,7 @@ def analyse_trials(
     """
     trials: list[AnalysedTrial] = []
     missing = []
-    first = next((c for c in candidates if c.config.task == "semantic2"), None)
+    first = next((c for c in candidates if WAYS[c.config.task].has_gap), None)
     for candidate in candidates:
         variants = variants_of(candidate, both_gaps=candidate is first)
         for trial_id in candidate.trials:

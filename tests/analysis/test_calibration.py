@@ -27,7 +27,7 @@ from analysis.evaluation.calibration import (
 from analysis.evaluation.images import LabelledImages
 from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, image_scores, pooled
-from analysis.instances.methods import RANGES, default_parameters, make_instances, way_of
+from analysis.instances.methods import WAYS, default_parameters, make_instances, way_of
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet, index_dataset, normalize
 from trainables.labels import semantic3_target
@@ -96,7 +96,7 @@ def test_every_way_can_be_calibrated(config: TrialConfig) -> None:
         maps = blurred(labels)
     default = default_parameters(config, {})
     best, score, _ = calibrate(config, [(maps, labels)], default, budget=30)
-    assert set(best) == set(default) == set(RANGES[config.task])
+    assert set(best) == set(default) == set(WAYS[config.task].ranges)
     assert score > 0.6
     assert make_instances(config, maps, best, labels.shape).max() == 5
     assert way_of(config) in ("2-class + watershed", "3-class", "star-convex head")

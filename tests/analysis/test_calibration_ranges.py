@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from analysis.evaluation.calibration import at_bound, best_parameters, limits, search
 from analysis.evaluation.scores import METRICS, pooled
-from analysis.instances.methods import RANGES, default_parameters, make_instances
+from analysis.instances.methods import WAYS, default_parameters, make_instances
 from analysis.instances.separate import from_3class
 from trainables.config import TrialConfig
 from trainables.starconvex import star_targets
@@ -127,7 +127,7 @@ def test_a_halo_of_proposals_does_not_hide_the_faint_cells() -> None:
 @given(st.floats(0.1, 0.999998), st.floats(1.01, 3))
 @settings(max_examples=60, deadline=None)
 def test_digits_keep_high_thresholds_apart(value: float, ratio: float) -> None:
-    one = RANGES["semantic3"]["seed_threshold"]
+    one = WAYS["semantic3"].ranges["seed_threshold"]
     kept = one.shrink(one.stretch(value))
     assert one.low <= kept <= one.high
     # what is left below 1 is right to a thousandth
