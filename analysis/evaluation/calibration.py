@@ -20,13 +20,8 @@ from numpy.typing import NDArray
 
 from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled
-from analysis.instances.methods import (
-    WAYS,
-    Parameters,
-    default_parameters,
-    make_instances,
-    way_of,
-)
+from analysis.instances.methods import WAYS, default_parameters, make_instances, way_of
+from analysis.instances.way import Parameters
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet, Item
 from trainables.records.files import write_json

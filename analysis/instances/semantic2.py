@@ -46,4 +46,4 @@ class Watershed(Way):
 
     def probability(self, config: TrialConfig, maps: Maps, shape: tuple[int, ...]) -> Maps:
         """Return the one map."""
-        return maps[0]
+        return np.asarray(maps[0])

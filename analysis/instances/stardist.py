@@ -47,7 +47,7 @@ class StarConvexPolygons(Way):
     def probability(self, config: TrialConfig, maps: Maps, shape: tuple[int, ...]) -> Maps:
         """Return the object probability, each value for the pixels of its grid."""
         full = np.repeat(np.repeat(maps[0], config.grid, 0), config.grid, 1)
-        return full[: shape[0], : shape[1]]
+        return np.asarray(full[: shape[0], : shape[1]])
 
     def mirrored(self, maps: Maps, down: bool, along: bool) -> Maps:
         """Put the radial distances of a mirrored image into the order of the image's own rays.

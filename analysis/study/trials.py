@@ -16,7 +16,8 @@ from analysis.evaluation.images import LabelledImage
 from analysis.evaluation.prediction import OnePass, Predicted, foreground_probability
 from analysis.evaluation.scores import ImageScores, image_scores
 from analysis.evidence import Crop, Picture
-from analysis.instances.methods import WAYS, Parameters, make_instances
+from analysis.instances.methods import WAYS, make_instances
+from analysis.instances.way import Parameters
 from analysis.runfolder import Candidate
 from analysis.study.objects import CellMeasurer, Labels
 from analysis.study.study import Study
