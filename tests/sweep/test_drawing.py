@@ -65,7 +65,7 @@ def test_dimensions_of_optuna_and_ray_tune(given: Any, expected: Any) -> None:
         (("uniform", 2, 1), "is not a range"),
         ([[1], [2]], "a choice must be between"),
         (3, "give a list"),
-        (tune.qloguniform(2, 8, 2), "no steps"),
+        (tune.qloguniform(2, 8, 2), "cannot have steps"),
     ],
 )
 def test_what_is_no_dimension(given: Any, expected: str) -> None:
@@ -77,7 +77,7 @@ def test_what_is_no_dimension(given: Any, expected: str) -> None:
 
 def test_fields_that_cannot_be_drawn_are_refused_where_they_stand() -> None:
     for name, expected in (
-        ("lr", "no setting"),
+        ("lr", "is not a setting"),
         ("learning_rat", "did you mean learning_rate"),
         ("seed", "cannot be searched"),
     ):

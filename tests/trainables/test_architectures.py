@@ -160,7 +160,7 @@ def test_names_are_checked_without_torch() -> None:
         check_encoder(name)
     assert doctest.testmod(encoder_names).attempted == 2
     assert doctest.testmod(encoder_names).failed == 0
-    with pytest.raises(ValueError, match="unknown encoder 'zzz'; timm's are named"):
+    with pytest.raises(ValueError, match="unknown encoder 'zzz'; timm's encoders are named"):
         check_encoder("zzz")
 
 

@@ -363,7 +363,7 @@ def test_consecutive_frames_are_warned_of(tmp_path: Path) -> None:
 @pytest.mark.realdata
 def test_real_time_lapse_is_warned_of_and_fields_are_not(real_data: Path) -> None:
     notes = open_dataset(real_data / "yeastvision_phase").notes
-    assert any("single group" in n and "--set split=time_blocks" in n for n in notes)
+    assert any("into one group" in n and "--set split=time_blocks" in n for n in notes)
     for name in ("usiigaci_phase", "dsb2018_fluo_nuclei"):
         assert open_dataset(real_data / name).notes == ()
 

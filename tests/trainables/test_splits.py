@@ -139,7 +139,7 @@ def test_blocks_do_not_follow_the_split_of_dataset_yaml_and_say_so(tmp_path: Pat
     dataset = open_dataset(root, blocks(gap_frames=1))
     assert [len(dataset.split[n]) for n in ("train", "val", "test")] == [4, 2, 2]
     assert "split in dataset.yaml is ignored" in notes(dataset)
-    assert "split of dataset.yaml" not in notes(open_dataset(root))
+    assert "split in dataset.yaml" not in notes(open_dataset(root))
 
 
 def test_split_identity(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_a_damaged_download_is_refused(hub: Any, tmp_path: Path) -> None:
 
 
 def test_a_scaling_that_is_not_the_known_one_is_refused(hub: Any, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"inceptionresnetv2.* says mean"):
+    with pytest.raises(WeightsError, match=r"inceptionresnetv2.* gives mean"):
         fetch(_info("inceptionresnetv2"), tmp_path)
 
 
