@@ -21,6 +21,8 @@ from analysis.instances.methods import OFFICIAL, WAYS, way_of
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
 from trainables.data.splits import recorded_options
+from trainables.errors import CheckpointError
+from trainables.extensions import check_registered
 from trainables.records.manifest import MANIFEST
 
 PRETTY = {
@@ -95,6 +97,8 @@ def read_run(out: Path) -> Run:
     ------
     AnalysisError
         When it is none, or nothing of it is finished.
+    CheckpointError
+        When nothing of it can be loaded here.
     """
     if not out.is_dir():
         raise AnalysisError(f"{out}: no such folder; give the folder of a sweep (runs/SPACE)")
@@ -136,7 +140,22 @@ def read_run(out: Path) -> Run:
         raise AnalysisError(
             f"{out}: no trial is done yet ({states}); python -m sweep.run ... --resume goes on"
         )
+    _check_networks(run)
     return run
+
+
+def _check_networks(run: Run) -> None:
+    """Refuse a run that has no network but own ones that no package registers."""
+    problem: CheckpointError | None = None
+    for trial_id in run.done():
+        try:
+            check_registered(run.configs[trial_id].architecture, run.checkpoint(trial_id))
+        except CheckpointError as error:
+            problem = error
+        else:
+            return
+    if problem is not None:
+        raise problem
 
 
 def read_table(path: Path) -> pd.DataFrame:

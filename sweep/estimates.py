@@ -18,6 +18,7 @@ from pathlib import Path
 from sweep.limits import Limits
 from sweep.schedule import Item
 from sweep.throughput import CPU, Throughput, estimate_seconds
+from trainables import extensions
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet
 from trainables.footprint import Footprint, FootprintCache, estimate, footprint_key
@@ -69,7 +70,7 @@ class Estimates:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env={**os.environ, "PYTHONPATH": _python_path()},
+                env={**os.environ, "PYTHONPATH": _python_path(missing.values())},
             )
             assert self._process.stdin is not None
             self._process.stdin.write(
@@ -110,9 +111,11 @@ class Estimates:
                 self._process.stdout.close()
 
 
-def _python_path() -> str:
+def _python_path(configs: Iterable[TrialConfig]) -> str:
     root = str(Path(__file__).resolve().parents[1])
-    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    targets = {extensions.target_of(c.architecture, extensions.ARCHITECTURES) for c in configs}
+    own = dict.fromkeys(str(path.parent) for path in extensions.sources(filter(None, targets)))
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH"), *own]))
 
 
 def count_crops(dataset: DataSet, crop_size: int) -> int:

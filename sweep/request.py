@@ -21,6 +21,7 @@ from trainables.config import STARDIST, TrialConfig, architecture_name
 from trainables.data.splits import DataOptions, some
 from trainables.encoders.licences import TRAINING_DATA
 from trainables.encoders.sources import WeightsInfo, is_path
+from trainables.extensions import look_in
 
 Pair = tuple[str, str]
 """An encoder and the value of ``encoder_weights`` that it starts from."""
@@ -131,6 +132,8 @@ def load_space(name: str) -> tuple[str, SearchSpace]:
     if not path.is_file():
         hint = f"; built-in: {', '.join(builtin)}, or the path of a .py file of your own"
         raise RequestError(f"no search space {name!r}{hint}")
+    if name.endswith(".py"):
+        look_in(path.parent)  # modules of the user's own lie beside the space
     spec = importlib.util.spec_from_file_location(f"segsweep_space_{path.stem}", path.absolute())
     assert spec is not None
     assert spec.loader is not None

@@ -26,6 +26,7 @@ from sweep.estimates import Estimates, as_items, count_crops, images_mb, largest
 from sweep.leaderboard import planned, write_all_tables
 from sweep.ledger import Ledger, has_ended, missing
 from sweep.limits import Limits
+from sweep.own_code import check_own_code, modules_to_send
 from sweep.plan import Plan, conflict, make_plan, read_plan, write_plan
 from sweep.precision import Precision
 from sweep.preview import print_precision, warn_of_storage
@@ -123,6 +124,7 @@ def prepare(arguments: argparse.Namespace) -> Session:
     request = make_request(name, space, arguments.changes, arguments.seeds)
     request = only(request, arguments.only)
     _check_encoders(request)
+    check_own_code(request)
     address = cluster.where(arguments.address)
     resources = None if address else local_resources(gpus.count if gpus else None)
     if resources is not None:
@@ -317,7 +319,8 @@ def _train(
 
         estimates = estimating() if plan.precision else None  # while Ray starts
         screen.print(f"connecting to the cluster at {address} ..." if address else f"{here} ...")
-        with cluster.ray_session(address, gpus.count if gpus else None) as resources:
+        modules = modules_to_send(plan.request, session.recorded)
+        with cluster.ray_session(address, gpus.count if gpus else None, modules) as resources:
             from sweep import tuner
 
             if not address:

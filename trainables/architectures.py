@@ -1,23 +1,32 @@
-"""The networks: eight architectures on any encoder of segmentation-models-pytorch."""
+"""The networks: eight architectures on any encoder of segmentation-models-pytorch, and others'."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+import torch
 from torch import nn
 
-from trainables.config import SMALLEST_CROP, STARDIST, architecture_name
+from trainables import extensions
+from trainables.config import NO_ENCODER, SMALLEST_CROP, STARDIST, architecture_name
 from trainables.encoders.dilated import DILATED
 from trainables.encoders.names import TIMM_NAMES, check_encoder
 from trainables.encoders.weights import load_into
+from trainables.errors import TrainingError
 
 __all__ = ["build_model"]
 
-NETWORKS: dict[str, type[Any]] = {
+Builder = Callable[..., nn.Module]
+"""Called as ``build(encoder, in_channels=1, classes=C, encoder_weights=None)``, the encoder's name
+being segmentation-models-pytorch's; gives a network for images (N, 1, H, W) whose output is logits
+(N, C, H, W). Encoder weights are loaded into its part named ``encoder`` afterwards."""
+
+NETWORKS: dict[str, Builder] = {
     "Unet": smp.Unet,
     "UnetPlusPlus": smp.UnetPlusPlus,
     "MAnet": smp.MAnet,
@@ -56,7 +65,8 @@ def build_model(
     Parameters
     ----------
     architecture : str
-        One of `trainables.config.ARCHITECTURES`; case and punctuation do not matter.
+        One of `trainables.config.ARCHITECTURES`; case and punctuation do not matter. Or another's
+        that `trainables.extensions` knows: its code is imported.
     encoder : str
         One of `trainables.config.PAPER_ENCODERS`, any encoder of segmentation-models-pytorch,
         or ``tu-<name>`` for timm's.
@@ -82,19 +92,82 @@ def build_model(
     architecture = architecture_name(architecture)
     if architecture == STARDIST:
         raise ValueError(f"{STARDIST} is stardist's own model; it is not built from an encoder")
+    builder = NETWORKS.get(architecture)
+    if builder is None:
+        builder = extensions.load_object(architecture, extensions.ARCHITECTURES)
+        model = build_own(builder, architecture, encoder, in_channels=in_channels, classes=classes)
+    else:
+        name = _smp_name(encoder)
+        try:
+            model = builder(name, in_channels=in_channels, classes=classes, encoder_weights=None)
+        except _BUILD_ERRORS as error:
+            raise _unusable(architecture, encoder, error) from error
+    if encoder_weights is not None and str(encoder_weights).lower() != "none":
+        if not hasattr(model, "encoder"):
+            raise ValueError(
+                f"{architecture} has no part named encoder that weights could be loaded into; use "
+                "encoder_weights=none"
+            )
+        load_into(model.get_submodule("encoder"), encoder_weights)
+    return model
+
+
+def build_own(
+    builder: Builder, name: str, encoder: str, *, in_channels: int = 1, classes: int = 1
+) -> nn.Module:
+    """Build a network that is not this project's; its output is checked whenever it is used.
+
+    Parameters
+    ----------
+    builder : Builder
+    name : str
+        For messages.
+    encoder : str
+        ``none`` where there is none to choose.
+    in_channels, classes
+        As for `build_model`.
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    ValueError
+        When the builder fails, or does not give a module.
+    """
+    given = encoder if encoder == NO_ENCODER else _smp_name(encoder)
+    try:
+        model = builder(given, in_channels=in_channels, classes=classes, encoder_weights=None)
+    except Exception as error:  # the builder is the user's own code
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ValueError(
+            f"{name}({given!r}, in_channels={in_channels}, classes={classes}, "
+            f"encoder_weights=None) raises {type(error).__name__}: {reason}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} gives a {type(model).__name__}, not a torch.nn.Module")
+
+    def check(_: nn.Module, images: tuple[torch.Tensor, ...], logits: Any) -> None:
+        wanted = (len(images[0]), classes, *images[0].shape[2:])
+        shape = tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__
+        if shape != wanted:
+            raise TrainingError(
+                f"{name} gives {shape} for images of {tuple(images[0].shape)}; it must give "
+                f"logits of {wanted}"
+            )
+
+    model.register_forward_hook(check)
+    return model
+
+
+def _smp_name(encoder: str) -> str:
+    """Check an encoder's name, and return the one by which smp knows it."""
     check_encoder(encoder)
     name = ENCODERS.get(encoder, encoder)
     if name.startswith("tu-"):
         _check_timm(name)
-    try:
-        model: nn.Module = NETWORKS[architecture](
-            encoder_name=name, encoder_weights=None, in_channels=in_channels, classes=classes
-        )
-    except _BUILD_ERRORS as error:
-        raise _unusable(architecture, encoder, error) from error
-    if encoder_weights is not None and str(encoder_weights).lower() != "none":
-        load_into(model.get_submodule("encoder"), encoder_weights)
-    return model
+    return name
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.errors import CheckpointError
+from trainables.extensions import check_registered
 from trainables.predict import Predictor, Scaling
 from trainables.records.files import json_text, write_with
 from trainables.records.manifest import (
@@ -29,6 +30,9 @@ from trainables.records.manifest import (
 from trainables.stardist.client import StarDistPredictor, load_stardist
 from trainables.tasks import build_task
 from trainables.tiling import WHOLE, Inference, stored_inference
+
+if TYPE_CHECKING:
+    from trainables.architectures import Builder
 
 __all__ = ["load"]
 
@@ -107,13 +111,17 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load(path: Path | str) -> Predictor | StarDistPredictor:
-    """Load a checkpoint; nothing in it is ever executed.
+def load(path: Path | str, *, builder: Builder | None = None) -> Predictor | StarDistPredictor:
+    """Load a checkpoint; nothing in it is ever executed, and no module that it names is imported.
 
     Parameters
     ----------
     path : path
         A folder ``checkpoints/<trial_id>``, or its ``checkpoint.json``.
+    builder : callable, optional
+        Builds the network of a trial whose architecture was ``module:function``: that function, or
+        one that gives an equal network. Called as
+        ``builder(encoder, in_channels=1, classes=C, encoder_weights=None)``.
 
     Returns
     -------
@@ -123,9 +131,9 @@ def load(path: Path | str) -> Predictor | StarDistPredictor:
     Raises
     ------
     CheckpointError
-        When it is not a checkpoint, is damaged, or has another format.
+        When it is not a checkpoint, is damaged, has another format, or needs a `builder`.
     """
-    from trainables.architectures import build_model
+    from trainables.architectures import build_model, build_own
 
     folder = Path(path)
     folder = folder.parent if folder.name == MANIFEST else folder
@@ -150,7 +158,12 @@ def load(path: Path | str) -> Predictor | StarDistPredictor:
         ) from error
     if config.architecture == STARDIST:
         return load_stardist(config, weights, manifest)
-    network = build_model(config.architecture, config.encoder, in_channels=1, classes=task.channels)
+    name, encoder = config.architecture, config.encoder
+    if builder is None:
+        check_registered(name, folder)
+        network = build_model(name, encoder, in_channels=1, classes=task.channels)
+    else:
+        network = build_own(builder, name, encoder, in_channels=1, classes=task.channels)
     try:
         network.load_state_dict(load_weights(weights))
     except RuntimeError as error:

@@ -9,21 +9,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from trainables import extensions
 from trainables.tasks import TASKS, settings_of_others
 
-Loss = Literal[
-    "dice",
-    "jaccard",
-    "focal",
-    "tversky",
-    "lovasz",
-    "cross_entropy",
-    "dice_cross_entropy",
-    "stardist",
-]
 Boundary = Literal["outline", "touching"]
 Augmentation = Literal["none", "light", "medium", "strong"]
 
@@ -48,11 +47,25 @@ PAPER_ENCODERS: tuple[str, ...] = (
 )
 """The paper's five encoders."""
 
+LOSSES: tuple[str, ...] = (
+    "dice",
+    "jaccard",
+    "focal",
+    "tversky",
+    "lovasz",
+    "cross_entropy",
+    "dice_cross_entropy",
+)
+"""Losses of tasks ``semantic2`` and ``semantic3``, by name (`trainables.losses`)."""
+
 SMALLEST_CROP = {"PAN": 128}
 """Sides, in pixels, below which an architecture cannot work (PAN pools its 1/16 maps thrice)."""
 
 STARDIST = "StarDist"
 """Architecture name of stardist's own model, which has no encoder to choose."""
+
+NO_ENCODER = "none"
+"""Encoder of networks that have none to choose."""
 
 RECIPE = 2
 """Version of the training procedure behind a configuration; part of every trial_id.
@@ -79,28 +92,57 @@ def architecture_name(name: str) -> str:
     Parameters
     ----------
     name : str
-        Any spelling: case and punctuation do not matter, ``+`` reads as "Plus".
+        Any spelling: case and punctuation do not matter, ``+`` reads as "Plus". Or
+        ``module:function``, a builder of one's own.
 
     Returns
     -------
     str
-        One of `ARCHITECTURES` or `STARDIST`.
+        One of `ARCHITECTURES`, `STARDIST`, a name that an installed package registers
+        (`trainables.extensions`), or ``module:function`` as it is.
 
     Raises
     ------
     ValueError
-        When the name is not known.
+        When the name is not known. Whether ``module:function`` is there is not looked at: a
+        recorded run can be read without it.
 
     Examples
     --------
     >>> architecture_name("U-Net++")
     'UnetPlusPlus'
     """
+    if extensions.is_own(str(name)):
+        return extensions.own_name(name)
     key = _key(name)
-    if key not in _ALIASES:
-        known = ", ".join((*ARCHITECTURES, STARDIST))
-        raise ValueError(f"unknown architecture {name!r}; known: {known}")
-    return _ALIASES[key]
+    if key in _ALIASES:
+        return _ALIASES[key]
+    others = extensions.registered(extensions.ARCHITECTURES)
+    for other in others:
+        if _key(other) == key:
+            return other
+    known = ", ".join((*ARCHITECTURES, STARDIST, *others))
+    raise ValueError(f"unknown architecture {name!r}; known: {known}, and module:function")
+
+
+def loss_name(name: str) -> str:
+    """Return the name of a loss as it is.
+
+    Raises
+    ------
+    ValueError
+        When it is none of `LOSSES`, a task's own, a name that an installed package registers, or
+        ``module:function``.
+    """
+    if name in (*LOSSES, *(task.own_loss for task in TASKS.values())):
+        return name
+    if extensions.is_own(name):
+        return extensions.own_name(name)
+    others = extensions.registered(extensions.LOSSES)
+    if name not in others:
+        known = ", ".join((*LOSSES, *others))
+        raise ValueError(f"unknown loss {name!r}; known: {known}, and module:function")
+    return name
 
 
 class _Frozen(BaseModel):
@@ -162,9 +204,11 @@ class TrialConfig(_Frozen):
     """Which labels are learnt, of `trainables.tasks.TASKS`: foreground, three classes, or
     star-convex polygons."""
     architecture: str = "Unet"
-    """One of `ARCHITECTURES` (case and punctuation ignored), or `STARDIST`."""
+    """One of `ARCHITECTURES` (case and punctuation ignored), or `STARDIST`; or another's, as
+    `architecture_name` takes it."""
     encoder: str = "resnet18"
-    """Any encoder name of segmentation-models-pytorch, or one of `PAPER_ENCODERS`."""
+    """Any encoder name of segmentation-models-pytorch, or one of `PAPER_ENCODERS`; ``none`` for
+    networks of one's own that have no encoder to choose."""
     encoder_weights: str = "none"
     """``none``, ``pretrained`` (ImageNet-1k alone), the name of other published weights, or the
     absolute path of a weights file or folder (`trainables.encoders.sources.resolve`)."""
@@ -184,8 +228,9 @@ class TrialConfig(_Frozen):
     """Weight decay of AdamW."""
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine`` decays to 1 % of the peak over the trial, after a warm-up of 5 % of it."""
-    loss: Loss = "dice"
-    """Training loss; Dice is the paper's. Always ``stardist`` for task ``stardist``."""
+    loss: Annotated[str, AfterValidator(loss_name)] = "dice"
+    """Training loss, as `loss_name` takes it; Dice is the paper's. Always ``stardist`` for task
+    ``stardist``."""
     gap: Annotated[Literal[0, 1], _DIGITS] = 0
     """Task ``semantic2``: 1 makes a line between touching cells, one pixel wide, background in the
     target, so that cells stay apart; a perfect network then misses these pixels."""
@@ -237,6 +282,8 @@ class TrialConfig(_Frozen):
         if task == "stardist" and _key(values.get("architecture", "")) == _key(STARDIST):
             # it is trained by Adam, without weight decay; TensorFlow computes in float32
             values.update(encoder="none", encoder_weights="none", weight_decay=0.0, precision="32")
+        if values.get("encoder") == NO_ENCODER:
+            values["encoder_weights"] = "none"
         if values.get("encoder_weights", "none") == "none":
             values.pop("weights_id", None)
         return values
@@ -298,8 +345,9 @@ class TrialConfig(_Frozen):
         return f"{self._prefix()}-{_digest(fields)}"
 
     def _prefix(self) -> str:
-        encoder = re.sub(r"[^A-Za-z0-9_]+", "_", self.encoder)
-        return f"{self.task}-{self.architecture}-{encoder}"
+        words = (self.architecture, self.encoder)
+        architecture, encoder = (re.sub(r"[^A-Za-z0-9_]+", "_", word) for word in words)
+        return f"{self.task}-{architecture}-{encoder}"
 
 
 def _digest(fields: Mapping[str, Any], more: str = "") -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import STARDIST, TrialConfig
+from trainables.extensions import ARCHITECTURES, code_of
 from trainables.records.files import write_json
 from trainables.tasks import TASKS
 
@@ -388,6 +389,7 @@ def footprint_key(
         f"smp {version('segmentation-models-pytorch')}",
         device_name,
         f"grid {config.grid}",
+        *(f"code {code}" for code in [code_of(config.architecture, ARCHITECTURES)] if code),
     )
     return " | ".join(parts)
 

@@ -11,6 +11,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from trainables import extensions
+
 SMOOTHING = 0.01
 """Fraction of a batch's pixels. A class with fewer true pixels is smoothed by the number that is
 missing, so that a network that sees cells everywhere learns from an empty batch."""
@@ -175,7 +177,8 @@ def build_loss(name: str, *, classes: int = 1) -> nn.Module:
     Parameters
     ----------
     name : str
-        A key of `LOSSES`.
+        A key of `LOSSES`, or a name that `trainables.extensions` knows: what it stands for is
+        called with ``classes=...``, and gives a loss like those here.
     classes : int
         1: binary, targets float (N, 1, H, W) of 0 and 1; above: targets int64 (N, H, W).
 
@@ -187,8 +190,13 @@ def build_loss(name: str, *, classes: int = 1) -> nn.Module:
     Raises
     ------
     ValueError
-        When the name is not known.
+        When the name is not known, or does not give a loss.
     """
-    if name not in LOSSES:
+    if name in LOSSES:
+        return LOSSES[name]("binary" if classes == 1 else "multiclass")
+    if extensions.target_of(name, extensions.LOSSES) is None:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
-    return LOSSES[name]("binary" if classes == 1 else "multiclass")
+    loss = extensions.load_object(name, extensions.LOSSES)(classes=classes)
+    if not isinstance(loss, nn.Module):
+        raise ValueError(f"{name} gives a {type(loss).__name__}, not a torch.nn.Module")
+    return loss

@@ -22,6 +22,7 @@ from analysis.runfolder import AnalysisError, candidates, read_run
 from analysis.segment.sizes import trained_shape
 from trainables.config import TrialConfig, recorded_config
 from trainables.errors import CheckpointError
+from trainables.extensions import check_registered
 from trainables.records.manifest import MANIFEST, first_line, read_manifest, sha256_of
 from trainables.tiling import Inference, stored_inference
 
@@ -100,6 +101,7 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
         raise CheckpointError(
             f"{checkpoint / MANIFEST}: config or inference: {first_line(error)}"
         ) from error
+    check_registered(config.architecture, checkpoint)
     weights = checkpoint / manifest["weights"]["file"]
     if not weights.is_file() or sha256_of(weights) != manifest["weights"]["sha256"]:
         raise CheckpointError(f"{weights} is missing or damaged; copy the checkpoint again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,9 @@ def _quiet_environment() -> None:
 
 
 @contextmanager
-def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
+def ray_session(
+    address: str | None, gpus: int | None, modules: Sequence[Path] = ()
+) -> Iterator[Resources]:
     """Join the cluster at an address, or start a private one and stop it at the end.
 
     Parameters
@@ -36,6 +38,8 @@ def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
         None: a private Ray on this machine, never another one that happens to run here.
     gpus : int or None
         GPUs of a private Ray; None: the NVIDIA GPUs of this machine.
+    modules : sequence of Path
+        Files and packages of the user's own that workers import.
 
     Raises
     ------
@@ -44,8 +48,9 @@ def ray_session(address: str | None, gpus: int | None) -> Iterator[Resources]:
     """
     _quiet_environment()
     root = Path(__file__).resolve().parents[2]
-    # Only ours is uploaded; libraries come from the workers' own environment.
-    environment = {"py_modules": [str(root / name) for name in PACKAGES]}
+    # Only ours and the user's own is uploaded; libraries come from the workers' own environment.
+    uploaded = [*(root / name for name in PACKAGES), *modules]
+    environment = {"py_modules": [str(path.absolute()) for path in uploaded]}
     secret = {}
     if address is None and "RAY_AUTH_MODE" not in os.environ:
         # A token of this run's own, in memory: Ray would leave one in the home folder that

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from trainables.config import NO_ENCODER
 from trainables.encoders.licences import (
     IMAGENET_1K,
     NOT_KNOWN,
@@ -112,8 +113,10 @@ def resolve(encoder: str, encoder_weights: str | Path | None) -> WeightsInfo | N
     ValueError
         When the encoder is not known.
     """
-    check_encoder(encoder)
     choice = "none" if encoder_weights is None else str(encoder_weights)
+    if (encoder, choice.lower()) == (NO_ENCODER, "none"):
+        return None
+    check_encoder(encoder)
     if choice.lower() == "none":
         return None
     if isinstance(encoder_weights, Path) or is_path(choice):
