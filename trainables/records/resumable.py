@@ -147,7 +147,7 @@ class Progress(Generic[W]):
                 if not _is_whole_zip(path):
                     return f"{name} is damaged"
             elif path.stat().st_size != known["bytes"]:
-                return f"{name} has only {path.stat().st_size} of {known['bytes']} bytes"
+                return f"{name} has {path.stat().st_size} of {known['bytes']} bytes"
             elif sha256_of(path) != known["sha256"]:
                 return f"{name} is damaged: its SHA-256 differs from the recorded one"
         return None
