@@ -400,6 +400,10 @@ def test_only_runs_a_part_and_removes_nothing(
     assert "1 of 5 trials have not ended" in refusal(words[:-2], capsys)
 
 
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
 def damage(folder: Path) -> tuple[str, str]:
     """Truncate the newest saved state of a trial; return trial_id and the file's name."""
     name = json.loads((folder / "resume.json").read_text())["states"][0]["state"]
@@ -439,12 +443,26 @@ def test_resumed_after_sigint_and_kill_equals_undisturbed(
 
     done_before = sum(r["status"] == "done" for r in records(rough))
     process = start(*request, "--out", rough, "--resume", cwd=tmp_path)
-    wait_for(
-        lambda: sum(r["status"] == "done" for r in records(rough)) > done_before and checkpoints(),
-        process,
-    )
-    family = psutil.Process(process.pid).children(recursive=True)
+
+    def stopped_with_a_state() -> bool:
+        """Stop the workers where they are: a trial that ended now would take its state along."""
+        if sum(r["status"] == "done" for r in records(rough)) <= done_before or not checkpoints():
+            return False
+        workers = [one for one in family_of(process) if one.name().startswith("ray::")]
+        for one in workers:
+            one.suspend()
+        if checkpoints():
+            return True
+        for one in workers:
+            one.resume()
+        return False
+
+    wait_for(stopped_with_a_state, process)
+    family = family_of(process)
     process.kill()
+    for one in family:
+        if one.name().startswith("ray::"):  # they are stopped, and would not notice
+            one.kill()
     process.communicate(timeout=500)
     psutil.wait_procs(family, timeout=500)
     damaged = [damage(path.parent) for path in rough.glob("checkpoints/*/resume.json")]
