@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -22,6 +21,8 @@ import tifffile
 from filelock import FileLock
 from hypothesis import settings
 from skimage.draw import disk
+
+from tests.hub import Hub
 
 # the same examples every time; --hypothesis-profile=default draws new ones
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -92,19 +93,13 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Hub of Hugging Face (tests/hub.py) with one weights file, asked by subprocesses too."""
     import torch
     from safetensors.torch import save
 
-    path = Path(__file__).with_name("hub.py")
-    spec = importlib.util.spec_from_file_location("segsweep_test_hub", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     config = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    server = module.Hub(
+    server = Hub(
         {
             "model.safetensors": save({"conv1.weight": torch.arange(6.0)}),
             "config.json": json.dumps(config).encode(),

@@ -22,9 +22,7 @@ from analysis.run import main
 from analysis.runfolder import read_run
 from analysis.study.gather import CAUTION
 from analysis.study.objects import KEYS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from page_text import claims, drawn, visible
+from tests.analysis.page_text import claims, drawn, visible
 
 
 def run(*words: object, cwd: Path) -> tuple[int, str, str]:

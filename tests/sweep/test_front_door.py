@@ -13,14 +13,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import environment, make_data, start, wait_for
-
 import sweep.session
 from sweep.request import RequestError, load_space, make_request, only
 from sweep.run import main
 from sweep.runfolder import choose_out, default_out
+from tests.sweep.command_line import environment, make_data, start, wait_for
 
 UNET = ("--set", "architecture=Unet", "--set", "task=semantic2")
 

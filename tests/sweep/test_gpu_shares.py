@@ -8,15 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, make_data, records, rows, run
-
+from tests.sweep.command_line import QUICK, SPACE, make_data, records, rows, run
 from trainables.config import RunOptions, TrialConfig
 from trainables.data.dataset import open_dataset
 from trainables.errors import NoGpu

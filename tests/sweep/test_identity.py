@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import rows, run
-
 from sweep.identity import identity
 from sweep.tracking import TrackingOptions, known_id, run_id
 from sweep.wandb_upload import main as wandb_upload
+from tests.sweep.command_line import rows, run
 
 
 @pytest.fixture

@@ -7,17 +7,13 @@ shown, and what a checkpoint holds is what the network started from.
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.sweep.command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run
 from trainables import checkpoint
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run
 
 
 @pytest.fixture(scope="module")

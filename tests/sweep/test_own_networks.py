@@ -13,10 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import rows, run
-
+from tests.sweep.command_line import rows, run
 from trainables import checkpoint, extensions
 from trainables.config import TrialConfig
 from trainables.errors import CheckpointError

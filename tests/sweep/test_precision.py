@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,10 @@ from sweep.ledger import Ledger
 from sweep.limits import Limits
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
 from sweep.trial import Assignment, unfit
+from tests.sweep.command_line import QUICK, SPACE, make_data, records, rows, run, start, wait_for
 from trainables.checkpoint import load
 from trainables.config import TrialConfig
 from trainables.machine.hardware import Gpu, cpu_computes_bf16, local_gpus
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, make_data, records, rows, run, start, wait_for
 
 NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
 WITH_CPU = pytest.mark.skipif(not cpu_computes_bf16(), reason="needs a CPU with bfloat16")

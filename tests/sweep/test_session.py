@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, make_data
 
 from sweep.ledger import Ledger
 from sweep.plan import Plan, write_plan
 from sweep.request import RequestError
 from sweep.run import main, parser
 from sweep.session import Decision, Session, decide, list_data, plan_on, prepare
+from tests.sweep.command_line import QUICK, SPACE, make_data
 from trainables.data.dataset import index_dataset
 
 TWO = ("--set", "architecture=Unet,FPN")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,7 @@ from typing import Any
 import pytest
 
 from sweep.stalls import Stall, why_none_runs
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, STARTED, make_data, records, start, wait_for
+from tests.sweep.command_line import QUICK, SPACE, STARTED, make_data, records, start, wait_for
 
 ONE = {"CPU": 1.0, "GPU": 0.5}
 

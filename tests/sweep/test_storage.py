@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run, start, wait_for
-
 from sweep.request import RequestError
 from sweep.runfolder import lock, say_storage_error, storage_error
+from tests.sweep.command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run, start, wait_for
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import (
+from sweep.run import main
+from tests.sweep.command_line import (
     QUICK,
     SPACE,
     STARTED,
@@ -32,8 +31,6 @@ from command_line import (
     start,
     wait_for,
 )
-
-from sweep.run import main
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, STARTED, make_data, rows, run, start, wait_for
-from wandb_server import Run, WandbServer, wandb_server
+from tests.sweep.command_line import QUICK, SPACE, STARTED, make_data, rows, run, start, wait_for
+from tests.sweep.wandb_server import Run, WandbServer, wandb_server
 
 EPOCHS = 6
 WORDS = (

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cuda_stub import CALLS, Gpu, install
-
 from sweep.trial import _is_transient, _release_memory
+from tests.trainables.cuda_stub import CALLS, Gpu, install
 from trainables import memory
 from trainables.errors import HostMemoryShort, NoGpu, OutOfMemory
 from trainables.predict import computes_bf16, resolve_device, why_no_gpu

@@ -5,7 +5,6 @@ The autoscaler and the nodes that it starts are real Ray, on this machine; the G
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,8 @@ import yaml
 
 from sweep.cluster.autoscaler import Offer, address_here, read_offer
 from sweep.run import main
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, make_data, records, run
-from fresh_cluster import fresh_cluster
+from tests.sweep.command_line import QUICK, SPACE, make_data, records, run
+from tests.sweep.fresh_cluster import fresh_cluster
 
 A100 = {
     "resources": {"CPU": 1, "GPU": 1, "accelerator_type:A100": 1},
@@ -28,7 +24,7 @@ A100 = {
 
 
 def test_the_offer_of_our_cluster_yaml() -> None:
-    content = yaml.safe_load((Path(__file__).parents[2] / "cluster.yaml").read_text())
+    content = yaml.safe_load((Path(__file__).parents[3] / "cluster.yaml").read_text())
     assert read_offer(content) == Offer(cpus=32, gpus=4, gpu_name="")
     kinds = content["available_node_types"]
     kinds["gpu_worker"]["labels"] = {"ray.io/accelerator-type": "A10G"}

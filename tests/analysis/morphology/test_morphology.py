@@ -18,7 +18,7 @@ from skimage.measure import regionprops_table
 
 from analysis.morphology.features import CONVENTIONS, FEATURES, measure, outlines
 
-GOLDEN = Path(__file__).parent / "morphology"
+GOLDEN = Path(__file__).parent
 """What TrackMate 8.1.7, ImageJ 1.53t and scikit-image 0.26.0 gave: see its README."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,8 @@ from analysis.evidence import Evidence
 from analysis.report.answer import WHY, answer
 from analysis.report.page import embedded, parameters, write_report
 from analysis.report.tables import make_table, make_tables, number
-
-sys.path.insert(0, str(Path(__file__).parent))
-from evidence_data import METHODS, empty, make_evidence
-from page_text import claims, drawn, visible
+from tests.analysis.evidence_data import METHODS, empty, make_evidence
+from tests.analysis.page_text import claims, drawn, visible
 
 NAMES = list(METHODS)
 

@@ -7,7 +7,6 @@ command line are real.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,19 @@ from typing import Any
 import pytest
 
 from sweep.cluster.visibility import FOLDER, look, token_in
+from tests.sweep.command_line import (
+    QUICK,
+    SPACE,
+    STARTED,
+    make_data,
+    records,
+    rows,
+    run,
+    start,
+    wait_for,
+)
+from tests.sweep.namespaces import add_blind_node, available, hide_from
 from trainables.data.dataset import index_dataset
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, STARTED, make_data, records, rows, run, start, wait_for
-from namespaces import add_blind_node, available, hide_from
 
 TOGETHER = pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}

@@ -11,9 +11,8 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import (
+from sweep.search.searcher import JOURNAL, STUDY
+from tests.sweep.command_line import (
     QUICK,
     SPACE,
     TINY_TUNE,
@@ -24,8 +23,6 @@ from command_line import (
     start,
     wait_for,
 )
-
-from sweep.search.searcher import JOURNAL, STUDY
 
 
 @pytest.fixture(scope="module")

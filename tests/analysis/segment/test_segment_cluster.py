@@ -24,7 +24,7 @@ from trainables.architectures import build_model
 from trainables.config import TrialConfig
 from trainables.predict import Scaling
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLUSTER = """
 import sys, ray
 ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False,

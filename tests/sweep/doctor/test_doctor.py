@@ -45,13 +45,10 @@ from sweep.doctor.machine import (
     look,
     why_unreachable,
 )
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import environment, make_data
-from fresh_cluster import fresh_cluster
-from namespaces import _call as call
-from namespaces import add_blind_node, available, without
+from tests.sweep.command_line import environment, make_data
+from tests.sweep.fresh_cluster import fresh_cluster
+from tests.sweep.namespaces import _call as call
+from tests.sweep.namespaces import add_blind_node, available, without
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 MS_RDONLY, MS_REMOUNT = 1, 32
@@ -174,7 +171,7 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
 
 
 def test_an_installation_without_libraries(tmp_path: Path) -> None:
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-S", "-m", "sweep.doctor"],  # without site-packages
         cwd=tmp_path,

@@ -26,7 +26,7 @@ from trainables.data.dataset import open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.train import train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def picture(seed: int, shape: tuple[int, int] = (96, 110), cells: int = 5) -> np.ndarray:

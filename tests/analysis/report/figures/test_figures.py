@@ -40,9 +40,7 @@ from analysis.report.figures.pixels import (
 )
 from analysis.report.figures.style import STYLE, TWO_COLUMNS
 from analysis.report.viewer import viewer_pictures
-
-sys.path.insert(0, str(Path(__file__).parent))
-from evidence_data import METHODS, empty, make_evidence
+from tests.analysis.evidence_data import METHODS, empty, make_evidence
 
 NAMES = list(METHODS)
 ONE = {"names": ["PAN vgg19, 2-class + watershed"], "architectures": ("Unet",)}

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from command_line import QUICK, SPACE, make_data, records, run
-
+from tests.sweep.command_line import QUICK, SPACE, make_data, records, run
 from trainables.machine.hardware import PRETEND
 
 

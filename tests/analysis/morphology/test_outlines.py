@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull
 
 from analysis.morphology.features import measure, outlines
 
-GOLDEN = Path(__file__).parent / "morphology"
+GOLDEN = Path(__file__).parent
 
 
 @pytest.mark.parametrize("image", ["discs", "special", "corner_holes"])

@@ -24,7 +24,7 @@ from trainables.data.imagefiles import read_image
 from trainables.synthetic.dataset import generate
 from trainables.train import train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

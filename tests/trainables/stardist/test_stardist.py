@@ -42,7 +42,7 @@ LONGER = CONFIG.model_copy(
     }
 )
 """Long enough to find the cells."""
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
