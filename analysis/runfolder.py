@@ -18,25 +18,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
-from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
+from analysis.names import network_name
+from trainables.config import RECIPE, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
 from trainables.data.splits import recorded_options
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
 from trainables.records.manifest import MANIFEST
 
-PRETTY = {
-    "Unet": "U-Net",
-    "UnetPlusPlus": "U-Net++",
-    "MAnet": "MA-Net",
-    "Linknet": "LinkNet",
-    "FPN": "FPN",
-    "DeepLabV3": "DeepLabV3",
-    "DeepLabV3Plus": "DeepLabV3+",
-    "PAN": "PAN",
-    "StarDist": "StarDist",
-}
-"""Architectures as the paper writes them."""
 _NUMBERS = (
     "parameters_m",
     "val_dataset_iou",
@@ -292,12 +281,9 @@ def method_name(config: TrialConfig) -> str:
     Examples
     --------
     >>> method_name(TrialConfig(architecture="Unet", encoder="resnet18"))
-    'U-Net resnet18, 2-class'
+    'U-Net, ResNet-18, 2-class'
     """
-    if config.architecture == STARDIST:
-        return OFFICIAL
-    way = WAYS[config.task].short
-    return f"{PRETTY.get(config.architecture, config.architecture)} {config.encoder}, {way}"
+    return network_name(config.architecture, config.encoder, config.task)
 
 
 def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candidate], list[str]]:

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import FEATURES, TRUTH, Evidence
+from analysis.names import network_name
 from analysis.statistics.pairs import TOO_FEW
+from trainables.config import STARDIST
 
 PAPER: dict[str, tuple[float, str, float, float]] = {
     "Unet": (67.2, "21:41", 0.0165, 87.21),
@@ -147,7 +149,7 @@ def table1(evidence: Evidence) -> pd.DataFrame:
         return pd.DataFrame()
     rows = []
     for trial in chosen_trials(evidence.leaderboard).to_dict("records"):
-        encoder = trial["encoder"] if isinstance(trial["encoder"], str) else ""
+        encoder = trial["encoder"] if trial["architecture"] != STARDIST else ""
         printed = PAPER.get(trial["architecture"])
         same = printed if encoder == "resnet152" and trial["task"] == "semantic2" else None
         rows.append(
@@ -446,7 +448,10 @@ def agreed(evidence: Evidence) -> pd.DataFrame:
 def make_tables(evidence: Evidence) -> list[Table]:
     """Return the tables of the page, those that answer first."""
     board = evidence.leaderboard
-    kept = [c for c in board if c not in ("wandb_id", "augmentation", "loss", "batch_size")]
+    board = board.drop(columns=["wandb_id", "augmentation", "loss", "batch_size"], errors="ignore")
+    if len(board):
+        kinds = zip(board["architecture"], board["encoder"].fillna(""), board["task"])
+        board.insert(1, "network", [network_name(*kind) for kind in kinds])
     ranked = (
         "Methods in the order of their validation scores, calibrated; an order of estimates. Mean "
         "AP: over IoU 0.5 to 0.9, on validation the mean over seeds. Lowest and highest unit: mean "
@@ -473,7 +478,7 @@ def make_tables(evidence: Evidence) -> list[Table]:
         make_table("statistics", pairs, differences(evidence), grey="below_noise"),
         make_table("agreement", cells, agreed(evidence)),
         make_table("scores", "All scores, all seeds.", wide_scores(evidence.scores)),
-        make_table("leaderboard", "All trials, best on validation first.", board[kept]),
+        make_table("leaderboard", "All trials, best on validation first.", board),
         make_table("candidates", "Candidates over their seeds.", evidence.candidates),
         make_table("noise", "Noise floor: what pixels alone do to each feature.", evidence.noise),
         make_table("methods", "Trials analysed.", evidence.methods),

@@ -79,7 +79,7 @@ def make_board(
                 "trial_id": trial,
                 "task": task,
                 "architecture": architecture,
-                "encoder": encoder or None,
+                "encoder": encoder or "none",  # as stardist's own model has it
                 "seed": seed,
                 "learning_rate": 0.001,
                 "loss": "dice",

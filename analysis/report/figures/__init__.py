@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis.evidence import Evidence
+from analysis.names import task_name
 from analysis.report.figures import (
     bias,
     calibration,
@@ -28,9 +29,9 @@ from analysis.report.figures import (
     overlays,
 )
 from analysis.report.figures.style import STYLE
-from analysis.report.names import TASK_ORDER, task_name
 from analysis.report.tables import in_order
 from trainables.records.files import write_with
+from trainables.tasks import TASKS
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ FIGURES: dict[str, Kind[Any]] = {
 def figures_of(evidence: Evidence) -> dict[str, Kind[Any]]:
     """Return `FIGURES` with those of each task that was asked for, by name."""
     board = evidence.leaderboard
-    tasks = in_order(board["task"] if len(board) else TASK_ORDER[:1], TASK_ORDER)
+    tasks = in_order(board["task"] if len(board) else list(TASKS)[:1], list(TASKS))
     found = {}
     for name, kind in FIGURES.items():
         if not kind.each_task:

@@ -13,10 +13,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
+from analysis.names import architecture_name, encoder_name, task_name
 from analysis.report.figures.style import COLOURS, TWO_COLUMNS, share
-from analysis.report.names import TASK_ORDER, task_name
 from analysis.report.tables import chosen_trials, in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
+from trainables.tasks import TASKS
 
 MISSING = "–"
 """Stands where no such trial was asked for."""
@@ -56,7 +57,7 @@ def compute(evidence: Evidence) -> Maps | None:
     board = board.fillna({"encoder": ""})
     values = 100 * best["test_dataset_iou"].dropna()
     low, high = values.min(), max(values.max(), values.min() + 1)
-    maps = [_map(board, best, task) for task in in_order(board["task"], TASK_ORDER)]
+    maps = [_map(board, best, task) for task in in_order(board["task"], list(TASKS))]
     return Maps(maps, float(low), float(high), int((board["status"] == "done").sum()))
 
 
@@ -72,6 +73,7 @@ def _map(board: pd.DataFrame, best: pd.DataFrame, task: str) -> Map:
     known = {(r["architecture"], r["encoder"]): r["status"] for r in asked.to_dict("records")}
     status = [[str(known.get((row, column), MISSING)) for column in columns] for row in rows]
     best_cells = (percent == highest) & (percent.size > 1)
+    rows, columns = [*map(architecture_name, rows)], [*map(encoder_name, columns)]
     return Map(task_name(task), rows, columns, percent, best_cells, status)
 
 
@@ -112,7 +114,7 @@ def _draw_map(ax: Axes, one: Map, low: float, high: float) -> AxesImage:
             ax.add_patch(
                 Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, ec=COLOURS[1], lw=1.6)
             )
-    ax.set_xticks(range(len(one.columns)), [name or "own" for name in one.columns])
+    ax.set_xticks(range(len(one.columns)), one.columns)
     ax.tick_params(axis="x", rotation=35)
     for tick in ax.get_xticklabels():
         tick.set(ha="right", rotation_mode="anchor")

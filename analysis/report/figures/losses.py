@@ -13,10 +13,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
+from analysis.names import architecture_name, encoder_name, task_name
 from analysis.report.figures.style import COLOURS, LINES, ONE_COLUMN, TWO_COLUMNS
-from analysis.report.names import TASK_ORDER, task_name
 from analysis.report.tables import in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS, STARDIST
+from trainables.tasks import TASKS
 
 MOST_POINTS = 100
 """Points of one line of a small panel: with more, five noisy lines cover each other."""
@@ -78,16 +79,17 @@ def _compute(evidence: Evidence, column: str, label: str) -> Losses | None:
         return None
     encoders = in_order(table["encoder"], PAPER_ENCODERS)
     rows = []
-    for task in in_order(table["task"], TASK_ORDER):
+    for task in in_order(table["task"], list(TASKS)):
         of_task = table[table["task"] == task]
         panels = []
         for name in in_order(of_task["architecture"], ARCHITECTURES):
-            title = name if name == STARDIST else f"{name}, {task_name(task)}"
+            of = "" if name == STARDIST else f", {task_name(task)}"
             part = of_task[of_task["architecture"] == name]
-            panels.append(Panel(title, _lines(part, column, encoders)))
+            panels.append(Panel(architecture_name(name) + of, _lines(part, column, encoders)))
         low, high = of_task[column].min(), of_task[column].max()
         rows.append(Row(panels, bool(low > 0 and high > 8 * low)))
-    return Losses(label, encoders, rows, table["trial_id"].nunique())
+    names = [encoder_name(encoder) for encoder in encoders]
+    return Losses(label, names, rows, table["trial_id"].nunique())
 
 
 def _lines(part: pd.DataFrame, column: str, encoders: list[str]) -> list[Line]:
@@ -139,7 +141,7 @@ def draw(shown: Losses) -> Figure:
         above += -(-len(row.panels) // columns)
     figure.supylabel(shown.label, fontsize=8)
     handles = [
-        Line2D([], [], color=COLOURS[i % 7], ls=LINES[i % 6], label=name or "own encoder")
+        Line2D([], [], color=COLOURS[i % 7], ls=LINES[i % 6], label=name)
         for i, name in enumerate(shown.encoders)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, 3 * columns // 2))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from skimage.measure import find_contours
 
 from analysis.evidence import Evidence
+from analysis.names import architecture_name, encoder_name
 from analysis.report.figures.pixels import outlines, show_pixels, simplified
 from analysis.report.figures.style import TWO_COLUMNS, share
 from analysis.report.tables import chosen_trials, in_order
@@ -61,12 +62,13 @@ def compute(evidence: Evidence, task: str) -> Networks | None:
     if board.empty:
         return None
     best = chosen_trials(board)
-    networks = {
-        (r["architecture"], r["encoder"]): _network(crop.probabilities[r["trial_id"]])
-        for r in best.to_dict("records")
-    }
+    networks = {}
+    for trial in best.to_dict("records"):
+        names = architecture_name(trial["architecture"]), encoder_name(trial["encoder"])
+        networks[names] = _network(crop.probabilities[trial["trial_id"]])
     rows = in_order(best["architecture"], ARCHITECTURES)
     columns = in_order(best["encoder"], PAPER_ENCODERS)
+    rows, columns = [*map(architecture_name, rows)], [*map(encoder_name, columns)]
     truth = outlines(crop.truth)
     return Networks(crop.image, crop.corner, crop.pixels, truth, rows, columns, networks)
 
@@ -121,7 +123,7 @@ def draw(shown: Networks) -> Figure:
             if grid.alone:
                 ax.set_title(row, pad=3)
             elif i == 0:
-                ax.set_title(column or "own encoder", pad=3)
+                ax.set_title(column, pad=3)
             if j == 0 and not grid.alone:
                 ax.text(
                     -0.06, 0.5, row, rotation=90, ha="right", va="center", transform=ax.transAxes

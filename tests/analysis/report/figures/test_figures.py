@@ -100,7 +100,7 @@ def test_a_task_of_ones_own_has_figures_too(evidence) -> None:
     trained, ranked = losses.compute_training(own), dataset_iou.compute(own)
     assert trained is not None
     assert ranked is not None
-    assert [row.panels[0].title for row in trained.rows][-1] == "Unet, centres"
+    assert [row.panels[0].title for row in trained.rows][-1] == "U-Net, centres"
     assert ranked.maps[-1].title == "centres"
 
 
@@ -113,6 +113,26 @@ def test_every_line_of_many_seeds_is_drawn() -> None:
     assert f"({lines} trials)" in losses.caption(shown)
     again = [(line.encoder, line.again) for line in shown.rows[0].panels[0].lines]
     assert sorted(again) == [(n, later) for n in range(3) for later in (False, True)]
+
+
+def test_networks_have_the_names_that_methods_have(evidence) -> None:
+    """As a leaderboard has it, the encoder of stardist's own model is 'none'."""
+    assert "none" in set(evidence.leaderboard["encoder"])
+    trained, ranked = losses.compute_training(evidence), dataset_iou.compute(evidence)
+    crossed = networks.compute(evidence, task="semantic2")
+    assert trained is not None
+    assert ranked is not None
+    assert crossed is not None
+    assert trained.encoders[-2:] == ["VGG19", "own encoder"]
+    assert ranked.maps[0].rows[:2] == crossed.architectures[:2] == ["U-Net", "U-Net++"]
+    assert ranked.maps[0].columns == crossed.encoders == trained.encoders[:-1]
+    assert [(m.title, m.columns) for m in ranked.maps[1:]] == [
+        ("3-class", ["ResNet-152"]),
+        ("star-convex", ["own encoder"]),
+    ]
+    (board,) = (t for t in report_tables.make_tables(evidence) if t.name == "leaderboard")
+    names = {row[1].text for row in board.rows}
+    assert {"U-Net++, ResNeSt-269, 2-class", "U-Net, ResNet-152, 3-class", "StarDist"} <= names
 
 
 def test_caption_counts_the_lines_that_are_drawn(evidence) -> None:
