@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
-from analysis.names import network_name
 from trainables.config import RECIPE, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
 from trainables.data.splits import recorded_options
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
+from trainables.names import network_name
 from trainables.records.manifest import MANIFEST
 
 _NUMBERS = (

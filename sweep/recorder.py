@@ -23,6 +23,7 @@ from sweep.stalls import Stall
 from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View
 from trainables.config import EpochRecord, TrialConfig
+from trainables.names import network_name
 from trainables.records.progress import forget_states
 from trainables.records.resumable import saved_history
 
@@ -36,8 +37,8 @@ _EPOCH_FIELDS = tuple(EpochRecord.__dataclass_fields__)
 
 def short_name(config: TrialConfig) -> str:
     """Return what names a trial on the screen."""
-    task = "" if config.task == "semantic2" else f" {config.task}"
-    return f"{config.architecture} {config.encoder} s{config.seed}{task}"
+    name = network_name(config.architecture, config.encoder, config.task)
+    return f"{name}, seed {config.seed}"
 
 
 class Recorder(Callback):

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.leaderboard import SETTING_COLUMNS
+from trainables.names import network_name
 
 HEARTBEAT_SECONDS = 60.0
 REDRAW_SECONDS = 0.25
@@ -161,7 +162,7 @@ class View:
         return f"{duration(time.monotonic() - self._start)}  {', '.join(parts)}{eta}"
 
     def _render(self, states: Sequence[TrialState]) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
+        table = Table(box=None, padding=(0, 1, 0, 0), show_header=True, header_style="dim")
         table.add_column("trial", no_wrap=True, overflow="ellipsis")
         table.add_column("", no_wrap=True)
         for name in ("epoch", "loss", "val IoU", "time"):
@@ -177,7 +178,7 @@ class View:
         room = max(4, self.console.height - 6 - len(failed))
         for s in shown[:room]:
             table.add_row(
-                Text(s.name),
+                Text(_shortened(s.name, self.console.width - FIGURES_WIDTH)),
                 Text(s.status, style[s.status]),
                 f"{s.epoch}/{s.epochs}",
                 _number(s.train_loss, ".4f"),
@@ -192,6 +193,22 @@ class View:
         return Group(title, table, *more, *reasons, summary)
 
 
+FIGURES_WIDTH = 42
+"""Of a trial's status, epochs, loss, IoU and time on the screen, with the spaces between them."""
+
+
+def _shortened(name: str, width: int) -> str:
+    """Cut a long name in its middle, since seeds are at the end.
+
+    Examples
+    --------
+    >>> _shortened("DeepLabV3+, ResNeXt-101 32x32d, 3-class, seed 0", 38)
+    'DeepLabV3+, ResNeXt-…, 3-class, seed 0'
+    """
+    end = min(17, width // 2)
+    return name if len(name) <= width else f"{name[: width - end - 1]}…{name[-end:]}"
+
+
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
@@ -202,8 +219,8 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     Parameters
     ----------
     rows : sequence of mapping
-        Rows of leaderboard.csv as values, best first; what is not known is None. Encoder, task,
-        seed and inference get a column where there are several, and so do other settings where
+        Rows of leaderboard.csv as values, best first; what is not known is None. Seed and
+        inference get a column where there are several, and so do other settings where
         trials differ in nothing else.
     """
     alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -215,15 +232,15 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for name in SETTING_COLUMNS
         if any(len({row.get(name) for row in same}) > 1 for same in alike.values())
     ]
-    optional = (*dict.fromkeys(("encoder", "task", "seed", *apart)), "inference")
-    several = {k for k in optional if len({row.get(k) for row in rows}) > 1}
-    names = ["architecture", *(k for k in optional if k in several)]
-    table = Table(box=None, padding=(0, 2 if len(names) < 4 else 1, 0, 0), header_style="bold")
+    optional = (*dict.fromkeys(("seed", *apart)), "inference")
+    names = [k for k in optional if len({row.get(k) for row in rows}) > 1]
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("", justify="right", no_wrap=True)
+    table.add_column("network", overflow="fold")
     for name in names:
-        # rich shortens only columns that may wrap: names, never figures
+        # rich shortens only columns that may wrap: words, never figures
         table.add_column(name, overflow="ellipsis", no_wrap=name == "seed")
-    for name in ("val IoU", "test IoU", "epochs", "time", "M params"):
+    for name in ("val\nIoU", "test\nIoU", "epochs", "time", "M\nparams"):
         table.add_column(name, justify="right", no_wrap=True)
     number = 0
     for row in rows:
@@ -233,6 +250,7 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         number += state == "done"
         table.add_row(
             str(number) if state == "done" else "",
+            Text(network_name(row["architecture"], row["encoder"] or "", row["task"])),
             *(Text("" if row.get(name) is None else str(row.get(name))) for name in names),
             _number(row["val_dataset_iou"], ".4f") or state,
             _number(row["test_dataset_iou"], ".4f") or (state if state == "stopped" else ""),

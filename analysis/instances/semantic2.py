@@ -19,7 +19,6 @@ class Watershed(Way):
     """Cells are cut apart along the valleys of the distance map."""
 
     name = "2-class + watershed"
-    short = "2-class"
     has_gap = True
     ranges = {  # noqa: RUF012 - a constant of the class
         "threshold": PROBABILITY,

@@ -20,7 +20,6 @@ class ThreeClasses(Way):
     """No watershed: the boundary class keeps cells apart."""
 
     name = "3-class"
-    short = "3-class"
     ranges = {  # noqa: RUF012 - a constant of the class
         "threshold": PROBABILITY,
         # after five epochs, three fourths of a cell's interior were above 0.9999 already

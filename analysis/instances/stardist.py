@@ -19,7 +19,6 @@ class StarConvexPolygons(Way):
     """Stardist's non-maximum suppression and rendering (doi 10.1007/978-3-030-00934-2_30)."""
 
     name = "star-convex head"
-    short = "star-convex"
     ranges = {  # noqa: RUF012 - a constant of the class
         "prob_threshold": PROBABILITY,
         "nms_threshold": Range(0.1, 0.7),

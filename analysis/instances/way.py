@@ -64,8 +64,6 @@ class Way:
 
     name: ClassVar[str]
     """What people read on the page and in tables."""
-    short: ClassVar[str]
-    """The same in a candidate's name, such as ``2-class``."""
     ranges: ClassVar[Mapping[str, Range]]
     """Free parameters, and where they are searched."""
     has_gap: ClassVar[bool] = False

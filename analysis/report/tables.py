@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import FEATURES, TRUTH, Evidence
-from analysis.names import network_name
 from analysis.statistics.pairs import TOO_FEW
 from trainables.config import STARDIST
+from trainables.names import network_name
 
 PAPER: dict[str, tuple[float, str, float, float]] = {
     "Unet": (67.2, "21:41", 0.0165, 87.21),
@@ -154,9 +154,7 @@ def table1(evidence: Evidence) -> pd.DataFrame:
         same = printed if encoder == "resnet152" and trial["task"] == "semantic2" else None
         rows.append(
             {
-                "model": f"{trial['architecture']} ({encoder})"
-                if encoder
-                else trial["architecture"],
+                "model": network_name(trial["architecture"], encoder, trial["task"]),
                 "task": trial["task"],
                 "seed": trial["seed"],
                 "parameters_m": _rounded(trial["parameters_m"], 1),

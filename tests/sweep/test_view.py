@@ -22,7 +22,9 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def state(number: int, **fields: object) -> TrialState:
-    return TrialState(f"t{number}", f"Unet resnet18 s{number}", epochs=10, **fields)  # type: ignore[arg-type]
+    return TrialState(
+        f"t{number}", f"U-Net, ResNet-18, 2-class, seed {number}", epochs=10, **fields
+    )  # type: ignore[arg-type]
 
 
 def test_nothing_is_estimated_before_the_first_epoch() -> None:
@@ -53,7 +55,7 @@ def test_plain_lines_without_a_terminal() -> None:
     lines = screen.getvalue().splitlines()
     assert lines[0] == "demo: 2 trials"
     assert len(lines) == 5
-    assert lines[1].endswith("start    Unet resnet18 s0")
+    assert lines[1].endswith("start    U-Net, ResNet-18, 2-class, seed 0")
     assert "done" in lines[3]
     assert "val IoU 0.9123  1:01" in lines[3]
     assert "no such encoder [x]" in lines[4]
@@ -97,8 +99,9 @@ except KeyError:
 @pytest.mark.parametrize("width", [80, 120])
 def test_live_view_keeps_figures_beside_failures(width: int) -> None:
     console = Console(file=io.StringIO(), width=width, height=12, force_terminal=True)
+    network = "DeepLabV3+, ResNeXt-101 32x32d, 3-class, seed 0"
     states = [
-        TrialState("t", "UnetPlusPlus resnext101_32x32d s0", "running", 12, 1000, 0.75, 0.125, 700)
+        TrialState("t", network, "running", 12, 1000, 0.75, 0.125, 700),
     ]
     states += [state(n, status="failed", error="out of memory [x] " * 9) for n in range(9)]
     lines = [
@@ -107,8 +110,10 @@ def test_live_view_keeps_figures_beside_failures(width: int) -> None:
     ]
     assert len(lines) <= 12
     assert max(map(len, lines)) <= width
+    name = "DeepLabV3+, ResNeXt-…, 3-class, seed 0"
+    assert lines[2].startswith(name if width == 80 else name.replace("-…,", "-101 32x32d,"))
     assert lines[2].split()[-5:] == ["running", "12/1000", "0.1250", "0.7500", "11:40"]
-    assert sum(line.startswith("failed: Unet resnet18 s") for line in lines) == 3
+    assert sum(line.startswith("failed: U-Net, ResNet-18") for line in lines) == 3
 
 
 def test_epochs_count_where_those_of_this_run_are_not_told() -> None:
@@ -196,9 +201,10 @@ def test_leaderboard_fits_80_columns_with_whole_figures() -> None:
             row(3, status="failed", error="[Errno 28] " + "no space left " * 8, **none),
         ]
     )
-    header, first, second, waiting, failed = lines
-    assert header.split()[-8:] == ["val", "IoU", "test", "IoU", "epochs", "time", "M", "params"]
-    assert header.split()[1:4] == ["encoder", "task", "seed"]
+    # long names take two lines
+    above, header, first, _, second, waiting, _, failed = lines
+    assert above.split() == ["val", "test", "M"]
+    assert header.split() == ["network", "seed", "IoU", "IoU", "epochs", "time", "params"]
     assert all(len(line) <= 80 for line in lines[:-1])
     for number, line in enumerate((first, second)):
         assert line.split()[0] == str(number + 1)
@@ -215,8 +221,8 @@ def test_leaderboard_fits_80_columns_with_whole_figures() -> None:
 
 def test_leaderboard_names_only_what_differs_and_stops_at_the_top() -> None:
     rows = [row(0, seed=0), row(1, seed=0), row(2, seed=0)]
-    lines = printed(rows, top=2)
-    assert not {"encoder", "task", "seed"} & set(lines[0].split())
+    _, *lines = printed(rows, top=2)
+    assert lines[0].split()[:2] == ["network", "IoU"]
     assert len(lines) == 4
     assert lines[-1] == "... and 1 more in leaderboard.csv"
     assert printed([]) == []

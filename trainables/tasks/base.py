@@ -33,6 +33,8 @@ class Task:
 
     name: ClassVar[str]
     """Value of ``TrialConfig.task``."""
+    short: ClassVar[str]
+    """The last part of a network's name for people: ``2-class``."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Fields of `TrialConfig` that this task reads and others may not."""
     own_loss: ClassVar[str | None] = None

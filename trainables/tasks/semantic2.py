@@ -21,6 +21,7 @@ class Semantic2(Task):
     """One channel: the logit of being a cell."""
 
     name = "semantic2"
+    short = "2-class"
     settings = ("gap",)
     recipe1 = {"gap": 1}  # noqa: RUF012 - a constant of the class
 

@@ -21,6 +21,7 @@ class Semantic3(Task):
     """Three channels: the logits of the classes."""
 
     name = "semantic3"
+    short = "3-class"
     settings = ("boundary",)
     class_names = CLASS_NAMES
 

@@ -37,6 +37,7 @@ class StarConvex(Task):
     """
 
     name = "stardist"
+    short = "star-convex"
     settings = ("rays", "grid")
     own_loss = "stardist"
     keeps_targets = True

@@ -17,7 +17,6 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis.evidence import Evidence
-from analysis.names import task_name
 from analysis.report.figures import (
     bias,
     calibration,
@@ -30,6 +29,7 @@ from analysis.report.figures import (
 )
 from analysis.report.figures.style import STYLE
 from analysis.report.tables import in_order
+from trainables.names import task_name
 from trainables.records.files import write_with
 from trainables.tasks import TASKS
 

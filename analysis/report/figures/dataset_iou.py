@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
-from analysis.names import architecture_name, encoder_name, task_name
 from analysis.report.figures.style import COLOURS, TWO_COLUMNS, share
 from analysis.report.tables import chosen_trials, in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
+from trainables.names import architecture_name, encoder_name, task_name
 from trainables.tasks import TASKS
 
 MISSING = "–"

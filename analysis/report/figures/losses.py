@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
-from analysis.names import architecture_name, encoder_name, task_name
 from analysis.report.figures.style import COLOURS, LINES, ONE_COLUMN, TWO_COLUMNS
 from analysis.report.tables import in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS, STARDIST
+from trainables.names import architecture_name, encoder_name, task_name
 from trainables.tasks import TASKS
 
 MOST_POINTS = 100

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from skimage.measure import find_contours
 
 from analysis.evidence import Evidence
-from analysis.names import architecture_name, encoder_name
 from analysis.report.figures.pixels import outlines, show_pixels, simplified
 from analysis.report.figures.style import TWO_COLUMNS, share
 from analysis.report.tables import chosen_trials, in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
+from trainables.names import architecture_name, encoder_name
 
 TRUTH_LINE, HALF_LINE = "white", "black"
 """Outlines on a probability map whose colours are neither: they differ by lightness alone."""

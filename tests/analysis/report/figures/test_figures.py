@@ -311,9 +311,9 @@ def test_table1_puts_the_paper_beside_resnet152(evidence) -> None:
     table = report_tables.table1(evidence).set_index("model")
     two = table[table["task"] == "semantic2"]
     assert len(two) == 39
-    assert two.loc["UnetPlusPlus (resnet152)", "paper_iou_percent"] == 88.88
+    assert two.loc["U-Net++, ResNet-152, 2-class", "paper_iou_percent"] == 88.88
     assert table.loc[table["task"] == "semantic3", "paper_iou_percent"].isna().all()
-    assert pd.isna(two.loc["Unet (vgg19)", "paper_iou_percent"])
+    assert pd.isna(two.loc["U-Net, VGG19, 2-class", "paper_iou_percent"])
     assert two["loss"].notna().all()
     assert "StarDist" in table.index
 

@@ -1,11 +1,11 @@
-"""What people read: one name for each network, the same in tables, figures and text."""
+"""One name for each network, the same on the screen, in tables, figures and text."""
 
 from __future__ import annotations
 
 import re
 
-from analysis.instances.methods import WAYS
 from trainables.config import STARDIST
+from trainables.tasks import TASKS
 
 ARCHITECTURES = {
     "Unet": "U-Net",
@@ -23,16 +23,24 @@ OWN_ENCODER = "own encoder"
 def network_name(architecture: str, encoder: str, task: str) -> str:
     """Return the name of a network.
 
+    Parameters
+    ----------
+    architecture, encoder, task : str
+        As `TrialConfig` has them; an encoder that is "none" or empty is not named.
+
     Examples
     --------
     >>> network_name("Unet", "resnet18", "semantic3")
     'U-Net, ResNet-18, 3-class'
+    >>> network_name("mynet:build", "none", "semantic2")
+    'mynet:build, 2-class'
     >>> network_name("StarDist", "none", "stardist")
     'StarDist'
     """
     if architecture == STARDIST:
         return architecture_name(architecture)
-    return f"{architecture_name(architecture)}, {encoder_name(encoder)}, {task_name(task)}"
+    chosen = [] if encoder in ("", "none") else [encoder_name(encoder)]
+    return ", ".join([architecture_name(architecture), *chosen, task_name(task)])
 
 
 def architecture_name(architecture: str) -> str:
@@ -58,5 +66,5 @@ def encoder_name(encoder: str) -> str:
 
 
 def task_name(task: str) -> str:
-    """Return how a task makes cells; one without a way of its own is called as it is."""
-    return WAYS[task].short if task in WAYS else task
+    """Return the name of a task; one that is not registered here is called as it is."""
+    return TASKS[task].short if task in TASKS else task
