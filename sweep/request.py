@@ -192,6 +192,37 @@ def weights_value(text: str) -> str:
     return str(path) if is_path(text) or path.exists() else text
 
 
+def _sorted_changes(
+    changes: Sequence[str],
+) -> tuple[dict[str, list[Any]], dict[str, Any], dict[str, Any]]:
+    """Return the values of ``--set`` for trials, for the sweep and for the data."""
+    trials: dict[str, list[Any]] = {}
+    settings: dict[str, Any] = {}
+    data_options: dict[str, Any] = {}
+    for text in changes:
+        key, value = _split_key(text)
+        if key in TrialConfig.model_fields:
+            if key == "weights_id":
+                raise RequestError("--set weights_id: it follows from encoder_weights")
+            trials[key] = [_field_value(key, v.strip()) for v in value.split(",")]
+            if key == "encoder_weights":
+                trials[key] = [weights_value(str(v)) for v in trials[key]]
+        elif key in SweepSettings.model_fields:
+            settings[key] = _value(value)
+        elif key in DataOptions.model_fields:
+            data_options[key] = _value(value)
+        else:
+            raise RequestError(_no_such_setting(key))
+    return trials, settings, data_options
+
+
+def _no_such_setting(key: str) -> str:
+    known = [*TrialConfig.model_fields, *SweepSettings.model_fields, *DataOptions.model_fields]
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+    return f"--set {key}: no such setting{hint}"
+
+
 def make_request(
     space_name: str, space: SearchSpace, changes: Sequence[str], seeds: int | None
 ) -> Request:
@@ -222,34 +253,12 @@ def make_request(
     ``normalization=dataset`` changes whose percentiles scale the intensities; other percentiles
     are given in a search space file.
     """
-    trial_changes: dict[str, list[Any]] = {}
     try:
         SweepSettings.model_validate(space.settings)
     except ValidationError as error:
         raise RequestError(f"search space {space_name}: settings: {_first(error)}") from error
-    settings = dict(space.settings)
-    data_options: dict[str, Any] = {}
-    for text in changes:
-        key, value = _split_key(text)
-        if key in TrialConfig.model_fields:
-            if key == "weights_id":
-                raise RequestError("--set weights_id: it follows from encoder_weights")
-            trial_changes[key] = [_field_value(key, v.strip()) for v in value.split(",")]
-            if key == "encoder_weights":
-                trial_changes[key] = [weights_value(str(v)) for v in trial_changes[key]]
-        elif key in SweepSettings.model_fields:
-            settings[key] = _value(value)
-        elif key in DataOptions.model_fields:
-            data_options[key] = _value(value)
-        else:
-            known = [
-                *TrialConfig.model_fields,
-                *SweepSettings.model_fields,
-                *DataOptions.model_fields,
-            ]
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
-            raise RequestError(f"--set {key}: no such setting{hint}")
+    trial_changes, changed, data_options = _sorted_changes(changes)
+    settings = {**space.settings, **changed}
     if seeds is not None and seeds < 1:
         raise RequestError(f"--seeds {seeds}: at least 1")
     if settings.get("search") == "optuna":

@@ -103,13 +103,17 @@ def build_model(
         except _BUILD_ERRORS as error:
             raise _unusable(architecture, encoder, error) from error
     if encoder_weights is not None and str(encoder_weights).lower() != "none":
-        if not hasattr(model, "encoder"):
-            raise ValueError(
-                f"{architecture} has no part named encoder that weights could be loaded into; use "
-                "encoder_weights=none"
-            )
-        load_into(model.get_submodule("encoder"), encoder_weights)
+        load_into(_encoder_of(model, architecture), encoder_weights)
     return model
+
+
+def _encoder_of(model: nn.Module, architecture: str) -> nn.Module:
+    if not hasattr(model, "encoder"):
+        raise ValueError(
+            f"{architecture} has no part named encoder that weights could be loaded into; use "
+            "encoder_weights=none"
+        )
+    return model.get_submodule("encoder")
 
 
 def build_own(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ __all__ = ["load"]
 WEIGHTS = "weights.pt"
 
 
+# Ten parameters: one for each part of a checkpoint, most of which come from different places.
 def save(
     folder: Path,
     state: dict[str, torch.Tensor],
@@ -111,6 +112,24 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _checked_weights(folder: Path, manifest: Mapping[str, Any]) -> Path:
+    weights = folder / str(manifest["weights"]["file"])
+    if weights.parent != folder or not weights.is_file():
+        raise CheckpointError(f"{folder}: weights file {weights.name} is missing")
+    if sha256_of(weights) != manifest["weights"]["sha256"]:
+        raise CheckpointError(f"{weights} is damaged: its SHA-256 differs from the recorded one")
+    return weights
+
+
+def _recorded_config(folder: Path, manifest: Mapping[str, Any]) -> TrialConfig:
+    try:
+        return recorded_config(manifest["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{folder / MANIFEST}: config.{where}: {first['msg']}") from error
+
+
 def load(path: Path | str, *, builder: Builder | None = None) -> Predictor | StarDistPredictor:
     """Load a checkpoint; nothing in it is ever executed, and no module that it names is imported.
 
@@ -138,17 +157,8 @@ def load(path: Path | str, *, builder: Builder | None = None) -> Predictor | Sta
     folder = Path(path)
     folder = folder.parent if folder.name == MANIFEST else folder
     manifest = read_manifest(folder)
-    weights = folder / str(manifest["weights"]["file"])
-    if weights.parent != folder or not weights.is_file():
-        raise CheckpointError(f"{folder}: weights file {weights.name} is missing")
-    if sha256_of(weights) != manifest["weights"]["sha256"]:
-        raise CheckpointError(f"{weights} is damaged: its SHA-256 differs from the recorded one")
-    try:
-        config = recorded_config(manifest["config"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{folder / MANIFEST}: config.{where}: {first['msg']}") from error
+    weights = _checked_weights(folder, manifest)
+    config = _recorded_config(folder, manifest)
     try:
         task = build_task(config, manifest.get("task"))
         stored_inference(manifest)

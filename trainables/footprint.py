@@ -111,8 +111,8 @@ def estimate(
             with torch.inference_mode(), autocast, _allocations()() as whole:
                 network.eval()(x)
             moving = max(moving, whole.peak + 4 * parameters)  # the last step's gradients
-    fixed = parameters * WEIGHTS_AND_MOMENTS
-    step = max(fixed + moving + seen.workspace, parameters * OPTIMIZER_STEP, built.peak)
+    moving += parameters * WEIGHTS_AND_MOMENTS + seen.workspace
+    step = max(moving, parameters * OPTIMIZER_STEP, built.peak)
     return Footprint(
         parameters=parameters,
         activation_mb=round(kept / MIB, 1),
@@ -209,6 +209,38 @@ def _allocations() -> type[Any]:
     return Allocations
 
 
+STARDIST_CONVOLUTIONS = (
+    (32, 32, 0, 3),
+    (32, 64, 1, 3),
+    (64, 64, 1, 3),
+    (64, 128, 2, 3),
+    (128, 128, 2, 3),
+    (128, 256, 3, 3),
+    (256, 128, 3, 3),
+    (256, 128, 2, 3),
+    (128, 64, 2, 3),
+    (128, 64, 1, 3),
+    (64, 32, 1, 3),
+    (64, 32, 0, 3),
+    (32, 32, 0, 3),
+    (32, 128, 0, 3),
+    (128, 1, 0, 1),
+)
+"""Of stardist's U-Net between its first and its last: channels in and out, level, kernel."""
+STARDIST_MAPS = (
+    (32, 1),
+    (64, 2),
+    (128, 3),
+    (128, 2),
+    (256, 2),
+    (64, 1),
+    (128, 1),
+    (32, 0),
+    (64, 0),
+)
+"""Its pooled, enlarged and joined maps: channels, level."""
+
+
 def _estimate_stardist(config: TrialConfig) -> Footprint:
     """Estimate stardist's own U-Net from its layer list, without TensorFlow.
 
@@ -219,52 +251,11 @@ def _estimate_stardist(config: TrialConfig) -> Footprint:
     rays, side = output_channels(config) - 1, config.crop_size
     top = config.grid.bit_length() - 1  # level of the U-Net's largest maps
     first = 32 if top else 1
-    convolutions = [  # channels in and out, level, kernel
-        *(
-            (1 if (level, k) == (0, 0) else 32, 32, level, 3)
-            for level in range(top)
-            for k in range(2)
-        ),
-        *(
-            (i, o, level + top, k)
-            for i, o, level, k in (
-                (first, 32, 0, 3),
-                (32, 32, 0, 3),
-                (32, 64, 1, 3),
-                (64, 64, 1, 3),
-                (64, 128, 2, 3),
-                (128, 128, 2, 3),
-                (128, 256, 3, 3),
-                (256, 128, 3, 3),
-                (256, 128, 2, 3),
-                (128, 64, 2, 3),
-                (128, 64, 1, 3),
-                (64, 32, 1, 3),
-                (64, 32, 0, 3),
-                (32, 32, 0, 3),
-                (32, 128, 0, 3),
-                (128, 1, 0, 1),
-                (128, rays, 0, 1),
-            )
-        ),
-    ]
-    others = [
-        *((32, level + 1) for level in range(top)),
-        *(
-            (c, level + top)
-            for c, level in (
-                (32, 1),
-                (64, 2),
-                (128, 3),
-                (128, 2),
-                (256, 2),
-                (64, 1),
-                (128, 1),
-                (32, 0),
-                (64, 0),
-            )
-        ),
-    ]
+    halving = [(1 if n == 0 else 32, 32, n // 2, 3) for n in range(2 * top)]
+    unet = [(first, 32, 0, 3), *STARDIST_CONVOLUTIONS, (128, rays, 0, 1)]
+    convolutions = [*halving, *((i, o, level + top, k) for i, o, level, k in unet)]
+    pooled = [(32, level + 1) for level in range(top)]
+    others = [*pooled, *((channels, level + top) for channels, level in STARDIST_MAPS)]
     maps = [*((o, level) for _, o, level, _ in convolutions), *others]
     kept = [4 * channels * (side >> level) ** 2 * config.batch_size for channels, level in maps]
     parameters = sum(o * (i * k**2 + 1) for i, o, _, k in convolutions)

@@ -155,13 +155,7 @@ def detect(
 
     shape = shape or (prob.shape[0] * grid, prob.shape[1] * grid)
     candidates = (prob >= thresholds.prob) & np.isfinite(prob) & np.isfinite(dist).all(axis=0)
-    every = 1
-    while np.count_nonzero(candidates) > MOST_CANDIDATES:
-        # thinned evenly: taking the most probable would lose the faint cells of a crowded image
-        every *= 2
-        thin = np.zeros_like(candidates)
-        thin[::every, ::every] = candidates[::every, ::every]
-        candidates = thin
+    candidates = _thinned(candidates)
     points = np.argwhere(candidates)
     scores = prob[candidates].astype(np.float32)
     order = np.argsort(-scores, kind="stable")
@@ -177,9 +171,29 @@ def detect(
     found = Detections(points[kept], distances[kept], scores[kept])
     # polygons are painted in the order of rising probability and numbered by their place
     labels = polygons_to_label(found.distances, found.points, shape, prob=found.probabilities)
+    return _visible(labels, found)
+
+
+def _thinned(candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Leave at most `MOST_CANDIDATES`, evenly: taking the most probable would lose the faint cells
+    of a crowded image.
+    """
+    every = 1
+    while np.count_nonzero(candidates) > MOST_CANDIDATES:
+        every *= 2
+        thin = np.zeros_like(candidates)
+        thin[::every, ::every] = candidates[::every, ::every]
+        candidates = thin
+    return candidates
+
+
+def _visible(
+    labels: NDArray[np.integer], found: Detections
+) -> tuple[NDArray[np.int32], Detections]:
+    """Drop the polygons that have no pixel (too small, or painted over), and their numbers."""
     seen = np.zeros(1 + len(found.points), bool)
     seen[labels] = True
-    if not seen[1:].all():  # smaller than a pixel, or painted over: no instance, no number
+    if not seen[1:].all():
         visible = seen[1:]
         found = Detections(
             found.points[visible], found.distances[visible], found.probabilities[visible]
@@ -261,47 +275,62 @@ def optimize_thresholds(
     ValueError
         When there are not as many truths as predictions, or as for `star_targets`.
     """
-    from stardist.matching import matching_dataset
-
     if len(predictions) != len(truths):
         raise ValueError(f"{len(predictions)} predictions, {len(truths)} truths")
     if not any(truth.any() for truth in truths):
         return Thresholds()
-    # stardist's matching makes a table as long as the largest label
-    numbered = [_numbered(truth).astype(np.int32) for truth in truths]
-
-    def score(thresholds: Thresholds) -> float:
-        found = [
-            decode(prob, dist, thresholds, grid=grid, shape=truth.shape)
-            for (prob, dist), truth in zip(predictions, numbered)
-        ]
-        results = matching_dataset(numbered, found, thresh=list(ious), show_progress=False)
-        crowded[thresholds] = results[0].n_pred > results[0].n_true
-        return float(np.mean([r.accuracy for r in results]))
-
-    crowded: dict[Thresholds, bool] = {}
-    scores = {Thresholds(): score(Thresholds())}
-    best = Thresholds()
-
-    def consider(trials: Sequence[Thresholds]) -> Thresholds:
-        for trial in trials:
-            if trial not in scores:
-                scores[trial] = score(trial)
-        return max([best, *trials], key=lambda trial: scores[trial])  # the first of equals
-
+    search = _Search(predictions, truths, grid, ious)
     probs = sorted(probs)
-    best = consider([Thresholds(prob, best.nms) for prob in probs if prob >= COSTLY])
-    lowest = min((t for t in scores if t.prob >= COSTLY), key=lambda t: t.prob)
+    search.consider([Thresholds(prob) for prob in probs if prob >= COSTLY])
+    lowest = min((t for t in search.scores if t.prob >= COSTLY), key=lambda t: t.prob)
     for prob in (p for p in reversed(probs) if p < COSTLY):
-        if scores[lowest] < scores[best] or crowded[lowest]:
+        if search.scores[lowest] < search.scores[search.best] or search.crowded[lowest]:
             break
-        lowest = Thresholds(prob, best.nms)
-        best = consider([lowest])
-    best = consider([Thresholds(best.prob, overlap) for overlap in nms])
+        lowest = Thresholds(prob, search.best.nms)
+        search.consider([lowest])
+    best = search.consider([Thresholds(search.best.prob, overlap) for overlap in nms])
     below = [p for p in probs if p < best.prob][-1:]
     above = [p for p in probs if p > best.prob][:1]
     around = [round(_between(best.prob, prob), 7) for prob in (*below, *above)]
-    return consider([Thresholds(prob, best.nms) for prob in around])
+    return search.consider([Thresholds(prob, best.nms) for prob in around])
+
+
+class _Search:
+    """Scores of the thresholds tried so far; the defaults are tried first."""
+
+    def __init__(
+        self,
+        predictions: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]],
+        truths: Sequence[NDArray[np.integer]],
+        grid: int,
+        ious: Sequence[float],
+    ) -> None:
+        self.predictions, self.grid, self.ious = predictions, grid, list(ious)
+        # stardist's matching makes a table as long as the largest label
+        self.truths = [_numbered(truth).astype(np.int32) for truth in truths]
+        self.best = Thresholds()
+        self.crowded: dict[Thresholds, bool] = {}
+        """Whether more stars than objects were found."""
+        self.scores = {self.best: self._score(self.best)}
+
+    def consider(self, trials: Sequence[Thresholds]) -> Thresholds:
+        """Try thresholds, and return the best of all so far; of equals the first."""
+        for trial in trials:
+            if trial not in self.scores:
+                self.scores[trial] = self._score(trial)
+        self.best = max([self.best, *trials], key=lambda trial: self.scores[trial])
+        return self.best
+
+    def _score(self, thresholds: Thresholds) -> float:
+        from stardist.matching import matching_dataset
+
+        found = [
+            decode(prob, dist, thresholds, grid=self.grid, shape=truth.shape)
+            for (prob, dist), truth in zip(self.predictions, self.truths)
+        ]
+        results = matching_dataset(self.truths, found, thresh=self.ious, show_progress=False)
+        self.crowded[thresholds] = results[0].n_pred > results[0].n_true
+        return float(np.mean([r.accuracy for r in results]))
 
 
 def _between(a: float, b: float) -> float:

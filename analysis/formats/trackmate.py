@@ -181,9 +181,8 @@ def write_trackmate_objects(
     """
     scale = _scale(pixel_size_um, frame_interval_s)
     tables = iter([table] if isinstance(table, pd.DataFrame) else table)
-    first = next(tables, None)
-    if first is None:
-        first = pd.DataFrame(columns=["label", *(c.source for c in SPOTS if c.source)])
+    none = pd.DataFrame(columns=["label", *(c.source for c in SPOTS if c.source)])
+    first = next(tables, none)
     columns = [c for c in SPOTS if _has(first, c)]
     missing = {"label", "x", "y", "radius", "area", "perimeter"} - set(first.columns)
     if missing:

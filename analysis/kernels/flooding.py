@@ -13,6 +13,7 @@ _DX = np.array([-1, 0, 1, -1, 1, -1, 0, 1])
 _MOST = 2**31 - 1
 
 
+# Long: three passes over the same work arrays, of which no part has a meaning by itself.
 @compiled
 def squared_distances(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Return each pixel's squared distance to the nearest background pixel, exactly.
@@ -81,6 +82,7 @@ def squared_distances(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     return out
 
 
+# Long: one flooding, whose state (basins, summits, parents) every step reads and changes.
 @compiled
 def flood_distances(
     squared: NDArray[np.int32], order: NDArray[np.int64], depth: float

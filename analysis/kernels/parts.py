@@ -32,6 +32,7 @@ def _count_runs(labels: NDArray[Any]) -> int:
     return count
 
 
+# Long: the runs that the first half collects are what the second half numbers.
 @compiled
 def find_parts(
     labels: NDArray[Any], diagonal: bool = True, scanned: bool = False

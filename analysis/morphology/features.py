@@ -96,6 +96,18 @@ def measure(
         raise ValueError(f"unknown convention {convention!r}: use {', '.join(CONVENTIONS)}")
     if pixel_size_um is not None and not (0 < pixel_size_um < math.inf):
         raise ValueError(f"pixel_size_um must be positive, not {pixel_size_um}")
+    found = measure_objects(_as_labels(label_image), CONVENTIONS.index(convention))
+    columns = {name: found[name] for name in ("label", *FEATURES)}
+    if pixel_size_um is not None:
+        columns["area_um2"] = found["area"] * pixel_size_um**2
+        columns["perimeter_um"] = found["perimeter"] * pixel_size_um
+        columns["radius_um"] = found["radius"] * pixel_size_um
+    columns |= {name: found[name] for name in EXTRAS}
+    return pd.DataFrame(columns)
+
+
+def _as_labels(label_image: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return a label image as kernels take it, or refuse it."""
     image = np.asarray(label_image)
     if image.ndim != 2:
         raise ValueError(f"a label image has two dimensions, not shape {image.shape}")
@@ -105,16 +117,7 @@ def measure(
         raise ValueError("a label image holds no negative numbers")
     if image.dtype == np.uint64 and image.size and image.max() > np.iinfo(np.int64).max:
         raise ValueError("labels must be smaller than 2**63")
-    found = measure_objects(
-        np.ascontiguousarray(image, dtype=np.int64), CONVENTIONS.index(convention)
-    )
-    columns = {name: found[name] for name in ("label", *FEATURES)}
-    if pixel_size_um is not None:
-        columns["area_um2"] = found["area"] * pixel_size_um**2
-        columns["perimeter_um"] = found["perimeter"] * pixel_size_um
-        columns["radius_um"] = found["radius"] * pixel_size_um
-    columns |= {name: found[name] for name in EXTRAS}
-    return pd.DataFrame(columns)
+    return np.ascontiguousarray(image, dtype=np.int64)
 
 
 def outlines(

@@ -60,21 +60,8 @@ def measure_intensities(
     found = features["label"].to_numpy(np.int64)
     if not len(found):
         return table
-    position = np.searchsorted(found, labels[labels > 0])
-    values = image[labels > 0].astype(np.float64)
-    order = np.lexsort((values, position))
-    ordered = values[order]
-    counts = np.bincount(position, minlength=len(found))
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    total = np.add.reduceat(ordered, starts)
-    mean = total / counts
-    squares = np.add.reduceat((ordered - np.repeat(mean, counts)) ** 2, starts)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        std = np.sqrt(squares / (counts - 1))
-    table["intensity_mean"], table["intensity_sum"], table["intensity_std"] = mean, total, std
-    table["intensity_min"], table["intensity_max"] = ordered[starts], ordered[starts + counts - 1]
-    middle = (ordered[starts + counts // 2] + ordered[starts + (counts - 1) // 2]) / 2
-    table["intensity_median"] = middle
+    for name, column in _of_pixels(image, labels, found).items():
+        table[name] = column
     outline_of = outlines(labels)
     centres = features[["x", "y"]].to_numpy(float)
     out = np.full(len(found), np.nan)
@@ -87,11 +74,38 @@ def measure_intensities(
         centre = np.asarray(polygon_centroid(outline))
         out[i] = _around(image, labels, int(label), outline, centre)
         ellipses[i] = fit_ellipse(outline - centre)
+    mean = table["intensity_mean"].to_numpy(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         table["contrast"] = (mean - out) / (mean + out)
-        table["snr"] = (mean - out) / std
+        table["snr"] = (mean - out) / table["intensity_std"].to_numpy(float)
     table[list(ELLIPSE)] = ellipses
     return table.replace([np.inf, -np.inf], np.nan)
+
+
+def _of_pixels(
+    image: NDArray[Any], labels: NDArray[np.integer[Any]], found: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return what the pixels of each of the labels `found`, ascending, give by column."""
+    position = np.searchsorted(found, labels[labels > 0])
+    values = image[labels > 0].astype(np.float64)
+    order = np.lexsort((values, position))
+    ordered = values[order]
+    counts = np.bincount(position, minlength=len(found))
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    total = np.add.reduceat(ordered, starts)
+    mean = total / counts
+    squares = np.add.reduceat((ordered - np.repeat(mean, counts)) ** 2, starts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        std = np.sqrt(squares / (counts - 1))
+    return {
+        "intensity_mean": mean,
+        "intensity_sum": total,
+        "intensity_std": std,
+        "intensity_min": ordered[starts],
+        "intensity_max": ordered[starts + counts - 1],
+        "intensity_median": (ordered[starts + counts // 2] + ordered[starts + (counts - 1) // 2])
+        / 2,
+    }
 
 
 def _around(

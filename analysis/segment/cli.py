@@ -69,6 +69,7 @@ def _tile(text: str) -> str:
     return text
 
 
+# Long: the list of the options.
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m analysis.segment",

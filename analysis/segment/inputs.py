@@ -134,13 +134,8 @@ def list_frames(
         When something is not an image of 8 or 16 bit grey, or nothing is there.
     """
     problems: list[str] = []
-    frames: list[Frame] = []
     skipped = Skipped() if skipped is None else skipped
-    # of folders, stacks and groups, which may have equal names
-    sequences: dict[tuple[Path, str], str] = {}
-    groups = _Groups(problems, films)
-    counts: dict[str, int] = {}
-    taken: set[str] = set()
+    listing = _Listing(problems, films)
     seen: dict[Path, Path] = {}
     for path in _files(inputs, problems, skipped):
         first = seen.setdefault(path.resolve(), path)
@@ -152,37 +147,58 @@ def list_frames(
             problems.append(f"{shown(str(path))}: {wrong}; rename the file")
             continue
         try:
-            pages, shape = _describe(path)
+            listing.add(path, *_describe(path))
         except (ImageFileError, OSError) as error:
             problems.append(f"{path}: {error}")
-            continue
-        stack = pages is not None
-        folder = _folder(path)
-        group = "" if stack else groups.of(folder, path.stem)
-        key = (path.resolve() if stack else folder, group)
-        if key not in sequences:
-            base = path.stem if stack else group or folder.name or "images"
-            sequences[key] = _free(base, set(sequences.values()))
-        sequence = sequences[key]
-        timed = stack or groups.timed(folder, path.stem)
-        for page in range(pages or 1):
-            number = counts.get(sequence, 0)
-            counts[sequence] = number + 1
-            name = _free(f"{path.stem}_t{page:04d}" if stack else path.stem, taken)
-            taken.add(name)
-            if len(name.encode()) > LONGEST_NAME:
-                problems.append(f"{path}: its name is longer than {LONGEST_NAME} bytes; rename it")
-                break
-            frames.append(
-                Frame(name, path, page if stack else None, sequence, number, shape, timed)
-            )
-    if not problems and not frames:
+    if not problems and not listing.frames:
         problems.append("no image was given")
     if problems:
         raise InputError("; ".join(problems[:20]))
-    order = {sequence: place for place, sequence in enumerate(counts)}
-    frames.sort(key=lambda frame: order[frame.sequence])  # whole sequences; stable
-    return [replace(f, timed=f.timed and counts[f.sequence] > 1) for f in frames]
+    return listing.sorted()
+
+
+class _Listing:
+    """The frames found so far, with names and sequences that no two of them share by chance."""
+
+    def __init__(self, problems: list[str], films: bool) -> None:
+        self.problems, self.groups = problems, _Groups(problems, films)
+        self.frames: list[Frame] = []
+        # of folders, stacks and groups, which may have equal names
+        self.sequences: dict[tuple[Path, str], str] = {}
+        self.counts: dict[str, int] = {}
+        self.taken: set[str] = set()
+
+    def add(self, path: Path, pages: int | None, shape: tuple[int, int]) -> None:
+        """Add a file's frames; `pages` is None for a file that holds one image."""
+        stack, folder = pages is not None, _folder(path)
+        sequence = self._sequence(path, folder, stack)
+        timed = stack or self.groups.timed(folder, path.stem)
+        for page in range(pages or 1):
+            number = self.counts.get(sequence, 0)
+            self.counts[sequence] = number + 1
+            name = _free(f"{path.stem}_t{page:04d}" if stack else path.stem, self.taken)
+            self.taken.add(name)
+            if len(name.encode()) > LONGEST_NAME:
+                self.problems.append(
+                    f"{path}: its name is longer than {LONGEST_NAME} bytes; rename it"
+                )
+                break
+            place = page if stack else None
+            self.frames.append(Frame(name, path, place, sequence, number, shape, timed))
+
+    def _sequence(self, path: Path, folder: Path, stack: bool) -> str:
+        group = "" if stack else self.groups.of(folder, path.stem)
+        key = (path.resolve() if stack else folder, group)
+        if key not in self.sequences:
+            base = path.stem if stack else group or folder.name or "images"
+            self.sequences[key] = _free(base, set(self.sequences.values()))
+        return self.sequences[key]
+
+    def sorted(self) -> list[Frame]:
+        """Return whole sequences, in the order in which they were found."""
+        order = {sequence: place for place, sequence in enumerate(self.counts)}
+        frames = sorted(self.frames, key=lambda frame: order[frame.sequence])
+        return [replace(f, timed=f.timed and self.counts[f.sequence] > 1) for f in frames]
 
 
 class _Groups:

@@ -125,6 +125,22 @@ def compare(
     Groups that partly share units are compared within the shared ones, if these are at least six;
     else without the shared ones. The note says so.
     """
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    table = _values_of(objects, feature, by, unit)
+    levels = [level for level in table["by"].drop_duplicates() if not pd.isna(level)]
+    table = table[np.isfinite(table["value"]) & table["by"].notna() & table["unit"].notna()]
+    parts = {level: table.loc[table["by"] == level] for level in levels}
+    rows = []
+    for number, (a, b) in enumerate(combinations(levels, 2)):
+        rng = np.random.default_rng([seed, number])
+        found = _pair(parts[a], parts[b], resamples, rng)
+        rows.append({"feature": feature, "a": a, "b": b, **found})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _values_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> pd.DataFrame:
+    """Return the columns value, by and unit of a table of cells, or refuse it."""
     for column in (feature, by, unit):
         if column not in objects:
             raise KeyError(
@@ -136,24 +152,10 @@ def compare(
         numbers = pd.to_numeric(objects[feature]).to_numpy(float, na_value=np.nan)
     except (TypeError, ValueError):
         raise ValueError(f"column {feature!r} does not hold numbers") from None
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, not {resamples}")
-    table = pd.DataFrame(
-        {
-            "value": numbers,
-            "by": objects[by].to_numpy(object),
-            "unit": objects[unit].to_numpy(object),
-        }
+    values = {"value": numbers}
+    return pd.DataFrame(
+        values | {"by": objects[by].to_numpy(object), "unit": objects[unit].to_numpy(object)}
     )
-    levels = [level for level in table["by"].drop_duplicates() if not pd.isna(level)]
-    table = table[np.isfinite(numbers) & table["by"].notna() & table["unit"].notna()]
-    parts = {level: table.loc[table["by"] == level] for level in levels}
-    rows = []
-    for number, (a, b) in enumerate(combinations(levels, 2)):
-        rng = np.random.default_rng([seed, number])
-        found = _pair(parts[a], parts[b], resamples, rng)
-        rows.append({"feature": feature, "a": a, "b": b, **found})
-    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _pair(
@@ -282,6 +284,19 @@ def _holm(p: Array) -> Array:
     return corrected
 
 
+AGREEMENT = (
+    "bias",
+    "bias_low",
+    "bias_high",
+    "sd",
+    "loa_low",
+    "loa_high",
+    "ccc",
+    "ccc_low",
+    "ccc_high",
+)
+
+
 def agreement(
     pairs: pd.DataFrame,
     *,
@@ -324,20 +339,7 @@ def agreement(
     table = pairs[[feature_true, feature_pred, unit]].dropna()
     true, pred = table[feature_true].to_numpy(float), table[feature_pred].to_numpy(float)
     names, index = np.unique(table[unit].astype(str), return_inverse=True)
-    result = dict.fromkeys(
-        (
-            "bias",
-            "bias_low",
-            "bias_high",
-            "sd",
-            "loa_low",
-            "loa_high",
-            "ccc",
-            "ccc_low",
-            "ccc_high",
-        ),
-        math.nan,
-    )
+    result = dict.fromkeys(AGREEMENT, math.nan)
     result.update(n=len(table), units=len(names))
     if not len(table):
         return result

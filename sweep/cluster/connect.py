@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sweep.request import RequestError
 from sweep.resources import Resources
@@ -77,27 +78,39 @@ def ray_session(
                 **common,
             )
         else:
-            try:
-                knock(address)
-                ray.init(address=address, **common)
-            except (OSError, ValueError, RuntimeError) as error:
-                reason = (str(error).strip().splitlines() or [""])[0]
-                raise RequestError(
-                    f"no Ray cluster answers at {address!r} ({reason}); start one with "
-                    "ray up cluster.yaml, or leave out --address and RAY_ADDRESS to run here"
-                ) from error
-        total = ray.cluster_resources()
-        # of the largest node: what one trial can be given
-        nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
-        memory = max(nodes, default=0.0) / 2**30 or None
-        cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        yield Resources(
-            total.get("CPU", 0.0), total.get("GPU", 0.0), memory, node_cpus=max(cores) or None
-        )
+            _join(address, common)
+        yield _resources()
     finally:
         ray.shutdown()
         for name in secret:
             os.environ.pop(name, None)
+
+
+def _join(address: str, options: Mapping[str, Any]) -> None:
+    import ray
+
+    try:
+        knock(address)
+        ray.init(address=address, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise RequestError(
+            f"no Ray cluster answers at {address!r} ({reason}); start one with "
+            "ray up cluster.yaml, or leave out --address and RAY_ADDRESS to run here"
+        ) from error
+
+
+def _resources() -> Resources:
+    """Return what the cluster has, and its largest node: that is what one trial can be given."""
+    import ray
+
+    total = ray.cluster_resources()
+    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    memory = max(nodes, default=0.0) / 2**30 or None
+    cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return Resources(
+        total.get("CPU", 0.0), total.get("GPU", 0.0), memory, node_cpus=max(cores) or None
+    )
 
 
 def where(argument: str | None) -> str | None:

@@ -9,7 +9,7 @@ import json
 import math
 import queue
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 from zipfile import BadZipFile
@@ -286,10 +286,7 @@ class Trial:
                 put(first)  # what fitted of the state must not stay
 
     def _finish(self, model: Any, validation: Sequence[Pair]) -> None:
-        history, config = self.progress.history, self.config
-        best = history.best
-        assert best is not None
-        network = model.keras_model
+        config, network = self.config, model.keras_model
         network.set_weights(self.progress.best_weights())
         step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
         chosen = validation[::step][:MOST_CALIBRATION_IMAGES]
@@ -302,27 +299,30 @@ class Trial:
             "val": self._counts(model, validation, thresholds),
             "test": self._counts(model, self.images("test"), thresholds),
         }
-        val, test = iou_from_counts(counts["val"]), iou_from_counts(counts["test"])
         self.attempt.write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
-        metrics = {
-            "best_epoch": best.epoch,
-            "epochs": history.records[-1].epoch,
-            "val_dataset_iou": val[0],
-            "val_image_iou": val[1],
-            "test_dataset_iou": test[0],
-            "test_image_iou": test[1],
-            "parameters_m": network.count_params() / 1e6,
-            "train_seconds": sum(record.seconds for record in history.records),
-            "peak_memory_mb": memory.process_peak_mb(),
-            "inference": str(self.inference),
-            "ceiling_iou": polygon_ceiling([y for _, y in chosen], config.rays, config.grid),
-        }
+        ceiling = polygon_ceiling([y for _, y in chosen], config.rays, config.grid)
+        metrics = self._metrics(counts, network.count_params() / 1e6, ceiling)
         per_image = [
             vars(ImageCounts(split, item.stem, item.group, *one))
             for split, those in counts.items()
             for item, one in zip(self.data.subset(split), those)
         ]
-        manifest = {
+        manifest = self._manifest(model, thresholds, metrics)
+        self.attempt.write_json(self.folder / MANIFEST, manifest)
+        masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
+        self.attempt.write_with(self.folder / "overlays.npz", lambda path: savez(path, masks))
+        self.attempt.write_json(
+            self.folder / RESULT,
+            {**metrics, "history": self.progress.history.rows(), "per_image": per_image},
+        )
+        forget_states(self.folder)
+        self.say({"done": True})
+
+    def _manifest(
+        self, model: Any, thresholds: Thresholds, metrics: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        config = self.config
+        return {
             "format": FORMAT,
             "recipe": RECIPE,
             "inference": self.inference.state(),
@@ -343,15 +343,27 @@ class Trial:
             "versions": library_versions("tensorflow", "stardist", "keras"),
             "weights": {"file": WEIGHTS, "sha256": sha256_of(self.folder / WEIGHTS)},
         }
-        self.attempt.write_json(self.folder / MANIFEST, manifest)
-        masks = [self._mask(model, image, thresholds) for image, _ in validation[:4]]
-        self.attempt.write_with(self.folder / "overlays.npz", lambda path: savez(path, masks))
-        self.attempt.write_json(
-            self.folder / RESULT,
-            {**metrics, "history": history.rows(), "per_image": per_image},
-        )
-        forget_states(self.folder)
-        self.say({"done": True})
+
+    def _metrics(
+        self, counts: Mapping[str, Any], parameters_m: float, ceiling: float
+    ) -> dict[str, Any]:
+        history = self.progress.history
+        best = history.best
+        assert best is not None
+        val, test = iou_from_counts(counts["val"]), iou_from_counts(counts["test"])
+        return {
+            "best_epoch": best.epoch,
+            "epochs": history.records[-1].epoch,
+            "val_dataset_iou": val[0],
+            "val_image_iou": val[1],
+            "test_dataset_iou": test[0],
+            "test_image_iou": test[1],
+            "parameters_m": parameters_m,
+            "train_seconds": sum(record.seconds for record in history.records),
+            "peak_memory_mb": memory.process_peak_mb(),
+            "inference": str(self.inference),
+            "ceiling_iou": ceiling,
+        }
 
     def say(self, message: dict[str, Any]) -> None:
         """Send one line to the parent."""
