@@ -38,6 +38,11 @@ SHAPE = re.compile(r"\((\d+|[A-Za-z_]+)(, \w+)*,?\)")
 TABLE_UNITS = {"analysis.morphology.measure": "pixels", "analysis.statistics.compare": "95 %"}
 
 
+FORMULAS = {name for name in PROMISED if not name.startswith(("trainables.arch", "trainables.ch"))}
+FORMULAS -= {"analysis.segment.segment"}
+"""Functions that compute what somebody published."""
+
+
 def function_of(name: str) -> Callable[..., Any]:
     module, _, function = name.rpartition(".")
     found = importlib.import_module(module)
@@ -92,3 +97,8 @@ def test_docstrings_tell_parameters_result_shapes_and_units(name: str) -> None:
         assert TABLE_UNITS[name] in result
     if "Module" in returned:
         assert len(SHAPE.findall(told[""])) == 2, "of what goes in and what comes out"
+
+
+@pytest.mark.parametrize("name", sorted(FORMULAS))
+def test_formulas_name_their_source(name: str) -> None:
+    assert re.search(r"doi:10\.\d{4,}/\S", inspect.getdoc(function_of(name)) or "")

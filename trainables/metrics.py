@@ -74,6 +74,8 @@ def iou_from_counts(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
 def dataset_iou(pred: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
     """IoU of a data set: intersections and unions summed over images, then divided.
 
+    Of Jaccard 1912 (doi:10.1111/j.1469-8137.1912.tb05611.x).
+
     Parameters
     ----------
     pred, true : (N, H, W) bool arrays
@@ -88,6 +90,8 @@ def dataset_iou(pred: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
 
 def per_image_iou(pred: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
     """Mean over images of each image's IoU; an image empty in both counts as 1.
+
+    Of Jaccard 1912 (doi:10.1111/j.1469-8137.1912.tb05611.x).
 
     Parameters
     ----------

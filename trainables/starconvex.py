@@ -1,7 +1,7 @@
 """Star-convex polygons: training targets, decoding, thresholds. No torch, no TensorFlow.
 
 Targets, non-maximum suppression and rendering are stardist's own compiled functions (Schmidt et
-al. 2018, "Cell Detection with Star-convex Polygons").
+al. 2018, "Cell Detection with Star-convex Polygons", doi:10.1007/978-3-030-00934-2_30).
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ def distances(raw: torch.Tensor, scale: float) -> torch.Tensor:
 class StarConvexLoss(nn.Module):
     """Binary cross-entropy of the object probability, plus weighted error of the distances.
 
-    As in StarDist (Schmidt et al. 2018), the absolute error of distances is weighted by the true
-    object probability. Here it is in units of a typical radius, so that the balance of both terms
-    does not depend on the size of the cells.
+    As in StarDist (Schmidt et al. 2018, doi:10.1007/978-3-030-00934-2_30), the absolute error of
+    distances is weighted by the true object probability. Here it is in units of a typical radius,
+    so that the balance of both terms does not depend on the size of the cells.
 
     Parameters
     ----------

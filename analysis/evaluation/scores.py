@@ -31,10 +31,12 @@ METRICS = (
     "hausdorff_95",
     "iou",
 )
-"""precision_50, recall_50, f1_50: at IoU 0.5. ap_50 ... ap_90, and their mean. pq: panoptic
-quality (Kirillov et al. 2019) at 0.5. seg: the Cell Tracking Challenge's (Maska et al. 2014).
-hausdorff_mean, hausdorff_95: distance between the outlines of matched objects, in pixels. iou: of
-the foreground."""
+"""precision_50, recall_50, f1_50: at IoU 0.5. ap_50 ... ap_90: TP / (TP + FP + FN) at that IoU
+(Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7), and their mean. pq: panoptic quality
+(Kirillov et al. 2019, doi:10.1109/CVPR.2019.00963) at 0.5. seg: the Cell Tracking Challenge's
+(Maska et al. 2014, doi:10.1093/bioinformatics/btu080). hausdorff_mean, hausdorff_95: distance
+between the outlines of matched objects, in pixels (Maier-Hein et al. 2024,
+doi:10.1038/s41592-023-02151-z). iou: of the foreground."""
 
 
 @dataclass(frozen=True)

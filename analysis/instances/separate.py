@@ -40,6 +40,9 @@ def watershed_2class(
 ) -> NDArray[np.int32]:
     """Separate touching cells by a watershed on the distance map, as the paper does.
 
+    The watershed of Vincent and Soille 1991 (doi:10.1109/34.87344), with seeds by their dynamic
+    (Grimaud 1992, doi:10.1117/12.60650).
+
     Parameters
     ----------
     probability : (H, W) array
@@ -90,6 +93,8 @@ def from_3class(
     smoothing: float = 0.0,
 ) -> NDArray[np.int32]:
     """Take connected parts of the class cell as cells, and give the boundary back to them.
+
+    The 3-class way of Vasinkova et al. 2024 (doi:10.1177/11779322241272387).
 
     Parameters
     ----------
@@ -146,6 +151,8 @@ def from_star_convex(
     shape: tuple[int, int] | None = None,
 ) -> NDArray[np.int32]:
     """Decode star-convex polygons: StarDist's non-maximum suppression and rendering.
+
+    Schmidt et al. 2018 (doi:10.1007/978-3-030-00934-2_30).
 
     Parameters
     ----------

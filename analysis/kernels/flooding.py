@@ -18,8 +18,9 @@ _MOST = 2**31 - 1
 def squared_distances(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Return each pixel's squared distance to the nearest background pixel, exactly.
 
-    Felzenszwalb and Huttenlocher 2012: along columns, then the lower envelope of parabolas along
-    the foreground of rows. Beyond the image's borders is no background.
+    Felzenszwalb and Huttenlocher 2012 (doi:10.4086/toc.2012.v008a019): along columns, then the
+    lower envelope of parabolas along the foreground of rows. Beyond the image's borders is no
+    background.
 
     Parameters
     ----------
@@ -92,8 +93,8 @@ def flood_distances(
     Pixels are visited from the largest distance down. One without a visited neighbour starts a
     basin; any other joins the basin of its highest visited neighbour. Where basins meet, those
     whose summit is less than `depth` above the meeting point are no cells of their own and are
-    merged into the highest: only seeds with a *dynamic* of at least `depth` stay (Grimaud 1992),
-    as with the tolerance of ImageJ's watershed.
+    merged into the highest: only seeds with a *dynamic* of at least `depth` stay (Grimaud 1992,
+    doi:10.1117/12.60650), as with the tolerance of ImageJ's watershed.
 
     Parameters
     ----------

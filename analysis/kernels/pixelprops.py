@@ -88,7 +88,8 @@ def polygon_centroid(polygon: NDArray[np.float64]) -> tuple[float, float]:
 def perimeters(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
     """Return each part's perimeter as `skimage.measure.perimeter` has it (4 neighbours).
 
-    The border pixels' chain, weighted by how they touch (Benkrid and Crookes 2000).
+    The border pixels' chain, weighted by how they touch (Benkrid and Crookes 2000, a report
+    without DOI; scikit-image: doi:10.7717/peerj.453).
     """
     height, width = parts.shape
     border = np.zeros((height + 2, width + 2), np.int32)  # the part of each border pixel

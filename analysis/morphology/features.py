@@ -82,8 +82,10 @@ def measure(
 
     Notes
     -----
-    Written from published definitions and from what TrackMate 8.1.7, ImageJ 1.53t and
-    scikit-image 0.26.0 give for hard objects, which tests reproduce.
+    Written from published definitions and from what TrackMate 8.1.7 (Ershov et al. 2022,
+    doi:10.1038/s41592-022-01507-1), ImageJ 1.53t (Schneider et al. 2012, doi:10.1038/nmeth.2089)
+    and scikit-image 0.26.0 (van der Walt et al. 2014, doi:10.7717/peerj.453) give for hard
+    objects, which tests reproduce.
 
     Examples
     --------

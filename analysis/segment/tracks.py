@@ -34,7 +34,9 @@ def default_distance(objects: pd.DataFrame) -> float:
 def link(
     objects: pd.DataFrame, *, max_distance: float | None = None, max_gap: int = MAX_GAP
 ) -> pd.Series:
-    """Link the cells of each sequence to tracks (Jaqaman et al. 2008, by laptrack).
+    """Link the cells of each sequence to tracks, by laptrack.
+
+    The linear assignment of Jaqaman et al. 2008 (doi:10.1038/nmeth.1237).
 
     Parameters
     ----------

@@ -102,7 +102,8 @@ def compare(
         - u, p_mann_whitney: Mann-Whitney U of a and its two-sided p over single cells
           (`scipy.stats.mannwhitneyu`: exact with at most 8 cells in a group and no ties, else
           normal approximation with tie and continuity correction). It takes cells for independent
-        - cliffs_delta: P(a > b) - P(a < b) over all pairs of cells, from -1 to 1 (Cliff 1993)
+        - cliffs_delta: P(a > b) - P(a < b) over all pairs of cells, from -1 to 1 (Cliff 1993,
+          doi:10.1037/0033-2909.114.3.494)
         - unit_difference: mean over units of the difference of their means (paired), or the
           difference of the means of units; every unit counts the same
         - p_unit: two-sided, by permutation. Paired: the labels a and b are swapped within units.
@@ -250,7 +251,9 @@ def _totals(values: Array, unit: NDArray[np.int64], units: int) -> tuple[Array, 
 
 
 def holm(table: pd.DataFrame) -> pd.DataFrame:
-    """Correct p-values for their number (Holm 1979), over all rows of a table.
+    """Correct p-values for their number, over all rows of a table.
+
+    Holm's step-down method (Holm 1979, https://www.jstor.org/stable/4615733; it has no DOI).
 
     Parameters
     ----------
@@ -323,10 +326,11 @@ def agreement(
     -------
     mapping
         bias (mean of pred - true), sd of these differences, loa_low and loa_high (limits of
-        agreement, bias -+ 1.96 sd: Bland and Altman 1986), ccc (concordance correlation, Lin
-        1989: 1 only when all values are equal), each of bias and ccc with an interval
-        (bias_low, ...) that is NaN with fewer than six units, and holds the truth more seldom
-        than the 95 % that it is meant for where units are few (docs/statistics.md); n, units.
+        agreement, bias -+ 1.96 sd: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8), ccc
+        (concordance correlation, Lin 1989, doi:10.2307/2532051: 1 only when all values are
+        equal), each of bias and ccc with an interval (bias_low, ...) that is NaN with fewer than
+        six units, and holds the truth more seldom than the 95 % that it is meant for where units
+        are few (docs/statistics.md); n, units.
 
     Raises
     ------

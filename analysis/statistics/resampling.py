@@ -62,7 +62,8 @@ def units_p(a: Array, b: Array, resamples: int, rng: np.random.Generator) -> flo
     -------
     float
         Two-sided p of Welch's statistic, which keeps the level where the variances differ
-        (Janssen 1997; Chung and Romano 2013); 1 where all units are equal.
+        (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6; Chung and Romano 2013,
+        doi:10.1214/13-AOS1090); 1 where all units are equal.
     """
     if np.ptp(np.concatenate([a, b])) == 0:
         return 1.0

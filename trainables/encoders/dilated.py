@@ -3,11 +3,12 @@
 DeepLabV3, DeepLabV3+ and PAN read feature maps at an output stride of 8 or 16, which
 segmentation-models-pytorch refuses for encoders that reduce by pooling. Here the last reductions
 lose their stride but keep their kernel, and every convolution and pooling after them is dilated
-by the stride that was lost (the a-trous algorithm, Holschneider et al. 1989; Chen et al. 2017,
-arXiv:1706.05587). The dilated encoder then computes what the strided one computes, at every
-pixel instead of every second or fourth: sampled on the strided encoder's grid its features are
-the same, borders included, wherever the input's sides are multiples of 32. Names and shapes of
-the weights do not change, so pretrained weights load as they are.
+by the stride that was lost (the a-trous algorithm, Holschneider et al. 1989,
+doi:10.1007/978-3-642-75988-8_28; Chen et al. 2017, arXiv:1706.05587). The dilated encoder then
+computes what the strided one computes, at every pixel instead of every second or fourth: sampled
+on the strided encoder's grid its features are the same, borders included, wherever the input's
+sides are multiples of 32. Names and shapes of the weights do not change, so pretrained weights
+load as they are.
 
 Importing this module registers the encoders as ``<name>-dilated``. With the usual output
 stride of 32 they are the library's own.
