@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from analysis.runfolder import AnalysisError, Run, open_data, read_run
 from analysis.segment.inputs import InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
-from analysis.study.knowncells import KnownCells
+from analysis.study.annotations import CellAnnotations
 from trainables.cli import DONE, Parser, command_line, run
 from trainables.data.dataset import DataError, DataSet
 from trainables.errors import CheckpointError
@@ -91,7 +91,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out.absolute()
     run = read_run(out)
     dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
-    known = KnownCells(other or dataset)  # what is wrong is said before anything is computed
+    known = CellAnnotations(other or dataset)  # what is wrong is said before anything is computed
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
     if other is not None:

@@ -80,7 +80,7 @@ def main() -> int:
         def note(record: object) -> None:
             seconds.append(record.seconds)  # type: ignore[attr-defined]
 
-        from trainables.data.cutting import crop_corners
+        from trainables.data.crop_positions import crop_corners
         from trainables.data.imagefiles import read_labels
 
         crops = sum(

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sweep.limits import Limits
-from sweep.schedule import Item
+from sweep.packing import PackedTrial
 from sweep.throughput import CPU, Throughput, estimate_seconds
 from trainables import extensions
 from trainables.config import TrialConfig
@@ -149,8 +149,8 @@ def as_items(
     hardware: Throughput,
     crops: Callable[[int], int],
     cores: float = 1.0,
-) -> list[Item]:
-    """Turn trials into what `sweep.schedule` packs.
+) -> list[PackedTrial]:
+    """Turn trials into what `sweep.packing` packs.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def as_items(
     for i in configs:
         share = min(1.0, limits.get(i, limits[""]).gpu or 1.0)
         memory = footprints[i].peak_mb if i in footprints else 0.0
-        items.append(Item(i, seconds.get(i, mean), share, memory))
+        items.append(PackedTrial(i, seconds.get(i, mean), share, memory))
     return items
 
 

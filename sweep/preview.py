@@ -14,10 +14,10 @@ from rich.table import Table
 from sweep.cluster.probing import gpu_of_this_machine
 from sweep.estimates import Estimates, as_items
 from sweep.limits import Limits
+from sweep.packing import PackedTrial, format_time, render, simulate
 from sweep.plan import Plan
 from sweep.request import SweepSettings
 from sweep.resources import Gpus, Resources, at_once, first_limits, gpus_per_trial, growing, slots
-from sweep.schedule import Item, format_time, render, simulate
 from sweep.search.dimensions import say
 from sweep.throughput import CPU, CPU_BF16, Throughput, throughput
 from trainables.encoders.sources import WeightsInfo
@@ -84,7 +84,7 @@ def print_plan(
         console.print(f"estimating {estimates.waiting} networks ...")
     footprints = estimates.result()
     limits = first_limits(settings, present, footprints, memory, configs)
-    items: list[Item] = []
+    items: list[PackedTrial] = []
     if hardware is not None:
         cores = max(1.0, settings.cpus_per_trial)
         items = as_items(left, footprints, limits, hardware, crops, cores)
@@ -130,7 +130,7 @@ def _print_search(console: Console, plan: Plan, ended: int) -> None:
         console.print(f"note: samples={settings.samples}, but there are no more combinations")
 
 
-def _print_no_makespan(console: Console, items: Sequence[Item]) -> None:
+def _print_no_makespan(console: Console, items: Sequence[PackedTrial]) -> None:
     """Say why there is no estimate of time for all trials; `items` may be known for a CPU core."""
     if items:
         hours = format_time(sum(item.seconds for item in items))
@@ -140,7 +140,7 @@ def _print_no_makespan(console: Console, items: Sequence[Item]) -> None:
 
 def _print_packing(
     console: Console,
-    items: Sequence[Item],
+    items: Sequence[PackedTrial],
     slots: int,
     slot_name: str,
     apart: Collection[str] = (),
@@ -150,7 +150,7 @@ def _print_packing(
     Parameters
     ----------
     console : rich.console.Console
-    items : sequence of Item
+    items : sequence of PackedTrial
     slots : int
     slot_name : str
     apart : collection of str

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sweep.limits import Limits
+from sweep.packing import cpu_memory_mb, gpu_fraction
 from sweep.request import RequestError, SweepSettings
-from sweep.schedule import cpu_memory_mb, gpu_fraction
 from trainables.config import STARDIST, TrialConfig
 from trainables.footprint import Footprint
 from trainables.machine.cores import usable_cpus

@@ -27,6 +27,7 @@ from sweep.leaderboard import planned, write_all_tables
 from sweep.ledger import Ledger, has_ended, missing
 from sweep.limits import Limits
 from sweep.own_code import check_own_code, modules_to_send
+from sweep.packing import order_large_first
 from sweep.plan import Plan, conflict, make_plan, read_plan, write_plan
 from sweep.precision import Precision
 from sweep.preview import print_precision, warn_of_storage
@@ -41,7 +42,6 @@ from sweep.resources import (
     parse_gpus,
 )
 from sweep.runfolder import choose_out, lock
-from sweep.schedule import order_large_first
 from sweep.search.drawn_limits import DrawnLimits
 from sweep.throughput import CPU, THROUGHPUT
 from sweep.tracking import Mode, options_of, wandb_mode

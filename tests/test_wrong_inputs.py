@@ -287,11 +287,11 @@ def test_what_may_be_right_is_at_most_noted(name: str, root: Path, capfd) -> Non
 
 def test_known_cells_of_a_table_with_bom(root: Path) -> None:
     """They were lost in silence: the first column was called otherwise."""
-    from analysis.study.objects import KnownCells
+    from analysis.study.objects import CellAnnotations
     from trainables.data.dataset import index_dataset
 
     text("objects.csv", b"\xef\xbb\xbf" + HEAD.encode())(root)
-    assert KnownCells(index_dataset(root)).get("i0", 1)[1] == "small"
+    assert CellAnnotations(index_dataset(root)).get("i0", 1)[1] == "small"
 
 
 @pytest.mark.parametrize("words", [["--data", BAD], ["--out", BAD]])

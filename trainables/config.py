@@ -56,7 +56,8 @@ LOSSES: tuple[str, ...] = (
     "cross_entropy",
     "dice_cross_entropy",
 )
-"""Losses of tasks ``semantic2`` and ``semantic3``, by name (`trainables.losses`)."""
+"""Losses of tasks ``semantic2`` and ``semantic3``; a further one is a name here, and what builds it
+under that name in `trainables.losses.LOSSES`."""
 
 SMALLEST_CROP = {"PAN": 128}
 """Sides, in pixels, below which an architecture cannot work (PAN pools its 1/16 maps thrice)."""

@@ -3,7 +3,7 @@
 `estimate` follows the allocations of a training step on tensors without contents; `probe` runs
 real steps in a fresh process, so that nothing else is lost if it dies. torch is imported inside
 functions only, so a plan that finds everything in the `FootprintCache` does not wait for torch.
-Memory is the trial's own; `sweep.schedule` adds the process's (CUDA context, libraries).
+Memory is the trial's own; `sweep.packing` adds the process's (CUDA context, libraries).
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.data.cutting import derived_seed, learning_rate_factor
+from trainables.data.crop_positions import derived_seed
 from trainables.data.examples import Example
 from trainables.labels import foreground
+from trainables.learning_rate import learning_rate_factor
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.predict import Scaling, predict_logits
 from trainables.tasks import Task

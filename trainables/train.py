@@ -22,8 +22,8 @@ from trainables import checkpoint, memory
 from trainables.architectures import build_model
 from trainables.config import ImageCounts, RunOptions, TrialConfig, TrialResult
 from trainables.data.appearance import trained_on
+from trainables.data.crop_positions import derived_seed
 from trainables.data.crops import CropDataset, EpochBatches
-from trainables.data.cutting import derived_seed
 from trainables.data.dataset import DataSet
 from trainables.data.examples import Example, each_example, keep_targets, load_split, most_pixels
 from trainables.encoders.weights import WeightsError, check_bytes, fetch, pinned, resolve

@@ -17,9 +17,9 @@ from analysis.segment.folder import (
     check_folder,
     held,
     is_done,
+    remove_half_written,
     request_of,
     segment_here,
-    sweep_up,
     tables_are_there,
     write_settings,
 )
@@ -219,7 +219,7 @@ def _work(
     command: str,
 ) -> int:
     began = time.monotonic()
-    sweep_up(out)
+    remove_half_written(out)
     write_settings(out, request, choice, command, finished=False)
     for name in FOLDERS:
         if getattr(options, {"tracked": "track"}.get(name, name), True):

@@ -249,7 +249,7 @@ def check_folder(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _is_half_written(path: Path) -> bool:
-    """Whether a killed process may have left a file; `sweep_up` removes it."""
+    """Whether a killed process may have left a file; `remove_half_written` removes it."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
@@ -320,7 +320,7 @@ def write_settings(
     write_json(out / SETTINGS, content)
 
 
-def sweep_up(out: Path) -> None:
+def remove_half_written(out: Path) -> None:
     """Remove what a killed process left half-written."""
     for folder in (out, *(out / name for name in FOLDERS)):
         for path in folder.glob(".*.tmp"):

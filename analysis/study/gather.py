@@ -16,7 +16,7 @@ from analysis.study.objects import together
 from analysis.study.study import Study
 from analysis.study.tables import method_table, score_tables
 from analysis.study.trials import NewTask, analyse_trials, crop_of_networks, pictures_of
-from analysis.study.truth import look_at_truth
+from analysis.study.truth import measure_truth
 from trainables.errors import CheckpointError
 from trainables.records.files import write_json, write_with
 from trainables.records.manifest import library_versions
@@ -49,7 +49,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     """
     run, options, unit = study.run, study.options, study.options.unit
     chosen, lacking = choose_candidates(candidates(run), options.top)
-    truth = look_at_truth(study, new_task("the true cells", len(study.items)))
+    truth = measure_truth(study, new_task("the true cells", len(study.items)))
     trials, failures = analyse_trials(study, chosen, truth, new_task)
     missing = [*unfinished(run), *lacking, *failures, *truth.missing()]
     if not trials:

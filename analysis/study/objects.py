@@ -13,7 +13,7 @@ from analysis.evaluation.images import LabelledImage
 from analysis.evaluation.scores import match
 from analysis.evidence import TRUTH
 from analysis.morphology.features import measure
-from analysis.study.knowncells import KnownCells as KnownCells
+from analysis.study.annotations import CellAnnotations as CellAnnotations
 
 KEYS = (
     "trial_id",
@@ -37,7 +37,7 @@ class CellMeasurer:
 
     split: str
     """Of the images: 'test', or 'other' where another data set is measured."""
-    known: KnownCells
+    known: CellAnnotations
     """Tracks and populations of the true cells."""
     convention: str
     pixel_size_um: float | None

@@ -9,7 +9,7 @@ from analysis.evaluation.calibration import BUDGET
 from analysis.evaluation.images import LabelledImages
 from analysis.runfolder import Run
 from analysis.statistics.pairs import RESAMPLES
-from analysis.study.knowncells import KnownCells
+from analysis.study.annotations import CellAnnotations
 from analysis.study.objects import CellMeasurer
 from trainables.data.dataset import DataSet, Item
 
@@ -50,7 +50,7 @@ class Study:
 
 
 def make_study(
-    run: Run, dataset: DataSet, other: DataSet | None, known: KnownCells, options: StudyOptions
+    run: Run, dataset: DataSet, other: DataSet | None, known: CellAnnotations, options: StudyOptions
 ) -> Study:
     """Say what is analysed.
 
@@ -61,7 +61,7 @@ def make_study(
         The sweep's own.
     other : DataSet or None
         Images to measure instead of its test split.
-    known : KnownCells
+    known : CellAnnotations
         Of the images to measure.
     options : StudyOptions
     """

@@ -52,7 +52,7 @@ class Truth:
         return [f"Images without any true cell: {shown}."] if self.empty else []
 
 
-def look_at_truth(study: Study, tick: Callable[[], None]) -> Truth:
+def measure_truth(study: Study, tick: Callable[[], None]) -> Truth:
     """Measure the true cells, and choose the images that the report shows.
 
     Parameters

@@ -12,8 +12,8 @@ from typing import Any
 
 from sweep.cluster.nodes import NODE_LABEL, label_selector
 from sweep.estimates import default_cache
+from sweep.packing import gpu_fraction
 from sweep.resources import Resources
-from sweep.schedule import gpu_fraction
 from trainables.config import STARDIST, TrialConfig
 from trainables.footprint import Footprint, FootprintCache, footprint_key, probe
 from trainables.machine.hardware import pretended_gpu

@@ -22,10 +22,10 @@ from analysis.evaluation.images import LabelledImages
 from analysis.evaluation.prediction import OnePass
 from analysis.run import main
 from analysis.runfolder import Candidate, Run
-from analysis.study.knowncells import KnownCells
+from analysis.study.annotations import CellAnnotations
 from analysis.study.study import StudyOptions, make_study
 from analysis.study.trials import AnalysedTrial, Variant
-from analysis.study.truth import look_at_truth
+from analysis.study.truth import measure_truth
 from trainables.config import Normalization, TrialConfig
 from trainables.data.dataset import DataSet, Item, index_dataset
 from trainables.data.normalization import normalize
@@ -156,14 +156,14 @@ def test_memory_does_not_grow_with_the_number_of_images(cells: Path, tmp_path: P
         fingerprint="",
     )
     run = Run(tmp_path, {}, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), {})
-    study = make_study(run, dataset, None, KnownCells(dataset), StudyOptions())
+    study = make_study(run, dataset, None, CellAnnotations(dataset), StudyOptions())
     network = Network()
     one_pass = OnePass(network, study.images)
     calibration = calibrate_checkpoint(tmp_path, one_pass, dataset, budget=2)
     assert len(calibration.images) == network.most == MOST_IMAGES
     candidate = Candidate("m", network.config, ("t",), 0.5)
     trial = AnalysedTrial(candidate, "t", calibration, [Variant("m", "calibrated")])
-    trial.see_images(study, one_pass, look_at_truth(study, lambda: None))
+    trial.see_images(study, one_pass, measure_truth(study, lambda: None))
     assert network.calls == len(val) + len(test), "each image once"
     assert network.most <= MOST_IMAGES + 1
     assert len(network.alive) == 0

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from sweep.estimates import Estimates, as_items
 from sweep.limits import Limits
+from sweep.packing import order_large_first
 from sweep.preview import storage_gb, warn_of_storage
 from sweep.request import RequestError, SweepSettings
 from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
-from sweep.schedule import order_large_first
 from sweep.search.drawn_limits import DrawnLimits
 from sweep.throughput import THROUGHPUT
 from trainables.config import TrialConfig

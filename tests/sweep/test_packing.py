@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.schedule import (
-    Item,
+from sweep.packing import (
+    PackedTrial as Trial,
+)
+from sweep.packing import (
     Packing,
     Share,
     cpu_memory_mb,
@@ -34,7 +36,7 @@ from trainables.footprint import Footprint
 
 ITEMS = st.lists(
     st.builds(
-        Item,
+        Trial,
         name=st.just("t"),
         seconds=st.floats(0, 1e5),
         share=st.sampled_from([1.0, 0.5, 0.3333, 0.25, 0.2, 0.1666, 0.1428, 0.125]),
@@ -136,12 +138,22 @@ def test_seconds_agree_with_the_paper() -> None:
 
 
 def test_large_first_is_stable() -> None:
-    items = [Item("a", 1, memory_mb=5), Item("b", 2), Item("c", 1, memory_mb=9), Item("d", 2)]
+    items = [
+        Trial("a", 1, memory_mb=5),
+        Trial("b", 2),
+        Trial("c", 1, memory_mb=9),
+        Trial("d", 2),
+    ]
     assert [item.name for item in order_large_first(items)] == ["b", "d", "c", "a"]
 
 
 def test_simulate_by_hand() -> None:
-    items = [Item("short", 1), Item("short2", 1), Item("long", 4), Item("mid", 2)]
+    items = [
+        Trial("short", 1),
+        Trial("short2", 1),
+        Trial("long", 4),
+        Trial("mid", 2),
+    ]
     packing = simulate(items, 2)
     assert [(p.item.name, p.slot, p.start) for p in packing.placements] == [
         ("long", 0, 0),
@@ -155,20 +167,20 @@ def test_simulate_by_hand() -> None:
 
 
 def test_simulate_shares_by_hand() -> None:
-    items = [Item("whole", 3), *(Item(f"half{i}", 2, 0.5) for i in range(4))]
+    items = [Trial("whole", 3), *(Trial(f"half{i}", 2, 0.5) for i in range(4))]
     packing = simulate(items, 2)
     assert packing.makespan == 4
     assert [p.item.name for p in packing.timeline(0)] == ["whole"]
     assert [p.start for p in packing.timeline(1)] == [0, 0, 2, 2]
     assert (packing.busy(0), packing.busy(1)) == (3, 4)
     assert packing.utilisation == pytest.approx(7 / 8)
-    thirds = simulate([Item(f"t{i}", 1, 0.3333) for i in range(6)], 1)
+    thirds = simulate([Trial(f"t{i}", 1, 0.3333) for i in range(6)], 1)
     assert thirds.makespan == 2
 
 
 def test_busy_leaves_out_gaps() -> None:
     # the whole trial waits for both small ones, which end at different times
-    items = [Item("a", 3, 0.5), Item("b", 1, 0.5), Item("whole", 2)]
+    items = [Trial("a", 3, 0.5), Trial("b", 1, 0.5), Trial("whole", 2)]
     packing = simulate(items, 1, large_first=False)
     assert packing.makespan == 5
     assert packing.busy(0) == 5
@@ -179,16 +191,16 @@ def test_busy_leaves_out_gaps() -> None:
 def test_simulate_refuses_nonsense() -> None:
     for items, slots in (
         ([], 0),
-        ([Item("a", 1, 1.5)], 1),
-        ([Item("a", 1, 0)], 1),
-        ([Item("a", -1)], 1),
+        ([Trial("a", 1, 1.5)], 1),
+        ([Trial("a", 1, 0)], 1),
+        ([Trial("a", -1)], 1),
     ):
         with pytest.raises(ValueError):
             simulate(items, slots)
 
 
 @given(items=ITEMS, slots=st.integers(1, 5), large_first=st.booleans())
-def test_packing_properties(items: list[Item], slots: int, large_first: bool) -> None:
+def test_packing_properties(items: list[Trial], slots: int, large_first: bool) -> None:
     packing = simulate(items, slots, large_first=large_first)
     assert packing == simulate(items, slots, large_first=large_first)
     assert sorted(map(id, items)) == sorted(id(p.item) for p in packing.placements)
@@ -207,7 +219,7 @@ def test_packing_properties(items: list[Item], slots: int, large_first: bool) ->
 
 
 @given(items=ITEMS, slots=st.integers(1, 5), large_first=st.booleans())
-def test_list_scheduling_bounds(items: list[Item], slots: int, large_first: bool) -> None:
+def test_list_scheduling_bounds(items: list[Trial], slots: int, large_first: bool) -> None:
     longest = max((item.seconds for item in items), default=0.0)
     # While a share of at most a half waits, every slot is more than half full.
     small = [item for item in items if item.share <= 0.5]
@@ -215,21 +227,21 @@ def test_list_scheduling_bounds(items: list[Item], slots: int, large_first: bool
     made = simulate(small, slots, large_first=large_first).makespan
     assert made <= 2 * work / slots + longest + 1e-6 * (1 + work)
     # Graham's bound for whole slots, or 4/3 of the optimum (at least the mean) in LPT order.
-    whole = [Item("w", item.seconds) for item in items]
+    whole = [Trial("w", item.seconds) for item in items]
     total = sum(item.seconds for item in whole)
     made = simulate(whole, slots, large_first=large_first).makespan
     assert made <= total / slots + (1 - 1 / slots) * longest + 1e-6 * (1 + total)
 
 
 def test_a_thousand_trials_are_quick_and_render() -> None:
-    items = [Item(f"t{i}", 100 + i % 37, (0.5, 0.3333, 0.25)[i % 3]) for i in range(1000)]
+    items = [Trial(f"t{i}", 100 + i % 37, (0.5, 0.3333, 0.25)[i % 3]) for i in range(1000)]
     packing = simulate(items, 8)
     assert packing.utilisation > 0.9
     assert len(render(packing)) == 9
 
 
 def test_render_and_times() -> None:
-    packing = simulate([Item("a", 12_000), Item("b", 6_000), Item("c", 300)], 2)
+    packing = simulate([Trial("a", 12_000), Trial("b", 6_000), Trial("c", 300)], 2)
     assert render(packing) == [
         "GPU 0  1 trial   busy 3 h 20 min",
         "GPU 1  2 trials  busy 1 h 45 min",
@@ -241,6 +253,6 @@ def test_render_and_times() -> None:
 
 
 def test_packing_imports_neither_torch_nor_ray() -> None:
-    code = "import sys, sweep.schedule; print({'torch', 'ray', 'numpy'} & set(sys.modules))"
+    code = "import sys, sweep.packing; print({'torch', 'ray', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sweep.schedule import gpu_fraction
+from sweep.packing import gpu_fraction
 from trainables.memory import (
     CONTEXT_MB,
     OutOfMemory,

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainables import checkpoint
 from trainables.config import Normalization, RunOptions, TrialConfig, TrialResult
-from trainables.data.cutting import crop_corners
+from trainables.data.crop_positions import crop_corners
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.labels import CLASS_NAMES

@@ -1,4 +1,4 @@
-"""Data sets: reading and checking them, splits, crops, augmentation. Imports no torch."""
+"""Data sets: reading and checking them, splits, crops, augmentation. Only `crops` imports torch."""
 
 from trainables.data.dataset import (
     DataError,

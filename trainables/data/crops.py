@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from trainables.data.cutting import Cutter, epoch_batches, steps_per_epoch
+from trainables.data.crop_positions import Cutter, epoch_batches, steps_per_epoch
 
 Target = Callable[[NDArray[np.integer]], NDArray[Any]]
 

@@ -23,7 +23,7 @@ from trainables import cli
 from trainables.config import Normalization
 from trainables.data.imagefiles import ImageFileError, read_image, read_labels
 from trainables.data.normalization import Intensities, intensities_of, normalize
-from trainables.data.knowncells import read_objects, unknown_images
+from trainables.data.objects_csv import read_objects, unknown_images
 from trainables.data.listing import SUFFIXES as SUFFIXES
 from trainables.data.listing import case_note, list_files, orphans
 from trainables.data.maskcheck import pieces_note, wrong_masks

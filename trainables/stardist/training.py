@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from trainables import memory
 from trainables.config import RECIPE, EpochRecord, ImageCounts, RunOptions, TrialConfig
 from trainables.data.appearance import trained_on
-from trainables.data.cutting import (
+from trainables.data.crop_positions import (
     Cutter,
     derived_seed,
     epoch_batches,
-    learning_rate_factor,
     steps_per_epoch,
 )
 from trainables.data.dataset import index_dataset
 from trainables.data.splits import DataOptions
 from trainables.errors import NoGpu, TrainingError
 from trainables.labels import compact
+from trainables.learning_rate import learning_rate_factor
 from trainables.machine.hardware import pretended_gpu
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.records.attempts import Attempt

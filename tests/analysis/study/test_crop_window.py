@@ -11,9 +11,9 @@ import tifffile
 import yaml
 
 from analysis.runfolder import Run
-from analysis.study.knowncells import KnownCells
+from analysis.study.annotations import CellAnnotations
 from analysis.study.study import Study, StudyOptions, make_study
-from analysis.study.truth import CROP_SIDE, densest, look_at_truth
+from analysis.study.truth import CROP_SIDE, densest, measure_truth
 from trainables.config import Normalization
 from trainables.data.dataset import index_dataset
 from trainables.data.normalization import normalize
@@ -46,11 +46,11 @@ def study(tmp_path: Path) -> Study:
     (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"split": split}))
     data, nothing = index_dataset(tmp_path), pd.DataFrame()
     run = Run(tmp_path, {}, nothing, nothing, nothing, {})
-    return make_study(run, data, None, KnownCells(data), StudyOptions())
+    return make_study(run, data, None, CellAnnotations(data), StudyOptions())
 
 
 def test_window_is_of_the_first_image_with_cells_where_most_are(study: Study) -> None:
-    window = look_at_truth(study, lambda: None).window
+    window = measure_truth(study, lambda: None).window
     assert window is not None
     assert window.item.stem == window.crop.image == "i2"
     # in steps of 56, the only one that holds parts of the three cells of the corner
@@ -74,6 +74,6 @@ def test_small_images_are_shown_as_far_as_they_reach() -> None:
 def test_without_any_cell_there_is_no_window(study: Study) -> None:
     for item in study.items:
         tifffile.imwrite(item.mask, np.zeros(SHAPE, np.uint16))
-    found = look_at_truth(study, lambda: None)
+    found = measure_truth(study, lambda: None)
     assert found.window is None
     assert found.missing() == ["Images without any true cell: i1, i2, i3."]

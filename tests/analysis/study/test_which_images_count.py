@@ -18,10 +18,10 @@ from analysis.evaluation.scores import METRICS, ImageScores, image_scores, poole
 from analysis.evaluation.selection import select
 from analysis.instances.methods import make_instances
 from analysis.runfolder import Candidate, Run
-from analysis.study.knowncells import KnownCells
+from analysis.study.annotations import CellAnnotations
 from analysis.study.study import StudyOptions, make_study
 from analysis.study.trials import AnalysedTrial, Variant
-from analysis.study.truth import look_at_truth
+from analysis.study.truth import measure_truth
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet, index_dataset, normalize
 from trainables.data.imagefiles import read_image
@@ -127,11 +127,15 @@ def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
     }
     variants = [Variant("m", "default"), Variant("m", "calibrated")]
     study = make_study(
-        no_run(tmp_path), dataset, None, KnownCells(dataset), StudyOptions(convention="skimage")
+        no_run(tmp_path),
+        dataset,
+        None,
+        CellAnnotations(dataset),
+        StudyOptions(convention="skimage"),
     )
     candidate = Candidate("m", Network.config, ("t",), 0.5)
     trial = AnalysedTrial(candidate, "t", calibration, variants)
-    trial.see_images(study, OnePass(Network(), study.images), look_at_truth(study, lambda: None))
+    trial.see_images(study, OnePass(Network(), study.images), measure_truth(study, lambda: None))
     for split, measured in (("val", trial.validation), ("test", trial.measured)):
         items = dataset.subset(split)
         assert measured.images == list(dataset.split[split])

@@ -353,7 +353,7 @@ def test_images_smaller_than_a_crop_hold_no_cell_fused_with_its_mirror_image() -
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_stardists_own_model_sees_the_same_crops(strength: str, tiny_dataset: Path) -> None:
-    from trainables.data.cutting import Cutter
+    from trainables.data.crop_positions import Cutter
     from trainables.stardist.training import Trial, standardise
 
     config = TrialConfig(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainables.config import RunOptions, TrialConfig
-from trainables.data.cutting import crop_corners, pad_to_size
+from trainables.data.crop_positions import crop_corners, pad_to_size
 from trainables.data.dataset import open_dataset
 from trainables.module import SegmentationModule
 from trainables.train import train

@@ -10,7 +10,7 @@ from scipy.ndimage import label
 
 from trainables.data.augmentation import Augmenter
 from trainables.data.crops import CropDataset, EpochBatches
-from trainables.data.cutting import crop_corners
+from trainables.data.crop_positions import crop_corners
 from trainables.labels import (
     BOUNDARY,
     CELL,

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
-from trainables.data.cutting import crop_corners
+from trainables.data.crop_positions import crop_corners
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.metrics import iou_from_counts
 from trainables.starconvex import Thresholds, decode, optimize_thresholds, polygon_ceiling

@@ -1,13 +1,12 @@
-"""Positions and order of crops, and the learning-rate schedule. Imports no torch.
+"""Where crops are cut, and the order in which epochs see them. Imports no torch.
 
 Shared by torch's networks and stardist's own model, which trains in a separate process.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,24 +170,3 @@ def epoch_batches(count: int, steps: int, seed: int, epoch: int) -> list[NDArray
     """
     order = np.random.default_rng(derived_seed(seed, "order", epoch)).permutation(count)
     return np.array_split(np.repeat(order, 2) if count == 1 else order, steps)
-
-
-def learning_rate_factor(schedule: str, steps: int) -> Callable[[int], float]:
-    """Return the factor on the peak learning rate as a function of the step.
-
-    Parameters
-    ----------
-    schedule : {"constant", "cosine"}
-        ``cosine``: linear warm-up over 5 % of the steps, then a half cosine down to 1 %.
-    steps : int
-        Optimiser steps in the whole trial.
-    """
-    warmup = max(1, round(0.05 * steps))
-
-    def cosine(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-    return cosine if schedule == "cosine" else lambda step: 1.0

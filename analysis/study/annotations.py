@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from trainables.data.dataset import DataError, DataSet
-from trainables.data.knowncells import read_objects
+from trainables.data.objects_csv import read_objects
 
 
-class KnownCells:
+class CellAnnotations:
     """What objects.csv of a data set says of its true cells: track and population.
 
     Parameters

@@ -75,7 +75,7 @@ def cpu_memory_mb(peak_mb: float, *, margin: float = 1.1, process_mb: float = 12
 
 
 @dataclass(frozen=True)
-class Item:
+class PackedTrial:
     """A trial to be packed."""
 
     name: str
@@ -89,7 +89,7 @@ class Item:
 class Placement:
     """Where and when a trial runs."""
 
-    item: Item
+    item: PackedTrial
     slot: int
     start: float
     """Seconds after the sweep's start."""
@@ -132,17 +132,17 @@ class Packing:
         return total
 
 
-def order_large_first(items: Sequence[Item]) -> list[Item]:
+def order_large_first(items: Sequence[PackedTrial]) -> list[PackedTrial]:
     """Sort trials by duration, then memory, longest first; equal ones stay in their order."""
     return sorted(items, key=lambda item: (-item.seconds, -item.memory_mb))
 
 
-def simulate(items: Sequence[Item], slots: int, *, large_first: bool = True) -> Packing:
+def simulate(items: Sequence[PackedTrial], slots: int, *, large_first: bool = True) -> Packing:
     """Place trials as a scheduler does: whenever one ends, the next that fits starts.
 
     Parameters
     ----------
-    items : sequence of Item
+    items : sequence of PackedTrial
     slots : int
         GPUs, or trials at once on CPUs; the shares on each sum to at most 1.
     large_first : bool
@@ -166,7 +166,7 @@ def simulate(items: Sequence[Item], slots: int, *, large_first: bool = True) -> 
     now = 0.0
     while waiting:
         used = [math.fsum(p.item.share for p in running if p.slot == s) for s in range(slots)]
-        later: list[Item] = []
+        later: list[PackedTrial] = []
         for position, item in enumerate(waiting):
             if min(used) + smallest > 1 + TOLERANCE:  # full: spares a look at every other trial
                 later += waiting[position:]
