@@ -3,8 +3,8 @@
 Ray Tune calls a trial finished when its function returns. Only the ledger says whether its result
 is there: a trial without one has lost it, unless a scheduler stopped it.
 
-Other tries are decided elsewhere: after a worker died by Tune (`sweep.tuner.fit`), after an error of
-the trial itself by `sweep.trial`, after too little memory by `sweep.limits.after_shortage`.
+Other tries are decided elsewhere: after a worker died by Tune (`sweep.tuner.fit`), after an error
+of the trial itself by `sweep.trial`, after too little memory by `sweep.limits.after_shortage`.
 """
 
 from __future__ import annotations
