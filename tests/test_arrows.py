@@ -74,7 +74,7 @@ def test_plans_import_no_torch() -> None:
 def test_files_stay_readable_at_one_sitting() -> None:
     long = {
         str(path.relative_to(ROOT)): count
-        for package in OURS
+        for package in (*OURS, "tests")
         for path in (ROOT / package).rglob("*.py")
         if (count := len(path.read_text().splitlines())) > 500
     }

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import tifffile
 from skimage.draw import disk
 
@@ -76,3 +77,18 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 240) ->
             raise AssertionError(process.communicate())
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return what a driver has started, and what that has started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill the driver; wait until nothing trains or uploads any more."""
+    # Ray's agents stay a minute longer, and write nothing
+    working = [one for one in family_of(process) if "Agent" not in one.name()]
+    process.kill()
+    process.communicate(timeout=500)
+    _gone, left = psutil.wait_procs(working, timeout=500)
+    assert not left

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.command_line import QUICK, SPACE, make_data, records, rows, run
+from tests.sweep.command_line import QUICK, SPACE, records, rows, run
 from trainables.config import RunOptions, TrialConfig
 from trainables.data.dataset import open_dataset
 from trainables.errors import NoGpu
@@ -39,11 +39,6 @@ class Patching(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Patching())
 """
 ONE = (*QUICK, "--set", "epochs=1", "--set", "architecture=Linknet", "--wandb", "off")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "discs")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from sweep.ledger import Ledger
 from sweep.limits import Limits
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
 from sweep.trial import Assignment, unfit
-from tests.sweep.command_line import QUICK, SPACE, make_data, records, rows, run, start, wait_for
+from tests.sweep.command_line import QUICK, SPACE, records, rows, run, start, wait_for
 from trainables.checkpoint import load
 from trainables.config import TrialConfig
 from trainables.machine.hardware import Gpu, cpu_computes_bf16, local_gpus
@@ -27,11 +27,6 @@ NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
 WITH_CPU = pytest.mark.skipif(not cpu_computes_bf16(), reason="needs a CPU with bfloat16")
 A100, V100 = Processor("A100", True, "a", 1), Processor("V100", False, "v", 1)
 UNKNOWN, CPU, OLD_CPU = Processor("X1", None), Processor("CPU", True), Processor("CPU", False, "o")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "discs")
 
 
 def precisions(out: Path) -> set[str]:

@@ -13,16 +13,11 @@ from sweep.plan import Plan, write_plan
 from sweep.request import RequestError
 from sweep.run import main, parser
 from sweep.session import Decision, Session, decide, list_data, plan_on, prepare
-from tests.sweep.command_line import QUICK, SPACE, make_data
+from tests.sweep.command_line import QUICK, SPACE
 from trainables.data.dataset import index_dataset
 
 TWO = ("--set", "architecture=Unet,FPN")
 SEARCH = ("--set", "search=optuna", "--set", "learning_rate=0.001,0.003,0.01", "--set", "samples=2")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "discs")
 
 
 class Folder:

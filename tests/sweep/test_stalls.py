@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweep.stalls import Stall, why_none_runs
-from tests.sweep.command_line import QUICK, SPACE, STARTED, make_data, records, start, wait_for
+from tests.sweep.command_line import QUICK, SPACE, make_data, records, start, wait_for
 
 ONE = {"CPU": 1.0, "GPU": 0.5}
 
@@ -56,11 +56,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     arguments = {"num_cpus": 0, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=arguments)
     yield made
-    for process in STARTED:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    STARTED.clear()
     made.shutdown()
 
 

@@ -13,12 +13,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from tests.sweep.command_line import QUICK, SPACE, STARTED, make_data, rows, run, start, wait_for
+from tests.sweep.command_line import QUICK, SPACE, kill, rows, run, start, wait_for
 from tests.sweep.wandb_server import Run, WandbServer, wandb_server
 
 EPOCHS = 6
@@ -39,11 +37,6 @@ ONE_AT_A_TIME = ("--gpus", "1", "--set", "gpus_per_trial=1", "--set", "cpus_per_
 """Or what Ray takes for a GPU."""
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "discs")
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
     """The server, empty; nothing that belongs to whoever runs the tests, nor to this process."""
@@ -53,27 +46,6 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
     with wandb_server() as made:
         yield made
         assert made.wrong == []
-
-
-@pytest.fixture(autouse=True)
-def nothing_outlives_its_test() -> Iterator[None]:
-    yield
-    for process in STARTED:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    STARTED.clear()
-
-
-def kill(process: Any) -> None:
-    """Kill the driver; wait until nothing trains or uploads any more."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    # Ray's agents stay a minute longer, and write nothing
-    working = [one for one in family if "Agent" not in one.name()]
-    process.kill()
-    process.communicate(timeout=500)
-    _gone, left = psutil.wait_procs(working, timeout=500)
-    assert not left
 
 
 def resumable_epochs(out: Path) -> list[int]:

@@ -17,8 +17,6 @@ from sweep.cluster.visibility import FOLDER, look, token_in
 from tests.sweep.command_line import (
     QUICK,
     SPACE,
-    STARTED,
-    make_data,
     records,
     rows,
     run,
@@ -30,21 +28,6 @@ from trainables.data.dataset import index_dataset
 
 TOGETHER = pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "discs")
-
-
-@pytest.fixture(autouse=True)
-def nothing_outlives_its_test() -> Iterator[None]:
-    yield
-    for process in STARTED:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    STARTED.clear()
 
 
 def test_look_finds_what_a_node_lacks(data: Path, tmp_path: Path) -> None:

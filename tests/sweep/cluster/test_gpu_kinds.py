@@ -12,13 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.command_line import QUICK, SPACE, make_data, records, run
+from tests.sweep.command_line import QUICK, SPACE, records, run
 from trainables.machine.hardware import PRETEND
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "discs")
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
 import optuna
-import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -16,18 +14,13 @@ from tests.sweep.command_line import (
     QUICK,
     SPACE,
     TINY_TUNE,
-    make_data,
+    kill,
     records,
     rows,
     run,
     start,
     wait_for,
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "discs")
 
 
 def study(out: Path) -> list[optuna.trial.FrozenTrial]:
@@ -68,10 +61,7 @@ def test_equal_draws_run_once_and_a_killed_search_goes_on(data: Path, tmp_path: 
     words = (space, "--data", data, "--out", out, *TINY_TUNE, "--set", "augmentation=none")
     process = start(*words, cwd=tmp_path)
     wait_for(lambda: any(r["status"] == "done" for r in records(out)), process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=500)
-    psutil.wait_procs(family, timeout=500)
+    kill(process)
     before = {r["trial_id"]: r for r in records(out) if r["status"] == "done"}
 
     code, _, err = run(space, *words[1:-2], "--resume", cwd=tmp_path)

@@ -1,0 +1,123 @@
+"""Images that are segmented in two goes: killed, interrupted, damaged, taken away, repaired."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from analysis.segment.cli import main
+from tests.analysis.segment.command_line import moving, parts, picture, run, spots, start
+
+
+def test_killed_and_resumed_equals_undisturbed(model: Path, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "film.tif", moving(14, (400, 500)))
+    words = ("--model", model, "film.tif", "--track", "--out")
+    process, out = start(*words, "cut", cwd=tmp_path), tmp_path / "cut"
+    deadline = time.monotonic() + 120
+    while len(parts(out)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process.communicate()
+    before = parts(out)
+    assert 3 <= len(before) < 14
+    (out / "labels" / ".film_t0001.tif.0.tmp").write_text("half")
+    code, text, err = run(*words, "cut", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert f"{len(before)} of 14 images are done already" in text
+    assert before.items() <= parts(out).items(), "what was done is not done again"
+    assert not list(out.rglob("*.tmp"))
+    (tmp_path / "whole").mkdir()  # killed before anything else was written
+    (tmp_path / "whole" / ".settings.json.0123abcd.tmp").write_text("half")
+    assert run(*words, "whole", cwd=tmp_path)[0] == 0
+    files = {p.relative_to(out) for p in out.rglob("*.*") if p.is_file()}
+    assert files == {
+        p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.*") if p.is_file()
+    }
+    for file in sorted(files - {Path("settings.json")}):
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_interrupted_says_how_to_go_on(model: Path, tmp_path: Path, number: int) -> None:
+    tifffile.imwrite(tmp_path / "film.tif", moving(30, (500, 500)))
+    process = start("--model", model, "film.tif", "--out", "out", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while len(parts(tmp_path / "out")) < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = run("--model", model, "film.tif", "--out", "out", cwd=tmp_path)
+    assert second[0] == 2 or process.poll() is not None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    if process.returncode != 0:  # else it was faster than the second one
+        assert process.returncode == 130
+        assert err == "interrupted; the same command goes on\n"
+        assert "another process" in second[2]
+
+
+def test_a_page_that_turns_out_damaged(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "film.tif", tmp_path / "out"
+    tifffile.imwrite(path, moving(4), compression="zlib", photometric="minisblack")
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[2].dataoffsets[0]
+    path.write_bytes(whole[:offset] + b"\xff" * 40 + whole[offset + 40 :])
+    words = [str(w) for w in ("--model", model, path, "--out", out, "--track")]
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: 1 of 4 images could not be segmented: ")
+    assert "film.tif: page 2" in err
+    assert err.count("\n") == 1
+    assert set(parts(out)) == {f"film_t{t:04d}.parquet" for t in (0, 1, 3)}
+    assert spots(out, "tracks.csv")["NUMBER_GAPS"].tolist() == [1, 1]
+    settings = json.loads((out / "settings.json").read_text())
+    assert not settings["finished"]
+    assert list(settings["unreadable"]) == ["film_t0002"]
+    before = parts(out)
+    assert main(words) == 1, "not finished: the same again"
+    assert parts(out) == before
+
+
+def test_a_changed_image_is_another_request(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(model), str(images / "a1.tif"), "--out", str(tmp_path / "o")]
+    assert main(words) == 0
+    tifffile.imwrite(images / "a1.tif", picture(99)[0])
+    assert main(words) == 2
+    assert "image a1 was changed since" in capsys.readouterr().err
+
+
+def test_what_was_taken_away_or_repaired_is_made_again(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (images / "a2.tif").read_bytes()
+    (images / "a2.tif").write_bytes(good[:-3000])
+    out = tmp_path / "o"
+    words = ["--model", str(model), str(images), "--out", str(out)]
+    assert main(words) == 1
+    assert "a2.tif" in capsys.readouterr().err
+    before = parts(out)
+    (images / "a2.tif").write_bytes(good)
+    assert main(words) == 0, "it was repaired, the others are not done again"
+    assert {k: v for k, v in parts(out).items() if k in before} == before
+    whole = {p: p.read_bytes() for p in out.rglob("*.tif")}
+    for name in ("labels/a1.tif", "objects.csv", "rois/a11.zip"):
+        (out / name).unlink()
+    (out / "parts" / "a10.parquet").write_bytes(b"")
+    assert main(words) == 0
+    assert {p: p.read_bytes() for p in out.rglob("*.tif")} == whole
+    assert (out / "objects.csv").is_file()
+    assert (out / "rois" / "a11.zip").is_file()
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "is finished" in capsys.readouterr().out
