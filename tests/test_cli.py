@@ -23,7 +23,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_wrong_command_line_is_refused_in_one_line(name: str, capsys) -> None:
+def test_a_wrong_command_line_is_refused_in_one_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     main = importlib.import_module(COMMANDS[name]).main
     with pytest.raises(SystemExit) as ended:
         main(["x", "y", "--no-such-option"])
@@ -37,7 +39,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(name: str, capsys) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_no_error(name: str, capsys) -> None:
+def test_help_is_no_error(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = importlib.import_module(COMMANDS[name]).main
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
@@ -79,7 +81,9 @@ def fail(error: Exception) -> Callable[..., int]:
         (stop(signal.SIGINT), 130, "interrupted; go on\n"),
     ],
 )
-def test_exit_codes(work: Callable[..., int], code: int, said: str, capsys) -> None:
+def test_exit_codes(
+    work: Callable[..., int], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from trainables.cli import Parser, run
 
     parser = Parser(prog="python -m x")

@@ -16,6 +16,7 @@ import tifffile
 from analysis.run import main as analysis_run
 from analysis.segment.cli import main as analysis_segment
 from sweep.run import main as sweep_run
+from tests.conftest import Swept
 from trainables.data.dataset import main as data_main
 
 Change = Callable[[Path], object]
@@ -231,7 +232,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_data_that_cannot_be_right_are_refused(name: str, root: Path, capfd) -> None:
+def test_data_that_cannot_be_right_are_refused(
+    name: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     change, said = REFUSED[name]
     change(root)
     for main, words in (
@@ -272,7 +275,9 @@ NOTED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", NOTED)
-def test_what_may_be_right_is_at_most_noted(name: str, root: Path, capfd) -> None:
+def test_what_may_be_right_is_at_most_noted(
+    name: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     change, said = NOTED[name]
     change(root)
     assert data_main(["check", str(root)]) == 0
@@ -295,7 +300,9 @@ def test_known_cells_of_a_table_with_bom(root: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["--data", BAD], ["--out", BAD]])
-def test_paths_that_are_not_utf8_are_refused(words: list[str], root: Path, capfd) -> None:
+def test_paths_that_are_not_utf8_are_refused(
+    words: list[str], root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(root, BAD)
     data = [] if "--data" in words else ["--data", "d"]
     assert sweep_run(["demo", "--plan", *data, *words]) == 2
@@ -361,7 +368,9 @@ def torn(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_torn_tables_of_a_run_are_refused(name: str, torn: Path, capfd) -> None:
+def test_torn_tables_of_a_run_are_refused(
+    name: str, torn: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     change, said = RUNS[name]
     change(torn)
     assert analysis_run([str(torn)]) == 2
@@ -372,7 +381,9 @@ def test_torn_tables_of_a_run_are_refused(name: str, torn: Path, capfd) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("plan")])
-def test_a_sweep_refuses_a_torn_plan(name: str, torn: Path, sweep_of_cells, capfd) -> None:
+def test_a_sweep_refuses_a_torn_plan(
+    name: str, torn: Path, sweep_of_cells: Swept, capfd: pytest.CaptureFixture[str]
+) -> None:
     RUNS[name][0](torn)
     words = [str(sweep_of_cells.space), "--data", str(sweep_of_cells.data), "--out", str(torn)]
     for more in ([], ["--plan"], ["--resume"]):
@@ -384,7 +395,9 @@ def test_a_sweep_refuses_a_torn_plan(name: str, torn: Path, sweep_of_cells, capf
 
 
 @pytest.mark.parametrize("content", [b"", b'{"trial_id": "a', b"\0\0\0", b"\xe4", b"[]", b"{}"])
-def test_a_sweep_refuses_a_torn_record(content: bytes, torn: Path, sweep_of_cells, capfd) -> None:
+def test_a_sweep_refuses_a_torn_record(
+    content: bytes, torn: Path, sweep_of_cells: Swept, capfd: pytest.CaptureFixture[str]
+) -> None:
     ledger = (torn / "ledger").resolve()
     (torn / "ledger").unlink()
     shutil.copytree(ledger, torn / "ledger")
@@ -399,7 +412,9 @@ def test_a_sweep_refuses_a_torn_record(content: bytes, torn: Path, sweep_of_cell
         assert len(err.strip().splitlines()) == 1
 
 
-def test_tables_that_were_cut_are_written_anew(torn: Path, sweep_of_cells, capfd) -> None:
+def test_tables_that_were_cut_are_written_anew(
+    torn: Path, sweep_of_cells: Swept, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As the refusal says."""
     whole = {name: (torn / name).read_bytes() for name in ("leaderboard.csv", "candidates.csv")}
     for name in whole:
@@ -410,7 +425,9 @@ def test_tables_that_were_cut_are_written_anew(torn: Path, sweep_of_cells, capfd
     assert json.loads((torn / "plan.json").read_text())["commands"]
 
 
-def test_a_damaged_objects_table_stops_the_analysis_at_once(torn: Path, cells, capfd) -> None:
+def test_a_damaged_objects_table_stops_the_analysis_at_once(
+    torn: Path, cells: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     plan = json.loads((torn / "plan.json").read_text())
     shutil.copytree(cells, torn.parent / "cells")
     plan["data"]["path"] = str(torn.parent / "cells")
@@ -437,7 +454,9 @@ def test_a_damaged_objects_table_stops_the_analysis_at_once(torn: Path, cells, c
         "NaN image",
     ],
 )
-def test_segment_refuses_images_by_name(name: str, root: Path, torn: Path, capfd) -> None:
+def test_segment_refuses_images_by_name(
+    name: str, root: Path, torn: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     colour = picture("images/i0.png", imagecodecs.png_encode(np.zeros((40, 40, 3), np.uint8)))
     change, said = {**REFUSED, "colour image": (colour, "images/i0.png: colour image")}[name]
     change(root)

@@ -36,8 +36,11 @@ def run(*words: object, cwd: Path) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+Analyse = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
-def analyse(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def analyse(capsys: pytest.CaptureFixture[str]) -> Analyse:
     """Run the command in this process, which has imported everything already."""
 
     def run(*words: object) -> tuple[int, str, str]:
@@ -256,7 +259,9 @@ def as_recipe_1(out: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [2, 1])
-def test_half_finished_and_without_ways(recipe: int, swept: Path, tmp_path: Path, analyse) -> None:
+def test_half_finished_and_without_ways(
+    recipe: int, swept: Path, tmp_path: Path, analyse: Analyse
+) -> None:
     out = tmp_path / "half"
     shutil.copytree(swept, out)
     board = pd.read_csv(out / "leaderboard.csv")
@@ -280,7 +285,7 @@ def test_half_finished_and_without_ways(recipe: int, swept: Path, tmp_path: Path
 
 
 def test_only_images_without_cells(
-    swept: Path, cells: Path, tmp_path: Path, analyse, hashed: Counter[Path]
+    swept: Path, cells: Path, tmp_path: Path, analyse: Analyse, hashed: Counter[Path]
 ) -> None:
     out, data = tmp_path / "run", tmp_path / "empty"
     shutil.copytree(swept, out)
@@ -313,7 +318,7 @@ def test_only_images_without_cells(
     ],
 )
 def test_bad_requests_are_refused_in_one_line(
-    spoil: str, words: str, swept: Path, tmp_path: Path, analyse
+    spoil: str, words: str, swept: Path, tmp_path: Path, analyse: Analyse
 ) -> None:
     out = tmp_path / "run"
     if spoil != "nothing":

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -66,11 +68,13 @@ def rows(out: Path, name: str = "leaderboard.csv") -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def records(out: Path) -> list[dict]:
+def records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((out / "ledger").glob("*.json"))]
 
 
-def wait_for(condition, process: subprocess.Popen[str], seconds: float = 240) -> None:
+def wait_for(
+    condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 240
+) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:

@@ -10,6 +10,9 @@ import pytest
 from tests.conftest import Swept
 from tests.sweep.command_line import STARTED, make_data
 
+Finished = tuple[Path, int, str, str]
+"""Run folder of a sweep, its exit code, what it printed, and its errors."""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,6 +32,6 @@ def nothing_outlives_its_test() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(sweep_of_cells: Swept) -> tuple[Path, int, str, str]:
+def finished(sweep_of_cells: Swept) -> Finished:
     """The session's undisturbed run, with one trial that fails."""
     return sweep_of_cells.out, sweep_of_cells.code, sweep_of_cells.text, sweep_of_cells.err

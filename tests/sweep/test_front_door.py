@@ -9,14 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import sweep.session
-from sweep.request import RequestError, load_space, make_request, only
+from sweep.request import Request, RequestError, load_space, make_request, only
 from sweep.run import main
 from sweep.runfolder import choose_out, default_out
+from tests.conftest import Swept
 from tests.sweep.command_line import environment, make_data, start, wait_for
 
 UNET = ("--set", "architecture=Unet", "--set", "task=semantic2")
@@ -34,7 +36,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def test_out_is_named_after_space_and_data(data: Path, tmp_path: Path, hashed, capsys) -> None:
+def test_out_is_named_after_space_and_data(
+    data: Path, tmp_path: Path, hashed: Counter[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert default_out("demo", None) == Path("runs/demo")
     assert default_out("demo", f"{data}/") == Path("runs/demo-my_data")
     assert default_out("demo", f"{data}/images/..") == Path("runs/demo-my_data")
@@ -73,7 +77,11 @@ def test_a_run_where_earlier_versions_put_it_is_found(data: Path, tmp_path: Path
 )
 @pytest.mark.parametrize("told", ["RAY_ADDRESS", "--address"])
 def test_plan_on_a_cluster_that_has_no_cores_yet(
-    words: list[str], told: str, data: Path, monkeypatch, capsys
+    words: list[str],
+    told: str,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if told == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", "auto")
@@ -88,7 +96,9 @@ def test_plan_on_a_cluster_that_has_no_cores_yet(
     assert ("GPU 3" in text) == ("4xA10G" in words)
 
 
-def test_plan_without_data_on_a_cluster_that_is_not_there(tmp_path: Path, capsys) -> None:
+def test_plan_without_data_on_a_cluster_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mine.py").write_text(
         "from search_spaces import SearchSpace, grid\n"
         "SPACE = SearchSpace(trials=grid(architecture='Unet', encoder='resnet18', epochs=5))\n"
@@ -140,7 +150,7 @@ def wrong_out(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]
     indirect=True,
 )
 def test_an_out_that_cannot_be_is_refused(
-    wrong_out: tuple[str, str], more: list[str], capsys
+    wrong_out: tuple[str, str], more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, said = wrong_out
     assert main(["demo", "--out", path, *more]) == 2
@@ -214,7 +224,9 @@ def test_only_is_a_filter() -> None:
         (["zzz=1"], "no such setting; known: task"),
     ],
 )
-def test_a_filter_that_matches_nothing_is_refused(words: list[str], said: str, capsys) -> None:
+def test_a_filter_that_matches_nothing_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["demo", "--plan", "--only", *words]) == 2
     text, err = capsys.readouterr()
     assert text == ""
@@ -222,14 +234,18 @@ def test_a_filter_that_matches_nothing_is_refused(words: list[str], said: str, c
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_search_has_no_list_to_choose_from(data: Path, capsys) -> None:
+def test_a_search_has_no_list_to_choose_from(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["hpo", "--data", str(data), "--plan", "--only", "task=semantic2"]) == 2
     text, err = capsys.readouterr()
     assert text == ""
     assert "--only: search=optuna draws its trials" in err
 
 
-def test_plan_of_an_extension_counts_what_is_left(sweep_of_cells, tmp_path: Path, capsys) -> None:
+def test_plan_of_an_extension_counts_what_is_left(
+    sweep_of_cells: Swept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     swept, space = sweep_of_cells, tmp_path / "space.py"
     space.write_text(
         swept.space.read_text()
@@ -271,11 +287,14 @@ def test_interrupted_before_there_is_a_run_it_does_not_advise_to_resume(tmp_path
 
 
 def test_a_folder_that_another_sweep_used_meanwhile_is_not_written_to(
-    sweep_of_cells, tmp_path: Path, monkeypatch, capsys
+    sweep_of_cells: Swept,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     real = sweep.session.check_weights
 
-    def while_another_runs(request, out: Path):
+    def while_another_runs(request: Request, out: Path) -> Request:
         out.mkdir()
         shutil.copy(sweep_of_cells.out / "plan.json", out)
         return real(request, out)

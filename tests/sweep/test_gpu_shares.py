@@ -64,7 +64,7 @@ def test_a_trial_without_a_share_runs_on_the_cpu(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_node_whose_gpu_torch_cannot_use_gets_no_trial(
-    data: Path, tmp_path: Path, monkeypatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its GPU would be free again at once, and draw one waiting trial after the other."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -215,7 +215,9 @@ def test_the_official_stardist_beside_gpus(data: Path, tmp_path: Path, share: fl
 
 
 @pytest.mark.slow
-def test_a_share_without_a_gpu_for_tensorflow(data: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_share_without_a_gpu_for_tensorflow(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(PRETEND, "0")
     config = TrialConfig(task="stardist", architecture="StarDist", crop_size=64, epochs=1)
     options = RunOptions(device="cuda", gpu_fraction=0.5)
@@ -268,7 +270,9 @@ def test_gpus_that_are_hidden_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_
         ("A100-79.5", Pretended("A100", 79.5)),
     ],
 )
-def test_pretended_gpus(value: str, expected: Pretended | None, monkeypatch) -> None:
+def test_pretended_gpus(
+    value: str, expected: Pretended | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(PRETEND, value)
     assert pretended_gpu() == expected
 

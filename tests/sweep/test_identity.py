@@ -13,6 +13,7 @@ import pytest
 from sweep.identity import identity
 from sweep.tracking import TrackingOptions, known_id, run_id
 from sweep.wandb_upload import main as wandb_upload
+from tests.conftest import Swept
 from tests.sweep.command_line import rows, run
 
 
@@ -109,7 +110,9 @@ def interrupt(out: Path, architecture: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_copied_sweep_reports_to_runs_of_its_own(swept: Path, sweep_of_cells, tmp_path) -> None:
+def test_a_copied_sweep_reports_to_runs_of_its_own(
+    swept: Path, sweep_of_cells: Swept, tmp_path: Path
+) -> None:
     copy = shutil.copytree(swept, tmp_path / "copy")
     shutil.rmtree(copy / "wandb")
     words = (
@@ -142,7 +145,9 @@ def test_a_copied_sweep_reports_to_runs_of_its_own(swept: Path, sweep_of_cells, 
     assert {row["trial_id"]: row["wandb_id"] for row in rows(moved)} == after
 
 
-def test_an_upload_names_a_torn_record(swept: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_an_upload_names_a_torn_record(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     shutil.copy(swept / "plan.json", tmp_path)
     shutil.copytree(swept / "ledger", tmp_path / "ledger")

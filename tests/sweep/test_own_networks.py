@@ -149,7 +149,12 @@ def test_an_entry_point_opens_it_to_everything(trained: Path, tiny_dataset: Path
     ],
 )
 def test_names_are_refused_before_anything_starts(
-    name: str, message: str, lab: Path, tmp_path: Path, monkeypatch, capsys
+    name: str,
+    message: str,
+    lab: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from sweep.run import main
 

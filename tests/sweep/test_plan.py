@@ -11,7 +11,7 @@ from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid, override
 from sweep.leaderboard import IOUS, candidates, paper_correlation, rank, trial_row, write_tables
 from sweep.ledger import Ledger
 from sweep.plan import read_plan
-from sweep.request import RequestError, SweepSettings, load_space, make_request
+from sweep.request import Request, RequestError, SweepSettings, load_space, make_request
 from sweep.resources import Resources, check_limits, growing, parse_gpus, slots
 from sweep.run import main
 from sweep.tracking import wandb_mode
@@ -21,7 +21,7 @@ from trainables.config import ARCHITECTURES, TrialConfig
 SPACE = SearchSpace(trials=grid({"architecture": ["Unet", "FPN"]}, encoder="resnet18"))
 
 
-def request(*changes: str, seeds: int | None = None):
+def request(*changes: str, seeds: int | None = None) -> Request:
     return make_request("mine", SPACE, changes, seeds)
 
 
@@ -145,7 +145,10 @@ def test_wrong_changes(change: str, expected: str) -> None:
     ],
 )
 def test_wrong_requests_get_one_line_and_exit_code_2(
-    words: list[str], tmp_path: Path, monkeypatch, capsys
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -170,7 +173,7 @@ def test_a_wrong_command_gets_one_line_and_exit_code_2(tmp_path: Path) -> None:
     "name", [".data.0123abcd.tmp", "weights", ".plan.json.0123abcd.tmp", "data", "sweep.log"]
 )
 def test_what_a_sweep_left_that_was_killed_early_is_in_nobodys_way(
-    name: str, tmp_path: Path, monkeypatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert read_plan(tmp_path / "run") is None
@@ -325,7 +328,7 @@ def test_ledger_survives_and_tables_follow(tmp_path: Path) -> None:
     assert [(r["trial_id"], r["status"]) for r in rows] == [("a", "running"), ("b", "waiting")]
 
 
-def test_wandb_mode(monkeypatch, tmp_path: Path) -> None:
+def test_wandb_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)

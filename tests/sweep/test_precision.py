@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,12 +66,14 @@ def flags(path: Path, *lines: str) -> Path:
         (["not_avx512_bf16"], False),
     ],
 )
-def test_cpu_flags(lines: list[str], expected: bool, tmp_path: Path, monkeypatch) -> None:
+def test_cpu_flags(
+    lines: list[str], expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert cpu_computes_bf16(flags(tmp_path / "cpuinfo", *lines)) is expected
 
 
-def test_limited_cpus_and_other_systems(tmp_path: Path, monkeypatch) -> None:
+def test_limited_cpus_and_other_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not cpu_computes_bf16(tmp_path / "missing")  # macOS
     path = flags(tmp_path / "cpuinfo", "avx512_bf16")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx512_core_vnni")
@@ -86,7 +90,7 @@ def nvidia_smi(folder: Path, text: str) -> Path:
     return folder
 
 
-def test_gpus_by_capability(tmp_path: Path, monkeypatch) -> None:
+def test_gpus_by_capability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, "NVIDIA RTX 6000 Ada Generation, 8.9\nQuadro RTX 6000, 7.5\n")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert local_gpus() == [
@@ -137,7 +141,13 @@ BF16, FULL = TrialConfig(precision="bf16"), TrialConfig(precision="32")
         (Precision("bf16", True, ""), BF16, [OLD_CPU], False, None),
     ],  # emulated
 )
-def test_nodes(precision, config, processors, on_gpus, avoid) -> None:
+def test_nodes(
+    precision: Precision,
+    config: TrialConfig,
+    processors: list[Processor],
+    on_gpus: bool,
+    avoid: frozenset[str] | None,
+) -> None:
     nodes = choose_nodes(precision, [config], processors, on_gpus)
     assert nodes.avoid == avoid
     assert nodes.problem == ""
@@ -156,7 +166,7 @@ def test_gpus_that_cannot_are_refused() -> None:
     ("gpu", "tf32", "expected"), [(1.0, False, "0"), (1.0, True, None), (0.0, False, None)]
 )
 def test_float32_is_the_same_on_old_and_new_gpus(
-    gpu: float, tf32: bool, expected: str | None, tmp_path: Path, monkeypatch
+    gpu: float, tf32: bool, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")  # so that it is put back afterwards
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
@@ -210,7 +220,7 @@ def test_plan_says_it_and_a_wrong_request_is_refused(data: Path, tmp_path: Path)
     ],
 )
 def test_a_run_keeps_its_precision_on_other_machines(
-    data: Path, tmp_path: Path, first, second, expected: str
+    data: Path, tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...], expected: str
 ) -> None:
     out = tmp_path / "run"
     words = (SPACE, "--data", data, "--out", out, *QUICK, "--set", "epochs=1", "--wandb", "off")
@@ -238,7 +248,7 @@ def test_a_run_keeps_its_precision_on_other_machines(
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     from ray.cluster_utils import Cluster
@@ -248,9 +258,9 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-def add_gpu(cluster, name: str) -> str:
+def add_gpu(cluster: Any, name: str) -> str:
     labels = {"ray.io/accelerator-type": name}
-    return cluster.add_node(num_cpus=1, num_gpus=1, labels=labels).node_id
+    return str(cluster.add_node(num_cpus=1, num_gpus=1, labels=labels).node_id)
 
 
 def request(data: Path, out: Path, address: str, epochs: int, *more: str) -> tuple[object, ...]:
@@ -275,7 +285,7 @@ def request(data: Path, out: Path, address: str, epochs: int, *more: str) -> tup
     )
 
 
-def test_gpu_types_of_a_cluster(data: Path, tmp_path: Path, cluster) -> None:
+def test_gpu_types_of_a_cluster(data: Path, tmp_path: Path, cluster: Any) -> None:
     able, out = add_gpu(cluster, "A100"), tmp_path / "able"
     words = request(data, out, cluster.address, 6)
     process = start(*words, cwd=tmp_path, RAY_AUTH_MODE="disabled")
@@ -300,7 +310,7 @@ def test_gpu_types_of_a_cluster(data: Path, tmp_path: Path, cluster) -> None:
 
 @WITH_CPU
 def test_a_cpu_that_joins_late_without_bf16_gets_no_trial(
-    data: Path, tmp_path: Path, cluster
+    data: Path, tmp_path: Path, cluster: Any
 ) -> None:
     able, out = cluster.add_node(num_cpus=1).node_id, tmp_path / "cpus"
     words = request(data, out, cluster.address, 6, "--set", "gpus_per_trial=0")

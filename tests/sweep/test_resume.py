@@ -15,11 +15,14 @@ import psutil
 import pytest
 
 from sweep.run import main
-from tests.conftest import SHARE_ONE_GPU
+from tests.conftest import SHARE_ONE_GPU, Swept
 from tests.sweep.command_line import environment, family_of, records, rows, run, start, wait_for
+from tests.sweep.conftest import Finished
 
 
-def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) -> None:
+def test_finished_run_answers_at_once_without_torch(
+    finished: Finished, sweep_of_cells: Swept
+) -> None:
     out, *_ = finished
     before = (out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes()
     words = [str(sweep_of_cells.space), "--data", str(sweep_of_cells.data), "--out", str(out)]
@@ -40,7 +43,9 @@ def test_finished_run_answers_at_once_without_torch(finished, sweep_of_cells) ->
     assert before == ((out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes())
 
 
-def test_a_finished_run_gets_its_tables_again(finished, sweep_of_cells, tmp_path: Path) -> None:
+def test_a_finished_run_gets_its_tables_again(
+    finished: Finished, sweep_of_cells: Swept, tmp_path: Path
+) -> None:
     """A driver that is killed after the last trial has not written them."""
     out, names = tmp_path / "run", ("leaderboard", "candidates", "history", "per_image")
     shutil.copytree(finished[0], out)
@@ -55,7 +60,7 @@ def test_a_finished_run_gets_its_tables_again(finished, sweep_of_cells, tmp_path
         assert (out / f"{name}.csv").read_bytes() == (finished[0] / f"{name}.csv").read_bytes()
 
 
-def test_other_plans_are_refused(finished, sweep_of_cells) -> None:
+def test_other_plans_are_refused(finished: Finished, sweep_of_cells: Swept) -> None:
     out, *_ = finished
     code, _, err = run(
         sweep_of_cells.space,
@@ -84,7 +89,9 @@ def as_before_tokens(out: Path) -> None:
         path.write_text(json.dumps(record))
 
 
-def test_extended_grid_runs_only_new_trials(finished, sweep_of_cells, tmp_path: Path) -> None:
+def test_extended_grid_runs_only_new_trials(
+    finished: Finished, sweep_of_cells: Swept, tmp_path: Path
+) -> None:
     out, space = tmp_path / "run", tmp_path / "space.py"
     shutil.copytree(finished[0], out)
     as_before_tokens(out)
@@ -122,7 +129,11 @@ def refusal(words: Sequence[object], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_only_runs_a_part_and_removes_nothing(
-    finished, sweep_of_cells, tmp_path: Path, capsys, monkeypatch
+    finished: Finished,
+    sweep_of_cells: Swept,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     out = tmp_path / "run"
@@ -170,7 +181,11 @@ def damage(folder: Path) -> tuple[str, str]:
 
 
 def test_resumed_after_sigint_and_kill_equals_undisturbed(
-    finished, sweep_of_cells, tmp_path: Path, capsys, monkeypatch
+    finished: Finished,
+    sweep_of_cells: Swept,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     calm, rough, space = finished[0], tmp_path / "rough", tmp_path / "space.py"

@@ -147,7 +147,9 @@ def test_a_search_draws_what_is_left(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--plan"], ["--resume"]])
-def test_a_folder_that_is_no_run_is_refused(folder: Folder, more: list[str], capsys) -> None:
+def test_a_folder_that_is_no_run_is_refused(
+    folder: Folder, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder.out.mkdir()
     (folder.out / "thesis.txt").write_text("precious")
     with pytest.raises(RequestError, match=r"not a run \(it holds thesis.txt"):
@@ -162,7 +164,9 @@ def test_there_is_nothing_to_resume(folder: Folder) -> None:
         folder.ask(*TWO, "--resume")
 
 
-def test_the_command_line_does_what_was_decided(folder: Folder, capsys) -> None:
+def test_the_command_line_does_what_was_decided(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder.record("done", "running")
     assert main(folder.words(*TWO)) == 2
     out, err = capsys.readouterr()

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from tests.sweep.command_line import records, rows
+from tests.sweep.conftest import Finished
 
 
-def test_failed_trials_do_not_end_the_sweep(finished) -> None:
+def test_failed_trials_do_not_end_the_sweep(finished: Finished) -> None:
     out, code, text, err = finished
     assert code == 1, text + err
     table = rows(out)
@@ -27,7 +28,7 @@ def test_failed_trials_do_not_end_the_sweep(finished) -> None:
     assert err == ""
 
 
-def test_tables_of_a_run(finished) -> None:
+def test_tables_of_a_run(finished: Finished) -> None:
     out, *_ = finished
     done = [row for row in rows(out) if row["status"] == "done"]
     token = json.loads((out / "plan.json").read_text())["run_token"]
@@ -48,7 +49,7 @@ def test_tables_of_a_run(finished) -> None:
     assert set(plan["data"]["split"]) == {"train", "val", "test"}
 
 
-def test_the_next_command_can_be_pasted(finished) -> None:
+def test_the_next_command_can_be_pasted(finished: Finished) -> None:
     out, _, text, _ = finished
     (line,) = (line for line in text.splitlines() if "analysis.run" in line)
     python, *words = shlex.split(line)
@@ -57,7 +58,7 @@ def test_the_next_command_can_be_pasted(finished) -> None:
     assert (out.parent / python).samefile(sys.executable)
 
 
-def test_counts_of_every_image(finished) -> None:
+def test_counts_of_every_image(finished: Finished) -> None:
     out, *_ = finished
     table = rows(out, "per_image.csv")
     assert list(table[0]) == ["trial_id", "split", "image", "group", "intersection", "union"]
@@ -75,7 +76,7 @@ def test_counts_of_every_image(finished) -> None:
             assert image == pytest.approx(float(row[f"{name}_image_iou"]), abs=1e-12)
 
 
-def test_the_leaderboard_shows_all_settings(finished) -> None:
+def test_the_leaderboard_shows_all_settings(finished: Finished) -> None:
     out, *_ = finished
     used = {
         "semantic2": {"gap": "0"},
@@ -92,7 +93,7 @@ def test_the_leaderboard_shows_all_settings(finished) -> None:
             assert (row["ceiling_iou"] == "1.0") == (row["task"] != "stardist")
 
 
-def test_the_ceiling_is_stated_beside_the_leaderboard(finished) -> None:
+def test_the_ceiling_is_stated_beside_the_leaderboard(finished: Finished) -> None:
     out, _, text, _ = finished
     (star,) = [float(row["ceiling_iou"]) for row in rows(out) if row["task"] == "stardist"]
     assert 0.8 < star < 1
@@ -101,7 +102,7 @@ def test_the_ceiling_is_stated_beside_the_leaderboard(finished) -> None:
     assert text.count("A perfect network") == 1, "others reach 1"
 
 
-def test_trials_share_a_gpu(finished) -> None:
+def test_trials_share_a_gpu(finished: Finished) -> None:
     out, *_ = finished
     spans = sorted(
         (r["attempts"][-1]["started"], r["attempts"][-1]["ended"])
@@ -113,7 +114,7 @@ def test_trials_share_a_gpu(finished) -> None:
     assert max(others) == 1, "two trials with half a GPU each overlap, a third must wait"
 
 
-def test_schedulers_and_searches_hear_of_validation_only(finished) -> None:
+def test_schedulers_and_searches_hear_of_validation_only(finished: Finished) -> None:
     out, *_ = finished
     ious: dict[str, list[float]] = {}
     for line in rows(out, "history.csv"):
@@ -132,7 +133,7 @@ def test_schedulers_and_searches_hear_of_validation_only(finished) -> None:
     np.testing.assert_allclose(sorted(heard), expected, rtol=1e-6)
 
 
-def test_screen_is_quiet(finished) -> None:
+def test_screen_is_quiet(finished: Finished) -> None:
     _, _, text, _ = finished
     for noise in ("WARNING", "Traceback", "ray::", "wandb:", "GPU available"):
         assert noise not in text
@@ -153,7 +154,7 @@ def wandb_records(path: Path) -> Iterator[bytes]:
             parts = b""
 
 
-def test_wandb_offline_log_holds_the_numbers(finished) -> None:
+def test_wandb_offline_log_holds_the_numbers(finished: Finished) -> None:
     from wandb.proto import wandb_internal_pb2
 
     out, *_ = finished
@@ -184,7 +185,7 @@ def test_wandb_offline_log_holds_the_numbers(finished) -> None:
     assert list(path.parent.glob("files/media/images/*.png"))
 
 
-def test_tensorboard_log_holds_the_numbers(finished) -> None:
+def test_tensorboard_log_holds_the_numbers(finished: Finished) -> None:
     out, *_ = finished
     row = next(row for row in rows(out) if row["status"] == "done")
     # in a process of its own, where TensorBoard is kept from importing TensorFlow (10 s)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
+from numpy.typing import NDArray
 from skimage.draw import disk
+from torch import nn
 
 from trainables import checkpoint
 from trainables.config import TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
-from trainables.data.imagefiles import read_image, read_labels
+from trainables.data.examples import Example
+from trainables.data.imagefiles import Labels, read_image, read_labels
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.module import Scores
+from trainables.module import Scores, SegmentationModule
 from trainables.tiling import WHOLE, Inference
 from trainables.train import train
 
+Shapes = list[tuple[int, int]]
 CONFIG = TrialConfig(encoder="mobilenet_v2", crop_size=64, batch_size=4, epochs=1)
 
 
@@ -41,21 +48,24 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def seen() -> list[tuple[int, ...]]:
+def seen() -> Shapes:
     """Shapes that networks were given outside of training."""
     return []
 
 
 @pytest.fixture(scope="module")
-def trained(dataset: DataSet, tmp_path_factory, seen) -> TrialResult:
+def trained(
+    dataset: DataSet, tmp_path_factory: pytest.TempPathFactory, seen: Shapes
+) -> TrialResult:
     from trainables.architectures import build_model
 
-    def watched(*args, **kwargs):
-        network = build_model(*args, **kwargs)
+    def watched(architecture: str, encoder: str, **options: Any) -> nn.Module:
+        network = build_model(architecture, encoder, **options)
 
-        def note(module, inputs) -> None:
+        def note(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
             if not module.training:
-                seen.append(tuple(inputs[0].shape[-2:]))
+                height, width = inputs[0].shape[-2:]
+                seen.append((height, width))
 
         network.register_forward_pre_hook(note)
         return network
@@ -65,7 +75,7 @@ def trained(dataset: DataSet, tmp_path_factory, seen) -> TrialResult:
         return train(CONFIG, dataset, tmp_path_factory.mktemp("trial"))
 
 
-def test_no_image_takes_more_than_validation_did(trained: TrialResult, seen) -> None:
+def test_no_image_takes_more_than_validation_did(trained: TrialResult, seen: Shapes) -> None:
     assert seen
     assert max(h * w for h, w in seen) <= 128 * 128  # what 100 x 104 pixels are padded to
 
@@ -73,7 +83,7 @@ def test_no_image_takes_more_than_validation_did(trained: TrialResult, seen) -> 
 def test_the_checkpoint_predicts_what_was_measured(trained: TrialResult, dataset: DataSet) -> None:
     predictor = checkpoint.load(trained.checkpoint)
     assert str(predictor.inference) == trained.inference
-    counts = {"val": [], "test": []}
+    counts: dict[str, list[tuple[int, int]]] = {"val": [], "test": []}
     for split, found in counts.items():
         for item in dataset.subset(split):
             truth = read_labels(item.mask).labels > 0
@@ -108,8 +118,9 @@ def test_tiles_are_chosen_by_validation_alone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def scripted(self, images, precision, inference):
-        images = list(images)
+    def scripted(
+        self: SegmentationModule, images: Iterable[Example], precision: str, inference: Inference
+    ) -> Scores:
         stems = [one.stem for one in images]
         if stems == ["e", "f"]:  # testing: the other way round
             return Scores(0.5, 1 - ious[str(inference)], 0.1, {}, ((1, 2), (1, 2)))
@@ -142,10 +153,12 @@ def test_checkpoints_of_recipe_1_are_what_they_were(trained: TrialResult, tmp_pa
         checkpoint.load(tmp_path)
 
 
-def test_images_are_read_once_by_a_process(dataset: DataSet, tmp_path: Path, monkeypatch) -> None:
+def test_images_are_read_once_by_a_process(
+    dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[str] = []
 
-    def counted(path: Path):
+    def counted(path: Path) -> Labels:
         read.append(path.stem)
         return read_labels(path)
 
@@ -156,14 +169,14 @@ def test_images_are_read_once_by_a_process(dataset: DataSet, tmp_path: Path, mon
 
 
 def test_star_convex_targets_of_validation_are_made_once(
-    dataset: DataSet, tmp_path: Path, monkeypatch
+    dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import trainables.tasks.stardist
 
     made: list[tuple[int, ...]] = []
     original = trainables.tasks.stardist.star_targets
 
-    def counted(labels, *args):
+    def counted(labels: NDArray[np.integer], *args: int) -> NDArray[np.float32]:
         made.append(labels.shape)
         return original(labels, *args)
 

@@ -6,11 +6,12 @@ import segmentation_models_pytorch as smp
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from trainables.metrics import dataset_iou, iou_from_counts, overlap_counts, per_image_iou
 
 
-def images(*rows: str) -> np.ndarray:
+def images(*rows: str) -> NDArray[np.bool_]:
     """Each word is a 2x2 image, row by row: x is foreground."""
     return np.array([[c == "x" for c in row] for row in rows]).reshape(-1, 2, 2)
 
@@ -29,7 +30,7 @@ TABLES = [
 
 
 @pytest.mark.parametrize(("pred", "true", "dataset", "image"), TABLES)
-def test_hand_computed(pred, true, dataset, image) -> None:
+def test_hand_computed(pred: list[str], true: list[str], dataset: float, image: float) -> None:
     assert dataset_iou(images(*pred), images(*true)) == pytest.approx(dataset)
     assert per_image_iou(images(*pred), images(*true)) == pytest.approx(image)
 

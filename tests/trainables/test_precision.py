@@ -25,7 +25,7 @@ STARDIST = {"task": "stardist", "architecture": "StarDist"}
 
 @pytest.mark.parametrize("limit", ["DEFAULT", "AVX512_CORE"])
 def test_auto_is_stored_as_what_it_was(
-    tiny_dataset: Path, tmp_path: Path, monkeypatch, limit: str
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     expected = "bf16" if cpu_computes_bf16() else "32"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from trainables.starconvex import (
     MOST_CANDIDATES,
@@ -217,9 +219,14 @@ def test_a_timid_network_finds_its_cells_below_a_tenth(largest: float) -> None:
 
 
 def test_the_search_for_thresholds_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+    tried: list[Thresholds] = []
 
-    def counted(prob, dist, thresholds, **options):
+    def counted(
+        prob: NDArray[np.floating],
+        dist: NDArray[np.floating],
+        thresholds: Thresholds,
+        **options: Any,
+    ) -> NDArray[np.int32]:
         tried.append(thresholds)
         return decode(prob, dist, thresholds, **options)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from trainables import checkpoint
 from trainables.checkpoint import CheckpointError
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
+from trainables.data.examples import Example
 from trainables.data.imagefiles import read_image
 from trainables.errors import OutOfMemory
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.module import Scores, learning_rate_factor
+from trainables.module import Scores, SegmentationModule, learning_rate_factor
 from trainables.predict import pad_to_stride
+from trainables.tiling import Inference
 from trainables.train import TrainingError, train
 
 OFTEN = RunOptions(checkpoint_seconds=0)
@@ -62,7 +65,9 @@ def interrupted(cfg: TrialConfig, dataset: DataSet, folder: Path, epoch: int) ->
     return result
 
 
-def test_interrupted_equals_undisturbed(calm: TrialResult, dataset: DataSet, tmp_path) -> None:
+def test_interrupted_equals_undisturbed(
+    calm: TrialResult, dataset: DataSet, tmp_path: Path
+) -> None:
     result = interrupted(config(), dataset, tmp_path / "t", 1)
     assert figures(result) == figures(calm)
     left = {path.name for path in (tmp_path / "t").iterdir()}
@@ -73,7 +78,9 @@ def test_interrupted_equals_undisturbed(calm: TrialResult, dataset: DataSet, tmp
     "architecture",
     ["FPN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DeepLabV3", "Linknet"))],
 )
-def test_networks_with_dropout_resume_exactly(architecture, dataset: DataSet, tmp_path) -> None:
+def test_networks_with_dropout_resume_exactly(
+    architecture: str, dataset: DataSet, tmp_path: Path
+) -> None:
     cfg = config(architecture=architecture, augmentation="strong")
     undisturbed = train(cfg, dataset, tmp_path / "calm")
     assert figures(interrupted(cfg, dataset, tmp_path / "t", 2)) == figures(undisturbed)
@@ -150,10 +157,14 @@ def test_interrupted_before_the_first_validation(dataset: DataSet, tmp_path: Pat
 
 
 @pytest.mark.parametrize("cut", [None, 3])
-def test_early_stopping(dataset: DataSet, tmp_path: Path, monkeypatch, cut: int | None) -> None:
+def test_early_stopping(
+    dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int | None
+) -> None:
     ious = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9]  # an equal value is no better one
 
-    def scripted(self, images, precision, inference):
+    def scripted(
+        self: SegmentationModule, images: Iterable[Example], precision: str, inference: Inference
+    ) -> Scores:
         iou = ious[min(self.current_epoch, 5)]
         return Scores(0.5, iou, iou)
 
@@ -184,9 +195,13 @@ def test_a_validation_loss_that_is_not_finite_ends_the_trial(
     assert not (tmp_path / "t" / "result.json").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial(dataset: DataSet, tmp_path, monkeypatch) -> None:
-    def broken(self, batch, index):
-        loss = self.network(self.scaling(batch[0])).mean() * float("nan")
+def test_a_loss_that_is_not_finite_ends_the_trial(
+    dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(
+        self: SegmentationModule, batch: tuple[torch.Tensor, torch.Tensor], index: int
+    ) -> torch.Tensor:
+        loss: torch.Tensor = self.network(self.scaling(batch[0])).mean() * float("nan")
         self._losses.append(loss.detach())
         return loss
 
@@ -262,12 +277,12 @@ def test_learning_rate_schedules() -> None:
 
 
 class Evil:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("executed"),))
 
 
 @pytest.fixture
-def copy(calm: TrialResult, tmp_path: Path, monkeypatch) -> Path:
+def copy(calm: TrialResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "copy"
     folder.mkdir()

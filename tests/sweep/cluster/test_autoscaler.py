@@ -75,7 +75,7 @@ def test_the_only_autoscaler_is_that_of_auto(head: None, tmp_path: Path) -> None
 
 
 def test_a_plan_counts_on_what_a_real_start_uses(
-    head: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    head: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -94,7 +94,9 @@ def test_a_plan_counts_on_what_a_real_start_uses(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
-def test_a_fresh_cluster_uses_the_gpus_that_it_may_start(tmp_path: Path, monkeypatch) -> None:
+def test_a_fresh_cluster_uses_the_gpus_that_it_may_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, out = make_data(tmp_path / "discs"), tmp_path / "run"
     with fresh_cluster(tmp_path, monkeypatch, {"gpu": A100}) as cluster:
         port = cluster.address.rpartition(":")[2]

@@ -78,7 +78,7 @@ def head() -> Iterator[Any]:
 
 
 @pytest.fixture
-def cluster(head) -> Iterator[Any]:
+def cluster(head: Any) -> Iterator[Any]:
     """The same for every test, which adds nodes of its own."""
     yield head
     for node in list(head.worker_nodes):
@@ -112,7 +112,9 @@ def nodes_of(out: Path) -> set[str]:
 
 
 @TOGETHER
-def test_the_first_node_of_a_fresh_cluster_is_asked(data: Path, tmp_path: Path, cluster) -> None:
+def test_the_first_node_of_a_fresh_cluster_is_asked(
+    data: Path, tmp_path: Path, cluster: Any
+) -> None:
     out = tmp_path / "runs" / "one"
     out.parent.mkdir()
     words = request(data, out, cluster.address, "Unet", 1)
@@ -136,7 +138,7 @@ def test_the_first_node_of_a_fresh_cluster_is_asked(data: Path, tmp_path: Path, 
 
 
 @TOGETHER
-def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, cluster) -> None:
+def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, cluster: Any) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     out, good = runs / "one", cluster.add_node(num_cpus=1)
@@ -171,7 +173,7 @@ def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, clus
 
 @TOGETHER
 @pytest.mark.slow
-def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, cluster) -> None:
+def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, cluster: Any) -> None:
     """The second node sees the run folder, but its records go to a disk of its own."""
     out, good = tmp_path / "run", cluster.add_node(num_cpus=1)
     second = add_blind_node(cluster, num_cpus=1)
@@ -207,7 +209,7 @@ def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, clu
 
 @TOGETHER
 @pytest.mark.slow
-def test_no_node_is_left(data: Path, tmp_path: Path, cluster) -> None:
+def test_no_node_is_left(data: Path, tmp_path: Path, cluster: Any) -> None:
     """The only node that saw the run folder dies; the sweep ends, and does not wait for ever."""
     runs = tmp_path / "runs"
     runs.mkdir()

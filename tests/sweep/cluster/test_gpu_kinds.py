@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ from trainables.machine.hardware import PRETEND
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     from ray.cluster_utils import Cluster
@@ -27,13 +29,14 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-def add(cluster, kind: str, memory_gb: int) -> str:
-    return cluster.add_node(
+def add(cluster: Any, kind: str, memory_gb: int) -> str:
+    node = cluster.add_node(
         num_cpus=2,
         num_gpus=1,
         labels={"ray.io/accelerator-type": kind},
         env_vars={PRETEND: f"{kind}-{memory_gb}"},
-    ).node_id
+    )
+    return str(node.node_id)
 
 
 @pytest.mark.slow
@@ -44,7 +47,14 @@ def add(cluster, kind: str, memory_gb: int) -> str:
         (("--gpus", "1xA100", "--set", "precision=bf16"), "A100", (0.12, 0.13)),
     ],
 )
-def test_kinds(data: Path, tmp_path: Path, cluster, more, kind: str, share) -> None:
+def test_kinds(
+    data: Path,
+    tmp_path: Path,
+    cluster: Any,
+    more: tuple[str, ...],
+    kind: str,
+    share: tuple[float, float],
+) -> None:
     # the larger one first, so that it is not the smallest by chance of the order
     nodes = {"A100": add(cluster, "A100", 40), "V100": add(cluster, "V100", 2)}
     out = tmp_path / "run"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.sweep.command_line import QUICK, SPACE, records, rows, start, wait_for
 
 
-def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch) -> None:
+def test_two_nodes_one_removed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     from ray.cluster_utils import Cluster

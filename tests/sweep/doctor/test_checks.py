@@ -102,7 +102,7 @@ def test_in_what_a_node_differs(here: Machine) -> None:
     assert states(compare(replace(here, python="3.12.1"), here, "b"))[0] == "problem"
 
 
-def test_wandb_never_stops_a_sweep(here: Machine, monkeypatch) -> None:
+def test_wandb_never_stops_a_sweep(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     gone = replace(here, key="~/.netrc", unreachable="timed out", server="https://me:pw@w.org/x")
     (one,) = of_wandb(gone, "here")

@@ -186,7 +186,7 @@ def joined(cluster: Any, node: Any) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_cluster_of_two_nodes(tmp_path: Path, cluster) -> None:
+def test_a_cluster_of_two_nodes(tmp_path: Path, cluster: Any) -> None:
     data, out = make_data(tmp_path / "data"), tmp_path / "runs" / "one"
     words = ("--address", cluster.address, "--data", data, "--out", out)
     with joined(cluster, cluster.add_node(num_cpus=1)):
@@ -204,7 +204,9 @@ def test_a_cluster_of_two_nodes(tmp_path: Path, cluster) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
-def test_a_fresh_cluster_says_what_it_may_start(tmp_path: Path, monkeypatch) -> None:
+def test_a_fresh_cluster_says_what_it_may_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resources = {"CPU": 8, "GPU": 1, "accelerator_type:A100": 1}
     types = {"gpu": {"resources": resources, "node_config": {}, "max_workers": 2}}
     with fresh_cluster(tmp_path, monkeypatch, types) as cluster:
@@ -218,7 +220,7 @@ def test_a_fresh_cluster_says_what_it_may_start(tmp_path: Path, monkeypatch) -> 
 
 
 @pytest.mark.slow
-def test_a_node_without_the_libraries(tmp_path: Path, cluster) -> None:
+def test_a_node_without_the_libraries(tmp_path: Path, cluster: Any) -> None:
     (tmp_path / "tifffile.py").write_text("raise ModuleNotFoundError('No module named tifffile')")
     node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path)})
     with joined(cluster, node) as broken:
@@ -231,7 +233,7 @@ def test_a_node_without_the_libraries(tmp_path: Path, cluster) -> None:
 
 
 @pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
-def test_a_node_that_does_not_see_out_and_data(tmp_path: Path, cluster) -> None:
+def test_a_node_that_does_not_see_out_and_data(tmp_path: Path, cluster: Any) -> None:
     data, out = make_data(tmp_path / "data"), tmp_path / "runs" / "one"
     out.parent.mkdir()
     node = add_blind_node(cluster, out.parent, data, num_cpus=1)
@@ -249,7 +251,7 @@ def test_a_node_that_does_not_see_out_and_data(tmp_path: Path, cluster) -> None:
     assert list(out.parent.iterdir()) == []
 
 
-def test_a_cluster_of_another_version(tmp_path: Path, cluster) -> None:
+def test_a_cluster_of_another_version(tmp_path: Path, cluster: Any) -> None:
     import ray
     from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
     from ray._private.ray_constants import KV_NAMESPACE_CLUSTER

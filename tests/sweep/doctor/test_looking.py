@@ -18,7 +18,7 @@ def states(findings: list[Finding]) -> list[str]:
     return [one.state for one in findings]
 
 
-def test_nvidia_smi_is_read(tmp_path: Path, monkeypatch) -> None:
+def test_nvidia_smi_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text(
         "#!/bin/sh\ncase $1 in\n*memory*) echo 'NVIDIA A100, SXM4, 40960, 1024, 550.54.15'\n"
@@ -34,7 +34,7 @@ def test_nvidia_smi_is_read(tmp_path: Path, monkeypatch) -> None:
     assert gpus_here() == []
 
 
-def test_processes_that_do_not_answer(monkeypatch) -> None:
+def test_processes_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No module named 'not_there'" in ask("import not_there").error
     assert ask("import os; os._exit(3)").error == "its process ended with 3"
     assert ask("import os; os.abort()").error
@@ -43,7 +43,7 @@ def test_processes_that_do_not_answer(monkeypatch) -> None:
     assert CHILD_SECONDS > 1
 
 
-def test_servers_that_do_not_answer(server: str, monkeypatch) -> None:
+def test_servers_that_do_not_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     assert why_unreachable(server) == ""
@@ -54,7 +54,7 @@ def test_servers_that_do_not_answer(server: str, monkeypatch) -> None:
         assert why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_folders(tmp_path: Path, monkeypatch) -> None:
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (missing,) = look_at_data(str(tmp_path / "none"))[0]
     assert (missing.state, "no such folder" in missing.detail) == ("problem", True)
     data = make_data(tmp_path / "data")
@@ -72,7 +72,9 @@ def test_folders(tmp_path: Path, monkeypatch) -> None:
     assert states(look_at_disk(tmp_path / "no" / "no")) == ["problem"]
 
 
-def test_a_folder_whose_server_does_not_answer(tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_whose_server_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = threading.Event()  # none can be had here
     monkeypatch.setattr("sweep.doctor.folders.read_plan", lambda out: server.wait(60))
     monkeypatch.setattr("sweep.doctor.folders.STORAGE_SECONDS", 0.1)

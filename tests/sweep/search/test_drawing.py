@@ -17,14 +17,16 @@ from ray import tune
 from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid
 from search_spaces._dimensions import Range, dimension
 from sweep.plan import Plan
-from sweep.request import RequestError, load_space, make_request
+from sweep.request import Request, RequestError, load_space, make_request
 from sweep.search.dimensions import to_json
 
 ONE = grid(architecture="Unet", encoder="resnet18")
 RATES = {"learning_rate": ("loguniform", 1e-4, 1e-2), "batch_size": [4, 8]}
 
 
-def request(*changes: str, trials: Any = ONE, seeds: int | None = None, **dimensions: Any):
+def request(
+    *changes: str, trials: Any = ONE, seeds: int | None = None, **dimensions: Any
+) -> Request:
     space = SearchSpace(trials=trials, dimensions=dimensions, settings={"search": "optuna"})
     return make_request("mine", space, changes, seeds)
 
@@ -122,7 +124,9 @@ def test_trials_that_are_all_combinations_are_drawn() -> None:
         (("architecture=Unet,PAN", "crop_size=64"), None, "PAN needs crop_size of at least 128"),
     ],
 )
-def test_what_a_search_cannot_honour_is_refused(changes, seeds, expected: str) -> None:
+def test_what_a_search_cannot_honour_is_refused(
+    changes: tuple[str, ...], seeds: int | None, expected: str
+) -> None:
     with pytest.raises(RequestError, match=expected) as caught:
         request(*changes, seeds=seeds, **RATES)
     assert len(str(caught.value).splitlines()) == 1

@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +99,7 @@ def taken(folder: Path) -> tuple[int | None, list[str]]:
 
 
 @pytest.mark.parametrize("harm", [truncate, flip, Path.unlink])
-def test_damage_is_noticed(harm, cut: Path) -> None:
+def test_damage_is_noticed(harm: Callable[[Path], None], cut: Path) -> None:
     assert taken(cut) == (2, [])
     harm(cut / "resume-00002.ckpt")
     epoch, (note,) = taken(cut)
@@ -177,7 +179,9 @@ def test_folders_of_earlier_versions_resume(cut: Path, calm: TrialResult, datase
 
 
 @pytest.mark.parametrize("harm", [truncate, flip])
-def test_damaged_folders_of_earlier_versions_start_anew(harm, cut: Path) -> None:
+def test_damaged_folders_of_earlier_versions_start_anew(
+    harm: Callable[[Path], None], cut: Path
+) -> None:
     make_old(cut)
     harm(cut / "resume-00002.ckpt")
     epoch, (note,) = taken(cut)
@@ -287,7 +291,7 @@ def ended(calm: TrialResult, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("name", "harm"), [("result.json", truncate), ("weights.pt", Path.unlink)])
 def test_a_damaged_result_or_a_lost_checkpoint_is_no_dead_end(
-    name: str, harm, ended: Path, calm: TrialResult, dataset: DataSet
+    name: str, harm: Callable[[Path], None], ended: Path, calm: TrialResult, dataset: DataSet
 ) -> None:
     harm(ended / name)
     result, seen, notes = go_on(ended, dataset)
@@ -313,9 +317,10 @@ def test_saving_takes_a_twentieth_of_the_time(
     import lightning.pytorch as pl
 
     # 0, as in the other tests here: after every epoch, whatever it costs
-    real, saved = pl.Trainer.save_checkpoint, []
+    saved: list[int] = []
+    real = pl.Trainer.save_checkpoint
 
-    def slow(self, path, **options):
+    def slow(self: pl.Trainer, path: Path, **options: Any) -> None:
         saved.append(self.current_epoch + 1)
         real(self, path, **options)
         time.sleep(1.0)

@@ -13,7 +13,7 @@ import torch
 
 import trainables.tasks.stardist
 from trainables import checkpoint
-from trainables.config import RunOptions, TrialConfig, TrialResult
+from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.labels import CLASS_NAMES
@@ -67,9 +67,9 @@ def test_a_trial_of_each_task(
 
     monkeypatch.setattr(trainables.tasks.stardist, "optimize_thresholds", watched)
     calm = train(cfg, dataset, tmp_path / "calm")
-    seen = []
+    seen: list[int] = []
 
-    def report(record) -> None:
+    def report(record: EpochRecord) -> None:
         seen.append(record.epoch)
         if seen == [1]:
             raise KeyError

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.evidence import TRUTH, Crop, Picture
+from analysis.evidence import TRUTH, Crop, Evidence, Picture
 from analysis.report import tables as report_tables
 from analysis.report.figures import (
     bias,
@@ -47,11 +47,11 @@ ONE = {"names": ["PAN vgg19, 2-class + watershed"], "architectures": ("Unet",)}
 
 
 @pytest.fixture(scope="module")
-def evidence():
+def evidence() -> Evidence:
     return make_evidence()
 
 
-def test_everything_is_drawn_twice(evidence, tmp_path: Path) -> None:
+def test_everything_is_drawn_twice(evidence: Evidence, tmp_path: Path) -> None:
     one = make_evidence(**ONE, encoders=("resnet152",))
     written = make_figures(one, tmp_path)
     assert [*written] == [*figures_of(one)]
@@ -65,13 +65,15 @@ def test_everything_is_drawn_twice(evidence, tmp_path: Path) -> None:
     assert again["bias"].path.read_bytes() == written["bias"].path.read_bytes()
 
 
-def test_without_anything_analysed_only_training_is_drawn(evidence, tmp_path: Path) -> None:
+def test_without_anything_analysed_only_training_is_drawn(
+    evidence: Evidence, tmp_path: Path
+) -> None:
     assert set(make_figures(empty(evidence), tmp_path)) == {"figure7_dataset_iou"}
     nothing = replace(empty(evidence), leaderboard=evidence.leaderboard.iloc[:0])
     assert make_figures(nothing, tmp_path / "b") == {}
 
 
-def test_print_size_and_letters(evidence) -> None:
+def test_print_size_and_letters(evidence: Evidence) -> None:
     for name, kind in figures_of(evidence).items():
         shown = kind.compute(evidence)
         assert shown is not None, name
@@ -89,7 +91,7 @@ def check_print(figure: Figure) -> None:
         assert not text.get_text() or text.get_fontsize() >= 7
 
 
-def test_a_task_of_ones_own_has_figures_too(evidence) -> None:
+def test_a_task_of_ones_own_has_figures_too(evidence: Evidence) -> None:
     board = evidence.leaderboard
     own = replace(evidence, leaderboard=board.replace({"task": {"semantic3": "centres"}}))
     names = [name for name in figures_of(own) if name.startswith("figure8")]
@@ -115,7 +117,7 @@ def test_every_line_of_many_seeds_is_drawn() -> None:
     assert sorted(again) == [(n, later) for n in range(3) for later in (False, True)]
 
 
-def test_networks_have_the_names_that_methods_have(evidence) -> None:
+def test_networks_have_the_names_that_methods_have(evidence: Evidence) -> None:
     """As a leaderboard has it, the encoder of stardist's own model is 'none'."""
     assert "none" in set(evidence.leaderboard["encoder"])
     trained, ranked = losses.compute_training(evidence), dataset_iou.compute(evidence)
@@ -135,7 +137,7 @@ def test_networks_have_the_names_that_methods_have(evidence) -> None:
     assert {"U-Net++, ResNeSt-269, 2-class", "U-Net, ResNet-152, 3-class", "StarDist"} <= names
 
 
-def test_caption_counts_the_lines_that_are_drawn(evidence) -> None:
+def test_caption_counts_the_lines_that_are_drawn(evidence: Evidence) -> None:
     one = evidence.history["trial_id"].iloc[0]
     history = evidence.history.copy()
     history.loc[history["trial_id"] == one, "val_loss"] = np.nan
@@ -163,7 +165,7 @@ def test_many_epochs_are_medians_of_neighbours() -> None:
     assert not shown.rows[0].logarithmic
 
 
-def test_heat_map_names_what_is_missing(evidence) -> None:
+def test_heat_map_names_what_is_missing(evidence: Evidence) -> None:
     shown = dataset_iou.compute(evidence)
     assert shown is not None
     figure = dataset_iou.draw(shown)
@@ -178,7 +180,7 @@ def test_heat_map_names_what_is_missing(evidence) -> None:
     assert dataset_iou.compute(replace(evidence, leaderboard=waiting)) is None
 
 
-def test_boxes_say_how_many_lie_beyond_the_axis(evidence) -> None:
+def test_boxes_say_how_many_lie_beyond_the_axis(evidence: Evidence) -> None:
     shown = features.compute(evidence)
     assert shown is not None
     ax = features.draw(shown).axes[0]
@@ -195,7 +197,7 @@ def test_boxes_say_how_many_lie_beyond_the_axis(evidence) -> None:
     assert features.caption(pixels).endswith("No pixel size is known: sizes are in pixels.")
 
 
-def test_boxes_are_quartiles_and_means_of_units(evidence) -> None:
+def test_boxes_are_quartiles_and_means_of_units(evidence: Evidence) -> None:
     shown = features.compute(evidence)
     assert shown is not None
     radius = shown.panels[4]
@@ -209,7 +211,7 @@ def test_boxes_are_quartiles_and_means_of_units(evidence) -> None:
     assert shown.counts == [8 * 50] * 5
 
 
-def test_features_without_values_are_left_out(evidence) -> None:
+def test_features_without_values_are_left_out(evidence: Evidence) -> None:
     without = evidence.objects.assign(solidity=np.nan)
     shown = features.compute(replace(evidence, objects=without))
     assert shown is not None
@@ -218,7 +220,7 @@ def test_features_without_values_are_left_out(evidence) -> None:
 
 
 @pytest.mark.parametrize("task", ["semantic2", "semantic3", "stardist"])
-def test_every_network_is_drawn_or_a_dash(evidence, task: str) -> None:
+def test_every_network_is_drawn_or_a_dash(evidence: Evidence, task: str) -> None:
     crop = evidence.crop
     part = {name: probability[:64, :96] for name, probability in crop.probabilities.items()}
     crop = Crop(crop.image, (32, 64), crop.pixels[:64, :96], crop.truth[:64, :96], part)
@@ -235,7 +237,7 @@ def test_every_network_is_drawn_or_a_dash(evidence, task: str) -> None:
     assert "96 × 64 pixels from row 32, column 64" in networks.caption(shown)
 
 
-def test_half_lines_go_round_what_is_probable(evidence) -> None:
+def test_half_lines_go_round_what_is_probable(evidence: Evidence) -> None:
     """Of a square of probability 1: halfway between its pixels and those around it."""
     board = evidence.leaderboard
     trial = board.loc[(board["task"] == "stardist"), "trial_id"].iloc[0]
@@ -251,7 +253,7 @@ def test_half_lines_go_round_what_is_probable(evidence) -> None:
     assert shown.truth == []
 
 
-def test_overlays_compare_the_window_that_is_shown(evidence) -> None:
+def test_overlays_compare_the_window_that_is_shown(evidence: Evidence) -> None:
     shown = overlays.compute(evidence)
     assert shown is not None
     picture = evidence.pictures[0]
@@ -273,13 +275,13 @@ def test_overlays_compare_the_window_that_is_shown(evidence) -> None:
     )
 
 
-def dots(figure) -> list[float]:
+def dots(figure: Figure) -> list[float]:
     """Give where the small dots, one per unit, lie along the axis of values."""
     lines = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "units"]
     return [float(v) for line in lines for v in line.get_xydata().ravel()]
 
 
-def test_every_unit_is_a_dot_and_nothing_is_drawn_as_an_interval(evidence) -> None:
+def test_every_unit_is_a_dot_and_nothing_is_drawn_as_an_interval(evidence: Evidence) -> None:
     for kind, count in zip((overlaps, calibration, bias), (5 * 4, 2 * 4, 6 * 4)):
         figure = kind.draw(kind.compute(evidence))
         assert len(dots(figure)) == 2 * 8 * count
@@ -299,7 +301,7 @@ def test_units_beyond_thirty_are_not_drawn() -> None:
         assert not [label for label in labels if "one group" in label]
 
 
-def test_without_units_of_the_reported_images_no_dots_are_drawn(evidence) -> None:
+def test_without_units_of_the_reported_images_no_dots_are_drawn(evidence: Evidence) -> None:
     validation = evidence.units.assign(split="val")
     for kind in (overlaps, calibration, bias):
         shown = kind.compute(replace(evidence, units=validation))
@@ -307,7 +309,7 @@ def test_without_units_of_the_reported_images_no_dots_are_drawn(evidence) -> Non
         assert not dots(kind.draw(shown))
 
 
-def test_table1_puts_the_paper_beside_resnet152(evidence) -> None:
+def test_table1_puts_the_paper_beside_resnet152(evidence: Evidence) -> None:
     table = report_tables.table1(evidence).set_index("model")
     two = table[table["task"] == "semantic2"]
     assert len(two) == 39
