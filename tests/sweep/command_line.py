@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ import numpy as np
 import psutil
 import tifffile
 from skimage.draw import disk
+
+from tests.waiting import wait_for as wait_for
 
 QUICK = ("--set", "crop_size=64", "--set", "batch_size=4", "--set", "encoder=mobilenet_v2")
 TINY_TUNE = ("--wandb", "off")
@@ -70,17 +70,6 @@ def rows(out: Path, name: str = "leaderboard.csv") -> list[dict[str, str]]:
 
 def records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((out / "ledger").glob("*.json"))]
-
-
-def wait_for(
-    condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 240
-) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if process.poll() is not None:
-            raise AssertionError(process.communicate())
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:

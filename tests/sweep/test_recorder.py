@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import ray
 from rich.console import Console
 
-from sweep import leaderboard
+from sweep import background, leaderboard
 from sweep.background import Pace
 from sweep.ledger import Ledger
 from sweep.limits import Limits
@@ -275,15 +274,22 @@ def test_what_fails_beside_is_raised_by_the_driver(
         made.write_tables()
 
 
-def test_work_takes_its_share_of_the_time() -> None:
-    pace, done = Pace(0.0, share=0.01), []
-    end = time.monotonic() + 1.0
-    while time.monotonic() < end:
+def test_work_takes_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(background.time, "monotonic", lambda: now)
+
+    def work() -> None:
+        nonlocal now
+        now += 1 / 16
+
+    pace, begun = Pace(0.0, share=1 / 64), []
+    while now < 10:
         if pace.due():
-            pace.start(lambda: done.append(time.sleep(0.05)))
-        time.sleep(0.001)
-    pace.wait()
-    assert len(done) == 1, "the next is due after five seconds"
+            begun.append(now)
+            pace.start(work)
+            pace.wait()
+        now += 1 / 16
+    assert begun == [0.0, 4.0, 8.0], "a sixteenth of a second is its share of four seconds"
 
 
 def test_progress_makes_up_for_losses(tmp_path: Path) -> None:

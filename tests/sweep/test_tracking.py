@@ -76,7 +76,7 @@ def offline_log(folder: Path) -> dict[str, Any]:
     """Return run record, configuration, history rows, summary, metrics and exit code."""
     (path,) = folder.glob("*.wandb")
     # W&B's own process writes the file, a moment after the run was finished
-    end = time.monotonic() + 10
+    end = time.monotonic() + 100
     while "exit" not in (found := _contents(path)) and time.monotonic() < end:
         time.sleep(0.02)
     return found
@@ -280,7 +280,7 @@ def test_trial_outlives_the_service(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=500,
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
@@ -296,6 +296,15 @@ def test_silent_server_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server that accepts connections and never answers: offline after the time limit."""
+    import wandb
+
+    init, modes = wandb.init, []
+
+    def noted(**options: Any) -> Any:
+        modes.append(options["mode"])
+        return init(**options)
+
+    monkeypatch.setattr(wandb, "init", noted)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -303,13 +312,10 @@ def test_silent_server_is_left_alone(
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setattr(tracking, "INIT_TIMEOUT_SECONDS", 1.0)
         with caplog.at_level(logging.WARNING, "sweep"):
-            began = time.monotonic()
             use(Tracker(options(tmp_path, mode="online"), TRIAL, config()))
-            first = time.monotonic() - began
+            assert modes == ["online", "offline"]
             use(Tracker(options(tmp_path, mode="online"), TRIAL + "b", config()))
-            second = time.monotonic() - began - first
-    assert first < 15
-    assert second < 2, "the next trial does not try again at once"
+    assert modes == ["online", "offline", "offline"], "the next trial does not try again at once"
     assert [text.split(" for trial")[0] for text in warnings(caplog)] == ["W&B is written offline"]
     assert len(runs(tmp_path)) == 2
 

@@ -50,7 +50,7 @@ def start(*words: object, cwd: Path) -> subprocess.Popen[str]:
 
 def run(*words: object, cwd: Path) -> tuple[int, str, str]:
     process = start(*words, cwd=cwd)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=500)
     return process.returncode, out, err
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,14 @@ import tifffile
 
 from analysis.segment.cli import main
 from tests.analysis.segment.command_line import moving, parts, picture, run, spots, start
+from tests.waiting import wait_for
 
 
 def test_killed_and_resumed_equals_undisturbed(model: Path, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "film.tif", moving(14, (400, 500)))
     words = ("--model", model, "film.tif", "--track", "--out")
     process, out = start(*words, "cut", cwd=tmp_path), tmp_path / "cut"
-    deadline = time.monotonic() + 120
-    while len(parts(out)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(parts(out)) >= 3, process)
     process.kill()
     process.wait()
     process.communicate()
@@ -49,13 +47,11 @@ def test_killed_and_resumed_equals_undisturbed(model: Path, tmp_path: Path) -> N
 def test_interrupted_says_how_to_go_on(model: Path, tmp_path: Path, number: int) -> None:
     tifffile.imwrite(tmp_path / "film.tif", moving(30, (500, 500)))
     process = start("--model", model, "film.tif", "--out", "out", cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while len(parts(tmp_path / "out")) < 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: parts(tmp_path / "out"), process)
     second = run("--model", model, "film.tif", "--out", "out", cwd=tmp_path)
     assert second[0] == 2 or process.poll() is not None
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=500)
     if process.returncode != 0:  # else it was faster than the second one
         assert process.returncode == 130
         assert err == "interrupted; the same command goes on\n"

@@ -80,7 +80,7 @@ def address() -> Iterator[str]:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
     finally:
-        process.communicate(timeout=60)
+        process.communicate(timeout=500)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -91,7 +91,7 @@ def segment(*words: object, cwd: Path) -> tuple[int, str, str]:
         text=True,
         env={**os.environ, **OPEN, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        timeout=300,
+        timeout=500,
     )
     return done.returncode, done.stdout, done.stderr
 

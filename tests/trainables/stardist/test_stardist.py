@@ -175,7 +175,7 @@ def test_the_process_dies_with_its_parent(tiny_dataset: Path, tmp_path: Path) ->
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    _, alive = psutil.wait_procs(mine, timeout=10)
+    _, alive = psutil.wait_procs(mine, timeout=500)
     assert not alive
 
 

@@ -344,7 +344,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=Path(synthetic.__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
 
 
@@ -385,4 +385,4 @@ def test_command_line_refuses(
 def test_imports_no_torch() -> None:
     code = "import sys, trainables.synthetic; sys.exit('torch' in sys.modules)"
     folder = Path(synthetic.__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=folder, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder, timeout=500).returncode == 0
