@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -241,7 +242,9 @@ def test_a_fresh_cluster_will_grow() -> None:
     assert growing(Resources(8, 2), SweepSettings(), None) == Resources(8, 2)
 
 
-def row(name: str, iou: float | None, seed: int = 0, status: str = "done", **f: object) -> dict:
+def row(
+    name: str, iou: float | None, seed: int = 0, status: str = "done", **f: object
+) -> dict[str, Any]:
     metrics = {
         "val_dataset_iou": iou,
         "val_image_iou": iou,

@@ -80,7 +80,7 @@ class Evil:
     def __init__(self, path: Path) -> None:
         self.path = str(path)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (os.mkdir, (self.path,))
 
 

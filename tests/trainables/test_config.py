@@ -64,7 +64,7 @@ def test_unknown_architecture() -> None:
         {"task": "semantic3", "boundary": "thick"},
     ],
 )
-def test_values_that_cannot_work(bad: dict) -> None:
+def test_values_that_cannot_work(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrialConfig(**bad)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from numpy.typing import NDArray
 
 from trainables import checkpoint
 from trainables.checkpoint import CheckpointError
@@ -95,7 +96,7 @@ def test_a_finished_trial_answers_at_once(calm: TrialResult, dataset: DataSet) -
 
 
 def test_result_and_pictures(dataset: DataSet, tmp_path: Path) -> None:
-    pictures: list = []
+    pictures: list[tuple[str, NDArray[np.uint8]]] = []
     result = train(
         config(epochs=2, validate_every=5), dataset, tmp_path / "t", on_overlays=pictures.extend
     )

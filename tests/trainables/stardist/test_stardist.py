@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from trainables import checkpoint
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
@@ -52,7 +53,7 @@ def dataset(tiny_dataset: Path) -> DataSet:
 
 @pytest.fixture(scope="module")
 def longer(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> TrialResult:
-    pictures: list = []
+    pictures: list[tuple[str, NDArray[np.uint8]]] = []
     result = train_stardist(
         LONGER, dataset, tmp_path_factory.mktemp("longer"), on_overlays=pictures.extend
     )

@@ -129,7 +129,7 @@ PERFECT = [
 
 
 @pytest.mark.parametrize(("fields", "low", "high"), PERFECT)
-def test_what_the_truth_itself_scores(fields: dict, low: float, high: float) -> None:
+def test_what_the_truth_itself_scores(fields: dict[str, Any], low: float, high: float) -> None:
     """Truth through target, logits, foreground and metric: 1, or the ceiling that is stated."""
     labels = crowded()
     task = build_task(TrialConfig(**fields), {"scale": 8.0})
