@@ -10,7 +10,7 @@ EXTRAS ?= dev,stardist,aws
 # again, and take 18 s of a core to start instead of 9 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-quick test-slow test-gpu lint format bench cluster-up cluster-down clean
+.PHONY: help setup demo test test-quick test-slow test-gpu mutate lint format bench cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ test-slow: $(STAMP)  ## run the tests marked slow or gpu
 test-gpu: $(STAMP)  ## check an NVIDIA GPU in under ten minutes (docs/gpu.md)
 	@$(PY) benchmarks/gpu_check.py
 
+mutate: $(STAMP)  ## plant small bugs (MODULES="trainables.metrics ..."), count those that the tests find (docs/testing.md)
+	@SEGSWEEP_QUICK=1 OMP_NUM_THREADS=1 nice $(PY) tests/mutate.py $(MODULES)
+
 bench: $(STAMP)  ## run the benchmarks; they print ratios, not times
 	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
 
@@ -65,5 +68,5 @@ cluster-down: $(STAMP)  ## stop the cluster
 	$(VENV)/bin/ray down cluster.yaml -y
 
 clean:  ## remove .venv and caches, but never runs/ or data/
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants
 	find analysis trainables -name '*.nb[ci]' -delete

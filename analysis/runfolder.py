@@ -4,6 +4,7 @@ with `sweep`, which is not imported.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -18,13 +19,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
-from trainables.config import RECIPE, TrialConfig, recorded_config
+from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
 from trainables.data.splits import recorded_options
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
 from trainables.names import network_name
 from trainables.records.manifest import MANIFEST
+from trainables.tasks import TASKS, settings_of_others
 
 _NUMBERS = (
     "parameters_m",
@@ -336,26 +338,52 @@ def unfinished(run: Run) -> list[str]:
 
 
 def command_of(run: Run, trial_id: str) -> str:
-    """Return the command that trains one trial of the run again, in a folder of its own."""
-    base = shlex.split(run.plan["commands"][0])
-    words, skip = [], False
-    for word in base:
-        if skip or word in ("--out", "--seeds"):
-            skip = not skip
-        elif word != "--resume" and not word.startswith(("--out=", "--seeds=")):
-            words.append(word)
-    mine = run.configs[trial_id].model_dump(mode="json")
-    others = [config.model_dump(mode="json") for config in run.configs.values()]
-    told = {words[k + 1].split("=")[0] for k, w in enumerate(words[:-1]) if w == "--set"}
+    """Return the command that trains one trial of the run again, in a folder of its own.
+
+    It is the run's first command, with the trial's settings: those in which the trials differ, or
+    all of them where the space may hold trials that the run does not know (it was started with
+    ``--only``) and where a search drew the trial. Percentiles of the normalisation are not among
+    them, because they can only be given in a search space file.
+    """
+    words, given, left_out = _request_words(shlex.split(run.plan["commands"][0]))
+    config = run.configs[trial_id]
+    mine, follows = config.model_dump(mode="json"), _following(config)
+    others = [other.model_dump(mode="json") for other in run.configs.values()]
+    drawn = run.plan.get("key", {}).get("search", "grid") != "grid"
+    changes = {name: text for name, text in given.items() if name not in follows}
+    if drawn:
+        changes["search"] = "grid"
     for name, value in mine.items():
-        differs = any(other[name] != value for other in others)
-        if not differs:
+        if name in follows:
             continue
-        if name == "normalization":
-            value = value["mode"]
-        if name in told:
-            at = next(k for k, w in enumerate(words) if w.startswith(f"{name}="))
-            words[at] = f"{name}={value}"
-        else:
-            words += ["--set", f"{name}={value}"]
+        if left_out or drawn or any(other[name] != value for other in others):
+            told = value["mode"] if name == "normalization" else value
+            changes[name] = "null" if told is None else str(told)
+    for name, text in changes.items():
+        words += ["--set", f"{name}={text}"]
     return shlex.join([*words, "--out", f"runs/again-{trial_id}"])
+
+
+def _request_words(command: Sequence[str]) -> tuple[list[str], dict[str, str], bool]:
+    """Return a command without what belongs to its run alone (``--out``, ``--seeds``, ``--resume``
+    and ``--only``); what it sets, by name; and whether it held ``--only``.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--out")
+    parser.add_argument("--seeds")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--only", action="extend", nargs="+", default=[])
+    parser.add_argument("--set", action="append", default=[])
+    told, words = parser.parse_known_args(command)
+    given = dict(one.split("=", 1) for one in told.set if "=" in one)
+    return words, given, bool(told.only)
+
+
+def _following(config: TrialConfig) -> set[str]:
+    """Return the settings that follow from a trial's others, and are refused as a request."""
+    follows = {"weights_id", *settings_of_others(config.task)}
+    if TASKS[config.task].own_loss is not None:
+        follows.add("loss")
+    if config.architecture == STARDIST:
+        follows |= {"encoder", "encoder_weights", "weight_decay", "precision"}
+    return follows

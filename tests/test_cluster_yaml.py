@@ -16,15 +16,14 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    return content
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
 
 @pytest.fixture(scope="module")
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    result: dict[str, Any] = prepare_config(copy.deepcopy(config))
+    result = prepare_config(copy.deepcopy(config))
     validate_config(result)
     return result
 

@@ -74,8 +74,7 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return what a driver has started, and what that has started."""
-    family: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
-    return family
+    return psutil.Process(process.pid).children(recursive=True)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweep.limits import Limits, after_shortage, limits_from, next_host_limits, next_limits
-from trainables.config import TrialConfig
+from trainables.config import RunOptions, TrialConfig
 
 
 def ladder(limits: Limits, config: TrialConfig, most: float | None = None) -> list[str]:
@@ -41,12 +41,11 @@ def test_a_trial_without_a_reservation_runs_alone_first() -> None:
 
 @pytest.mark.parametrize("size", range(2, 20))
 def test_micro_batches_shrink_and_are_never_below_two(size: int) -> None:
-    config, sizes = TrialConfig(batch_size=size), [size]
-    now = next_limits(Limits(gpu=1), config)
-    while now is not None:
+    now: Limits | None = Limits(gpu=1)
+    sizes = [size]
+    while (now := next_limits(now, TrialConfig(batch_size=size))) is not None:
         assert now.micro_batch is not None
         sizes.append(now.micro_batch)
-        now = next_limits(now, config)
     assert sizes == sorted(set(sizes), reverse=True)
     assert sizes[-1] in (2, 3)[: 1 + (size == 3)]
 
@@ -101,3 +100,98 @@ def test_an_interrupted_trial_keeps_what_it_was_given() -> None:
     retry = {"status": "running", "limits": default.to_dict(), "retry": more.to_dict()}
     assert limits_from(retry, default) == more
     assert limits_from({"status": "failed", "limits": more.to_dict()}, default) == default
+
+
+def test_limits_in_words() -> None:
+    assert str(Limits()) == "no limit"
+    assert str(Limits(gpu=1 / 3)) == "0.333 GPU"
+    assert str(Limits(gpu=1, memory_gb=30.123)) == "1 GPU, 30.1 GB of the node"
+    assert str(Limits(memory_gb=2, micro_batch=4)) == "2 GB, micro-batches of 4"
+    assert str(Limits(memory_gb=0.0)) == "0 GB"
+
+
+def test_threads_follow_the_cores() -> None:
+    assert "threads" not in Limits().options()
+    assert Limits(cpus=2.9).options()["threads"] == 2
+    assert Limits(cpus=0.5).options()["threads"] == 1
+    assert Limits(cpus=1.0).options()["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(),
+        Limits(gpu=0.25, micro_batch=4, cpus=2),
+        Limits(gpu=2.0, memory_gb=8),
+        Limits(memory_gb=4, enforced=True),
+    ],
+)
+def test_options_are_those_of_a_trial(limits: Limits) -> None:
+    options = RunOptions(**limits.options())
+    assert options.device == ("cuda" if limits.gpu else "cpu")
+    assert options.gpu_fraction == (limits.gpu if 0 < limits.gpu < 1 else None)
+    assert options.micro_batch == limits.micro_batch
+    assert options.memory_gb == (4 if limits.enforced else None)
+    assert Limits(**limits.to_dict()) == limits
+
+
+def test_memory_of_a_gpus_node_is_not_enforced() -> None:
+    assert Limits(gpu=0.5, memory_gb=4, enforced=True).options()["memory_gb"] is None
+
+
+def test_shares_end_at_a_whole_gpu() -> None:
+    assert next_limits(Limits(gpu=0.6), TrialConfig()) == Limits(gpu=1.0)
+    whole = next_limits(Limits(gpu=1.0, cpus=2), TrialConfig(batch_size=8), 500)
+    assert whole == Limits(gpu=1.0, micro_batch=4, cpus=2), "memory of the node does not help"
+    official = TrialConfig(task="stardist", architecture="StarDist")
+    assert next_limits(Limits(gpu=0.5), official) == Limits(gpu=1.0)
+    assert next_limits(Limits(gpu=1.0), official) is None
+
+
+def test_a_nodes_memory_is_doubled_up_to_all_of_it() -> None:
+    assert next_limits(Limits(memory_gb=6), TrialConfig(), 10) == Limits(memory_gb=10)
+    assert next_limits(Limits(memory_gb=5), TrialConfig(), 10) == Limits(memory_gb=10)
+    assert next_limits(Limits(memory_gb=4), TrialConfig(), 10) == Limits(memory_gb=8)
+    all_of_it = next_limits(Limits(memory_gb=10), TrialConfig(batch_size=5), 10)
+    assert all_of_it == Limits(memory_gb=10, micro_batch=3)
+    assert next_host_limits(Limits(gpu=1, memory_gb=20), 30) == Limits(gpu=1, memory_gb=30)
+    assert next_host_limits(Limits(gpu=1, memory_gb=0.5), 30) == Limits(gpu=1, memory_gb=1)
+    assert next_host_limits(Limits(gpu=1, memory_gb=31), 30) is None
+
+
+def test_the_node_that_was_short_is_asked() -> None:
+    asked: list[str] = []
+
+    def reservable(node: str) -> float | None:
+        asked.append(node)
+        return 12.0
+
+    def after(limits: Limits, host: bool) -> tuple[Limits | None, str]:
+        return after_shortage(
+            limits,
+            TrialConfig(batch_size=8),
+            host=host,
+            node="n7",
+            most_memory_gb=10,
+            reservable=reservable,
+        )
+
+    assert after(Limits(gpu=1), True) == (
+        Limits(gpu=1, memory_gb=12),
+        "train it on a node with more memory, or leave cores free with cpus_per_trial",
+    )
+    assert asked == ["n7"]
+    assert after(Limits(memory_gb=3), False) == (
+        Limits(memory_gb=6),
+        "it does not fit; try a smaller batch_size or crop_size",
+    )
+    assert after(Limits(memory_gb=10), False)[0] == Limits(memory_gb=10, micro_batch=4)
+    assert asked == ["n7"], "only where the node's memory was short"
+
+
+def test_a_record_without_limits_leaves_the_default() -> None:
+    default = Limits(memory_gb=1)
+    assert limits_from({"status": "running"}, default) == default
+    assert limits_from({"status": "running", "retry": None, "limits": None}, default) == default
+    ended = {"status": "done", "retry": Limits(gpu=1).to_dict()}
+    assert limits_from(ended, default) == default

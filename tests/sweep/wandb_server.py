@@ -55,9 +55,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        lines = self.lines("wandb-summary.json") or [self.raw_summary]
-        summary: dict[str, Any] = json.loads(lines[-1])
-        return summary
+        return json.loads((self.lines("wandb-summary.json") or [self.raw_summary])[-1])
 
     def stream(self, content: dict[str, Any]) -> None:
         """Take a request to ``file_stream``."""
@@ -252,7 +250,7 @@ class WandbServer(ThreadingHTTPServer):
         return {"createArtifactManifest": {"artifactManifest": made}}
 
     def _CreateArtifactFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
-        edges: list[dict[str, Any]] = [
+        edges = [
             {
                 "node": {
                     "storagePath": f"{spec['artifactID']}/{spec['name']}",

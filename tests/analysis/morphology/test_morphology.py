@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from scipy import ndimage
 from skimage.measure import label as connected
 from skimage.measure import regionprops_table
 
-from analysis.morphology.features import CONVENTIONS, FEATURES, measure, outlines
+from analysis.morphology.features import CONVENTIONS, EXTRAS, FEATURES, measure, outlines
 
 GOLDEN = Path(__file__).parent
 """What TrackMate 8.1.7, ImageJ 1.53t and scikit-image 0.26.0 gave: see its README."""
@@ -124,8 +125,8 @@ def test_a_dropped_object_has_an_empty_row() -> None:
     image = np.zeros((5, 5), int)
     image[2, 2] = 1
     table = measure(image)
-    assert table[list(FEATURES)].isna().all(axis=None)
-    assert table[["label", "parts", "num_pixels"]].to_numpy().tolist() == [[1, 1, 1]]
+    assert table.loc[0, list(FEATURES)].isna().all()
+    assert table.loc[0, ["label", "parts", "num_pixels"]].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -220,8 +221,7 @@ def test_labels_of_any_integer_type_and_size() -> None:
     image[1:4, 1:4], image[5:8, 4:8] = 70_000, 2**40
     assert measure(image)["label"].tolist() == [70_000, 2**40]
     image[image > 0] = 200
-    kinds: tuple[type[np.integer], ...] = (np.uint8, np.int16, np.uint32, np.uint64)
-    for kind in kinds:
+    for kind in (np.uint8, np.int16, np.uint32, np.uint64):
         assert measure(image.astype(kind))["label"].tolist() == [200]
 
 
@@ -229,13 +229,77 @@ def test_outlines_are_those_that_are_measured() -> None:
     labels = tifffile.imread(GOLDEN / "special.tif")
     for convention in ("trackmate", "trackmate_raw"):
         table = measure(labels, convention=convention).set_index("label")
-        areas = dict(zip(table.index.tolist(), table["area"].tolist()))
         for label, polygon in outlines(labels, convention=convention).items():
             if not len(polygon):
-                assert math.isnan(areas[label])
+                assert math.isnan(table.loc[label, "area"])
                 continue
             x, y = polygon.T
             area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-            assert area == pytest.approx(areas[label])
+            assert area == pytest.approx(table.loc[label, "area"])
     with pytest.raises(ValueError, match="trackmate"):
         outlines(labels, convention="skimage")
+
+
+def test_columns_and_their_order() -> None:
+    image = np.zeros((9, 9), int)
+    image[2:5, 1:5] = 7
+    plain = ["label", *FEATURES]
+    assert list(measure(image)) == [*plain, *EXTRAS]
+    units = ["area_um2", "perimeter_um", "radius_um"]
+    assert list(measure(image, pixel_size_um=2)) == [*plain, *units, *EXTRAS]
+    pd.testing.assert_frame_equal(measure(image), measure(image, convention="trackmate"))
+    assert measure(image)["perimeter"][0] != measure(image, convention="skimage")["perimeter"][0]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "words"),
+    [
+        (
+            np.zeros((2, 2), int),
+            {"convention": "fiji"},
+            "unknown convention 'fiji': use trackmate, trackmate_raw, imagej, skimage",
+        ),
+        (
+            np.zeros((2, 2), int),
+            {"pixel_size_um": math.inf},
+            "pixel_size_um must be positive, not inf",
+        ),
+        (np.zeros((2, 2), int), {"pixel_size_um": -1}, "pixel_size_um must be positive, not -1"),
+        (np.zeros(3, int), {}, "a label image has two dimensions, not shape (3,)"),
+        (np.zeros((2, 2), np.float32), {}, "a label image holds integers, not float32"),
+        (np.full((2, 2), -1), {}, "a label image holds no negative numbers"),
+        (np.full((2, 2), 2**63, np.uint64), {}, "labels must be smaller than 2**63"),
+    ],
+)
+def test_what_is_said_of_bad_input(image: np.ndarray, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        measure(image, **options)
+    assert str(caught.value) == words
+
+
+def test_labels_and_sizes_at_the_edge_of_what_is_allowed() -> None:
+    image = np.zeros((6, 6), np.uint64)
+    image[1:4, 1:4] = 2**63 - 1
+    assert measure(image)["label"].tolist() == [2**63 - 1]
+    assert len(measure(np.zeros((0, 3), np.int32))) == 0
+    assert len(measure(np.zeros((0, 3), np.uint64))) == 0
+    assert measure(image > 0, pixel_size_um=0.5)["area_um2"][0] * 4 == measure(image > 0)["area"][0]
+    assert measure(image.tolist())["label"].tolist() == [2**63 - 1]  # type: ignore[arg-type]
+
+
+def test_outlines_by_hand() -> None:
+    image = np.zeros((8, 9), np.uint8)
+    image[2:4, 3:6] = 5
+    image[6, 7] = 9
+    found = outlines(image, convention="trackmate_raw")
+    assert set(found) == {5, 9}
+    corners = {tuple(point) for point in found[5].tolist()}
+    assert {(2.5, 1.5), (5.5, 1.5), (5.5, 3.5), (2.5, 3.5)} <= corners
+    assert found[5].min(0).tolist() == [2.5, 1.5]
+    assert found[5].max(0).tolist() == [5.5, 3.5]
+    simplified = outlines(image)
+    assert len(simplified[9]) == 0, "one pixel cannot be simplified"
+    assert 0 < len(simplified[5]) < len(found[5]) or len(found[5]) == 4
+    with pytest.raises(ValueError) as caught:
+        outlines(image, convention="imagej")
+    assert str(caught.value) == "outlines are those of trackmate or trackmate_raw, not imagej"

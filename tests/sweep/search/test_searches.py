@@ -27,9 +27,7 @@ def study(out: Path) -> list[optuna.trial.FrozenTrial]:
     """Return what optuna-dashboard shows."""
     backend = optuna.storages.journal.JournalFileBackend(str(out / JOURNAL))
     storage = optuna.storages.JournalStorage(backend)
-    trials: list[optuna.trial.FrozenTrial]
-    trials = optuna.load_study(study_name=STUDY, storage=storage).trials
-    return trials
+    return optuna.load_study(study_name=STUDY, storage=storage).trials
 
 
 def agree(out: Path) -> None:

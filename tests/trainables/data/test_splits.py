@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from trainables.data.splits import DataOptions
-from numpy.typing import NDArray
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from trainables.data.dataset import (
     DataError,
+    DataOptions,
     DataSet,
     index_dataset,
     main,
@@ -28,10 +27,9 @@ def film(root: Path, frames: int, memory: float, *, still: float = 0.0, seed: in
     """
     rng = np.random.default_rng(seed)
 
-    def texture() -> NDArray[np.float64]:
+    def texture() -> np.ndarray:
         blurred = gaussian_filter(rng.normal(0, 1, (80, 96)), 2)
-        scaled: NDArray[np.float64] = blurred / blurred.std()
-        return scaled
+        return blurred / blurred.std()
 
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
@@ -52,7 +50,7 @@ def yaml(root: Path, text: str) -> Path:
 
 
 def blocks(**more: object) -> DataOptions:
-    return DataOptions(split="time_blocks", **more)
+    return DataOptions(split="time_blocks", **more)  # type: ignore[arg-type]
 
 
 def check(*words: object) -> subprocess.CompletedProcess[str]:

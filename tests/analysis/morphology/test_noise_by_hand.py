@@ -1,0 +1,164 @@
+"""What pixels alone do, against pixels counted by hand and the relations between the columns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.morphology.noise import (
+    FEATURES,
+    SHAPES,
+    SHIFTS,
+    discretisation_difference,
+    ideal_features,
+    noise_floor,
+)
+
+
+def test_one_row_for_every_area_shape_and_feature() -> None:
+    table = noise_floor([50.0, 200], shifts=3)
+    assert list(table) == [
+        "area",
+        "radius",
+        "shape",
+        "feature",
+        "ideal",
+        "bias",
+        "sd",
+        "relative_bias",
+        "relative_sd",
+    ]
+    keys = [(a, s, f) for a in (50, 200) for s in SHAPES for f in FEATURES]
+    assert list(table[["area", "shape", "feature"]].itertuples(index=False, name=None)) == keys
+    assert FEATURES == (
+        "area",
+        "perimeter",
+        "circularity",
+        "solidity",
+        "radius",
+        "shape_index",
+    )
+    assert SHAPES == {"disc": 1.0, "ellipse 3:2": 1.5}
+    np.testing.assert_allclose(table["radius"], np.sqrt(table["area"] / math.pi))
+    for area, shape, feature, ideal in table[["area", "shape", "feature", "ideal"]].itertuples(
+        index=False
+    ):
+        expected = ideal_features(math.sqrt(area / math.pi), SHAPES[shape])
+        assert ideal == expected[feature]
+    np.testing.assert_allclose(table["relative_bias"], table["bias"] / table["ideal"])
+    np.testing.assert_allclose(table["relative_sd"], table["sd"] / table["ideal"])
+
+
+def test_shapes_have_the_area_that_was_asked_for() -> None:
+    """Pixels whose centres lie in a shape that is anywhere number its area, on average."""
+    for area in (60.0, 300.0):
+        table = noise_floor([area], convention="trackmate_raw")
+        rows = table[table["feature"] == "area"]
+        standard_error = rows["sd"] / math.sqrt(SHIFTS)
+        assert (rows["bias"].abs() < 3.5 * standard_error).all()
+        assert (rows["sd"] > 0).all()
+        # a solid of pixels fills less of its hull, and an ellipse is longer around than a disc
+        assert (table[table["feature"] == "solidity"]["bias"] < 0).all()
+        around = table[table["feature"] == "perimeter"]["ideal"].tolist()
+        assert 1.03 < around[1] / around[0] < 1.04
+
+
+def test_an_ellipse_is_seen_as_long_as_it_is() -> None:
+    """At a size where pixels hardly count, its circularity in skimage's convention is its own."""
+    table = noise_floor([20_000.0], convention="skimage", shifts=5).set_index(["shape", "feature"])
+    for shape in SHAPES:
+        assert abs(table.loc[(shape, "circularity"), "relative_bias"]) < 0.1
+        assert abs(table.loc[(shape, "area"), "relative_bias"]) < 0.001
+    disc, ellipse = (
+        table.loc[(shape, "circularity"), "ideal"] + table.loc[(shape, "circularity"), "bias"]
+        for shape in SHAPES
+    )
+    assert 0.9 < ellipse / disc < 0.95
+
+
+def test_draws_follow_seed_and_number() -> None:
+    first, again = (noise_floor([80.0], shifts=30, seed=4) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    assert (noise_floor([80.0], shifts=30, seed=5)["sd"] != first["sd"]).any()
+    assert (noise_floor([80.0], shifts=31, seed=4)["bias"] != first["bias"]).any()
+    assert noise_floor([80.0], shifts=1)["sd"].isna().all(), "one has no spread"
+
+
+def test_the_smallest_cells_may_have_no_features() -> None:
+    """TrackMate drops one or two pixels: what is left counts, or nothing is known."""
+    table = noise_floor([0.5], convention="trackmate", shifts=20).set_index(["shape", "feature"])
+    assert table["bias"].isna().all()
+    assert table["sd"].isna().all()
+    pair = noise_floor([3.0], convention="trackmate", shifts=60).set_index(["shape", "feature"])
+    raw = noise_floor([3.0], convention="trackmate_raw", shifts=60).set_index(["shape", "feature"])
+    assert pair["bias"].notna().all()
+    assert pair.loc[("disc", "area"), "bias"] != raw.loc[("disc", "area"), "bias"]
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_areas_that_cannot_be(wrong: float) -> None:
+    with pytest.raises(ValueError, match=r"^areas must be positive numbers$"):
+        noise_floor([10.0, wrong])
+
+
+def test_features_of_an_ellipse_by_hand() -> None:
+    found = ideal_features(3.0)
+    assert list(found) == list(FEATURES)
+    assert found["area"] == pytest.approx(9 * math.pi)
+    assert found["perimeter"] == pytest.approx(6 * math.pi)
+    assert (found["solidity"], found["radius"]) == (1, 3)
+    # half axes 2 and 1: 9.6884..., by the Gauss-Kummer series
+    long = ideal_features(math.sqrt(2), 2.0)
+    assert long["area"] == pytest.approx(2 * math.pi)
+    assert long["circularity"] == pytest.approx(8 * math.pi**2 / 9.688448220547675**2)
+    assert long["shape_index"] == pytest.approx(9.688448220547675 / math.sqrt(2 * math.pi))
+
+
+def biases(radius: float) -> pd.DataFrame:
+    return noise_floor([math.pi * radius**2]).query("shape == 'disc'").set_index("feature")
+
+
+def test_the_difference_is_that_of_the_discs_and_its_chance() -> None:
+    """At radii of the curve itself, 1.5 * 64 ** (k / 24), nothing is interpolated."""
+    small, large = 1.5 * 64 ** (8 / 24), 1.5 * 64 ** (16 / 24)
+    one, two = biases(small), biases(large)
+    for feature in FEATURES:
+        areas = [np.full(count, math.pi * r**2) for count, r in ((25, small), (100, large))]
+        found = discretisation_difference(*areas, feature)
+        bias = abs(one.loc[feature, "bias"] - two.loc[feature, "bias"])
+        chance = math.sqrt(one.loc[feature, "sd"] ** 2 / 25 + two.loc[feature, "sd"] ** 2 / 100)
+        assert found == pytest.approx(bias + 1.96 * chance, rel=1e-6), feature
+        assert discretisation_difference(*areas[::-1], feature) == pytest.approx(found)
+
+
+def test_cells_between_two_radii_of_the_curve() -> None:
+    radii = [1.5 * 64 ** (k / 24) for k in (12, 13)]
+    middle = math.pi * radii[0] * radii[1]  # half way on the logarithmic scale
+    low, high = (biases(r)["relative_bias"]["circularity"] for r in radii)
+    far = biases(1.5 * 64 ** (20 / 24))["relative_bias"]["circularity"]
+    many = [np.full(10**5, area) for area in (middle, math.pi * (1.5 * 64 ** (20 / 24)) ** 2)]
+    found = discretisation_difference(*many, "circularity")
+    assert found == pytest.approx(abs((low + high) / 2 - far), abs=2e-4)
+
+
+def test_conventions_differ_and_cells_beyond_the_curve_take_its_ends() -> None:
+    areas = [np.full(50, 20.0), np.full(50, 900.0)]
+    raw = discretisation_difference(*areas, "circularity", convention="trackmate_raw")
+    assert raw != discretisation_difference(*areas, "circularity")
+    end = math.pi * 96**2
+    larger, last = (
+        discretisation_difference([a] * 4, [end] * 4, "solidity") for a in (4 * end, end)
+    )
+    assert larger == pytest.approx(last)
+
+
+def test_cells_without_an_area_are_left_out() -> None:
+    some = [20.0, 30.0]
+    found = discretisation_difference([*some, 0.0, math.nan], [900.0], "perimeter")
+    assert found == discretisation_difference(some, [900.0], "perimeter")
+    for empty in ([], [0.0], [math.nan]):
+        assert math.isnan(discretisation_difference(empty, [3.0], "area"))
+        assert math.isnan(discretisation_difference([3.0], empty, "area"))
