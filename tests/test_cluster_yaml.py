@@ -16,14 +16,15 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    content: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return content
 
 
 @pytest.fixture(scope="module")
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    result = prepare_config(copy.deepcopy(config))
+    result: dict[str, Any] = prepare_config(copy.deepcopy(config))
     validate_config(result)
     return result
 

@@ -26,9 +26,10 @@ from sweep.request import load_space, make_request
 from sweep.search.searcher import Draws, open_study
 from sweep.view import print_leaderboard
 from trainables import checkpoint
-from trainables.config import EpochRecord, TrialConfig, with_changes
-from trainables.data.dataset import DataSet, open_dataset
+from trainables.config import EpochRecord, Normalization, TrialConfig, with_changes
+from trainables.data.dataset import DataSet, Item, open_dataset
 from trainables.data.examples import forget_images
+from trainables.predict import Predictor
 from trainables.records.progress import History
 from trainables.train import train
 
@@ -193,9 +194,12 @@ def test_other_test_images_change_nothing_but_the_test(
     shutil.copytree(tiny_dataset, other)
     seen: list[str] = []
     load = DataSet.load
-    monkeypatch.setattr(
-        DataSet, "load", lambda self, item, *a: seen.append(item.stem) or load(self, item, *a)
-    )
+
+    def noted(self: DataSet, item: Item, normalization: Normalization) -> Any:
+        seen.append(item.stem)
+        return load(self, item, normalization)
+
+    monkeypatch.setattr(DataSet, "load", noted)
     for stem in open_dataset(other).split["test"]:
         labels = tifffile.imread(other / "masks" / f"{stem}.tif")
         noise = np.random.default_rng(1).integers(0, 4000, labels.shape).astype(np.uint16)
@@ -213,7 +217,8 @@ def test_other_test_images_change_nothing_but_the_test(
     for number, root in enumerate((tiny_dataset, other)):
         seen.clear()
         forget_images()
-        dataset, during = open_dataset(root), set()
+        dataset = open_dataset(root)
+        during: set[str] = set()
 
         def while_training(_: EpochRecord, during: set[str] = during) -> None:
             during |= set(seen)
@@ -230,6 +235,8 @@ def test_other_test_images_change_nothing_but_the_test(
     )
     first, second = (checkpoint.load(result.checkpoint) for result in results)
     assert first.info["task"] == second.info["task"]
+    assert isinstance(first, Predictor)
+    assert isinstance(second, Predictor)
     states = [p.network.state_dict() for p in (first, second)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     if task == "semantic2":

@@ -7,11 +7,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 
 from analysis.run import main as analysis_run
 from analysis.segment.cli import main as analysis_segment
@@ -24,8 +26,8 @@ BAD = os.fsdecode(b"z\xe4")
 """A name in Latin-1."""
 
 
-def two_cells(dtype: type = np.uint16, size: int = 40) -> np.ndarray:
-    labels = np.zeros((size, size), dtype)
+def two_cells(dtype: type[np.generic] = np.uint16, size: int = 40) -> NDArray[Any]:
+    labels: NDArray[Any] = np.zeros((size, size), dtype)
     labels[5:15, 5:15] = 1
     labels[20:30, 20:30] = 2
     return labels
@@ -71,11 +73,29 @@ def pair(name: str, copy: bool = False) -> Change:
 
 
 def instead(name: str, make: Change) -> Change:
-    return lambda d: ((d / name).unlink(missing_ok=True), make(d / name))
+    def change(d: Path) -> None:
+        (d / name).unlink(missing_ok=True)
+        make(d / name)
+
+    return change
 
 
-def picture(name: str, content: bytes) -> Change:
-    return lambda d: ((d / name).with_suffix(".tif").unlink(), (d / name).write_bytes(content))
+def no_folder(make: Change) -> Change:
+    """Make something else of the folder of images."""
+
+    def change(d: Path) -> None:
+        shutil.rmtree(d / "images")
+        make(d / "images")
+
+    return change
+
+
+def picture(name: str, content: bytes | bytearray) -> Change:
+    def change(d: Path) -> None:
+        (d / name).with_suffix(".tif").unlink()
+        (d / name).write_bytes(content)
+
+    return change
 
 
 def header(field: str, value: int) -> Change:
@@ -85,7 +105,7 @@ def header(field: str, value: int) -> Change:
         path = d / "images/i0.tif"
         content = bytearray(path.read_bytes())
         with tifffile.TiffFile(path) as tiff:
-            place = tiff.pages[0].tags[field].valueoffset
+            place = tiff.pages.first.tags[field].valueoffset
         content[place : place + 2] = value.to_bytes(2, "little")
         path.write_bytes(content)
 
@@ -98,7 +118,7 @@ def pages(d: Path) -> None:
         tiff.write(noise()[:20, :20])
 
 
-def label(value: int, dtype: type = np.uint32) -> Change:
+def label(value: int, dtype: type[np.generic] = np.uint32) -> Change:
     labels = two_cells(dtype)
     labels[labels == 2] = value
     return mask(labels)
@@ -128,11 +148,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "dead link": (instead("masks/i0.tif", lambda p: p.symlink_to("x")), "masks/i0.tif: not a file"),
     "pipe": (instead("masks/i0.tif", os.mkfifo), "masks/i0.tif: not a file"),
     "images is a link to itself": (
-        lambda d: (shutil.rmtree(d / "images"), (d / "images").symlink_to("images")),
+        no_folder(lambda images: images.symlink_to("images")),
         "images/: not a folder, or a link",
     ),
     "images is a file": (
-        lambda d: (shutil.rmtree(d / "images"), (d / "images").write_text("")),
+        no_folder(lambda images: images.write_text("")),
         "images/: not a folder",
     ),
     # labels

@@ -30,7 +30,7 @@ NOTCH = 4
 
 
 def watershed_2class(
-    probability: NDArray[np.floating],
+    probability: NDArray[np.floating] | NDArray[np.bool_],
     *,
     threshold: float = 0.5,
     seed_depth: float = 0.5,

@@ -83,7 +83,7 @@ def test_every_network_is_loaded_once_and_every_image_read_and_predicted_once(
     assert len(manifests) == 4
     assert len(analysed) == 3, "one network is in Figure 8 only"
     assert counted["load"] == dict.fromkeys(manifests, 1)
-    expected = {}
+    expected: dict[tuple[str, str], int] = {}
     for trial_id, path in manifests.items():
         digest = json.loads(path.read_text())["weights"]["sha256"]
         seen = [*split["val"], *split["test"]] if trial_id in analysed else ["i12"]
@@ -133,6 +133,9 @@ class Network:
         self.calls += 1
         self.most = max(self.most, len(self.alive))
         return found
+
+    def close(self) -> None:
+        pass
 
 
 def test_memory_does_not_grow_with_the_number_of_images(cells: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return what a driver has started, and what that has started."""
-    return psutil.Process(process.pid).children(recursive=True)
+    family: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return family
 
 
 def kill(process: subprocess.Popen[str]) -> None:

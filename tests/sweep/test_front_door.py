@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-import sweep.session
 from sweep.request import Request, RequestError, load_space, make_request, only
 from sweep.run import main
 from sweep.runfolder import choose_out, default_out
+from sweep.weights import check_weights
 from tests.conftest import Swept
 from tests.sweep.command_line import environment, make_data, start, wait_for
 
@@ -292,14 +292,12 @@ def test_a_folder_that_another_sweep_used_meanwhile_is_not_written_to(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = sweep.session.check_weights
-
     def while_another_runs(request: Request, out: Path) -> Request:
         out.mkdir()
         shutil.copy(sweep_of_cells.out / "plan.json", out)
-        return real(request, out)
+        return check_weights(request, out)
 
-    monkeypatch.setattr(sweep.session, "check_weights", while_another_runs)
+    monkeypatch.setattr("sweep.session.check_weights", while_another_runs)
     words = [str(sweep_of_cells.space), "--data", str(sweep_of_cells.data), "--only", "seed=0"]
     assert main([*words, "--out", str(tmp_path / "run"), "--wandb", "off"]) == 2
     err = capsys.readouterr().err

@@ -92,15 +92,15 @@ def test_a_node_whose_gpu_torch_cannot_use_gets_no_trial(
             "--set",
             "retries=0",
         )
-        extra = {"cwd": tmp_path, "RAY_AUTH_MODE": "disabled", PRETEND: "0"}
-        code, text, err = run(*words, **extra)
+        extra = {"RAY_AUTH_MODE": "disabled", PRETEND: "0"}
+        code, text, err = run(*words, cwd=tmp_path, **extra)
         assert code == 1, text + err
         (line,) = (one for one in text.splitlines() if "gets no trial on a GPU" in one)
         assert without[:8] in line
         assert "torch sees no GPU here; check nvidia-smi" in line
         assert "no node is left that has a GPU that torch can use" in text
         good = cluster.add_node(num_cpus=1, num_gpus=1, env_vars={PRETEND: "1"}).node_id
-        code, text, err = run(*words, "--resume", **extra)
+        code, text, err = run(*words, "--resume", cwd=tmp_path, **extra)
     finally:
         cluster.shutdown()
     assert code == 0, text + err

@@ -30,7 +30,9 @@ def written(out: Path, content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def test_a_new_run_has_a_token_of_its_own(made: tuple[Path, dict], tmp_path: Path) -> None:
+def test_a_new_run_has_a_token_of_its_own(
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     out, plan = made
     assert plan["wandb_group"] == f"run-{plan['run_token']}"
     other = tmp_path / "other"
@@ -39,7 +41,7 @@ def test_a_new_run_has_a_token_of_its_own(made: tuple[Path, dict], tmp_path: Pat
     assert identity(out, plan) == plan
 
 
-def test_a_moved_run_stays_what_it_was(made: tuple[Path, dict], tmp_path: Path) -> None:
+def test_a_moved_run_stays_what_it_was(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, plan = made
     (tmp_path / "link").symlink_to(out)
     told = identity(tmp_path / "link", plan)
@@ -52,7 +54,9 @@ def test_a_moved_run_stays_what_it_was(made: tuple[Path, dict], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("original", ["there", "there, on a snapshot", "gone"])
-def test_a_copy_is_another_sweep(original: str, made: tuple[Path, dict], tmp_path: Path) -> None:
+def test_a_copy_is_another_sweep(
+    original: str, made: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     out, plan = made
     copy = shutil.copytree(out, tmp_path / "copy")
     if original == "there, on a snapshot":  # whose files keep their numbers
@@ -70,7 +74,7 @@ def test_a_copy_is_another_sweep(original: str, made: tuple[Path, dict], tmp_pat
 
 
 def test_where_another_run_lies_by_now_a_folder_was_moved(
-    made: tuple[Path, dict], tmp_path: Path
+    made: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     out, plan = made
     moved = out.rename(tmp_path / "old")

@@ -14,6 +14,7 @@ import torch
 
 from tests.sweep.command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run
 from trainables import checkpoint
+from trainables.predict import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,8 @@ def test_encoders_start_from_the_weights_that_were_named(
     (row,) = rows(runs[0])
     assert row["encoder_weights"] == str(weights)
     predictor = checkpoint.load(runs[0] / row["checkpoint"])
-    parameter = next(iter(predictor.network.encoder.parameters()))
+    assert isinstance(predictor, Predictor)
+    parameter = next(predictor.network.get_submodule("encoder").parameters())
     # summed over colours
     torch.testing.assert_close(parameter, torch.full_like(parameter, 0.03), atol=1e-6, rtol=0)
     record = predictor.info["encoder_weights"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sweep import ledger as ledger_module
-from sweep.ledger import Ledger, LedgerError, has_ended, missing
+from sweep.ledger import Ledger, LedgerError, Status, has_ended, missing
 from trainables.config import EpochRecord, ImageCounts, TrialConfig, TrialResult
 
 CONFIG = TrialConfig(encoder="resnet34")
@@ -75,8 +75,9 @@ def test_what_is_not_said_again_is_gone_but_for_what_happened_on_the_way(ledger:
 def test_a_record_that_says_done_stays(ledger: Ledger) -> None:
     ledger.write("a", CONFIG, "done", metrics={"epochs": 2})
     before = record(ledger)
-    for status in ("running", "failed", "stopped", "done"):
-        ledger.write("a", CONFIG, status, error="late")  # type: ignore[arg-type]
+    statuses: tuple[Status, ...] = ("running", "failed", "stopped", "done")
+    for status in statuses:
+        ledger.write("a", CONFIG, status, error="late")
     ledger.write_done(CONFIG, "a", RESULT)
     assert record(ledger) == before
     assert ledger.read_history("a") == []
@@ -220,15 +221,16 @@ def test_a_writer_that_died_with_the_lock_stops_nobody(
 
 def test_whether_a_trial_has_ended() -> None:
     fifo: dict[str, Any] = {"settings": {"scheduler": "fifo"}}
-    asha = {"settings": {"scheduler": "asha"}}
+    asha: dict[str, Any] = {"settings": {"scheduler": "asha"}}
+    bare: list[dict[str, Any]] = [{}, {"settings": {}}]
     assert not has_ended(None, fifo)
     assert not has_ended({"status": "running"}, asha)
-    for plan in (fifo, asha, {}, {"settings": {}}):
+    for plan in (fifo, asha, *bare):
         assert has_ended({"status": "done"}, plan)
         assert has_ended({"status": "failed"}, plan)
         assert has_ended({"status": "stopped", "by": "asha"}, plan)
     # nobody can have stopped it: its result was lost
-    for plan in (fifo, {}, {"settings": {}}):
+    for plan in (fifo, *bare):
         assert not has_ended({"status": "stopped"}, plan)
         assert not has_ended({"status": "stopped", "by": ""}, plan)
     assert has_ended({"status": "stopped"}, asha)

@@ -41,11 +41,12 @@ def test_a_trial_without_a_reservation_runs_alone_first() -> None:
 
 @pytest.mark.parametrize("size", range(2, 20))
 def test_micro_batches_shrink_and_are_never_below_two(size: int) -> None:
-    now: Limits | None = Limits(gpu=1)
-    sizes = [size]
-    while (now := next_limits(now, TrialConfig(batch_size=size))) is not None:
+    config, sizes = TrialConfig(batch_size=size), [size]
+    now = next_limits(Limits(gpu=1), config)
+    while now is not None:
         assert now.micro_batch is not None
         sizes.append(now.micro_batch)
+        now = next_limits(now, config)
     assert sizes == sorted(set(sizes), reverse=True)
     assert sizes[-1] in (2, 3)[: 1 + (size == 3)]
 

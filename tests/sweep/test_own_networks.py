@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from torch import nn
 
 from tests.sweep.command_line import rows, run
 from trainables import checkpoint, extensions
@@ -109,7 +110,11 @@ def test_a_checkpoint_comes_back_with_its_builder_only(trained: Path) -> None:
 @pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize("command", ["analysis.run", "analysis.segment"])
 def test_commands_refuse_what_they_would_have_to_import(
-    command: str, trained: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    command: str,
+    trained: Path,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from analysis import run as analysis_run
     from analysis import segment as analysis_segment
@@ -134,7 +139,9 @@ def test_an_entry_point_opens_it_to_everything(trained: Path, tiny_dataset: Path
 
     config = TrialConfig(architecture="my-net", encoder="none", loss="my_loss")
     assert (config.architecture, config.loss) == ("MyNet", "my_loss")
-    assert len(build_model("MyNet", "none", classes=3)) == 4
+    network = build_model("MyNet", "none", classes=3)
+    assert isinstance(network, nn.Sequential)
+    assert len(network) == 4
     assert build_loss("my_loss", classes=3).reduction == "mean"
     image = tifffile.imread(tiny_dataset / "images" / "i0.tif")
     assert segment(image, trained).shape == image.shape

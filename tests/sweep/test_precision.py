@@ -43,7 +43,7 @@ def precisions(out: Path) -> set[str]:
 
 
 def kept(out: Path) -> str:
-    return json.loads((out / "plan.json").read_text())["precision"]["auto"]
+    return str(json.loads((out / "plan.json").read_text())["precision"]["auto"])
 
 
 def nodes_of(out: Path) -> set[str]:

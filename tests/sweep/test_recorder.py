@@ -12,7 +12,7 @@ import pytest
 import ray
 from rich.console import Console
 
-from sweep import background, leaderboard
+from sweep import leaderboard
 from sweep.background import Pace
 from sweep.ledger import Ledger
 from sweep.limits import Limits
@@ -276,7 +276,7 @@ def test_what_fails_beside_is_raised_by_the_driver(
 
 def test_work_takes_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(background.time, "monotonic", lambda: now)
+    monkeypatch.setattr("sweep.background.time.monotonic", lambda: now)
 
     def work() -> None:
         nonlocal now

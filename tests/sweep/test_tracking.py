@@ -115,7 +115,9 @@ def runs(out: Path) -> list[Path]:
     return [path.parent for path in files]
 
 
-def test_offline_run_holds_what_was_logged(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_offline_run_holds_what_was_logged(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     picture = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3)
     with Tracker(options(out), TRIAL, config(), parameters_m=11.5) as tracker:

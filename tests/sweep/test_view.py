@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweep import view as view_module
 from sweep.view import TrialState, View, duration, print_leaderboard, time_left
 
 
@@ -20,10 +19,10 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def state(number: int, **fields: object) -> TrialState:
+def state(number: int, **fields: Any) -> TrialState:
     return TrialState(
         f"t{number}", f"U-Net, ResNet-18, 2-class, seed {number}", epochs=10, **fields
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_nothing_is_estimated_before_the_first_epoch() -> None:
@@ -130,7 +129,7 @@ def test_messages_are_not_markup() -> None:
 
 def test_heartbeat_at_most_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(view_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("sweep.view.time.monotonic", lambda: now)
     screen = io.StringIO()
     states = [state(0, status="running", epoch=2, epochs_here=2, seconds=20.0), state(1)]
     with View(Console(file=screen, width=100), "demo", 1) as view:
@@ -148,7 +147,7 @@ def test_heartbeat_at_most_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_updates_of_1000_trials_are_cheap(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most updates write nothing: a terminal is drawn four times a second, at its height."""
     now = 100.0
-    monkeypatch.setattr(view_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("sweep.view.time.monotonic", lambda: now)
     states = [state(n, status="done", epoch=10, val_dataset_iou=0.5) for n in range(1000)]
     screen = io.StringIO()
     console = Console(file=screen, width=80, height=24, force_terminal=terminal)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -236,7 +237,7 @@ def test_attempts_online_and_offline_are_never_mixed_up(
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["error", "silence", "down"])
 def test_a_server_that_fails_on_the_way_costs_nothing(
-    trouble: str, data: Path, tmp_path: Path, server: WandbServer
+    trouble: Literal["error", "silence", "down"], data: Path, tmp_path: Path, server: WandbServer
 ) -> None:
     out = tmp_path / "cut"
     process = start(

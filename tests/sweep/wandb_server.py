@@ -55,7 +55,9 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        return json.loads((self.lines("wandb-summary.json") or [self.raw_summary])[-1])
+        lines = self.lines("wandb-summary.json") or [self.raw_summary]
+        summary: dict[str, Any] = json.loads(lines[-1])
+        return summary
 
     def stream(self, content: dict[str, Any]) -> None:
         """Take a request to ``file_stream``."""
@@ -250,7 +252,7 @@ class WandbServer(ThreadingHTTPServer):
         return {"createArtifactManifest": {"artifactManifest": made}}
 
     def _CreateArtifactFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
-        edges = [
+        edges: list[dict[str, Any]] = [
             {
                 "node": {
                     "storagePath": f"{spec['artifactID']}/{spec['name']}",

@@ -59,7 +59,7 @@ class Gpu:
 
     def _valid(self, device: Any, before_start: bool = False) -> None:
         # c10/cuda/CUDACachingAllocator.cpp, assertValidDevice: there is no allocator before init()
-        if not before_start and not torch.cuda.is_initialized():
+        if not before_start and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             raise RuntimeError(f"Allocator not initialized for device {device}: did you call init?")
         if not isinstance(device, int) or device != 0:
             raise RuntimeError(f"Invalid device argument {device}: there is one GPU")

@@ -16,6 +16,7 @@ from trainables import checkpoint
 from trainables.config import EpochRecord, RunOptions, TrialConfig
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.module import Scores, SegmentationModule
+from trainables.predict import Predictor
 from trainables.train import train
 
 IOUS = [0.2, 0.9, 0.5, 0.6]
@@ -76,7 +77,9 @@ def test_the_best_epochs_weights_are_saved(
     )
     assert (result.best_epoch, result.epochs, result.val_dataset_iou) == (BEST, 4, IOUS[BEST - 1])
     assert [r.val_dataset_iou for r in result.history] == IOUS
-    saved = checkpoint.load(result.checkpoint).network.state_dict()
+    predictor = checkpoint.load(result.checkpoint)
+    assert isinstance(predictor, Predictor)
+    saved = predictor.network.state_dict()
     assert sorted(seen) == [1, 2, 3, 4]
     for epoch, state in seen.items():
         equal = [torch.equal(saved[name], value) for name, value in state.items()]

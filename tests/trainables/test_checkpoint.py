@@ -16,8 +16,8 @@ import torch
 
 from trainables import checkpoint
 from trainables.architectures import build_model
-from trainables.checkpoint import CheckpointError
 from trainables.config import TrialConfig
+from trainables.errors import CheckpointError
 from trainables.predict import Predictor, Scaling
 from trainables.tasks import build_task
 
@@ -40,7 +40,8 @@ def folder(network: torch.nn.Module, tmp_path: Path) -> Path:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "checkpoint.json").read_text())
+    content: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text())
+    return content
 
 
 def put(folder: Path, content: Any) -> None:
@@ -65,6 +66,7 @@ def test_a_loaded_network_predicts_what_the_saved_one_did(
     folder: Path, network: torch.nn.Module
 ) -> None:
     loaded = checkpoint.load(folder)
+    assert isinstance(loaded, Predictor)
     assert loaded.config == CONFIG
     assert loaded.scaling == SCALING
     assert not loaded.network.training

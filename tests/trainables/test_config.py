@@ -168,7 +168,7 @@ def test_configurations_of_recipe_1_had_a_gap() -> None:
 @pytest.mark.parametrize("name", ["mean", "std", "high"])
 def test_numbers_that_json_does_not_know_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValidationError):
-        TrialConfig(normalization={name: value})  # type: ignore[arg-type]
+        TrialConfig(normalization={name: value})
 
 
 @given(st.sampled_from(ARCHITECTURES), st.floats(1e-6, 1), st.integers(0, 2**31 - 1))

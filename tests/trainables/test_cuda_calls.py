@@ -68,7 +68,7 @@ def test_every_call_that_is_made_has_been_rehearsed() -> None:
 
 def test_the_stub_answers_every_call(gpu: Gpu) -> None:
     device = torch.device("cuda:0")
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     arguments = {
         "set_per_process_memory_fraction": (0.5, device),
         "init": (),
@@ -162,7 +162,7 @@ def test_a_worker_whose_cuda_is_lost_says_so(gpu: Gpu) -> None:
     """Its further trials would all fail, and be recorded as failed for good."""
     error = RuntimeError("the validation loss is no number")
     assert not _is_transient(error), "CUDA was not started"
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
     assert not _is_transient(error)
     assert _is_transient(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
     gpu.broken = "CUDA error: an illegal memory access was encountered"

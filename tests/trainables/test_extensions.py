@@ -98,7 +98,7 @@ def test_networks_that_break_the_contract(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"own:build\('none', .*raises TypeError: .*in_channels"):
         build_own(lambda encoder: nn.Identity(), "own:build", "none")
     with pytest.raises(ValueError, match=r"own:build gives a int, not a torch\.nn\.Module"):
-        build_own(lambda *_, **__: 1, "own:build", "none")
+        build_own(lambda *_, **__: 1, "own:build", "none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ownnet:build: RuntimeError: imported"):
         build_model("ownnet:build", "none")
     (folder / "plain.py").write_text(

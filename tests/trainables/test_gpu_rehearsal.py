@@ -137,7 +137,7 @@ def test_a_tensor_that_was_left_behind_raises(fake: FakeTensorMode) -> None:
     module.loss = move(Forgotten())
     with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0"):
         step(module)
-    module.network.scale = torch.ones(SIDE)  # type: ignore[assignment]
+    module.network.scale = torch.ones(SIDE)
     module.network.register_forward_pre_hook(lambda one, x: (x[0] * one.scale,))
     with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0"):
         module.network(torch.zeros(2, 1, SIDE, SIDE, device=GPU))

@@ -20,8 +20,10 @@ from trainables.config import TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.examples import Example
 from trainables.data.imagefiles import Labels, read_image, read_labels
+from trainables.errors import CheckpointError
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores, SegmentationModule
+from trainables.starconvex import star_targets
 from trainables.tiling import WHOLE, Inference
 from trainables.train import train
 
@@ -149,7 +151,7 @@ def test_checkpoints_of_recipe_1_are_what_they_were(trained: TrialResult, tmp_pa
     assert old.inference == WHOLE
     manifest["inference"] = {"tile": 100, "most_pixels": 10}
     (tmp_path / "checkpoint.json").write_text(json.dumps(manifest))
-    with pytest.raises(checkpoint.CheckpointError, match="inference: tiles of 100 pixels"):
+    with pytest.raises(CheckpointError, match="inference: tiles of 100 pixels"):
         checkpoint.load(tmp_path)
 
 
@@ -171,10 +173,8 @@ def test_images_are_read_once_by_a_process(
 def test_star_convex_targets_of_validation_are_made_once(
     dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainables.tasks.stardist
-
     made: list[tuple[int, ...]] = []
-    original = trainables.tasks.stardist.star_targets
+    original = star_targets
 
     def counted(labels: NDArray[np.integer], *args: int) -> NDArray[np.float32]:
         made.append(labels.shape)

@@ -185,11 +185,11 @@ def test_at_the_optimum_a_foreground_of_40_percent_is_background(
             optimizer: torch.optim.Optimizer = optimizer,
         ) -> torch.Tensor:
             optimizer.zero_grad()
-            value = build_loss(name, classes=3)(logit.expand(100, 3, 1, 1), target)
-            value.backward()
+            value: torch.Tensor = build_loss(name, classes=3)(logit.expand(100, 3, 1, 1), target)
+            value.backward()  # type: ignore[no-untyped-call]
             return value
 
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         found = torch.softmax(logit.detach()[0, :, 0, 0], 0).numpy()
         assert (1 - found[0] >= 0.5) == expected
         # the order of the foreground's classes is that of the truth
@@ -207,7 +207,7 @@ def test_focal_by_hand() -> None:
     """(1 - p)^2 * -log p of Lin et al., for two classes; cell or not and then which, for three."""
 
     def term(p: float) -> float:
-        return -((1 - p) ** 2) * np.log(p)
+        return float(-((1 - p) ** 2) * np.log(p))
 
     logits = torch.log(torch.tensor([0.2, 0.5, 0.3])).reshape(1, 3, 1, 1)
     focal = build_loss("focal", classes=3)

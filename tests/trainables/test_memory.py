@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sweep.packing import gpu_fraction
+from trainables.errors import OutOfMemory
 from trainables.memory import (
     CONTEXT_MB,
-    OutOfMemory,
     is_host_memory,
     is_out_of_memory,
     limited,

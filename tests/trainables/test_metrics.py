@@ -58,7 +58,7 @@ def test_counts_of_images_of_different_size_add_up() -> None:
 
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="boolean"):
-        dataset_iou(np.zeros((1, 2, 2)), np.zeros((1, 2, 2), bool))
+        dataset_iou(np.zeros((1, 2, 2)), np.zeros((1, 2, 2), bool))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="shape"):
         dataset_iou(np.zeros((1, 2, 2), bool), np.zeros((1, 2, 3), bool))
     with pytest.raises(ValueError, match="shape"):

@@ -23,6 +23,7 @@ from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.labels import CLASS_NAMES
 from trainables.module import Scores, SegmentationModule
+from trainables.predict import Predictor
 from trainables.tiling import chosen_inference
 from trainables.train import train
 
@@ -213,6 +214,7 @@ def test_another_seed_and_a_constant_learning_rate(
     assert not seeds & set.union(*trained["random_states"].values())
     assert max(scaled) < 1e-5
     predictor = checkpoint.load(result.checkpoint)
+    assert isinstance(predictor, Predictor)
     assert (predictor.scaling.mean, predictor.scaling.std) == (0.25, 0.5)
 
 
@@ -268,8 +270,9 @@ def test_weight_decay_does_what_adamw_says(dataset: DataSet, tmp_path: Path) -> 
         with recorded_steps() as steps:
             result = train(cfg, dataset, tmp_path / str(value))
         (step,) = steps
-        network = checkpoint.load(result.checkpoint).network
-        found.append((step["params"], [p.detach() for p in network.parameters()]))
+        predictor = checkpoint.load(result.checkpoint)
+        assert isinstance(predictor, Predictor)
+        found.append((step["params"], [p.detach() for p in predictor.network.parameters()]))
     (start, plain), (same_start, decayed) = found
     assert len(start) == len(plain)
     for before, again, one, other in zip(start, same_start, plain, decayed):
@@ -294,6 +297,7 @@ def by_hand(
 ) -> dict[str, Any]:
     """Work out what `result` says, from its checkpoint and the files; epochs are compared whole."""
     predictor = checkpoint.load(result.checkpoint)
+    assert isinstance(predictor, Predictor)
     if whole:
         predictor.inference = chosen_inference(predictor.inference, "whole")
     loss = predictor.task.loss()

@@ -14,24 +14,24 @@ import torch
 from numpy.typing import NDArray
 
 from trainables import checkpoint
-from trainables.checkpoint import CheckpointError
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.data.examples import Example
 from trainables.data.imagefiles import read_image
-from trainables.errors import OutOfMemory
+from trainables.errors import CheckpointError, OutOfMemory, TrainingError
+from trainables.learning_rate import learning_rate_factor
 from trainables.metrics import iou_from_counts, overlap_counts
-from trainables.module import Scores, SegmentationModule, learning_rate_factor
-from trainables.predict import pad_to_stride
+from trainables.module import Scores, SegmentationModule
+from trainables.predict import Predictor, pad_to_stride
 from trainables.tiling import Inference
-from trainables.train import TrainingError, train
+from trainables.train import train
 
 OFTEN = RunOptions(checkpoint_seconds=0)
 
 
 def config(**changes: object) -> TrialConfig:
     fixed = {"encoder": "mobilenet_v2", "crop_size": 64, "batch_size": 4, "epochs": 3}
-    return TrialConfig(**{**fixed, **changes})  # type: ignore[arg-type]
+    return TrialConfig(**{**fixed, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def calm(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> TrialRes
     return train(config(), dataset, tmp_path_factory.mktemp("calm"))
 
 
-def figures(result: TrialResult) -> list[tuple]:
+def figures(result: TrialResult) -> list[tuple[Any, ...]]:
     epochs = [(r.epoch, r.train_loss, r.val_loss, r.val_dataset_iou) for r in result.history]
     return [*epochs, (result.best_epoch, result.test_dataset_iou, result.test_image_iou)]
 
@@ -239,7 +239,8 @@ def test_encoder_weights_from_a_file(dataset: DataSet, tmp_path: Path) -> None:
     options = RunOptions(weights_cache=str(tmp_path / "cache"))
     result = train(cfg, dataset, tmp_path / "t", options=options)
     predictor = checkpoint.load(result.checkpoint)
-    first = next(iter(predictor.network.encoder.parameters()))
+    assert isinstance(predictor, Predictor)
+    first = next(predictor.network.get_submodule("encoder").parameters())
     assert first.shape[1] == 1
     torch.testing.assert_close(first, torch.full_like(first, 0.03))  # summed over colours
     record = predictor.info["encoder_weights"]

@@ -29,7 +29,8 @@ from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, image_scores, pooled
 from analysis.instances.methods import WAYS, default_parameters, make_instances, way_of
 from trainables.config import TrialConfig
-from trainables.data.dataset import DataSet, index_dataset, normalize
+from trainables.data.dataset import DataSet, index_dataset
+from trainables.data.normalization import normalize
 from trainables.labels import semantic3_target
 from trainables.starconvex import star_targets
 from trainables.tiling import WHOLE, Inference
@@ -53,7 +54,8 @@ def blurred(labels: NDArray[np.int32]) -> NDArray[np.float32]:
     rng = np.random.default_rng(int(labels.sum()))
     probability = 0.6 * ndimage.gaussian_filter((labels > 0).astype(np.float32), 1.5)
     probability += 0.35 * (rng.random(labels.shape) < 0.02)
-    return np.clip(probability, 0, 1)[None].astype(np.float32)
+    seen: NDArray[np.float32] = np.clip(probability, 0, 1)[None].astype(np.float32)
+    return seen
 
 
 def mean_ap(tried: Tried) -> float:
@@ -145,6 +147,9 @@ class Network:
     ) -> NDArray[np.float32]:
         self.calls += 1
         return normalized[None]
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ def necks(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Pixels beside another cell."""
     largest = ndimage.maximum_filter(labels, 3)
     smallest = ndimage.minimum_filter(np.where(labels > 0, labels, labels.max() + 1), 3)
-    return (labels > 0) & (largest != smallest)
+    beside: NDArray[np.bool_] = (labels > 0) & (largest != smallest)
+    return beside
 
 
 def sure(labels: NDArray[np.int32], inside: float, neck: float) -> NDArray[np.float32]:

@@ -33,7 +33,8 @@ from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled
 from analysis.instances.methods import WAYS, default_parameters
 from trainables.config import TrialConfig
-from trainables.data.dataset import DataSet, Item, index_dataset, normalize
+from trainables.data.dataset import DataSet, Item, index_dataset
+from trainables.data.normalization import normalize
 from trainables.tiling import WHOLE, Inference
 
 TWO = TrialConfig(architecture="Unet", encoder="resnet18")

@@ -1,5 +1,9 @@
 """Maps of one image: a network of known reach stands in for a trained one."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,7 +11,7 @@ from scipy import ndimage
 
 from analysis.evaluation.prediction import predict_maps
 from trainables.config import TrialConfig
-from trainables.data.dataset import normalize
+from trainables.data.normalization import normalize
 from trainables.starconvex import star_targets
 from trainables.tiling import WHOLE, Inference, tiled
 
@@ -15,7 +19,10 @@ from trainables.tiling import WHOLE, Inference, tiled
 class Blur:
     """A network whose output depends on pixels up to 20 px away."""
 
+    info: dict[str, Any]
+
     def __init__(self, inference: Inference = WHOLE) -> None:
+        self.info = {}
         self.config = TrialConfig(architecture="Unet", encoder="resnet18")
         self.inference = inference
         self.shapes: list[tuple[int, ...]] = []
@@ -23,25 +30,32 @@ class Blur:
     def normalize(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
         return normalize(image, self.config.normalization)
 
-    def maps(self, normalized: NDArray[np.float32], inference: Inference) -> NDArray[np.float32]:
+    def maps(
+        self, normalized: NDArray[np.float32], inference: Inference | None = None
+    ) -> NDArray[np.float32]:
         def once(part: NDArray[np.float32]) -> NDArray[np.float32]:
             self.shapes.append(part.shape)
-            return ndimage.gaussian_filter(part, 5, truncate=4)[None]
+            blurred: NDArray[np.float32] = ndimage.gaussian_filter(part, 5, truncate=4)
+            return blurred[None]
 
-        side = inference.side(normalized.shape)
+        side = (self.inference if inference is None else inference).side(normalized.shape)
         return once(normalized) if side is None else tiled(once, normalized, side)
+
+    def close(self) -> None:
+        pass
 
 
 def noise(shape: tuple[int, int], seed: int = 0) -> NDArray[np.uint16]:
     rng = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(rng.normal(size=shape), 3)
-    return (1000 + 3000 * (smooth - smooth.min())).astype(np.uint16)
+    image: NDArray[np.uint16] = (1000 + 3000 * (smooth - smooth.min())).astype(np.uint16)
+    return image
 
 
 @pytest.mark.parametrize("shape", [(904, 1224), (1280, 928), (100, 100), (64, 700), (1, 1)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_images_of_any_size_and_depth_are_predicted_whole(
-    shape: tuple[int, int], dtype: type
+    shape: tuple[int, int], dtype: type[np.generic]
 ) -> None:
     network = Blur()
     image = (noise(shape) // 64).astype(dtype)
@@ -75,7 +89,10 @@ def test_images_are_predicted_as_the_checkpoint_says() -> None:
 class Polygons:
     """A network that sees the true star-convex maps, on a grid."""
 
+    info: dict[str, Any]
+
     def __init__(self, labels: NDArray[np.integer], grid: int) -> None:
+        self.info = {}
         self.config = TrialConfig(
             architecture="Unet", encoder="resnet18", task="stardist", grid=grid
         )
@@ -85,9 +102,14 @@ class Polygons:
     def normalize(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
         return normalize(image, self.config.normalization)
 
-    def maps(self, normalized: NDArray[np.float32], inference: Inference) -> NDArray[np.float32]:
+    def maps(
+        self, normalized: NDArray[np.float32], inference: Inference | None = None
+    ) -> NDArray[np.float32]:
         labels = np.rint(normalized * self.labels.max()).astype(int)
         return star_targets(labels, self.config.rays, self.config.grid)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("grid", [1, 2, 4])

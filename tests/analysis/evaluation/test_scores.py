@@ -1,5 +1,7 @@
 """Scores per object: by hand, against stardist's, and per unit."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from analysis.evaluation.scores import (
     pooled,
     unit_members,
 )
-from analysis.evaluation.selection import Selected, select
+from analysis.evaluation.selection import select
 
 
 def scores_of(*pairs: tuple[NDArray[np.integer], NDArray[np.integer]]) -> dict[str, float]:
@@ -147,8 +149,8 @@ def test_standing_is_a_mean_over_seeds_with_the_outermost_units() -> None:
         "two": [[image(1, 10), image(2, 10), nothing], [image(3, 10), image(6, 10), nothing]],
     }
     found = select(methods, ["x", "y", "z"])
-    assert found["one"] == Selected(pytest.approx(0.65), 3, 0.4, 0.9)
-    assert found["two"] == Selected(pytest.approx(0.3), 3, pytest.approx(0.2), pytest.approx(0.4))
+    assert astuple(found["one"]) == pytest.approx((0.65, 3, 0.4, 0.9))
+    assert astuple(found["two"]) == pytest.approx((0.3, 3, 0.2, 0.4))
     unknown = select({"none": [[nothing]]}, ["x"])["none"]
     assert np.isnan([unknown.score, unknown.lowest, unknown.highest]).all()
     assert unknown.units == 1

@@ -134,7 +134,7 @@ def test_shapes_that_differ_are_named() -> None:
     one, other = np.zeros((2, 3), int), np.zeros((3, 2), int)
     for refuse in (match, image_scores):
         with pytest.raises(ValueError) as caught:
-            refuse(one, other)  # type: ignore[operator]
+            refuse(one, other)
         assert str(caught.value) == "true labels have shape (2, 3), predicted ones (3, 2)"
 
 
@@ -167,7 +167,7 @@ def test_a_full_image_of_one_cell() -> None:
 
 def image(above: float, below: float) -> ImageScores:
     n = len(METRICS) - 1
-    return ImageScores(np.arange(n) + above, np.full(n, below), 1, 1)
+    return ImageScores(above + np.arange(n, dtype=np.float64), np.full(n, below), 1, 1)
 
 
 def test_where_the_mean_of_average_precision_stands() -> None:

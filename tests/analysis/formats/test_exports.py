@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from numpy.typing import NDArray
 from skimage.draw import disk
 from skimage.measure import label as components
 
@@ -30,7 +31,8 @@ def crowd(seed: int = 0, cells: int = 40) -> np.ndarray:
     pieces = components(labels, connectivity=1, background=0)  # what was cut apart is two cells
     small = np.bincount(pieces.ravel()) < 12
     pieces[small[pieces]] = 0
-    return pieces.astype(np.int32)
+    found: NDArray[np.int32] = pieces.astype(np.int32)
+    return found
 
 
 def read(path: Path) -> pd.DataFrame:

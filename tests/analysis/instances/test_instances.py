@@ -281,13 +281,14 @@ def test_cells_at_all_four_borders_are_found_and_kept(way: str, smoothing: float
         if way == "stars":
             target = star_targets(true, 32)
             return from_star_convex(target[0], target[1:], min_size=min_size)
-        options = {"min_size": min_size, "smoothing": smoothing}
         if way == "3-class":
             classes = semantic3_target(true)
             probabilities = np.stack([classes == c for c in range(3)]).astype(np.float32)
-            return from_3class(probabilities, **options)
+            return from_3class(probabilities, min_size=min_size, smoothing=smoothing)
         probability = (true > 0).astype(np.float32)
-        return watershed_2class(probability, give_back_gap="given" in way, **options)
+        return watershed_2class(
+            probability, give_back_gap="given" in way, min_size=min_size, smoothing=smoothing
+        )
 
     small = found(min_size=quarter // 2)
     pairs = match(true, small, threshold=0.75)

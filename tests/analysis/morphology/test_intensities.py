@@ -151,7 +151,7 @@ def points(
     t = np.linspace(0, 2 * np.pi, count, endpoint=False)
     u, v = major * np.cos(t), minor * np.sin(t)
     x, y = u * np.cos(theta) - v * np.sin(theta), u * np.sin(theta) + v * np.cos(theta)
-    return np.c_[x0 + x, y0 + y]
+    return np.stack([x0 + x, y0 + y], axis=1)
 
 
 @pytest.mark.parametrize("theta", [-1.5, -0.7, 0.0, 0.4, 1.2, 1.57])

@@ -18,6 +18,12 @@ from analysis.morphology.noise import (
 )
 
 
+def value(table: pd.DataFrame, shape: str, feature: str, column: str) -> float:
+    """Return one value of the table of a single area."""
+    (found,) = table.loc[(table["shape"] == shape) & (table["feature"] == feature), column]
+    return float(found)
+
+
 def test_one_row_for_every_area_shape_and_feature() -> None:
     table = noise_floor([50.0, 200], shifts=3)
     assert list(table) == [
@@ -43,11 +49,9 @@ def test_one_row_for_every_area_shape_and_feature() -> None:
     )
     assert SHAPES == {"disc": 1.0, "ellipse 3:2": 1.5}
     np.testing.assert_allclose(table["radius"], np.sqrt(table["area"] / math.pi))
-    for area, shape, feature, ideal in table[["area", "shape", "feature", "ideal"]].itertuples(
-        index=False
-    ):
-        expected = ideal_features(math.sqrt(area / math.pi), SHAPES[shape])
-        assert ideal == expected[feature]
+    for row in table.to_dict("records"):
+        expected = ideal_features(math.sqrt(row["area"] / math.pi), SHAPES[row["shape"]])
+        assert row["ideal"] == expected[row["feature"]]
     np.testing.assert_allclose(table["relative_bias"], table["bias"] / table["ideal"])
     np.testing.assert_allclose(table["relative_sd"], table["sd"] / table["ideal"])
 
@@ -68,12 +72,12 @@ def test_shapes_have_the_area_that_was_asked_for() -> None:
 
 def test_an_ellipse_is_seen_as_long_as_it_is() -> None:
     """At a size where pixels hardly count, its circularity in skimage's convention is its own."""
-    table = noise_floor([20_000.0], convention="skimage", shifts=5).set_index(["shape", "feature"])
+    table = noise_floor([20_000.0], convention="skimage", shifts=5)
     for shape in SHAPES:
-        assert abs(table.loc[(shape, "circularity"), "relative_bias"]) < 0.1
-        assert abs(table.loc[(shape, "area"), "relative_bias"]) < 0.001
+        assert abs(value(table, shape, "circularity", "relative_bias")) < 0.1
+        assert abs(value(table, shape, "area", "relative_bias")) < 0.001
     disc, ellipse = (
-        table.loc[(shape, "circularity"), "ideal"] + table.loc[(shape, "circularity"), "bias"]
+        sum(value(table, shape, "circularity", column) for column in ("ideal", "bias"))
         for shape in SHAPES
     )
     assert 0.9 < ellipse / disc < 0.95
@@ -89,13 +93,15 @@ def test_draws_follow_seed_and_number() -> None:
 
 def test_the_smallest_cells_may_have_no_features() -> None:
     """TrackMate drops one or two pixels: what is left counts, or nothing is known."""
-    table = noise_floor([0.5], convention="trackmate", shifts=20).set_index(["shape", "feature"])
+    table = noise_floor([0.5], convention="trackmate", shifts=20)
     assert table["bias"].isna().all()
     assert table["sd"].isna().all()
-    pair = noise_floor([3.0], convention="trackmate", shifts=60).set_index(["shape", "feature"])
-    raw = noise_floor([3.0], convention="trackmate_raw", shifts=60).set_index(["shape", "feature"])
+    pair, raw = (
+        noise_floor([3.0], convention=convention, shifts=60)
+        for convention in ("trackmate", "trackmate_raw")
+    )
     assert pair["bias"].notna().all()
-    assert pair.loc[("disc", "area"), "bias"] != raw.loc[("disc", "area"), "bias"]
+    assert value(pair, "disc", "area", "bias") != value(raw, "disc", "area", "bias")
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
@@ -117,37 +123,37 @@ def test_features_of_an_ellipse_by_hand() -> None:
     assert long["shape_index"] == pytest.approx(9.688448220547675 / math.sqrt(2 * math.pi))
 
 
-def biases(radius: float) -> pd.DataFrame:
-    return noise_floor([math.pi * radius**2]).query("shape == 'disc'").set_index("feature")
+def disc(radius: float, feature: str, column: str = "bias") -> float:
+    return value(noise_floor([math.pi * radius**2]), "disc", feature, column)
 
 
 def test_the_difference_is_that_of_the_discs_and_its_chance() -> None:
     """At radii of the curve itself, 1.5 * 64 ** (k / 24), nothing is interpolated."""
     small, large = 1.5 * 64 ** (8 / 24), 1.5 * 64 ** (16 / 24)
-    one, two = biases(small), biases(large)
+    one, other = (np.full(n, math.pi * r**2) for n, r in ((25, small), (100, large)))
+    tables = [noise_floor([math.pi * r**2]) for r in (small, large)]
     for feature in FEATURES:
-        areas = [np.full(count, math.pi * r**2) for count, r in ((25, small), (100, large))]
-        found = discretisation_difference(*areas, feature)
-        bias = abs(one.loc[feature, "bias"] - two.loc[feature, "bias"])
-        chance = math.sqrt(one.loc[feature, "sd"] ** 2 / 25 + two.loc[feature, "sd"] ** 2 / 100)
-        assert found == pytest.approx(bias + 1.96 * chance, rel=1e-6), feature
-        assert discretisation_difference(*areas[::-1], feature) == pytest.approx(found)
+        found = discretisation_difference(one, other, feature)
+        a, b = (value(table, "disc", feature, "bias") for table in tables)
+        sd_a, sd_b = (value(table, "disc", feature, "sd") for table in tables)
+        chance = math.sqrt(sd_a**2 / 25 + sd_b**2 / 100)
+        assert found == pytest.approx(abs(a - b) + 1.96 * chance, rel=1e-6), feature
+        assert discretisation_difference(other, one, feature) == pytest.approx(found)
 
 
 def test_cells_between_two_radii_of_the_curve() -> None:
-    radii = [1.5 * 64 ** (k / 24) for k in (12, 13)]
-    middle = math.pi * radii[0] * radii[1]  # half way on the logarithmic scale
-    low, high = (biases(r)["relative_bias"]["circularity"] for r in radii)
-    far = biases(1.5 * 64 ** (20 / 24))["relative_bias"]["circularity"]
-    many = [np.full(10**5, area) for area in (middle, math.pi * (1.5 * 64 ** (20 / 24)) ** 2)]
-    found = discretisation_difference(*many, "circularity")
-    assert found == pytest.approx(abs((low + high) / 2 - far), abs=2e-4)
+    lower, upper, far = (1.5 * 64 ** (k / 24) for k in (12, 13, 20))
+    middle = math.pi * lower * upper  # half way on the logarithmic scale
+    low, high, end = (disc(r, "circularity", "relative_bias") for r in (lower, upper, far))
+    many, others = np.full(10**5, middle), np.full(10**5, math.pi * far**2)
+    found = discretisation_difference(many, others, "circularity")
+    assert found == pytest.approx(abs((low + high) / 2 - end), abs=2e-4)
 
 
 def test_conventions_differ_and_cells_beyond_the_curve_take_its_ends() -> None:
-    areas = [np.full(50, 20.0), np.full(50, 900.0)]
-    raw = discretisation_difference(*areas, "circularity", convention="trackmate_raw")
-    assert raw != discretisation_difference(*areas, "circularity")
+    one, other = np.full(50, 20.0), np.full(50, 900.0)
+    raw = discretisation_difference(one, other, "circularity", convention="trackmate_raw")
+    assert raw != discretisation_difference(one, other, "circularity")
     end = math.pi * 96**2
     larger, last = (
         discretisation_difference([a] * 4, [end] * 4, "solidity") for a in (4 * end, end)
@@ -159,6 +165,6 @@ def test_cells_without_an_area_are_left_out() -> None:
     some = [20.0, 30.0]
     found = discretisation_difference([*some, 0.0, math.nan], [900.0], "perimeter")
     assert found == discretisation_difference(some, [900.0], "perimeter")
-    for empty in ([], [0.0], [math.nan]):
+    for empty in (np.zeros(0), np.zeros(1), np.full(1, math.nan)):
         assert math.isnan(discretisation_difference(empty, [3.0], "area"))
         assert math.isnan(discretisation_difference([3.0], empty, "area"))

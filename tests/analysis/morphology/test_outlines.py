@@ -28,8 +28,8 @@ def test_vertices_are_those_of_trackmate(convention: str, image: str) -> None:
     labels = tifffile.imread(GOLDEN / f"{image}.tif")
     found = {k: v for k, v in outlines(labels, convention=convention).items() if len(v)}
     assert set(found) == set(golden["label"])
-    for label, vertices in golden.groupby("label"):
-        there = vertices[["x", "y"]].to_numpy()
+    for label in found:
+        there = golden.loc[golden["label"] == label, ["x", "y"]].to_numpy()
         # from the first vertex: TrackMate itself is off by one pixel at the left and top border
         np.testing.assert_array_equal(found[label] - found[label][0], there - there[0], str(label))
         if convention == "trackmate_raw":

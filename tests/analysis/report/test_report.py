@@ -177,7 +177,13 @@ def test_other_images_are_called_by_their_split(evidence: Evidence) -> None:
 
 def test_tables_of_data_frames() -> None:
     frame = pd.DataFrame({"name": ["b", None], "some_x": [0.5, 1e-9], "none": [None, None]})
-    table = make_table("t", "caption", frame.assign(noise=[True, None]), grey="noise", most=1)
+    table = make_table(
+        "t",
+        "caption",
+        frame.assign(noise=pd.Series([True, None], dtype=object)),
+        grey="noise",
+        most=1,
+    )
     assert table.headings == [("name", False), ("some x", True), ("noise", False)]
     assert table.grey == [True]
     assert table.total == 2
@@ -263,7 +269,8 @@ def column(browser: Any, table: str, number: int) -> list[str]:
         "return Array.from(document.getElementById(arguments[0]).tBodies[0].rows)"
         ".filter(r => !r.hidden).map(r => r.cells[arguments[1]].dataset.sort)"
     )
-    return browser.execute_script(script, table, number)
+    values: list[str] = browser.execute_script(script, table, number)
+    return values
 
 
 def test_tables_sort_and_filter(browser: Any, page: Path, evidence: Evidence) -> None:
@@ -305,7 +312,8 @@ def test_viewer_flips(browser: Any, page: Path, evidence: Evidence) -> None:
 
     def layers() -> list[str]:
         loaded = "return Array.from(document.querySelectorAll('#v-stage img'), i => i.src)"
-        return browser.execute_script(loaded)
+        sources: list[str] = browser.execute_script(loaded)
+        return sources
 
     assert status.text.startswith(f"{NAMES[0]}; image t000")
     seen = {layers()[-1]}

@@ -93,8 +93,8 @@ def test_nothing_of_a_file_is_left_out_silently(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "whole.tif", image(shape=(5, 20, 30)), imagej=True)
     content = (tmp_path / "whole.tif").read_bytes()
     (tmp_path / "short.tif").write_bytes(content[: len(content) // 2])
-    channels = {"imagej": True, "metadata": {"axes": "CYX"}}
-    tifffile.imwrite(tmp_path / "channels.tif", image(shape=(2, 20, 30)), **channels)
+    pixels, axes = image(shape=(2, 20, 30)), {"axes": "CYX"}
+    tifffile.imwrite(tmp_path / "channels.tif", pixels, imagej=True, metadata=axes)
     tifffile.imwrite(
         tmp_path / "planar.tif", image(shape=(3, 20, 30)), photometric="rgb", planarconfig=2
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,9 @@ from analysis.formats.trackmate import TRACKS, write_trackmate_tracks
 from analysis.segment.tracks import default_distance, link, track_table
 
 
-def cells(paths: dict[str, list[tuple[int, float, float]]], sequence: str = "s") -> pd.DataFrame:
+def cells(
+    paths: Mapping[str, Sequence[tuple[int, float, float]]], sequence: str = "s"
+) -> pd.DataFrame:
     rows = [
         (name, frame, x, y, 5.0, 80, sequence)
         for name, path in paths.items()
@@ -24,11 +28,11 @@ def cells(paths: dict[str, list[tuple[int, float, float]]], sequence: str = "s")
     return table
 
 
-def by_name(table: pd.DataFrame, tracks: pd.Series) -> dict[str, set]:
-    return {name: set(tracks[rows.index]) for name, rows in table.groupby("name")}
+def by_name(table: pd.DataFrame, tracks: pd.Series) -> dict[str, set[Any]]:
+    return {str(name): set(tracks[rows.index]) for name, rows in table.groupby("name")}
 
 
-TRUTH = {
+TRUTH: dict[str, list[tuple[int, float, float]]] = {
     "east": [(f, 10 + 3.0 * f, 20) for f in range(6)],
     "south": [(f, 60, 10 + 4.0 * f) for f in range(6)],
     "gap": [(f, 100 + 3.0 * f, 50 + 4.0 * f) for f in (0, 1, 3, 4)],
@@ -84,7 +88,7 @@ def test_speed_displacement_and_straightness_by_hand() -> None:
     assert a["TRACK_MEAN_QUALITY"] == 80
     assert b["TRACK_MEAN_SPEED"] == b["TRACK_DISPLACEMENT"] == 7
     assert b["CONFINEMENT_RATIO"] == 1
-    assert math.isnan(b["TRACK_STD_SPEED"])
+    assert b[["TRACK_STD_SPEED"]].isna().all()
 
 
 def test_a_cell_that_stays_has_no_direction() -> None:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.statistics.pairs import COLUMNS, TOO_FEW, agreement, compare, holm
@@ -30,7 +31,7 @@ def study(
     rng: np.random.Generator, units: int, *, paired: bool, effect: float = 0.0, icc: float = 0.5
 ) -> pd.DataFrame:
     """Draw cells of units whose cells resemble each other."""
-    values = {}
+    values: dict[tuple[str, object], list[float]] = {}
     for unit in range(units):
         shared = rng.normal(0, math.sqrt(icc / 2))
         for side in "ab" if paired else "ab"[unit % 2]:
@@ -56,7 +57,10 @@ def test_hand_computed_row() -> None:
 
 def test_paired_p_is_that_of_all_swaps_by_hand() -> None:
     d = np.array([0.3, -0.1, 0.5, 0.2, 0.9, 0.4])
-    t = lambda v: abs(v.mean()) / v.std(ddof=1)  # noqa: E731
+
+    def t(v: NDArray[np.float64]) -> float:
+        return float(abs(v.mean()) / v.std(ddof=1))
+
     swaps = [t(d * s) for s in itertools.product([1, -1], repeat=6)]
     expected = np.mean([s >= t(d) - 1e-12 for s in swaps])
     assert signs_p(d, 9999, np.random.default_rng(0)) == pytest.approx(expected)

@@ -18,7 +18,7 @@ def objects(population: bool) -> pd.DataFrame:
         for label in range(1, 9):
             area = 300 + 200 * (image >= 5) + rng.normal(0, 5)
             for method, extra in ((TRUTH, 0), ("U-Net", 10)):
-                row = dict.fromkeys(FEATURES, 1.0 + rng.normal(0, 0.01))
+                row: dict[str, object] = {**dict.fromkeys(FEATURES, 1.0 + rng.normal(0, 0.01))}
                 row |= {"area": area + extra, "method": method, "image": f"i{image}"}
                 row |= {"group": "ab"[image >= 5], "label": label, "matched_label": label}
                 row |= {"track": pd.NA, "population": "all" if population else pd.NA}

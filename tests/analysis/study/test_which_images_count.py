@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,9 @@ from analysis.study.study import StudyOptions, make_study
 from analysis.study.trials import AnalysedTrial, Variant
 from analysis.study.truth import measure_truth
 from trainables.config import TrialConfig
-from trainables.data.dataset import DataSet, index_dataset, normalize
+from trainables.data.dataset import DataSet, index_dataset
 from trainables.data.imagefiles import read_image
+from trainables.data.normalization import normalize
 from trainables.tiling import WHOLE, Inference
 
 AP = METRICS.index("ap_mean")
@@ -59,7 +60,8 @@ def test_the_score_of_a_unit_is_that_of_its_images() -> None:
     assert names.tolist() == ["a", "b"]
     assert pooled(images, members)[:, AP] == pytest.approx([0.3, 0.8])
     one = select({"method": [images]}, ["b", "a", "b", "a"])["method"]
-    assert (one.units, one.lowest, one.highest) == (2, pytest.approx(0.3), pytest.approx(0.8))
+    assert one.units == 2
+    assert (one.lowest, one.highest) == pytest.approx((0.3, 0.8))
 
 
 class Network:
@@ -67,7 +69,9 @@ class Network:
 
     config = TrialConfig(architecture="Unet", encoder="resnet18")
     inference = WHOLE
-    info: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {}
 
     def normalize(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
         return normalize(image, self.config.normalization)
@@ -76,6 +80,9 @@ class Network:
         self, normalized: NDArray[np.float32], inference: Inference | None = None
     ) -> NDArray[np.float32]:
         return normalized[None]
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sweep.request import Request, RequestError, load_space, make_request
 from sweep.search.dimensions import to_json
 
 ONE = grid(architecture="Unet", encoder="resnet18")
-RATES = {"learning_rate": ("loguniform", 1e-4, 1e-2), "batch_size": [4, 8]}
+RATES: dict[str, Any] = {"learning_rate": ("loguniform", 1e-4, 1e-2), "batch_size": [4, 8]}
 
 
 def request(

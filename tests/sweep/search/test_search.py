@@ -54,7 +54,9 @@ def kept(out: Path) -> list[optuna.trial.FrozenTrial]:
     """Return what optuna-dashboard would show of OUT/optuna.journal."""
     backend = optuna.storages.journal.JournalFileBackend(str(out / JOURNAL))
     storage = optuna.storages.JournalStorage(backend)
-    return optuna.load_study(study_name=STUDY, storage=storage).trials
+    trials: list[optuna.trial.FrozenTrial]
+    trials = optuna.load_study(study_name=STUDY, storage=storage).trials
+    return trials
 
 
 def test_nothing_is_drawn_twice_and_repeats_take_the_result(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_nothing_is_drawn_twice_and_repeats_take_the_result(tmp_path: Path) -> N
     trials = kept(tmp_path)
     assert len(trials) > 4, "Optuna has repeated itself"
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    values = {}
+    values: dict[str, float] = {}
     for trial in trials:
         assert values.setdefault(str(trial.params), trial.value) == trial.value
         assert trial.user_attrs["trial_id"] in Ledger(tmp_path).read()

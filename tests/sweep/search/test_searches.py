@@ -27,7 +27,9 @@ def study(out: Path) -> list[optuna.trial.FrozenTrial]:
     """Return what optuna-dashboard shows."""
     backend = optuna.storages.journal.JournalFileBackend(str(out / JOURNAL))
     storage = optuna.storages.JournalStorage(backend)
-    return optuna.load_study(study_name=STUDY, storage=storage).trials
+    trials: list[optuna.trial.FrozenTrial]
+    trials = optuna.load_study(study_name=STUDY, storage=storage).trials
+    return trials
 
 
 def agree(out: Path) -> None:

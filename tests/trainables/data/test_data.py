@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from trainables.data.splits import DataOptions, natural_key
+from trainables.data.normalization import normalize
 import contextlib
 import subprocess
 import sys
@@ -17,10 +19,7 @@ from hypothesis import strategies as st
 from trainables.config import Normalization
 from trainables.data.dataset import (
     DataError,
-    DataOptions,
     index_dataset,
-    natural_key,
-    normalize,
     open_dataset,
 )
 from trainables.data.imagefiles import ImageFileError, read_image, read_labels
@@ -54,7 +53,7 @@ def others(notes: Sequence[str]) -> list[str]:
 
 def problem(root: Path, **options: object) -> str:
     with pytest.raises(DataError) as caught:
-        open_dataset(root, DataOptions(**options))  # type: ignore[arg-type]
+        open_dataset(root, DataOptions(**options))
     return str(caught.value)
 
 
@@ -330,7 +329,9 @@ def test_binary_masks_become_components(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiff_and_png_read_alike(tmp_path: Path, dtype: type) -> None:
+def test_tiff_and_png_read_alike(
+    tmp_path: Path, dtype: type[np.uint8] | type[np.uint16]
+) -> None:
     image = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (21, 34)).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", image, compression="zlib")
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(image))

@@ -55,14 +55,16 @@ def test_a_training_epoch_uses_every_crop_once(
     pairs = [dataset.load(item, cfg.normalization) for item in dataset.subset("train")]
     crops: Counter[bytes] = Counter()
     for image, labels in pairs:
-        image, labels = pad_to_size(image, labels, size)
-        for y, x in crop_corners(labels, size):
-            crops[whatever_its_turn(image[y : y + size, x : x + size])] += 1
+        padded, cells = pad_to_size(image, labels, size)
+        for y, x in crop_corners(cells, size):
+            crops[whatever_its_turn(padded[y : y + size, x : x + size])] += 1
     seen: dict[int, list[list[bytes]]] = {}
     exactly: dict[int, list[bytes]] = {0: [], 1: []}
     step = SegmentationModule.training_step
 
-    def watched(self: SegmentationModule, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+    def watched(
+        self: SegmentationModule, batch: tuple[torch.Tensor, torch.Tensor], index: int
+    ) -> torch.Tensor:
         contents = [whatever_its_turn(one.numpy()) for one in batch[0].cpu()]
         exactly[self.current_epoch] += [one.numpy().tobytes() for one in batch[0].cpu()]
         seen.setdefault(self.current_epoch, []).append(contents)

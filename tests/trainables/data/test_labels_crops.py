@@ -99,8 +99,8 @@ def test_every_cell_is_whole_in_some_crop(seed: int, height: int, width: int) ->
     rng, size = np.random.default_rng(seed), 32
     labels = np.zeros((height, width), np.int32)
     for number in range(1, 8):
-        y, x = rng.integers(0, height - 10), rng.integers(0, width - 10)
-        labels[y : y + rng.integers(2, 30), x : x + rng.integers(2, 30)] = number
+        top, left = rng.integers(0, height - 10), rng.integers(0, width - 10)
+        labels[top : top + rng.integers(2, 30), left : left + rng.integers(2, 30)] = number
     covered = np.zeros(labels.shape, bool)
     whole = set()
     for y, x in crop_corners(labels, size):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from trainables import checkpoint
 from trainables.config import Normalization, TrialConfig
 from trainables.data.appearance import appearance_of
-from trainables.data.dataset import DataError, normalize, open_dataset
+from trainables.data.dataset import DataError, open_dataset
 from trainables.data.imagefiles import read_image
-from trainables.data.normalization import Intensities, intensities_of
+from trainables.data.normalization import Intensities, intensities_of, normalize
 from trainables.errors import CheckpointError
 from trainables.module import SegmentationModule
 from trainables.stardist.client import train_stardist
@@ -58,7 +58,7 @@ def write(root: Path, count: int = 5, dtype: type = np.uint16) -> Path:
 )
 @settings(max_examples=25)
 def test_percentiles_are_those_of_all_pixels_together(
-    tmp_path_factory: pytest.TempPathFactory, low: float, high: float, seed: int, dtype: type
+    tmp_path_factory: pytest.TempPathFactory, low: float, high: float, seed: int, dtype: type[np.generic]
 ) -> None:
     folder, rng = tmp_path_factory.mktemp("p"), np.random.default_rng(seed)
     images = [rng.integers(0, 50 * 5**k, (7, 9 + k)).astype(dtype) for k in range(3)]
@@ -173,7 +173,7 @@ def test_names_of_trials() -> None:
     del old["normalization"]["mode"]
     assert TrialConfig(**old).trial_id("f") == TrialConfig().trial_id("f")
     assert TrialConfig(normalization=DATASET).trial_id("f") != TrialConfig().trial_id("f")
-    word = TrialConfig(normalization="dataset")  # type: ignore[arg-type]
+    word = TrialConfig(normalization="dataset")
     assert word == TrialConfig(normalization=DATASET)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trainables.data.splits import DataOptions
+from numpy.typing import NDArray
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,6 @@ from scipy.ndimage import gaussian_filter
 
 from trainables.data.dataset import (
     DataError,
-    DataOptions,
     DataSet,
     index_dataset,
     main,
@@ -27,9 +28,10 @@ def film(root: Path, frames: int, memory: float, *, still: float = 0.0, seed: in
     """
     rng = np.random.default_rng(seed)
 
-    def texture() -> np.ndarray:
+    def texture() -> NDArray[np.float64]:
         blurred = gaussian_filter(rng.normal(0, 1, (80, 96)), 2)
-        return blurred / blurred.std()
+        scaled: NDArray[np.float64] = blurred / blurred.std()
+        return scaled
 
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
@@ -50,7 +52,7 @@ def yaml(root: Path, text: str) -> Path:
 
 
 def blocks(**more: object) -> DataOptions:
-    return DataOptions(split="time_blocks", **more)  # type: ignore[arg-type]
+    return DataOptions(split="time_blocks", **more)
 
 
 def check(*words: object) -> subprocess.CompletedProcess[str]:

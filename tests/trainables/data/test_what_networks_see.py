@@ -9,7 +9,8 @@ import pytest
 import tifffile
 
 from trainables.config import Normalization
-from trainables.data.dataset import index_dataset, normalize
+from trainables.data.dataset import index_dataset
+from trainables.data.normalization import normalize
 from trainables.data.splits import DataOptions
 
 

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 @cache
 def _strided(name: str) -> nn.Module:
     torch.manual_seed(0)
-    strided = get_encoder(name, in_channels=1, weights=None)
+    strided: nn.Module = get_encoder(name, in_channels=1, weights=None)
     for module in strided.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)

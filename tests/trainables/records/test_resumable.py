@@ -21,7 +21,6 @@ import pytest
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
 from trainables.errors import Superseded
-from trainables.records import resumable
 from trainables.records.attempts import Attempt
 from trainables.records.resumable import Form, Progress
 from trainables.train import train
@@ -44,7 +43,7 @@ def calm(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> TrialRes
     return train(CONFIG, dataset, tmp_path_factory.mktemp("calm"))
 
 
-def figures(result: TrialResult) -> list[tuple]:
+def figures(result: TrialResult) -> list[tuple[Any, ...]]:
     epochs = [(r.epoch, r.train_loss, r.val_loss, r.val_dataset_iou) for r in result.history]
     return [*epochs, (result.best_epoch, result.test_dataset_iou, result.test_image_iou)]
 
@@ -96,7 +95,7 @@ def taken(folder: Path) -> tuple[int | None, list[str]]:
     form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
     progress = Progress(Attempt.begin(folder), form, 60.0, notes.append)
     state = next(progress.states(), None)
-    return state and state.epoch, notes
+    return None if state is None else state.epoch, notes
 
 
 @pytest.mark.parametrize("harm", [truncate, flip, Path.unlink])
@@ -327,7 +326,7 @@ def test_saving_takes_a_twentieth_of_the_time(
         real(self, path, **options)
         later += 100.0
 
-    monkeypatch.setattr(resumable.time, "monotonic", lambda: clock() + later)
+    monkeypatch.setattr("trainables.records.resumable.time.monotonic", lambda: clock() + later)
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", slow)
     train(CONFIG, dataset, tmp_path / "t", options=RunOptions(checkpoint_seconds=1e-3))
     assert saved == [1], "the next is due after twenty times what a save takes"

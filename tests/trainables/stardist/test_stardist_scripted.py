@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,11 @@ def dataset(tiny_dataset: Path) -> DataSet:
     return open_dataset(tiny_dataset)
 
 
+Scripted = Callable[..., tuple[TrialResult, Path]]
+
+
 @pytest.fixture(scope="module")
-def scripted(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def scripted(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Scripted:
     """Train with the script: a function of the epoch to break off and train on after, the state of
     that epoch having been damaged.
     """
@@ -170,12 +174,12 @@ def scripted(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(scripted: Any) -> tuple[TrialResult, Path]:
+def whole(scripted: Scripted) -> tuple[TrialResult, Path]:
     return scripted(None)
 
 
 @pytest.fixture(scope="module")
-def cut(scripted: Any) -> tuple[TrialResult, Path, list[str]]:
+def cut(scripted: Scripted) -> tuple[TrialResult, Path, list[str]]:
     said: list[str] = []
     return (*scripted(3, said), said)
 
@@ -290,8 +294,8 @@ def by_hand(
     shared, either = [], []
     for item in dataset.subset(split):
         image, labels = dataset.load(item, CONFIG.normalization)
-        maps = module.pretend((image - 0.5) / 0.25, shift, CONFIG.rays, CONFIG.grid)
-        found = decode(*maps, thresholds, grid=CONFIG.grid, shape=labels.shape) > 0
+        prob, dist = module.pretend((image - 0.5) / 0.25, shift, CONFIG.rays, CONFIG.grid)
+        found = decode(prob, dist, thresholds, grid=CONFIG.grid, shape=labels.shape) > 0
         shared.append(np.sum(found & (labels > 0)))
         either.append(np.sum(found | (labels > 0)))
     one, other = np.array(shared, float), np.array(either, float)

@@ -58,8 +58,9 @@ def best_threshold_iou(images: list[np.ndarray], masks: list[np.ndarray]) -> flo
     edges = np.linspace(
         min(float(i.min()) for i in images), max(float(i.max()) for i in images), 1001
     )
-    cells = sum(np.histogram(i[m], edges)[0] for i, m in zip(images, masks, strict=True))
-    pixels = sum(np.histogram(i, edges)[0] for i in images)
+    pairs = zip(images, masks, strict=True)
+    cells = np.sum([np.histogram(i[m], edges)[0] for i, m in pairs], axis=0)
+    pixels = np.sum([np.histogram(i, edges)[0] for i in images], axis=0)
     best = 0.0
     for c, p in ((cells, pixels), (cells[::-1], pixels[::-1])):
         hit, chosen = np.cumsum(c), np.cumsum(p)
@@ -83,7 +84,7 @@ def test_layout(data: Path) -> None:
         assert sorted(p.name for p in (data / kind).iterdir()) == [f"{s}.tif" for s in stems]
         for path in (data / kind).iterdir():
             with tifffile.TiffFile(path) as tif:
-                page = tif.pages[0]
+                page = tif.pages.first
                 assert page.shape == (128, 160)
                 assert page.dtype == np.uint16
                 assert page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
@@ -313,7 +314,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         if len(written) == 3:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthetic.tifffile, "imwrite", full_disk)
+    monkeypatch.setattr(tifffile, "imwrite", full_disk)
     with pytest.raises(OSError, match="No space left"):
         generate(tmp_path / "deep" / "data", **SMALL)
     assert list((tmp_path / "deep").iterdir()) == []

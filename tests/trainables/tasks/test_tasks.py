@@ -11,7 +11,6 @@ import pytest
 import tifffile
 import torch
 
-import trainables.tasks.stardist
 from trainables import checkpoint
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
@@ -20,7 +19,7 @@ from trainables.labels import CLASS_NAMES
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import SegmentationModule
 from trainables.predict import Scaling, predict_logits
-from trainables.starconvex import Thresholds
+from trainables.starconvex import Thresholds, optimize_thresholds
 from trainables.stardist.client import train_stardist
 from trainables.tasks import Semantic3, StarConvex, build_task, typical_radius
 from trainables.tiling import Inference
@@ -58,14 +57,13 @@ def test_a_trial_of_each_task(
 ) -> None:
     cfg = config(task, epochs=3)
     searched: list[list[np.ndarray]] = []
-    search = trainables.tasks.stardist.optimize_thresholds
 
     def watched(predictions: Any, truths: list[np.ndarray], **options: Any) -> Thresholds:
         searched.append(truths)
-        search(predictions, truths, **options)
+        optimize_thresholds(predictions, truths, **options)
         return Thresholds(0.3, 0.3)  # others than the default ones, with which epochs are compared
 
-    monkeypatch.setattr(trainables.tasks.stardist, "optimize_thresholds", watched)
+    monkeypatch.setattr("trainables.tasks.stardist.optimize_thresholds", watched)
     calm = train(cfg, dataset, tmp_path / "calm")
     seen: list[int] = []
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -43,7 +44,7 @@ from analysis.report.viewer import viewer_pictures
 from tests.analysis.evidence_data import METHODS, empty, make_evidence
 
 NAMES = list(METHODS)
-ONE = {"names": ["PAN vgg19, 2-class + watershed"], "architectures": ("Unet",)}
+ONE: dict[str, Any] = {"names": ["PAN vgg19, 2-class + watershed"], "architectures": ("Unet",)}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,8 @@ def test_print_size_and_letters(evidence: Evidence) -> None:
     for name, kind in figures_of(evidence).items():
         shown = kind.compute(evidence)
         assert shown is not None, name
-        with matplotlib.rc_context(STYLE):
+        style: Any = STYLE
+        with matplotlib.rc_context(style):
             figure = kind.draw(shown)
             figure.draw_without_rendering()
         check_print(figure)
@@ -88,7 +90,7 @@ def check_print(figure: Figure) -> None:
     assert width <= TWO_COLUMNS + 0.01
     assert height <= 9.7, "longer than a page"
     for text in figure.findobj(Text):
-        assert not text.get_text() or text.get_fontsize() >= 7
+        assert not text.get_text() or float(text.get_fontsize()) >= 7
 
 
 def test_a_task_of_ones_own_has_figures_too(evidence: Evidence) -> None:
@@ -98,7 +100,9 @@ def test_a_task_of_ones_own_has_figures_too(evidence: Evidence) -> None:
     assert names == [f"figure8_networks_{task}" for task in ("semantic2", "stardist", "centres")]
     kind = figures_of(own)[names[-1]]
     assert kind.title == "One crop through every network, centres (Figure 8)"
-    assert len(kind.compute(own).networks) == 3
+    shown = kind.compute(own)
+    assert shown is not None
+    assert len(shown.networks) == 3
     trained, ranked = losses.compute_training(own), dataset_iou.compute(own)
     assert trained is not None
     assert ranked is not None
@@ -222,6 +226,7 @@ def test_features_without_values_are_left_out(evidence: Evidence) -> None:
 @pytest.mark.parametrize("task", ["semantic2", "semantic3", "stardist"])
 def test_every_network_is_drawn_or_a_dash(evidence: Evidence, task: str) -> None:
     crop = evidence.crop
+    assert crop is not None
     part = {name: probability[:64, :96] for name, probability in crop.probabilities.items()}
     crop = Crop(crop.image, (32, 64), crop.pixels[:64, :96], crop.truth[:64, :96], part)
     shown = networks.compute(replace(evidence, crop=crop), task=task)
@@ -263,7 +268,8 @@ def test_overlays_compare_the_window_that_is_shown(evidence: Evidence) -> None:
     assert len(shown.pairs) == 4 + 6
     assert not shown.cropped
     assert overlays.caption(shown).startswith("Image t000 (test). Pixels")
-    large = Picture("b", "val", *(np.tile(x, (2, 2)) for x in (picture.pixels, picture.truth)), {})
+    pixels, truth = np.tile(picture.pixels, (2, 2)), np.tile(picture.truth, (2, 2))
+    large = Picture("b", "val", pixels, truth, {})
     large.labels.update(dict.fromkeys([*picture.labels, "one more"], large.truth))
     cut = overlays.compute(replace(evidence, pictures=[large]))
     assert cut is not None
@@ -278,7 +284,7 @@ def test_overlays_compare_the_window_that_is_shown(evidence: Evidence) -> None:
 def dots(figure: Figure) -> list[float]:
     """Give where the small dots, one per unit, lie along the axis of values."""
     lines = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "units"]
-    return [float(v) for line in lines for v in line.get_xydata().ravel()]
+    return [float(v) for line in lines for v in np.asarray(line.get_xydata()).ravel()]
 
 
 def test_every_unit_is_a_dot_and_nothing_is_drawn_as_an_interval(evidence: Evidence) -> None:
@@ -315,7 +321,7 @@ def test_table1_puts_the_paper_beside_resnet152(evidence: Evidence) -> None:
     assert len(two) == 39
     assert two.loc["U-Net++, ResNet-152, 2-class", "paper_iou_percent"] == 88.88
     assert table.loc[table["task"] == "semantic3", "paper_iou_percent"].isna().all()
-    assert pd.isna(two.loc["U-Net, VGG19, 2-class", "paper_iou_percent"])
+    assert two["paper_iou_percent"].isna()["U-Net, VGG19, 2-class"]
     assert two["loss"].notna().all()
     assert "StarDist" in table.index
 
