@@ -1,4 +1,4 @@
-"""Everything that figures and report show, in one place: what they never compute themselves."""
+"""Everything that the figures and the report show, computed once and kept in one place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Crop:
-    """One window of a validation or test image through every network."""
+    """One window of a validation or test image, as every network sees it."""
 
     image: str
     """Stem of the image."""
@@ -31,7 +31,7 @@ class Crop:
     truth: NDArray[np.int32]
     """(h, w) label image."""
     probabilities: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Of each trial_id that is done: (h, w) foreground probability."""
+    """(h, w) foreground probability by trial_id, for every finished trial."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Picture:
     truth: NDArray[np.int32]
     """(H, W) label image."""
     labels: dict[str, NDArray[np.int32]]
-    """Of each method: (H, W) label image."""
+    """(H, W) label image by method."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Evidence:
     """What an analysis found.
 
     A *method* is a candidate with its way of making instances. All seeds of a method are
-    calibrated and scored; `objects` and pictures are of the representative seed, the best on
-    validation.
+    calibrated and scored; `objects` and `pictures` come from the representative seed, which is
+    the best one on validation.
     """
 
     out: Path
@@ -71,36 +71,37 @@ class Evidence:
     """One row per analysed trial, best first: method, trial_id, task, architecture, encoder, seed,
     way ('2-class + watershed', '3-class', 'StarDist', 'star-convex head'), representative (bool),
     default and calibrated (JSON of the parameters), val_score (mean AP over `IOUS` of the method
-    on validation), val_units (independent units there), val_lowest, val_highest (the same of the
+    on validation), val_units (independent units there), val_lowest, val_highest (mean AP of the
     lowest and the highest unit), command."""
     scores: pd.DataFrame
-    """Long: method, trial_id, split ('val', 'test'), parameters ('default', 'calibrated'), metric
+    """Long format: method, trial_id, split ('val', 'test'), parameters ('default', 'calibrated'),
+    metric
     (precision_50 recall_50 f1_50 ap_50 ap_60 ap_70 ap_80 ap_90 ap_mean pq seg hausdorff_mean
     hausdorff_95 iou), value, units, images, true_objects, predicted_objects."""
     units: pd.DataFrame
-    """Long: method, trial_id, split, parameters, metric (those of `scores`, and 'bias_area' etc.:
-    relative bias of each feature), unit, value: each independent unit's own. NaN where the unit
-    has nothing to score."""
+    """Long format, one value per independent unit: method, trial_id, split, parameters, metric
+    (those of `scores`, and 'bias_area' etc., the relative bias of each feature), unit, value. NaN
+    where the unit has nothing to score."""
     objects: pd.DataFrame
-    """One row per instance, of test images (method `TRUTH` included): trial_id method image group
-    split label matched_label iou track population, then the columns of
+    """One row per instance in the test images (those of method `TRUTH` included): trial_id method
+    image group split label matched_label iou track population, then the columns of
     `analysis.morphology.measure`."""
     statistics: pd.DataFrame
-    """As `analysis.statistics.compare`, over all features, with comparison ('methods',
-    'populations', 'groups'), method (of a comparison of populations or groups),
+    """The columns of `analysis.statistics.compare` for all features, and comparison ('methods',
+    'populations', 'groups'), method (whose cells were compared, for populations and groups),
     p_mann_whitney_holm, p_unit_holm, discretisation (the difference of means that pixels alone
-    would produce) and
-    below_noise (bool: the difference is no larger)."""
+    would produce) and below_noise (bool: the difference is no larger than that)."""
     agreement: pd.DataFrame
-    """One row per method and feature, cells found by both against the truth: method, feature, n,
-    units, bias, bias_low, bias_high, sd, loa_low, loa_high, ccc, ccc_low, ccc_high, relative_bias
-    (bias over the truth's mean)."""
+    """One row per method and feature, for cells found by both the method and the truth: method,
+    feature, n, units, bias, bias_low, bias_high, sd, loa_low, loa_high (limits of agreement), ccc,
+    ccc_low, ccc_high (concordance correlation), relative_bias (bias divided by the truth's
+    mean)."""
     noise: pd.DataFrame
-    """As `analysis.morphology.noise.noise_floor`, for the sizes of the true cells."""
+    """The result of `analysis.morphology.noise.noise_floor` for the sizes of the true cells."""
     crop: Crop | None
     pictures: list[Picture]
     missing: list[str]
     """What the report cannot show and why, one sentence each."""
     settings: dict[str, Any]
-    """convention, pixel_size_um (or None), unit (of inference), top, flips, versions, seeds,
-    budget of the calibration, data root and fingerprint, the command of the analysis."""
+    """convention, pixel_size_um (or None), unit (the independent one), top, flips, versions,
+    seeds, budget of the calibration, data root and fingerprint, command of the analysis."""

@@ -38,7 +38,7 @@ def _positive(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m analysis.run",
-        description="From a sweep's checkpoints to single cells, their measures, and a report.",
+        description="Find and measure single cells with a sweep's checkpoints; write a report.",
     )
     add = parser.add_argument
     add("out", metavar="OUT", type=Path, help="folder of a sweep, such as runs/demo")
@@ -47,42 +47,43 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=3,
         metavar="K",
-        help="analyse the best K candidates, and the best of every way of making instances (3)",
+        help="analyse the best K candidates, plus the best of each way of making single cells "
+        "(default: 3)",
     )
     add(
         "--data",
         type=Path,
         metavar="PATH",
-        help="where the sweep's data lie now, or other images to measure instead of its test split",
+        help="new place of the sweep's data, or other images to measure instead of its test images",
     )
     add(
         "--convention",
         choices=CONVENTIONS,
         default="trackmate",
-        help="who measures: as TrackMate, ImageJ or scikit-image would (trackmate)",
+        help="measure cells as TrackMate, ImageJ or scikit-image does (default: trackmate)",
     )
     add(
         "--unit",
         choices=("group", "image", "track"),
         default="group",
-        help="independent unit (group)",
+        help="what counts as one independent unit (default: group)",
     )
-    add("--flips", action="store_true", help="average predictions over mirror images (slower)")
+    add("--flips", action="store_true", help="average each prediction over mirror images (slower)")
     add(
         "--budget",
         type=_positive,
         default=60,
         metavar="N",
-        help="sets of parameters to try when calibrating each method (60)",
+        help="number of parameter sets to try when calibrating each method (default: 60)",
     )
     add(
         "--resamples",
         type=_positive,
         default=9999,
         metavar="N",
-        help="permutations and bootstrap resamples for statistics.csv (9999)",
+        help="number of permutations and bootstrap resamples for statistics.csv (default: 9999)",
     )
-    add("--seed", type=int, default=0, help="random seed (0)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
     return parser
 
 
@@ -91,7 +92,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out.absolute()
     run = read_run(out)
     dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
-    known = CellAnnotations(other or dataset)  # what is wrong is said before anything is computed
+    known = CellAnnotations(other or dataset)  # its errors are reported before any computation
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
     if other is not None:
@@ -136,7 +137,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
 
 
 def _say_sizes(console: Console, run: Run, other: DataSet) -> None:
-    """Warn of images that are much larger than the training images."""
+    """Print a note when images are much larger than the training images."""
     best = run.done()[0]
     trained = trained_shape(read_manifest(run.checkpoint(best)))
     configs = [run.configs[trial_id] for trial_id in run.done()]
@@ -153,7 +154,7 @@ def _say(console: Console, evidence: Any) -> None:
 
     from analysis.report.answer import WHY
 
-    table = Table(title="mean average precision over IoU 0.5 to 0.9, validation", title_style="")
+    table = Table(title="mean average precision (IoU 0.5 to 0.9), validation", title_style="")
     unit = "image" if evidence.settings["unit"] == "image" else "group"
     for name in ("method", "score", f"lowest {unit}", f"highest {unit}", f"{unit}s"):
         table.add_column(name)
@@ -167,10 +168,10 @@ def _say(console: Console, evidence: Any) -> None:
 
 
 def _say_next(console: Console, out: Path, dataset: DataSet) -> None:
-    """Name the command that segments images with the winner, on images that are there."""
+    """Print the command that segments images with the method that scores highest."""
     images, cells = dataset.root / "images", out / "cells"
     line = command_line("analysis.segment", "--model", out, images, "--out", cells)
-    console.print("next, to segment images with the winner (name your own folder of images):")
+    console.print("next, segment images with the first method (insert your own image folder):")
     console.print(f"  {line}", markup=False)
 
 
@@ -182,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         analyse,
         argv,
         refused=(AnalysisError, DataError, InputError, CheckpointError),
-        interrupted="interrupted; the same command goes on (calibrations are kept)",
+        interrupted="interrupted; run the same command again to continue (calibrations are kept)",
     )
 
 

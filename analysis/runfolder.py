@@ -42,7 +42,7 @@ _NUMBERS = (
 
 
 class AnalysisError(ValueError):
-    """A request that cannot be served; the message says what is wrong and what to do."""
+    """A request that cannot be carried out; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Run:
     candidates: pd.DataFrame
     history: pd.DataFrame
     configs: dict[str, TrialConfig]
-    """Of every trial in the plan."""
+    """Configuration of every trial in the plan."""
 
     def done(self) -> list[str]:
         """Return the trials with a checkpoint, best first."""
@@ -72,11 +72,11 @@ class Candidate:
     """All finished seeds of one configuration."""
 
     name: str
-    """For people; unique within a run."""
+    """Name for people; unique within a run."""
     config: TrialConfig
-    """Of its best seed."""
+    """Configuration of its best seed."""
     trials: tuple[str, ...]
-    """Best first, by validation data-set IoU."""
+    """Its trial_ids, best validation data-set IoU first."""
     score: float
     """Mean of that IoU over seeds."""
 
@@ -87,29 +87,34 @@ def read_run(out: Path) -> Run:
     Raises
     ------
     AnalysisError
-        When it is none, or nothing of it is finished.
+        When `out` is not a run folder, or no trial in it is finished.
     CheckpointError
-        When nothing of it can be loaded here.
+        When none of its networks can be loaded here.
     """
     if not out.is_dir():
         raise AnalysisError(f"{out}: no such folder; give the folder of a sweep (runs/SPACE)")
     if not (out / "plan.json").is_file():
-        raise AnalysisError(f"{out} is not the folder of a sweep: it has no plan.json")
+        raise AnalysisError(
+            f"{out} is not the folder of a sweep: it has no plan.json; give a folder such as "
+            "runs/demo"
+        )
     try:
         plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
         configs = {t["trial_id"]: recorded_config(t["config"]) for t in plan["trials"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AnalysisError(f"{out / 'plan.json'} cannot be read: {error}") from error
+        raise AnalysisError(
+            f"{out / 'plan.json'} cannot be read: {error}; restore it from a copy"
+        ) from error
     board = _table(out / "leaderboard.csv")
     if board.empty:
-        raise AnalysisError(f"{out}: leaderboard.csv is missing or empty; start the sweep first")
+        raise AnalysisError(f"{out}: leaderboard.csv is missing or empty; run the sweep first")
     if not {"trial_id", "status"} <= set(board):
-        raise AnalysisError(f"{out / 'leaderboard.csv'} has no column trial_id or status")
+        raise AnalysisError(f"{out / 'leaderboard.csv'} has no column trial_id or status; {_ANEW}")
     missing = set(configs) - set(board["trial_id"])
     if missing:
         raise AnalysisError(
-            f"{out / 'leaderboard.csv'} lacks {len(missing)} of the {len(configs)} trials of "
-            f"plan.json: it was cut short; {_ANEW}"
+            f"{out / 'leaderboard.csv'} lacks {len(missing)} of the {len(configs)} trials in "
+            f"plan.json: the file was cut short; {_ANEW}"
         )
     drawn = [i for i in board["trial_id"] if i not in configs]
     for trial_id in drawn:  # by a search algorithm, while the sweep ran
@@ -124,19 +129,21 @@ def read_run(out: Path) -> Run:
     if not run.done():
         if (board["status"] == "done").any():
             raise AnalysisError(
-                f"{out}: trials are done, but none of their checkpoints is in {out / 'checkpoints'}"
+                f"{out}: trials are done, but {out / 'checkpoints'} has none of their checkpoints; "
+                "copy them back"
             )
         waiting = board["status"].value_counts().to_dict()
         states = ", ".join(f"{count} {status}" for status, count in waiting.items())
         raise AnalysisError(
-            f"{out}: no trial is done yet ({states}); python -m sweep.run ... --resume goes on"
+            f"{out}: no trial is done yet ({states}); continue with python -m sweep.run ... "
+            "--resume"
         )
     _check_networks(run)
     return run
 
 
 def _check_networks(run: Run) -> None:
-    """Refuse a run that has no network but own ones that no package registers."""
+    """Refuse a run all of whose networks are the user's own and not registered by a package."""
     problem: CheckpointError | None = None
     for trial_id in run.done():
         try:
@@ -150,13 +157,13 @@ def _check_networks(run: Run) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table that a sweep has written; an empty one where it is not there.
+    """Read a table that a sweep has written; return an empty one where the file does not exist.
 
     Raises
     ------
     ValueError
-        When it cannot be read, or is not whole: a copy that was cut short would otherwise pass for
-        a sweep with fewer trials or epochs. The message says where.
+        When the file cannot be read or is incomplete: a copy that was cut short would otherwise
+        look like a sweep with fewer trials or epochs. The message says where.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")  # spreadsheets put a mark before it
@@ -174,22 +181,23 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _check_whole(text: str) -> None:
     if "\0" in text:
-        raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} holds NUL bytes")
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"line {line} contains zero bytes: the file is damaged")
     if not text.endswith(("\n", "\r")):
-        raise ValueError("its last line has no end: it was cut short")
+        raise ValueError("its last line is incomplete: the file was cut short")
     rows = csv.reader(io.StringIO(text), strict=True)
     try:
         names = next(rows)
         if len(set(names)) < len(names):
-            raise ValueError("a column is there twice")
+            raise ValueError("two columns have the same name")
         for row in rows:
             if row and len(row) != len(names):
                 raise ValueError(
-                    f"line {rows.line_num} has {len(row)} fields instead of {len(names)}: it was "
-                    "cut short"
+                    f"line {rows.line_num} has {len(row)} values instead of {len(names)}: the "
+                    "file was cut short"
                 )
     except csv.Error as error:
-        raise ValueError(f"line {rows.line_num}: {error}: it was cut short") from error
+        raise ValueError(f"line {rows.line_num}: {error}: the file was cut short") from error
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -199,7 +207,7 @@ def _table(path: Path) -> pd.DataFrame:
         raise AnalysisError(f"{path} cannot be read: {error}; {_ANEW}") from error
 
 
-_ANEW = "the sweep's own command (it is in plan.json), run again, writes its tables anew"
+_ANEW = "run the sweep's command again (it is in plan.json) to rewrite its tables"
 
 
 def _config_of(folder: Path) -> TrialConfig | None:
@@ -211,50 +219,55 @@ def _config_of(folder: Path) -> TrialConfig | None:
 
 
 def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
-    """Open the sweep's data, and the images to measure where they are others.
+    """Open the sweep's data and, if they were given, the other images to measure.
 
     Parameters
     ----------
     run : Run
     data : Path, optional
-        Where the sweep's data lie now, or another data set whose images are to be measured
-        instead of the sweep's test split.
+        New place of the sweep's data, or another data set whose images are measured instead of
+        the sweep's test images.
 
     Returns
     -------
     dataset : DataSet
-        The sweep's own.
+        The data set of the sweep.
     other : DataSet or None
+        The images to measure, where they are not the sweep's.
 
     Raises
     ------
     AnalysisError, DataError
-        When data are missing, were changed, or are wrong.
+        When data are missing, have changed, or are wrong.
     """
-    told = run.plan["data"]
-    options = recorded_options(told.get("options", {}))
+    recorded = run.plan["data"]
+    options = recorded_options(recorded.get("options", {}))
     if data is not None:
         listed = None
-        with suppress(DataError):  # not divisible, so not the sweep's; all else is said below
+        with suppress(DataError):  # cannot be split, so not the sweep's; other errors come below
             listed = index_dataset(data, options)
-        if listed and told["fingerprint"] in (listed.fingerprint, listed.old_fingerprint):
+        if listed and recorded["fingerprint"] in (listed.fingerprint, listed.old_fingerprint):
             return listed, None
         found = index_dataset(data, divide=False, known=listed)
     try:
-        dataset = index_dataset(told["path"], options)
+        dataset = index_dataset(recorded["path"], options)
     except DataError as error:
         raise AnalysisError(
-            f"the sweep's data cannot be opened: {error}; say where they are now with --data PATH"
+            f"the sweep's data cannot be opened: {error}; if they were moved, give the new folder "
+            "with --data PATH"
         ) from error
-    if told["fingerprint"] not in (dataset.fingerprint, dataset.old_fingerprint):
+    if recorded["fingerprint"] not in (dataset.fingerprint, dataset.old_fingerprint):
         raise AnalysisError(
-            f"{dataset.root} was changed since the sweep (fingerprint {dataset.fingerprint[:12]}, "
-            f"then {told['fingerprint'][:12]}); restore it, or say where the old one is: --data"
+            f"{dataset.root} has changed since the sweep (fingerprint was "
+            f"{recorded['fingerprint'][:12]}, is now {dataset.fingerprint[:12]}); restore it, or "
+            "give an unchanged copy with --data PATH"
         )
     if data is None:
         return dataset, None
     if {i.stem for i in found.items} & set(dataset.split["train"]) and found.root == dataset.root:
-        raise AnalysisError(f"{data} holds images that the networks were trained on")
+        raise AnalysisError(
+            f"{data} contains images that the networks were trained on; give other images"
+        )
     return dataset, found
 
 
@@ -289,7 +302,7 @@ def method_name(config: TrialConfig) -> str:
 
 
 def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candidate], list[str]]:
-    """Choose what to analyse: the best `top` candidates, and the best of every way besides.
+    """Choose what to analyse: the best `top` candidates, plus the best of every other way.
 
     Returns
     -------
@@ -303,20 +316,20 @@ def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candid
     for way in (*(way.name for way in WAYS.values()), OFFICIAL):
         of_way = [c for c in found if way_of(c.config) == way]
         if not of_way:
-            missing.append(f"No trial of the way '{way}' is done: it cannot be compared.")
+            missing.append(f"No trial with '{way}' is finished, so this method is not compared.")
         elif not any(c in chosen for c in of_way):
             chosen.append(of_way[0])
     return sorted(chosen, key=lambda c: -c.score), missing
 
 
 def unfinished(run: Run) -> list[str]:
-    """Return one sentence for every trial that failed, and one for those not finished."""
+    """Return one sentence for each failed trial, and one for all unfinished trials."""
     board = run.leaderboard
     names = {i: f"{method_name(c)}, seed {c.seed}" for i, c in run.configs.items()}
     lines = []
     for row in board[board["status"] == "failed"].to_dict("records"):
         reason = row.get("error")
-        reason = reason if isinstance(reason, str) and reason else "reason not known"
+        reason = reason if isinstance(reason, str) and reason else "unknown reason"
         lines.append(f"{names.get(row['trial_id'], row['trial_id'])} failed: {reason}")
     rest = board[~board["status"].isin(["done", "failed"])]
     if len(rest):
@@ -329,21 +342,23 @@ def unfinished(run: Run) -> list[str]:
     recipe = int(run.plan.get("recipe", 1))
     if recipe != RECIPE:
         lines.append(
-            f"The sweep was trained by recipe {recipe} of an earlier version, in which every epoch "
-            "saw the same crops and augmentation; train it again before its figures are used."
+            f"The sweep was trained with an earlier version (recipe {recipe}), which used the same "
+            "crops and augmentation in every epoch; train it again before you use its numbers."
         )
     lost = set(board.loc[board["status"] == "done", "trial_id"]) - set(run.done())
-    lines += [f"{names.get(i, i)} is done, but its checkpoint is gone." for i in sorted(lost)]
+    lines += [
+        f"{names.get(i, i)} is finished, but its checkpoint is missing." for i in sorted(lost)
+    ]
     return lines
 
 
 def command_of(run: Run, trial_id: str) -> str:
-    """Return the command that trains one trial of the run again, in a folder of its own.
+    """Return the command that trains one trial of the run again, in its own folder.
 
-    It is the run's first command, with the trial's settings: those in which the trials differ, or
-    all of them where the space may hold trials that the run does not know (it was started with
-    ``--only``) and where a search drew the trial. Percentiles of the normalisation are not among
-    them, because they can only be given in a search space file.
+    It is the run's first command with the trial's settings: those in which the trials differ, or
+    all of them if a search drew the trial or if the space may have trials that the run does not
+    know (when it was started with ``--only``). Percentiles of the normalisation are left out,
+    because they can only be given in a search space file.
     """
     words, given, left_out = _request_words(shlex.split(run.plan["commands"][0]))
     config = run.configs[trial_id]
@@ -357,16 +372,16 @@ def command_of(run: Run, trial_id: str) -> str:
         if name in follows:
             continue
         if left_out or drawn or any(other[name] != value for other in others):
-            told = value["mode"] if name == "normalization" else value
-            changes[name] = "null" if told is None else str(told)
+            shown = value["mode"] if name == "normalization" else value
+            changes[name] = "null" if shown is None else str(shown)
     for name, text in changes.items():
         words += ["--set", f"{name}={text}"]
     return shlex.join([*words, "--out", f"runs/again-{trial_id}"])
 
 
 def _request_words(command: Sequence[str]) -> tuple[list[str], dict[str, str], bool]:
-    """Return a command without what belongs to its run alone (``--out``, ``--seeds``, ``--resume``
-    and ``--only``); what it sets, by name; and whether it held ``--only``.
+    """Return a command without the options of its own run (``--out``, ``--seeds``, ``--resume`` and
+    ``--only``); the values of ``--set`` by name; and whether it contained ``--only``.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--out")
@@ -374,13 +389,13 @@ def _request_words(command: Sequence[str]) -> tuple[list[str], dict[str, str], b
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--only", action="extend", nargs="+", default=[])
     parser.add_argument("--set", action="append", default=[])
-    told, words = parser.parse_known_args(command)
-    given = dict(one.split("=", 1) for one in told.set if "=" in one)
-    return words, given, bool(told.only)
+    parsed, words = parser.parse_known_args(command)
+    given = dict(one.split("=", 1) for one in parsed.set if "=" in one)
+    return words, given, bool(parsed.only)
 
 
 def _following(config: TrialConfig) -> set[str]:
-    """Return the settings that follow from a trial's others, and are refused as a request."""
+    """Return the settings that follow from a trial's other settings and cannot be requested."""
     follows = {"weights_id", *settings_of_others(config.task)}
     if TASKS[config.task].own_loss is not None:
         follows.add("loss")

@@ -1,4 +1,4 @@
-"""Work beside the driver's own, in a thread, for a small share of the time."""
+"""Run the driver's side work in a thread, for a small share of the time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ SHARE = 0.01
 
 
 class Pace:
-    """Runs one piece of work at a time in a thread; how often, what the last one took decides.
+    """Runs one piece of work at a time in a thread, the less often the longer the last one took.
 
     Parameters
     ----------
     least_seconds : float
-        Between two pieces of work.
+        Shortest time between two pieces of work.
     share : float
-        Of the time that work may take.
+        Largest share of the time that work may take.
     """
 
     def __init__(self, least_seconds: float, share: float = SHARE) -> None:
@@ -33,7 +33,7 @@ class Pace:
         Raises
         ------
         Exception
-            What the last one raised.
+            The error of the last piece of work.
         """
         if self._thread is not None and self._thread.is_alive():
             return False
@@ -41,7 +41,7 @@ class Pace:
         return time.monotonic() >= self._next
 
     def start(self, work: Callable[[], object]) -> None:
-        """Start a piece of work that is due."""
+        """Start the next piece of work."""
         began = time.monotonic()
 
         def run() -> None:
@@ -56,7 +56,7 @@ class Pace:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the work under way; raise what it raised."""
+        """Wait for the current work, and raise its error, if any."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

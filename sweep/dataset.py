@@ -1,4 +1,4 @@
-"""The data set of a sweep: where it lies, how it is divided, and what is said of it at first."""
+"""The data set of a sweep: its folder, its split, and notes on it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from trainables.data.splits import DataOptions, few_groups_note, recorded_option
 
 @contextmanager
 def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> Iterator[Path]:
-    """Give the folder of a sweep's data, absolute.
+    """Yield the absolute path of a sweep's data.
 
     Parameters
     ----------
     request : Request
-        Its space may bring built-in data.
+        The request, whose space may have built-in data.
     data : str or None
-        ``--data``. None: the built-in data are generated, into ``OUT/data``.
+        ``--data``. None means that the built-in data are generated in ``OUT/data``.
     out : Path
         The run folder.
     keep : bool
-        Whether built-in data stay: else they lie in a temporary folder, unless they are in `out`
-        already.
+        Whether to keep built-in data; if not, they are generated in a temporary folder, unless
+        they already exist in `out`.
 
     Raises
     ------
@@ -43,8 +43,8 @@ def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> It
     builtin = request.space.builtin_data
     if builtin is None:
         raise RequestError(
-            f"search space {request.space_name} needs your images: --data FOLDER (with images/ "
-            "and masks/; see the README)"
+            f"search space {request.space_name} needs your images: give --data FOLDER (with "
+            "images/ and masks/; see the README)"
         )
     from trainables.synthetic.dataset import generate
 
@@ -58,7 +58,7 @@ def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> It
 
 
 def index_data(root: Path, options: DataOptions) -> DataSet:
-    """List a data set; when that shows it to be wrong, say all that is wrong with it."""
+    """List a data set; if it is not valid, raise an error with all its problems."""
     try:
         return index_dataset(root, options)
     except DataError:
@@ -66,7 +66,7 @@ def index_data(root: Path, options: DataOptions) -> DataSet:
 
 
 def data_options(request: Request, recorded: dict[str, Any] | None) -> DataOptions:
-    """Return how to divide the data: where a run has chosen a gap between blocks, with it."""
+    """Return how to split the data, with the gap between time blocks that a run has chosen."""
     asked = request.data_options
     if recorded is None or asked.split != "time_blocks" or asked.gap_frames is not None:
         return asked
@@ -75,15 +75,16 @@ def data_options(request: Request, recorded: dict[str, Any] | None) -> DataOptio
 
 
 def open_data(listed: DataSet, request: Request, console: Console) -> DataSet:
-    """Look at the pixels of a listed data set; refuse what cannot be right, say what is odd."""
+    """Read the pixels of a listed data set; refuse invalid data, and print notes."""
     root, options = listed.root, request.data_options
     dataset = open_dataset(root, options, known=listed)
     modes = {config.normalization.mode for config in request.configs}
     modes |= set(request.space.dimensions.get("normalization", ()))
     if "dataset" in modes and len(dataset.bits) > 1:
         raise RequestError(
-            f"data set {root}: normalization=dataset scales all images alike, but some are of 8 "
-            "bit and some of 16 bit; save all in 16 bit from the same source, or leave it out"
+            f"data set {root}: normalization=dataset scales all images alike, but some have 8 bit "
+            "and some 16 bit; save all with 16 bit from the same source, or remove "
+            "normalization=dataset"
         )
     for note in (*dataset.notes, *few_groups_note(dataset.items, dataset.split, options)):
         if modes != {"dataset"} or CROPS_ADVICE not in note:

@@ -1,7 +1,7 @@
-"""What the trials of a sweep need: memory and computing, estimated before any of them starts.
+"""Estimates of the memory and computing time that trials need, made before any of them starts.
 
-Estimates need torch, which takes seconds to import; they are made in a process of their own
-while Ray starts, and kept in a cache, so that most sweeps do not wait for them.
+Estimates need torch, which takes seconds to import. They are made in a separate process while Ray
+starts, and cached, so that most sweeps do not wait for them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ESTIMATED = "estimated"
 
 
 BYTES_PER_PIXEL = 4 + 2
-"""Of an image in float32 and its labels, of which few images have more than 65,535."""
+"""Bytes for an image in float32 and its labels (few images have more than 65,535 labels)."""
 
 
 def default_cache() -> FootprintCache:
@@ -38,16 +38,16 @@ def default_cache() -> FootprintCache:
 
 
 class Estimates:
-    """Footprints of trials, being estimated in a process of their own.
+    """Footprints of trials, estimated in a separate process.
 
     Parameters
     ----------
     configs : mapping
-        trial_id to TrialConfig.
+        TrialConfig by trial_id.
     image_shape : (H, W), optional
-        Of the largest image that will be evaluated whole; None: not counted.
+        Shape of the largest image that will be evaluated whole; None leaves this out.
     cache : FootprintCache, optional
-        None: the user's.
+        The user's cache by default.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Estimates:
 
     @property
     def waiting(self) -> int:
-        """Networks that are being estimated."""
+        """Number of networks that are being estimated."""
         return len(set(self.keys.values()) - set(self.known))
 
     def ready(self) -> bool:
-        """Whether `result` would not wait."""
+        """Whether `result` would return without waiting."""
         return self._process is None or self._process.poll() is not None
 
     def result(self) -> dict[str, Footprint]:
@@ -119,25 +119,25 @@ def _python_path(configs: Iterable[TrialConfig]) -> str:
 
 
 def count_crops(dataset: DataSet, crop_size: int) -> int:
-    """Return about how many crops an epoch has: those of the grid that covers the images.
+    """Estimate the number of crops per epoch: those of the grid that covers the images.
 
-    Cells on the grid's lines get crops of their own, which are not counted.
+    Cells on the lines of the grid get additional crops, which are not counted.
     """
     shapes = (dataset.shapes[stem] for stem in dataset.split["train"])
     return sum(math.prod(-(-side // crop_size) for side in shape) for shape in shapes)
 
 
 def largest_shape(dataset: DataSet) -> tuple[int, int]:
-    """Return height and width that hold every validation image.
+    """Return the largest height and the largest width of the validation images.
 
-    Larger images are predicted in tiles that hold no more pixels.
+    Larger images are predicted in tiles with no more pixels than that.
     """
     shapes = [dataset.shapes[stem] for stem in dataset.split["val"]]
     return max(h for h, _ in shapes), max(w for _, w in shapes)
 
 
 def images_mb(dataset: DataSet) -> float:
-    """Return the MiB that a trial's training and validation images and label images take."""
+    """Return the memory in MiB of a trial's training and validation images and label images."""
     stems = (*dataset.split["train"], *dataset.split["val"])
     return sum(math.prod(dataset.shapes[stem]) for stem in stems) * BYTES_PER_PIXEL / 2**20
 
@@ -150,20 +150,20 @@ def as_items(
     crops: Callable[[int], int],
     cores: float = 1.0,
 ) -> list[PackedTrial]:
-    """Turn trials into what `sweep.packing` packs.
+    """Turn trials into items for `sweep.packing`.
 
     Parameters
     ----------
     configs : mapping
-        trial_id to TrialConfig.
+        TrialConfig by trial_id.
     footprints : mapping
-        Of the same trials; those without one are taken for as long as the mean.
+        Footprint by trial_id; trials without one count as long as the mean.
     limits : mapping
-        As `sweep.resources.first_limits` gives it.
+        The result of `sweep.resources.first_limits`.
     hardware : Throughput
-        What trials compute on; one without a share of a GPU on `CPU`, where others have one.
+        The trials' processor; if others use GPUs, a trial without a share of a GPU uses `CPU`.
     crops : callable
-        Gives the crops of an epoch for a crop size.
+        Returns the number of crops per epoch for a crop size.
     cores : float
         Cores of a trial on CPUs.
     """
@@ -191,7 +191,7 @@ def as_items(
 
 
 def main(lines: Iterable[str] | None = None) -> None:
-    """Read configurations by key as JSON, write one footprint a line."""
+    """Read configurations by key as JSON, and write one footprint per line."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Which sweep a run folder holds: its token and its group in W&B, also once it was copied."""
+"""Which sweep a run folder contains: its token and its group in W&B, even after it was copied."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any
 
 
 def identity(out: Path, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what plan.json keeps of a run folder's identity.
+    """Return the identity of a run folder, to be kept in plan.json.
 
-    A copy of a run folder is a sweep of its own: otherwise both would report to the same runs in
-    W&B. A run of an earlier version gets a token for its further trials; it keeps the group that
-    it had, the folder's name, and trials that have reported keep their ids, which the ledger
-    records.
+    A copy of a run folder becomes a separate sweep; otherwise both would report to the same runs in
+    W&B. A run of an earlier version gets a token for its further trials. It keeps its group, the
+    folder's name, and trials that have reported keep their ids, which the ledger records.
 
     Parameters
     ----------
     out : Path
-        The run folder, which exists.
+        The run folder, which must exist.
     recorded : mapping or None
         Contents of plan.json so far.
 
     Returns
     -------
     dict
-        run_token; wandb_group; folder: where the run lies, to tell copies; copy_of: the folder
-        that it was copied from, if it was.
+        run_token; wandb_group; folder: place of the run, to recognise copies; copy_of: the folder
+        that it was copied from, if any.
     """
     recorded = recorded or {}
     names = {name: recorded[name] for name in NAMES if recorded.get(name)}
@@ -46,17 +45,17 @@ NAMES = ("run_token", "wandb_group", "copy_of")
 
 
 def copied_from(out: Path, recorded: Mapping[str, Any]) -> Path | None:
-    """Return the folder that a run folder was copied from; None where it was not, or only moved.
+    """Return the folder that a run folder was copied from; None if it was not copied, or moved.
 
-    A folder that was moved to another disk counts as a copy: it cannot be told from one. One that
-    was copied to another machine under the same path does not, for the same reason.
+    A folder that was moved to another disk counts as a copy, because it looks like one. A folder
+    that was copied to another machine under the same path does not count, as it looks unchanged.
 
     Parameters
     ----------
     out : Path
         The run folder.
     recorded : mapping
-        Contents of its plan.json; those of earlier versions do not say where they lay.
+        Contents of its plan.json, which in earlier versions does not record the folder.
     """
     before = recorded.get("folder")
     if not isinstance(before, dict) or not recorded.get("run_token"):

@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Interrupts:
-    """Whether Ctrl-C has come during Ray Tune's runs; a context manager around each of them.
+    """Whether Ctrl-C was pressed during Ray Tune's runs; a context manager around each run.
 
-    At the first Ctrl-C Tune ends its trials and returns as if all had ended; afterwards it leaves
-    a handler behind that swallows the next one. Around a run: `watch` is called when Tune has
-    installed its handler; at the end Python's own is put back, by which a Ctrl-C between two runs
+    After the first Ctrl-C, Tune ends its trials and returns as if all had ended. It then leaves a
+    handler behind that swallows the next Ctrl-C. `watch` must be called when Tune has installed its
+    handler. At the end of a run Python's own handler is restored, so that Ctrl-C between two runs
     raises KeyboardInterrupt.
 
     Attributes
@@ -40,7 +40,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
     def watch(self) -> None:
-        """Take note of what the handler that is installed now is called for."""
+        """Record calls of the handler that is installed now."""
         handler = signal.getsignal(signal.SIGINT)
         if not self._main or not callable(handler):
             return

@@ -58,7 +58,7 @@ COLUMNS = (
 )
 CONFIG_COLUMNS = COLUMNS[1:9]
 SETTING_COLUMNS = (*CONFIG_COLUMNS, *COLUMNS[COLUMNS.index("encoder_weights") :])
-"""Everything that a trial was configured with; ``epochs`` is what it ran."""
+"""All settings of a trial; ``epochs`` is the number that it trained."""
 PER_IMAGE_COLUMNS = ("trial_id", "split", "image", "group", "intersection", "union")
 IOUS = ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou")
 HISTORY_COLUMNS = (
@@ -90,7 +90,7 @@ PAPER_TABLE1 = {
 def trial_row(
     trial_id: str, config: Mapping[str, Any], record: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return one trial's row; what is not known yet is None."""
+    """Return one trial's row; values that are not known yet are None."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row.update(trial_id=trial_id, status="waiting", error="")
     row.update(_settings(config))
@@ -105,7 +105,7 @@ def trial_row(
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configured settings by column, empty where a trial's task does not use them."""
+    """Return the configured settings by column; None where the trial's task does not use them."""
     unused = settings_of_others(config["task"])
     values = {n: None if n in unused else config.get(n) for n in SETTING_COLUMNS}
     values["planned_epochs"] = config["epochs"]
@@ -127,7 +127,7 @@ def _rank_key(row: Mapping[str, Any]) -> tuple[int, float, str]:
 
 
 def rank(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sort rows best first, by validation data-set IoU only; unfinished and failed last."""
+    """Sort rows by validation data-set IoU only, best first; unfinished and failed trials last."""
     return sorted(rows, key=_rank_key)
 
 
@@ -166,7 +166,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def planned(plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return configurations by trial_id: the plan's, and those that a search drew."""
+    """Return configurations by trial_id: those in the plan, or those that a search drew."""
     configs = {trial["trial_id"]: trial["config"] for trial in plan["trials"]}
     if not plan["trials"]:
         configs.update({trial_id: record["config"] for trial_id, record in records.items()})
@@ -199,7 +199,7 @@ def write_history(out: Path, ledger: Ledger, trial_ids: Iterable[str]) -> None:
 
 
 def write_per_image(out: Path, ledger: Ledger, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write per_image.csv: pixels of intersection and union in every validation and test image,
+    """Write per_image.csv: pixels of intersection and union in every validation and test image, as
     predicted by each finished trial's best checkpoint.
     """
     lines = (
@@ -223,7 +223,7 @@ def write_all_tables(
 
 
 def ceilings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say in a line what IoU perfect networks would reach, where that is less than 1."""
+    """Return one line for each IoU below 1 that a perfect network would reach."""
     lowest: dict[str, float] = {}
     for row in rows:
         if row["ceiling_iou"] is not None and row["ceiling_iou"] < 1:
@@ -236,7 +236,7 @@ def ceilings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def paper_correlation(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Spearman's rank correlation of the architectures' test IoU with the paper's Table 1.
+    """Return Spearman's rank correlation of the architectures' test IoU with the paper's Table 1.
 
     None unless all eight architectures finished as 2-class segmentation; several encoders or
     seeds of an architecture are averaged.

@@ -1,8 +1,8 @@
-"""The ledger: one small file per trial, the only truth about what has been done.
+"""The ledger: one small file per trial, the only record of what has been done.
 
-A trial's file is written whole or not at all: ``running`` and ``done`` by the worker that
-trains it (so that nothing is lost when the driver dies at that moment), ``failed`` and
-``stopped`` by whoever finds out. ``attempts`` lists when and on which node each attempt began.
+A trial's file is written completely or not at all: ``running`` and ``done`` by the worker that
+trains it (so that nothing is lost if the driver dies at that moment), ``failed`` and ``stopped`` by
+the process that notices it. ``attempts`` lists when and on which node each attempt began.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from trainables.records.manifest import missing_file
 
 Status = Literal["running", "done", "failed", "stopped"]
 FINAL = ("done", "failed", "stopped")
+_RERUN = "--resume trains the trial again"
 LOCK_SECONDS = 5.0
-"""Longest wait for another writer, which may have died with a lock that its node still holds."""
+"""Longest wait for another writer, which may have died while its node still keeps the lock."""
 
 
 class Ledger:
@@ -39,9 +40,9 @@ class Ledger:
         self.folder = out / "ledger"
 
     def write(self, trial_id: str, config: TrialConfig, status: Status, **fields: Any) -> None:
-        """Record a trial's state, in place of what was recorded before.
+        """Record a trial's state and replace the earlier record.
 
-        A record that says done stays: whoever comes later does not know of it.
+        A record with status done is never replaced: a later writer may not know of it.
         """
         record = {
             "trial_id": trial_id,
@@ -63,7 +64,7 @@ class Ledger:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other writers out while a record is read and replaced, where the disk has locks."""
+        """Lock out other writers while a record is read and replaced, if the disk has locks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "a", encoding="utf-8") as handle:
             end = time.monotonic() + LOCK_SECONDS
@@ -89,7 +90,7 @@ class Ledger:
     def write_shortage(
         self, trial_id: str, config: TrialConfig, what: str, retry: dict[str, Any], **f: Any
     ) -> None:
-        """Record that an attempt ran out of memory, and what the next one shall get."""
+        """Record that an attempt ran out of memory, and the limits of the next one."""
         before = (self.read_one(trial_id) or {}).get("out_of_memory", [])
         self.write(
             trial_id,
@@ -102,7 +103,7 @@ class Ledger:
         )
 
     def note(self, trial_id: str, text: str) -> None:
-        """Add a line to a trial's record, for the user; the driver says it, too."""
+        """Add a line for the user to a trial's record; the driver also prints it."""
         with self._alone():
             record = self.read_one(trial_id) or {}
             if record:
@@ -114,7 +115,7 @@ class Ledger:
         return list((self.read_one(trial_id) or {}).get("attempts", []))
 
     def write_done(self, config: TrialConfig, trial_id: str, result: TrialResult, **f: Any) -> None:
-        """Record a finished trial with its figures and history; the first such record stays."""
+        """Record a finished trial with its metrics and history; the first such record is kept."""
         if (self.read_one(trial_id) or {}).get("status") == "done":
             return
         apart = ("history", "checkpoint", "per_image")
@@ -129,9 +130,9 @@ class Ledger:
         self.write(trial_id, config, "done", metrics=metrics, attempts=attempts, **f)
 
     def write_history(self, trial_id: str, history: list[dict[str, Any]]) -> None:
-        """Record the epochs of a trial that has not finished, as the driver heard of them.
+        """Record the epochs of an unfinished trial that were reported to the driver.
 
-        In a file of its own, since the worker may write the whole history at that moment.
+        They get a separate file, since the worker may write the whole history at that moment.
         """
         write_json(self.folder / "history" / f"{trial_id}.partial.json", history)
 
@@ -141,7 +142,7 @@ class Ledger:
         Raises
         ------
         LedgerError
-            When one is damaged.
+            When a record is damaged.
         """
         records = (self.read_one(path.stem) for path in sorted(self.folder.glob("*.json")))
         return {record["trial_id"]: record for record in records if record is not None}
@@ -152,10 +153,10 @@ class Ledger:
         record = _read(path)
         if record is None or (isinstance(record, dict) and {"trial_id", "status"} <= {*record}):
             return record
-        raise LedgerError(f"{path} is no record of a trial; remove it")
+        raise LedgerError(f"{path} is not a trial's record; remove it, then {_RERUN}")
 
     def read_history(self, trial_id: str) -> list[dict[str, Any]]:
-        """Return one row per epoch of a trial, as far as recorded."""
+        """Return one row for each recorded epoch of a trial."""
         folder = self.folder / "history"
         return (
             _read(folder / f"{trial_id}.json") or _read(folder / f"{trial_id}.partial.json") or []
@@ -177,21 +178,20 @@ def _read(path: Path) -> Any:
         return None
     except ValueError as error:  # not JSON, or not UTF-8
         raise LedgerError(
-            f"{path} is damaged ({' '.join(str(error).split())}); remove it; --resume runs "
-            "again what has no record"
+            f"{path} is damaged ({' '.join(str(error).split())}); remove it, then {_RERUN}"
         ) from error
 
 
 def has_ended(record: Mapping[str, Any] | None, plan: Mapping[str, Any]) -> bool:
-    """Whether a trial's record says that nothing is left to do.
+    """Whether a trial has ended according to its record.
 
-    Earlier versions recorded trials as stopped whose result was lost: in a run without a
-    scheduler none can have been.
+    Earlier versions recorded a trial as stopped if its result was lost; without a scheduler, no
+    trial can really have been stopped.
 
     Parameters
     ----------
     record : mapping or None
-        Of the ledger.
+        The trial's record in the ledger.
     plan : mapping
         Contents of plan.json.
     """
@@ -204,7 +204,7 @@ def has_ended(record: Mapping[str, Any] | None, plan: Mapping[str, Any]) -> bool
 def missing(
     out: Path, plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
-    """Return by trial_id what should be in the run folder and is not.
+    """Return, by trial_id, what is missing from the run folder.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def missing(
     plan : mapping
         Contents of plan.json.
     records : mapping
-        Of the ledger, by trial_id.
+        The ledger's records by trial_id.
     """
     lacking = {}
     for trial_id, record in records.items():
@@ -221,7 +221,7 @@ def missing(
             lacking[trial_id] = "its result was lost; --resume trains it again"
         elif record["status"] == "done" and (path := missing_file(out / "checkpoints" / trial_id)):
             lacking[trial_id] = (
-                f"its checkpoint is not there ({path}); put it back, or remove "
-                f"{Ledger(out).folder / trial_id}.json, and --resume trains it again"
+                f"its checkpoint is missing ({path}); put it back, or remove "
+                f"{Ledger(out).folder / trial_id}.json, then {_RERUN}"
             )
     return lacking

@@ -1,4 +1,4 @@
-"""What a trial may take of its node, and what it gets after running out of memory."""
+"""Limits for a trial on its node, and its new limits after it ran out of memory."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 from trainables.config import STARDIST, TrialConfig
 
 SMALLEST_MICRO_BATCH = 2
-"""The DeepLabs and PAN normalise maps of 1x1 pixels: they cannot train on single crops."""
+"""DeepLabV3, DeepLabV3+ and PAN normalise maps of 1x1 pixels, so they need at least two crops."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one attempt at a trial may take."""
+    """Limits of one attempt at a trial."""
 
     gpu: float = 0.0
-    """GPUs: 0, a fraction whose share of the memory is enforced, or whole ones."""
+    """GPUs: 0, a fraction (its share of the GPU's memory is enforced), or a whole number."""
     memory_gb: float | None = None
-    """On CPUs, memory beyond the worker's own, reserved with Ray; on GPUs, memory of the node,
-    after that was short; None: not known."""
+    """On CPUs, memory to reserve with Ray in addition to the worker's own; on GPUs, memory of the
+    node, after that ran short; None if unknown."""
     enforced: bool = False
-    """Whether the worker may not take more memory than that (Ray does not enforce it)."""
+    """Whether the worker must not use more memory than that (Ray does not enforce it)."""
     micro_batch: int | None = None
-    """Crops per forward pass; None: the whole batch."""
+    """Crops per forward pass; None means the whole batch."""
     cpus: float | None = None
-    """Cores; None: ``cpus_per_trial``."""
+    """Number of cores; None means ``cpus_per_trial``."""
 
     def options(self) -> dict[str, Any]:
         """Return the fields of `trainables.config.RunOptions` that enforce the limits.
 
-        The device follows the share: Ray does not hide GPUs from trials that hold none.
+        The device depends on the share, because Ray does not hide GPUs from trials without one.
         """
         threads = {} if self.cpus is None else {"threads": max(1, math.floor(self.cpus))}
         return {
@@ -61,24 +61,24 @@ class Limits:
 def next_limits(
     limits: Limits, config: TrialConfig, most_memory_gb: float | None = None
 ) -> Limits | None:
-    """Return what to try after a trial ran out of memory.
+    """Return the limits to try after a trial ran out of memory.
 
-    First a larger share, doubled up to a whole GPU or all memory of a node (where none was
-    reserved: all of it, so that the trial runs alone), since that leaves the result as it is;
-    then micro-batches of half the crops each time, never below `SMALLEST_MICRO_BATCH`.
+    First the share is doubled, up to a whole GPU or all memory of a node, which does not change the
+    result. (If no memory was reserved, all of it is, so that the trial runs alone.) Then
+    micro-batches are halved, but never below `SMALLEST_MICRO_BATCH`.
 
     Parameters
     ----------
     limits : Limits
-        What did not suffice.
+        The limits that were too small.
     config : TrialConfig
     most_memory_gb : float, optional
-        Memory of a node; None: not known, then memory is not enlarged.
+        Memory of a node; None if unknown, and the reservation is then not enlarged.
 
     Returns
     -------
     Limits or None
-        None when nothing is left to try.
+        None if nothing is left to try.
 
     Examples
     --------
@@ -103,23 +103,22 @@ def next_limits(
 
 
 def next_host_limits(limits: Limits, most_memory_gb: float | None) -> Limits | None:
-    """Return what to try after a trial on a GPU ran out of its node's memory.
+    """Return the limits to try after a trial on a GPU ran out of its node's memory.
 
-    Neither a larger share of the GPU nor smaller batches help: first all that the node has is
-    reserved for a trial that had nothing reserved, so that it runs alone there; a smaller
-    reservation is doubled.
+    Neither a larger share of the GPU nor smaller batches help. If nothing was reserved, all memory
+    of the node is reserved, so that the trial runs alone there; a smaller reservation is doubled.
 
     Parameters
     ----------
     limits : Limits
-        What did not suffice.
+        The limits that were too small.
     most_memory_gb : float or None
-        Memory of the node that trials may reserve; None: not known.
+        Memory of the node that trials may reserve; None if unknown.
 
     Returns
     -------
     Limits or None
-        None when nothing is left to try.
+        None if nothing is left to try.
 
     Examples
     --------
@@ -133,8 +132,8 @@ def next_host_limits(limits: Limits, most_memory_gb: float | None) -> Limits | N
 
 
 def reservable_gb(node: str) -> float | None:
-    """Return the memory, in GB, that trials may reserve on a node of the Ray cluster that is
-    joined; None when the node has left.
+    """Return the memory in GB that trials may reserve on a node of the connected Ray cluster; None
+    if the node has left.
     """
     import ray
 
@@ -154,21 +153,21 @@ def after_shortage(
     most_memory_gb: float | None,
     reservable: Callable[[str], float | None] = reservable_gb,
 ) -> tuple[Limits | None, str]:
-    """Return what to try after a trial ran out of memory, or None; and what a user can do then.
+    """Return the limits to try after a trial ran out of memory (or None), and advice for the user.
 
     Parameters
     ----------
     limits : Limits
-        What did not suffice.
+        The limits that were too small.
     config : TrialConfig
     host : bool
-        Whether a trial on a GPU ran out of its node's memory, rather than of the GPU's.
+        Whether a trial on a GPU ran out of its node's memory instead of the GPU's.
     node : str
         Ray's id of the node.
     most_memory_gb : float or None
-        As `next_limits` takes it.
+        See `next_limits`.
     reservable : callable
-        Asks for what can be reserved on a node.
+        Returns the memory that can be reserved on a node.
     """
     if host:
         advice = "train it on a node with more memory, or leave cores free with cpus_per_trial"
@@ -178,7 +177,7 @@ def after_shortage(
 
 
 def limits_from(record: Mapping[str, Any] | None, default: Limits) -> Limits:
-    """Return what an unfinished trial's record says to try next, else the default."""
+    """Return the next attempt's limits from an unfinished trial's record, or else `default`."""
     for name in ("retry", "limits"):
         if record and record["status"] == "running" and record.get(name):
             return Limits(**record[name])

@@ -1,10 +1,11 @@
-"""Trials that end without a result: why, where they are tried again, and when that is given up.
+"""Trials that end without a result: why, where they are tried again, and when to give up.
 
-Ray Tune calls a trial finished when its function returns. Only the ledger says whether its result
-is there: a trial without one has lost it, unless a scheduler stopped it.
+For Ray Tune a trial is finished when its function returns. Only the ledger shows whether it has a
+result: if not, the result was lost, unless a scheduler stopped the trial.
 
-Other tries are decided elsewhere: after a worker died by Tune (`sweep.tuner.fit`), after an error
-of the trial itself by `sweep.trial`, after too little memory by `sweep.limits.after_shortage`.
+Other retries are decided elsewhere: after a worker died, by Tune (`sweep.tuner.fit`); after an
+error of the trial itself, by `sweep.trial`; after a lack of memory, by
+`sweep.limits.after_shortage`.
 """
 
 from __future__ import annotations
@@ -15,40 +16,40 @@ from typing import Any
 from sweep.limits import Limits
 from sweep.trial import reason_of
 
-NO_RECORD = "it ended, but its result did not arrive in the run folder"
+NO_RECORD = "it ended, but its result is not in the run folder"
 
 
 class LostTrials:
-    """What the driver knows of trials whose ledger entry does not say how they ended.
+    """What the driver knows about trials whose ledger entry does not say how they ended.
 
     Parameters
     ----------
     retries : int
-        Further tries for a trial that lost its result.
+        How often to retry a trial that lost its result.
     """
 
     def __init__(self, retries: int) -> None:
         self.retries = retries
         self.blind: set[str] = set()
-        """Ids of nodes that do not see the run folder or the data."""
+        """Ids of nodes that cannot find the run folder or the data."""
         self.no_gpu: set[str] = set()
-        """Ids of nodes on whose GPUs torch cannot compute."""
+        """Ids of nodes whose GPUs torch cannot use."""
         self.again: set[str] = set()
-        """Trials to run again, in the next round."""
+        """Trials to run again in the next round."""
         self._before: dict[str, Mapping[str, Any] | None] = {}
         self._count: dict[str, int] = {}
         self._stopped: set[str] = set()
         self._refused: dict[str, dict[str, Any]] = {}
 
     def begin(self, trial_id: str, record: Mapping[str, Any] | None) -> None:
-        """Note that an attempt begins, and what the ledger says until then."""
+        """Note that an attempt begins, and the ledger's record before it."""
         self.again.discard(trial_id)
         self._stopped.discard(trial_id)
         self._refused.pop(trial_id, None)
         self._before[trial_id] = record
 
     def hear(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Note what a report to Ray Tune says beside an epoch's figures."""
+        """Note what a report to Ray Tune contains besides an epoch's metrics."""
         if result.get("refused"):
             self._refused[trial_id] = result["refused"]
         elif result.get("done"):
@@ -56,7 +57,7 @@ class LostTrials:
             self._stopped.add(trial_id)
 
     def refused(self, trial_id: str) -> dict[str, Any] | None:
-        """Return ``node``, ``name``, ``why`` and ``gpu`` where the node did not take the trial."""
+        """Return ``node``, ``name``, ``why`` and ``gpu`` if the node refused the trial."""
         return self._refused.get(trial_id)
 
     def was_stopped(self, trial_id: str) -> bool:
@@ -66,7 +67,7 @@ class LostTrials:
     def is_of_this_attempt(
         self, trial_id: str, record: Mapping[str, Any] | None, this_round: str
     ) -> bool:
-        """Whether a ledger entry says how the attempt ended, and not what was known before it."""
+        """Whether a ledger entry describes the end of this attempt and not of an earlier one."""
         if record is None:
             return False
         if record["status"] == "done" or record.get("round") == this_round:
@@ -76,7 +77,7 @@ class LostTrials:
         )
 
     def place_elsewhere(self, trial_id: str) -> bool:
-        """Let a trial run again that its node did not take; return whether the node is new."""
+        """Run a refused trial again elsewhere; return whether its node is new to the list."""
         refused = self._refused[trial_id]
         nodes = self.no_gpu if refused.get("gpu") else self.blind
         new = refused["node"] not in nodes
@@ -98,7 +99,7 @@ class LostTrials:
 
 
 def killed_for_memory(trial: Any, limits: Limits) -> bool:
-    """Whether a worker was lost for want of its node's memory, as far as can be told."""
+    """Whether a worker was probably lost because its node ran out of memory."""
     error = trial.get_pickled_error() or trial.get_error()
     name = type(error).__name__
     if "OutOfMemory" in name or "memory pressure" in str(error):

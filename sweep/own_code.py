@@ -1,4 +1,4 @@
-"""Networks and losses of the user's own: looked for before a sweep, and sent to its workers."""
+"""The user's own networks and losses: found before a sweep starts, and sent to its workers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sweep.request import Request, RequestError
 from trainables import extensions
 
 FIELDS = {"architecture": extensions.ARCHITECTURES, "loss": extensions.LOSSES}
-"""Settings of a trial that may name code, with the groups in which packages register it."""
+"""Settings of a trial that may name code, and the groups in which packages register such code."""
 
 
 def check_own_code(request: Request) -> None:
-    """Look for the modules that a request names, without importing them.
+    """Check that the modules that a request names exist, without importing them.
 
     Raises
     ------
     RequestError
-        When one is not there, or lacks what is named.
+        When a module is missing or does not contain the name.
     """
     for name, group in _names(request):
         try:
@@ -29,13 +29,13 @@ def check_own_code(request: Request) -> None:
 
 
 def modules_to_send(request: Request, recorded: Mapping[str, Any] | None) -> list[Path]:
-    """Return the files and folders of modules that workers need and have not installed.
+    """Return the files and folders of modules that workers need but do not have installed.
 
     Parameters
     ----------
     request : Request
     recorded : mapping or None
-        Contents of plan.json: its trials may run again.
+        Contents of plan.json, whose trials may run again.
     """
     trials = recorded["trials"] if recorded else []
     before = [(str(t["config"].get(key)), FIELDS[key]) for t in trials for key in FIELDS]

@@ -1,6 +1,6 @@
 """How trials share GPUs and cores, in which order they start, and how long a sweep takes.
 
-Everything is computed from footprints (`trainables.footprint`), before anything runs.
+Everything is computed from footprints (`trainables.footprint`) before the sweep starts.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import NamedTuple
 from trainables.memory import CONTEXT_MB
 
 TOLERANCE = 1e-9
-"""Shares are floats: a bin is full when no more than this is left."""
+"""Shares are floats, so a slot is full if no more than this is left."""
 RESOLUTION = 10_000
 """Ray counts resources in ten-thousandths."""
 
 
 class Share(NamedTuple):
-    """Part of a GPU that a trial gets."""
+    """Share of a GPU that a trial gets."""
 
     trials: int
-    """Trials that share the GPU."""
+    """Number of trials that share the GPU."""
     fraction: float
-    """1 / `trials`, rounded down to what Ray can count, so that so many do fit."""
+    """1 / `trials`, rounded down to Ray's resolution, so that this many trials fit."""
 
 
 def gpu_fraction(
@@ -40,18 +40,18 @@ def gpu_fraction(
     Parameters
     ----------
     peak_mb, gpu_memory_mb : float
-        MiB that the trial's tensors and workspaces take at most, and those of the GPU.
+        Largest memory of the trial's tensors and workspaces, and memory of the GPU, in MiB.
     margin : float
-        Factor on `peak_mb`, for fragmentation.
+        Factor on `peak_mb` that allows for fragmentation.
     context_mb : float
-        MiB that each process takes besides: the CUDA context and its kernels.
+        Additional MiB for each process: the CUDA context and its kernels.
     most : int
-        Most trials on one GPU.
+        Largest number of trials on one GPU.
 
     Returns
     -------
     Share or None
-        None when not even one trial fits.
+        None if not even one trial fits.
 
     Examples
     --------
@@ -66,22 +66,23 @@ def gpu_fraction(
 
 
 def cpu_memory_mb(peak_mb: float, *, margin: float = 1.1, process_mb: float = 1200.0) -> float:
-    """Return the MiB of a node's memory that a trial on CPUs takes.
+    """Return the memory of a node, in MiB, that a trial on CPUs needs.
 
-    `peak_mb` is what training makes the process grow by, `margin` a factor on it for
-    fragmentation, `process_mb` what a worker has before (Ray, torch, Lightning: 1000 to 1100).
+    `peak_mb` is the growth of the process during training, `margin` a factor on it that allows for
+    fragmentation, and `process_mb` the memory of a worker before that (Ray, torch, Lightning: 1000
+    to 1100).
     """
     return peak_mb * margin + process_mb
 
 
 @dataclass(frozen=True)
 class PackedTrial:
-    """A trial to be packed."""
+    """A trial to be placed."""
 
     name: str
     seconds: float
     share: float = 1.0
-    """Part of a GPU, or 1 for a whole slot."""
+    """Share of a GPU; 1 for a whole slot."""
     memory_mb: float = 0.0
 
 
@@ -102,10 +103,10 @@ class Placement:
 
 @dataclass(frozen=True)
 class Packing:
-    """Trials on slots."""
+    """The placement of all trials."""
 
     placements: tuple[Placement, ...]
-    """In the order in which they start."""
+    """Placements in the order in which trials start."""
     slots: int
 
     @property
@@ -115,12 +116,12 @@ class Packing:
 
     @property
     def utilisation(self) -> float:
-        """Part of all slots' time until `makespan` that is given to trials."""
+        """Share of all slots' time until `makespan` in which trials run."""
         used = sum(p.item.seconds * p.item.share for p in self.placements)
         return used / (self.slots * self.makespan) if self.makespan else 0.0
 
     def timeline(self, slot: int) -> tuple[Placement, ...]:
-        """Return what runs on one slot, in the order of its starts."""
+        """Return the placements on one slot, in the order of their start."""
         return tuple(p for p in self.placements if p.slot == slot)
 
     def busy(self, slot: int) -> float:
@@ -133,26 +134,26 @@ class Packing:
 
 
 def order_large_first(items: Sequence[PackedTrial]) -> list[PackedTrial]:
-    """Sort trials by duration, then memory, longest first; equal ones stay in their order."""
+    """Sort trials by duration, then memory, largest first; equal ones keep their order."""
     return sorted(items, key=lambda item: (-item.seconds, -item.memory_mb))
 
 
 def simulate(items: Sequence[PackedTrial], slots: int, *, large_first: bool = True) -> Packing:
-    """Place trials as a scheduler does: whenever one ends, the next that fits starts.
+    """Place trials like a scheduler: whenever one ends, the next one that fits starts.
 
     Parameters
     ----------
     items : sequence of PackedTrial
     slots : int
-        GPUs, or trials at once on CPUs; the shares on each sum to at most 1.
+        Number of GPUs, or of trials at once on CPUs; the shares on each slot sum to at most 1.
     large_first : bool
-        Start in the order of `order_large_first`, so that no long trial runs last and alone;
-        or else in that of `items`.
+        Start trials in the order of `order_large_first`, so that no long trial runs alone at the
+        end; otherwise in the order of `items`.
 
     Returns
     -------
     Packing
-        A trial goes to the fullest slot in which it fits, the first of equal ones.
+        Each trial is on the fullest slot in which it fits, or the first one if several are equal.
     """
     if slots < 1:
         raise ValueError(f"at least 1 slot, not {slots}")
@@ -186,7 +187,7 @@ def simulate(items: Sequence[PackedTrial], slots: int, *, large_first: bool = Tr
 
 
 def format_time(seconds: float) -> str:
-    """Write a duration in the two units that matter.
+    """Write a duration in hours and minutes, or in seconds if it is short.
 
     Examples
     --------
@@ -200,7 +201,7 @@ def format_time(seconds: float) -> str:
 
 
 def render(packing: Packing, *, slot_name: str = "GPU") -> list[str]:
-    """Return a line per slot (a ``GPU``, or what it is called) and one with the makespan."""
+    """Return one line per slot (such as ``GPU 0``), and one with the total time."""
     rows = []
     for slot in range(packing.slots):
         count = len(packing.timeline(slot))

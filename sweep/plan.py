@@ -1,4 +1,4 @@
-"""What a sweep will do: trials, data and settings, as plan.json records them."""
+"""The plan of a sweep: trials, data and settings, as plan.json records them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from trainables.data.dataset import DataSet
 from trainables.records.files import write_json
 
 FORMAT = 1
+_RESTORE = "restore it from a copy, or name another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -32,30 +33,30 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request on given data: what ``plan.json`` records."""
+    """A request applied to a data set; ``plan.json`` records it."""
 
     request: Request
     data: str
     fingerprint: str
     trials: tuple[Trial, ...]
-    """Empty where a search draws them."""
+    """Empty if a search draws the trials."""
     precision: Precision | None = None
-    """None: decided when the sweep has joined its cluster; until then trials say ``auto``."""
+    """None until the sweep has joined its cluster; until then trials have ``auto``."""
     left_out: frozenset[str] = frozenset()
-    """Names of the trials that ``--only`` left out."""
+    """trial_ids that ``--only`` left out."""
 
     def asks_for(self, trial_id: str) -> bool:
-        """Whether a trial of the run folder is to be run: all are, unless ``--only`` names some."""
+        """Whether to run a trial of the run folder: all of them, unless ``--only`` selects some."""
         return not self.request.only or any(one.trial_id == trial_id for one in self.trials)
 
     @property
     def drawn(self) -> bool:
-        """Whether trials are drawn while the sweep runs, rather than listed before."""
+        """Whether trials are drawn while the sweep runs, instead of listed in advance."""
         return self.request.settings.search != "grid"
 
     @property
     def key(self) -> dict[str, Any]:
-        """What an existing run must have in common with this plan."""
+        """What this plan must share with an existing run to continue it."""
         key: dict[str, Any] = {"fingerprint": self.fingerprint}
         if self.drawn:
             key["search"] = self.request.settings.search
@@ -65,15 +66,15 @@ class Plan:
 
     @functools.cached_property
     def samples(self) -> int:
-        """Different trials that a search draws: as many as are wanted, or as there are."""
+        """Number of different trials that a search draws: all wanted ones, if so many exist."""
         there = drawing.count(self.request.configs[0], self.request.space.dimensions)
         wanted = self.request.settings.samples
         return wanted if there is None else min(wanted, there)
 
 
 def make_plan(request: Request, dataset: DataSet, precision: Precision | None = None) -> Plan:
-    """Name the trials of a request on a data set, divided as it was there, in a precision if
-    that is decided.
+    """Make the plan of a request on a data set with its split, and with the precision if that is
+    already decided.
     """
     request = replace(request, data_options=dataset.options)
     if precision is not None:
@@ -88,8 +89,8 @@ def make_plan(request: Request, dataset: DataSet, precision: Precision | None = 
 
 
 def with_recorded(plan: Plan, recorded: Mapping[str, Any] | None, ended: Collection[str]) -> Plan:
-    """Return a plan with the trials that a run has recorded, still has to run, and that the
-    request does not name itself, such as a part of a grid that is resumed whole.
+    """Return a plan with further trials of the recorded run that have not ended and that the
+    request does not contain, such as the rest of a grid when a part of it is resumed.
     """
     known = {trial.trial_id for trial in plan.trials} | set(ended)
     more = [
@@ -106,40 +107,45 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        None where there is no run yet.
+        None if there is no run yet.
 
     Raises
     ------
     RequestError
-        When `out` holds something that is not a run.
+        When `out` contains something other than a run.
     """
     path = out / "plan.json"
     if path.is_file():
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise RequestError(f"{path} is of format {content['format']}, not {FORMAT}")
+                raise RequestError(
+                    f"{path} has format {content['format']}, but this version reads {FORMAT}; name "
+                    "another folder with --out"
+                )
             _check_recorded(content)
         except RequestError:
             raise
         except KeyError as error:
-            raise RequestError(f"{path} is damaged: it has no {error}") from error
+            raise RequestError(f"{path} is damaged: it has no {error}; {_RESTORE}") from error
         except (OSError, ValueError, TypeError) as error:
-            raise RequestError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+            raise RequestError(
+                f"{path} is damaged: {' '.join(str(error).split())}; {_RESTORE}"
+            ) from error
         return content
     if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out}: is a file")
+        raise RequestError(f"--out {out}: is a file; name a folder")
     strange = [p.name for p in out.iterdir() if not _is_own(p.name)] if out.is_dir() else []
     if strange:
         raise RequestError(
-            f"--out {out}: this folder is not a run (it holds {strange[0]} and no plan.json); "
+            f"--out {out}: this folder is not a run (it contains {strange[0]} but no plan.json); "
             "name another folder"
         )
     return None
 
 
 def _check_recorded(content: Mapping[str, Any]) -> None:
-    """Raise KeyError or TypeError where plan.json lacks what every run has."""
+    """Raise KeyError or TypeError if plan.json lacks something that every run has."""
     content["key"]["fingerprint"], content["data"]["path"], content["data"]["options"]
     content["commands"], content["created"]
     for trial in content["trials"]:
@@ -147,28 +153,28 @@ def _check_recorded(content: Mapping[str, Any]) -> None:
 
 
 OWN_FILES = (".nodes", "data", ".lock", "sweep.log", "weights")
-"""What may lie in a run folder before there is a plan."""
+"""Files that may exist in a run folder before there is a plan."""
 
 
 def _is_own(name: str) -> bool:
-    """Whether a sweep that was killed before it had a plan may have left a file of this name."""
+    """Whether a file of this name may be left over from a sweep that was killed before its plan."""
     return name in OWN_FILES or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
-    """Say why a recorded run cannot be continued by a plan; None when it can.
+    """Return why a plan cannot continue a recorded run; None if it can.
 
-    It can when the data are the same and one's trials contain the other's: an extended grid
-    runs what is missing, a part of a grid asks for nothing new.
+    It can if the data are the same and one of them contains all trials of the other: an extended
+    grid runs the missing trials, and a part of a grid adds none.
     """
     recipe = recorded.get("recipe", 1)
     if recipe != RECIPE:
         return (
-            f"its networks were trained by recipe {recipe} of an earlier version (every epoch saw "
-            f"the same crops and augmentation), this version trains by recipe {RECIPE}"
+            f"its networks were trained with recipe {recipe} of an earlier version (the same crops "
+            f"and augmentation in every epoch), but this version uses recipe {RECIPE}"
         )
     if recorded["key"]["fingerprint"] != plan.fingerprint:
-        return f"it used other data ({recorded['data']['path']}), or they have changed since"
+        return f"it used different data ({recorded['data']['path']}), or they have changed since"
     if (why := drawing.difference(plan.key, recorded["key"])) is not None:
         return why
     old = {trial["trial_id"]: trial["config"] for trial in recorded["trials"]}
@@ -199,12 +205,12 @@ def _short(value: Any) -> Any:
 def write_plan(
     out: Path, plan: Plan, dataset: DataSet, command: str, recorded: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Record a plan in ``plan.json``; an extended run keeps the trials and commands it had.
+    """Record a plan in ``plan.json``; an extended run keeps its earlier trials and commands.
 
     Returns
     -------
     dict
-        What was written.
+        The content of the file.
     """
     trials = {t["trial_id"]: t for t in (recorded["trials"] if recorded else [])}
     for trial in plan.trials:

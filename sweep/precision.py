@@ -1,9 +1,9 @@
-"""In which precision a sweep computes, and on which nodes: decided once, before its first trial.
+"""The precision of a sweep, and the nodes that support it: decided before the first trial.
 
-``precision=auto`` becomes ``bf16`` where every processor that trials may get computes in bfloat16,
-else ``32``. ``plan.json`` keeps the answer, so that a run computes alike wherever it is resumed.
-GPUs that compute in bfloat16 also use TF32 for float32 convolutions, and older ones do not: what
-is said here of bf16 on GPUs holds for TF32.
+``precision=auto`` becomes ``bf16`` if all processors that trials may get compute in bfloat16, else
+``32``. ``plan.json`` keeps the decision, so that a run has the same precision wherever it is
+resumed. GPUs that compute in bfloat16 also use TF32 for float32 convolutions, and older ones do
+not, so everything about bf16 on GPUs also applies to TF32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sweep.request import Request
 
 WITHOUT_BF16 = ("V100", "V100S", "T4", "T4G", "P100", "P40", "P4", "K80", "M60")
-"""GPUs that cannot, as Ray names them (label ``ray.io/accelerator-type``)."""
+"""GPUs without bfloat16, by Ray's names (label ``ray.io/accelerator-type``)."""
 WITH_BF16 = (
     "A100",
     "H100",
@@ -51,12 +51,12 @@ WITH_BF16 = (
 
 @dataclass(frozen=True)
 class Precision:
-    """What a run computes in, as plan.json keeps it under ``precision``."""
+    """The precision of a run, as plan.json keeps it under ``precision``."""
 
     auto: str
     """What ``precision=auto`` means in this run: ``bf16`` or ``32``."""
     tf32: bool
-    """Whether GPUs may use TF32 at precision ``32``: only where all of them have it."""
+    """Whether GPUs may use TF32 at precision ``32``, which requires that all of them have it."""
     why: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,31 +64,31 @@ class Precision:
         return asdict(self)
 
     def demands_bf16(self, config: TrialConfig, on_gpu: bool) -> bool:
-        """Whether a trial must run on a processor that has bfloat16 (of GPUs: and TF32)."""
+        """Whether a trial must run on a processor with bfloat16 (for GPUs: and TF32)."""
         return config.precision == "bf16" or (on_gpu and self.tf32)
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What trials compute on in one node."""
+    """The processor that trials use on one node."""
 
     name: str
     bf16: bool | None
-    """Whether it computes in bfloat16; None: not known."""
+    """Whether it computes in bfloat16; None if unknown."""
     node: str = ""
     """Ray's id of the node."""
     gpus: float = 0.0
-    """GPUs of the node."""
+    """Number of GPUs of the node."""
 
 
 def _words(name: str) -> list[str]:
-    """Return what may be a type in a GPU's name: its words, and any two in a row as one."""
+    """Return the parts of a GPU's name that may be its type: each word, and each pair of words."""
     words = re.findall(r"[A-Z0-9]+", name.upper())
     return words + [first + second for first, second in pairwise(words)]
 
 
 def is_type(name: str, kind: str) -> bool:
-    """Whether a GPU's name, as Ray or the driver has it, says that it is of a type.
+    """Whether a GPU is of a type, according to its name from Ray or the driver.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def is_type(name: str, kind: str) -> bool:
 
 
 def gpu_computes_bf16(name: str) -> bool | None:
-    """Say by a GPU's name whether it computes in bfloat16; None for unknown names.
+    """Return from a GPU's name whether it computes in bfloat16; None for unknown names.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def gpu_computes_bf16(name: str) -> bool | None:
 
 
 def of_this_machine(on_gpus: bool) -> Processor:
-    """Return what trials compute on in this machine."""
+    """Return the processor that trials use on this machine."""
     if not on_gpus:
         return Processor("CPU", cpu_computes_bf16())
     pretended = pretended_gpu()
@@ -127,7 +127,7 @@ def of_this_machine(on_gpus: bool) -> Processor:
 
 
 def decide(processors: Sequence[Processor], on_gpus: bool) -> Precision:
-    """Decide what ``precision=auto`` is on given processors.
+    """Decide what ``precision=auto`` means on given processors.
 
     Examples
     --------
@@ -149,12 +149,12 @@ def decide(processors: Sequence[Processor], on_gpus: bool) -> Precision:
 
 
 def names(processors: Sequence[Processor]) -> str:
-    """Return what processors are called, each name once."""
+    """Return the names of processors, each only once."""
     return " and ".join(dict.fromkeys(one.name for one in processors))
 
 
 def settle(request: Request, precision: Precision) -> Request:
-    """Put what ``auto`` means into all trials of a request, and into what a search draws from."""
+    """Replace ``auto`` in all trials of a request, and in the values that a search draws from."""
 
     def settled(value: str) -> str:
         return precision.auto if value == "auto" else value
@@ -181,7 +181,7 @@ def _here(on_gpu: bool) -> Processor:
 
 
 def refusal(precision: Precision, config: TrialConfig, on_gpu: bool) -> str | None:
-    """Say why the node of this worker must not train a trial; None where it may."""
+    """Return why the node of this worker must not train a trial; None if it may."""
     if not precision.demands_bf16(config, on_gpu) or _here(on_gpu).bf16 is not False:
         return None
     what = "bfloat16" if config.precision == "bf16" else "TF32"

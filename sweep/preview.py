@@ -27,7 +27,7 @@ from trainables.machine.hardware import cpu_computes_bf16
 from trainables.records.resumable import KEPT
 
 KNOWN = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
-"""GPUs whose speed `sweep.throughput` knows."""
+"""GPUs with a known speed in `sweep.throughput`."""
 
 
 def _cpu() -> Throughput:
@@ -50,23 +50,23 @@ def print_plan(
     out: Path,
     ended: Mapping[str, str] | None = None,
 ) -> None:
-    """Print trials with their resources and estimates, how they pack, and the makespan.
+    """Print trials with their resources and estimates, their placement, and the total time.
 
     Parameters
     ----------
     console : rich.console.Console
     plan : Plan
     resources : Resources or None
-        None: those of a cluster that is not asked.
+        Resources of this machine; None for a cluster, which the plan does not join.
     gpus : Gpus or None
-        What ``--gpus`` says.
+        Value of ``--gpus``.
     crops : callable
-        Gives the crops of an epoch for a crop size.
+        Returns the number of crops per epoch for a crop size.
     out : Path
-        Where the run folder will be.
+        The future run folder.
     ended : mapping, optional
-        trial_id to the state of those that have ended: they are marked, and take neither time nor
-        disk any more.
+        Status by trial_id of trials that have ended; they are marked, and need neither time nor
+        disk space.
     """
     settings, ended = plan.request.settings, ended or {}
     print_precision(console, plan)
@@ -96,7 +96,7 @@ def print_plan(
     _print_slots(console, plan, resources)
     count = at_once(settings, present, limits, list(left))
     needed, free = storage_gb({i: f for i, f in footprints.items() if i in left}, count, out)
-    console.print(f"checkpoints take about {needed:.1f} GB of disk; {free:.0f} GB are free")
+    console.print(f"checkpoints need about {needed:.1f} GB of disk; {free:.0f} GB are free")
     if hardware is None or (resources is None and not on_gpus):
         _print_no_makespan(console, items)
     elif on_gpus:
@@ -109,7 +109,7 @@ def print_plan(
 def _hardware(
     gpus: Gpus | None, on_gpus: bool, here: bool
 ) -> tuple[Throughput | None, float | None]:
-    """Return the speed of what trials compute on, and a GPU's memory in GiB; None: not known."""
+    """Return the speed of the trials' processor, and a GPU's memory in GiB; None if unknown."""
     if not on_gpus:
         return _cpu(), gpus.memory_gb if gpus else None
     name, memory = (gpus.name, gpus.memory_gb) if gpus else ("", None)
@@ -120,22 +120,24 @@ def _hardware(
 
 
 def _print_search(console: Console, plan: Plan, ended: int) -> None:
-    """Print what a search draws from."""
+    """Print the values that a search draws from."""
     settings = plan.request.settings
-    past = f"{ended} have ended; " if ended else ""
-    console.print(f"{plan.samples} trials, {past}drawn by {settings.search} from")
+    past = f" ({ended} have ended)" if ended else ""
+    console.print(f"{plan.samples} trials{past}, drawn by {settings.search} from")
     for line in say(plan.request.space.dimensions):
         console.print(line, markup=False, soft_wrap=True)
     if plan.samples < settings.samples:
-        console.print(f"note: samples={settings.samples}, but there are no more combinations")
+        console.print(
+            f"note: samples={settings.samples}, but only {plan.samples} combinations exist"
+        )
 
 
 def _print_no_makespan(console: Console, items: Sequence[PackedTrial]) -> None:
-    """Say why there is no estimate of time for all trials; `items` may be known for a CPU core."""
+    """Say how to get an estimate of the total time; `items` may have times for one CPU core."""
     if items:
         hours = format_time(sum(item.seconds for item in items))
-        console.print(f"about {hours} in all if one trial after the other runs on a CPU core")
-    console.print(f"for an estimate of time name the GPUs, such as --gpus 4xV100-32 ({KNOWN})")
+        console.print(f"about {hours} in all if trials run one after another on a CPU core")
+    console.print(f"to estimate the time, name the GPUs, such as --gpus 4xV100-32 ({KNOWN})")
 
 
 def _print_packing(
@@ -145,7 +147,7 @@ def _print_packing(
     slot_name: str,
     apart: Collection[str] = (),
 ) -> None:
-    """Print how trials pack into slots, and how long that takes.
+    """Print which trials run on which slot, and how long that takes.
 
     Parameters
     ----------
@@ -154,7 +156,7 @@ def _print_packing(
     slots : int
     slot_name : str
     apart : collection of str
-        Names of trials that run on CPU cores beside those on GPUs.
+        Names of trials that run on CPU cores while others run on GPUs.
     """
     if not slots:
         return
@@ -165,7 +167,7 @@ def _print_packing(
     if apart:
         longest = format_time(max(item.seconds for item in items if item.name in apart))
         which = "1 trial" if len(apart) == 1 else f"{len(apart)} trials"
-        console.print(f"beside them {which} on CPU cores, the longest about {longest}")
+        console.print(f"in addition, {which} on CPU cores; the longest takes about {longest}")
     console.print("rough estimate; excludes validation and start-up")
 
 
@@ -175,7 +177,7 @@ def _trials(
     limits: Mapping[str, Limits],
     times: Mapping[str, str],
 ) -> Table:
-    """Return the trials as a table; `times` also holds the states of those that have ended."""
+    """Return the trials as a table; `times` also has the status of those that have ended."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("trial_id", "loss", "batch", "crop", "epochs", "M params", "resources", "time"):
         table.add_column(column, no_wrap=True)
@@ -205,33 +207,34 @@ def _past(ended: Mapping[str, str], configs: Collection[str]) -> str:
 
 
 def unseen(settings: SweepSettings, trials: int, gpus: Gpus | None) -> Resources:
-    """Return what a plan takes a cluster to have that it did not ask: the GPUs that ``--gpus``
-    names, and CPU cores for as many of `trials` trials as there is room for.
+    """Return the resources that a plan assumes for a cluster that it does not join: the GPUs of
+    ``--gpus``, and enough CPU cores for `trials` trials.
     """
     there = growing(Resources(0.0, 0.0), settings, gpus.count if gpus else None)
     return replace(there, cpus=max(there.cpus, trials * settings.cpus_per_trial))
 
 
 def print_unseen(console: Console, address: str, asked: Gpus | None, counted: Gpus | None) -> None:
-    """Say that a plan did not ask the cluster at an address, and what it assumes instead.
+    """Say that a plan does not join the cluster at an address, and what it assumes instead.
 
     Parameters
     ----------
     console : rich.console.Console
     address : str
     asked, counted : Gpus or None
-        What ``--gpus`` says, and what the plan counts on.
+        Value of ``--gpus``, and the GPUs that the plan assumes.
     """
     if asked:
-        assumed = "the GPUs are those of --gpus"
+        assumed = "the GPUs of --gpus"
     elif counted:
         kind = f" ({counted.name})" if counted.name else ""
-        assumed = f"the GPUs are the {counted.count}{kind} that its autoscaler may start"
+        gpus = "GPU" if counted.count == 1 else "GPUs"
+        assumed = f"the {counted.count} {gpus}{kind} that its autoscaler may start"
     else:
-        assumed = "GPUs are not counted without --gpus"
+        assumed = "no GPUs (name them with --gpus)"
     console.print(
-        f"note: --plan does not join the cluster at {address}: {assumed}, and there are CPU cores "
-        "enough",
+        f"note: --plan does not join the cluster at {address}; it assumes {assumed}, and enough "
+        "CPU cores",
         markup=False,
         soft_wrap=True,
     )
@@ -239,8 +242,8 @@ def print_unseen(console: Console, address: str, asked: Gpus | None, counted: Gp
         knock(address)
     except (OSError, ValueError) as error:
         console.print(
-            f"note: nothing answers at {address} now ({error}): the cluster must be up before the "
-            "sweep starts",
+            f"note: nothing responds at {address} now ({error}): start the cluster before the "
+            "sweep",
             markup=False,
             soft_wrap=True,
         )
@@ -252,7 +255,7 @@ def print_weights(console: Console, weights: Iterable[WeightsInfo | str]) -> Non
         if isinstance(info, WeightsInfo):
             console.print(
                 f"encoder weights {info.name}: {info.terms}"
-                + (f" (says {info.terms.source})" if info.terms.source else "")
+                + (f" (according to {info.terms.source})" if info.terms.source else "")
                 + (f"; revision {info.revision}" if info.revision else "")
                 + (f"; SHA-256 {info.sha256}" if info.sha256 else "")
                 + f"; from {info.source}",
@@ -262,16 +265,22 @@ def print_weights(console: Console, weights: Iterable[WeightsInfo | str]) -> Non
 
 
 def storage_gb(footprints: Mapping[str, Footprint], count: int, out: Path) -> tuple[float, float]:
-    """Return about what the checkpoints of trials take on disk, and what is free there, in GB.
+    """Estimate the disk space that checkpoints of trials need, and return it and the free space.
 
     Parameters
     ----------
     footprints : mapping of str to Footprint
     count : int
-        Trials that run at once: each keeps, until it ends, two saved states and for a while
-        a third, each of weights, the optimiser's two moments, and the best weights.
+        Number of trials that run at once. Each keeps two saved states until it ends, and for a
+        while a third; each state contains the weights, the optimiser's two moments, and the best
+        weights.
     out : Path
         The run folder, which need not exist yet.
+
+    Returns
+    -------
+    needed, free : float
+        In GB.
     """
     sizes = sorted((4e-9 * one.parameters for one in footprints.values()), reverse=True)
     there = next(folder for folder in (out, *out.parents) if folder.exists())
@@ -282,23 +291,24 @@ def storage_gb(footprints: Mapping[str, Footprint], count: int, out: Path) -> tu
 def warn_of_storage(
     console: Console, footprints: Mapping[str, Footprint], count: int, out: Path
 ) -> None:
-    """Say it when checkpoints may fill the disk; arguments as for `storage_gb`."""
+    """Print a note if checkpoints may fill the disk; see `storage_gb`."""
     needed, free = storage_gb(footprints, count, out)
     if needed > free:
         console.print(
-            f"note: checkpoints may take {needed:.0f} GB, and {free:.0f} GB are free: trials whose "
-            "checkpoint cannot be written fail; make room, and --resume tries them again"
+            f"note: checkpoints may need {needed:.0f} GB, but only {free:.0f} GB are free: trials "
+            "whose checkpoint cannot be written fail; free some space, then --resume tries them "
+            "again"
         )
 
 
 def print_precision(console: Console, plan: Plan) -> None:
-    """Say what ``precision=auto`` is in a run, and why."""
+    """Say what ``precision=auto`` means in a run, and why."""
     if plan.precision is not None:
         text = f"precision=auto is {plan.precision.auto} in this run: {plan.precision.why}"
     elif any(config.precision == "auto" for config in plan.request.configs):
         text = (
-            "precision=auto: the sweep decides when it has joined the cluster, and the ends of the "
-            "trial_ids will differ from those below; --gpus COUNTxTYPE decides it now"
+            "precision=auto: the sweep will decide after joining the cluster, so the ends of the "
+            "trial_ids will differ from those below; to decide it now, give --gpus COUNTxTYPE"
         )
     else:
         return
@@ -309,5 +319,5 @@ def _print_slots(console: Console, plan: Plan, resources: Resources | None) -> N
     if resources is not None:
         console.print(
             f"at least {slots(plan.request.settings, resources)} trials run in parallel on "
-            f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs (this machine's, or --gpus)"
+            f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs (of this machine, or --gpus)"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def git_commit() -> str | None:
-    """Return the commit that this copy stands at, and whether it was changed; None: no checkout."""
+    """Return this copy's git commit, marked if files were changed; None outside a checkout."""
     here = Path(__file__)
 
     def git(*words: str) -> str:
@@ -30,7 +30,7 @@ def git_commit() -> str | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a sweep's results hang on."""
+    """Return the versions of Python and of the libraries that a sweep's results depend on."""
     names = (
         "ray",
         "torch",

@@ -1,4 +1,4 @@
-"""Follows Tune's trials: ledger, tables and screen."""
+"""Record what happens to Tune's trials: ledger, tables and screen."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from trainables.records.resumable import saved_history
 
 TABLES_SECONDS = 2.0
 PER_IMAGE_SECONDS = 60.0
-"""per_image.csv is long, and complete at the end in any case."""
+"""Interval for per_image.csv, which is long, and in any case complete at the end."""
 MOST_ATTEMPTS = 8
-"""At a trial that is running whenever Ray Tune gives up: it may be what makes it do so."""
+"""Most attempts for a trial that is running each time Ray Tune gives up, as it may be the cause."""
 _EPOCH_FIELDS = tuple(EpochRecord.__dataclass_fields__)
 
 
 def short_name(config: TrialConfig) -> str:
-    """Return what names a trial on the screen."""
+    """Return the name of a trial on the screen."""
     name = network_name(config.architecture, config.encoder, config.task)
     return f"{name}, seed {config.seed}"
 
 
 class Recorder(Callback):
-    """Writes down what becomes of the trials, and shows it.
+    """Records what happens to the trials, and shows it.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class Recorder(Callback):
     plan : dict
         Contents of plan.json.
     runtime : dict
-        As `sweep.trial.run_trial` takes it.
+        See `sweep.trial.run_trial`.
     view : View
     avoid : iterable of str
-        Ids of nodes that do not compute in the run's precision; more are found on the way.
+        Ids of nodes that do not compute in the run's precision; more may be found later.
     asks_for : callable
-        Says of a trial_id whether it is to be run and shown (`Plan.asks_for`).
+        Returns for a trial_id whether to run and show it (`Plan.asks_for`).
     """
 
     def __init__(
@@ -87,28 +87,28 @@ class Recorder(Callback):
                 self._state(trial_id, TrialConfig.model_validate(config))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave everything behind: Tune saves its callbacks to restore runs, which ours never
-        needs, and the screen cannot be saved.
+        """Return nothing to save: Tune saves callbacks to restore runs, but this one is never
+        restored, and the screen cannot be saved.
         """
         return {}
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Begin to notice Ctrl-C: Tune has just installed its handler."""
+        """Start to watch for Ctrl-C, as Tune has just installed its handler."""
         self.interrupts.watch()
 
     @property
     def drawn(self) -> list[str]:
-        """Trials that a search has drawn, rather than the plan listed."""
+        """Trials that a search has drawn; none if the plan lists the trials."""
         return [] if self.plan["trials"] else list(self.states)
 
     def past(self, trial_id: str) -> list[dict[str, Any]]:
-        """Return one row per epoch that a trial has had, in their order, as far as known."""
+        """Return one row per epoch of a trial so far, in order, as far as they are known."""
         rows = self.history.get(trial_id) or self._recorded(trial_id)
         return [rows[epoch] for epoch in sorted(rows)]
 
     def _recorded(self, trial_id: str) -> dict[int, dict[str, Any]]:
-        """Return the epochs that earlier attempts have recorded: those that the driver wrote down,
-        and where it was killed before it wrote all of them, what the trial itself has saved.
+        """Return the epochs of earlier attempts: those that the driver recorded and, if it was
+        killed before recording all of them, those that the trial itself has saved.
         """
         saved = saved_history(self.out / "checkpoints" / trial_id)
         return {row["epoch"]: row for row in [*saved, *self.ledger.read_history(trial_id)]}
@@ -136,16 +136,16 @@ class Recorder(Callback):
         self.records[state.trial_id] = record
 
     def _say(self, text: str, log: str = "") -> None:
-        """Say a line on the screen, and the same or another one in ``sweep.log``."""
+        """Print a line on the screen, and the same or another line to ``sweep.log``."""
         self.view.message(text)
         print(log or text, file=sys.stderr)  # to sweep.log, while the screen is quiet
 
     def _nodes(self) -> list[dict[str, float]]:
-        """Return what the nodes have that may get trials."""
+        """Return the resources of the nodes that may get trials."""
         return resources_of_nodes(self.lost_trials.blind, self.lost_trials.no_gpu)
 
     def _read(self, state: TrialState) -> dict[str, Any] | None:
-        """Return a trial's record; say what its worker has noted since."""
+        """Return a trial's record, and print new notes of its worker."""
         record = self.ledger.read_one(state.trial_id)
         notes = record.get("notes", []) if record else []
         for note in notes[self._said.get(state.trial_id, 0) :]:
@@ -154,7 +154,7 @@ class Recorder(Callback):
         return record
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Mark a trial as running; its worker records that in the ledger."""
+        """Mark a trial as running; its worker records this in the ledger."""
         _, state = self._of(trial)
         self.lost_trials.begin(state.trial_id, self.ledger.read_one(state.trial_id))
         known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id))
@@ -164,7 +164,7 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Take note of one epoch."""
+        """Record one epoch."""
         _, state = self._of(trial)
         self.lost_trials.hear(state.trial_id, result)
         if "epoch" not in result:
@@ -183,8 +183,8 @@ class Recorder(Callback):
             state.val_dataset_iou = result["score"]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Read what the worker recorded; without that, a trial that no scheduler stopped has
-        lost its result.
+        """Read what the worker recorded. If there is no record and no scheduler stopped the trial,
+        its result was lost.
         """
         config, state = self._of(trial)
         record = self._read(state)
@@ -204,7 +204,7 @@ class Recorder(Callback):
             forget_states(self.out / "checkpoints" / state.trial_id)
         elif self.lost_trials.try_again(state.trial_id):
             self._wait(state, config)
-            self.view.message(f"{state.name}: {NO_RECORD}; will be tried again")
+            self.view.message(f"{state.name}: {NO_RECORD}; it will be tried again")
             return
         else:
             tries = self.lost_trials.tries(state.trial_id)
@@ -224,7 +224,7 @@ class Recorder(Callback):
         )
 
     def _wait(self, state: TrialState, config: TrialConfig) -> None:
-        """Let a trial wait for the next round."""
+        """Make a trial wait for the next round."""
         state.status = "waiting"
         if self.ledger.read_one(state.trial_id) is None:  # what a search drew is known from here
             self._record(state, config, "running", attempts=[])
@@ -232,17 +232,17 @@ class Recorder(Callback):
     def _place_elsewhere(
         self, state: TrialState, config: TrialConfig, refused: dict[str, Any]
     ) -> None:
-        """Let a trial wait for another node than the one that it met."""
+        """Make a trial wait for another node than the one that refused it."""
         self._wait(state, config)
         if self.lost_trials.place_elsewhere(state.trial_id):
             text = (
                 f"{refused['name']} gets no trial{' on a GPU' if refused.get('gpu') else ''}: "
-                f"{refused['why']}; what was sent there is trained on other nodes"
+                f"{refused['why']}; its trials will run on other nodes"
             )
             self._say(text)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Record a trial as failed for good, once its retries are used up."""
+        """Record a trial as failed once its retries are used up."""
         config, state = self._of(trial)
         error = root_cause(trial)
         self._keep_history(state.trial_id)
@@ -281,10 +281,10 @@ class Recorder(Callback):
         self._settle(state)
 
     def left_by_tune(self, trial_ids: list[str], reason: str) -> list[str]:
-        """Return the trials that have not ended, after Ray Tune gave up.
+        """Return the trials that have not ended after Ray Tune gave up.
 
-        A trial that was running then has used one of its attempts; when these are used up it
-        has failed.
+        A trial that was running at that moment has used one of its attempts; when all are used up,
+        it has failed.
         """
         left = []
         for trial_id in trial_ids:
@@ -309,35 +309,35 @@ class Recorder(Callback):
                 error=f"{reason} (after {len(attempts)} attempts)",
             )
             self._settle(state)
-        self.view.message(f"Ray Tune gave up ({reason}); going on with {len(left)} trials")
+        self.view.message(f"Ray Tune gave up ({reason}); continuing with {len(left)} trials")
         return left
 
     def to_try_again(self) -> list[str]:
-        """Return the trials that shall try again: those that ran out of memory, met a node that
-        does not compute in their precision or does not see the run folder, or lost their result.
+        """Return the trials to try again: those that ran out of memory, were sent to a node that
+        does not compute in their precision or cannot read the run folder, or lost their result.
         """
         again = self.lost_trials.again
         return [i for i in self.states if i in again or self.records.get(i, {}).get("retry")]
 
     def _again(self, state: TrialState, record: dict[str, Any]) -> None:
-        """Let a trial wait for its next attempt, after others."""
+        """Make a trial wait for its next attempt, after other trials."""
         self.records[state.trial_id] = record
         state.status = "waiting"
         if refused := record.get("refused"):
             if refused["node"] not in self.avoid:
                 self.avoid.add(refused["node"])
                 self.view.message(
-                    f"node {refused['host']} gets no trial: {refused['why']}; what was sent there "
-                    "is trained on other nodes"
+                    f"node {refused['host']} gets no trial: {refused['why']}; its trials will run "
+                    "on other nodes"
                 )
             return
         self.view.message(
-            f"{state.name}: {record['out_of_memory'][-1]}; will be tried again with "
+            f"{state.name}: {record['out_of_memory'][-1]}; it will be tried again with "
             f"{Limits(**record['retry'])}"
         )
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Say that a trial starts again after an error."""
+        """Print that a trial starts again after an error."""
         _, state = self._of(trial)
         state.status = "waiting"
         record = self._read(state) or {}
@@ -345,7 +345,7 @@ class Recorder(Callback):
             self.view.message(f"{state.name}: {root_cause(trial)}; trying again")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Refresh screen and tables, each at its own pace; say when trials wait in vain."""
+        """Update screen and tables, each at its own pace; tell the user if no trial can start."""
         self.view.update(list(self.states.values()))
         running = any(state.status == "running" for state in self.states.values())
         waiting = [] if running else [one for one in trials if one.status == "PENDING"]
@@ -357,7 +357,7 @@ class Recorder(Callback):
             self._pace.start(partial(self._write, records, histories))
 
     def _read_running(self) -> dict[str, list[dict[str, Any]]]:
-        """Read the records of the trials that run; return the epochs that were heard of."""
+        """Read the records of running trials; return the epochs that were reported."""
         running = [i for i, state in self.states.items() if state.status == "running"]
         for trial_id in running:
             record = self._read(self.states[trial_id])
@@ -368,8 +368,8 @@ class Recorder(Callback):
     def _write(
         self, records: dict[str, dict[str, Any]], histories: dict[str, list[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        """Write all tables; of long sweeps that takes a second, so it is done beside the driver's
-        thread, for which the trials wait at the end of every epoch.
+        """Write all tables. In long sweeps this takes a second, so it has its own thread: trials
+        wait for the driver's thread at the end of every epoch.
         """
         for trial_id, epochs in histories.items():
             self._keep_history(trial_id, epochs)
@@ -383,7 +383,7 @@ class Recorder(Callback):
         return rows
 
     def write_tables(self) -> list[dict[str, Any]]:
-        """Write the tables of the run as it stands, here and now; return the ranked rows."""
+        """Write the tables of the run now, in this thread; return the ranked rows."""
         self._pace.wait()
         histories = self._read_running()
         return self._write(dict(self.records), histories)

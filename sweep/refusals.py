@@ -1,5 +1,6 @@
-"""What keeps a worker from taking a trial: its node does not see the folders, or its GPU is of no
-use. Told to the driver through Ray; it is no attempt at the trial, which is tried on other nodes.
+"""Reasons for a worker to refuse a trial: its node cannot find the folders, or cannot use its GPU.
+The worker reports this through Ray. It does not count as an attempt; the trial runs on another
+node.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ from sweep.limits import Limits
 from trainables.config import STARDIST, TrialConfig
 
 FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 5.0, 60.0
-"""A worker that refuses trials keeps each for so long, doubled each time."""
+"""How long a worker holds a trial that it refuses, doubled with each trial."""
 _holds = 0
 
 
 def is_blind(runtime: dict[str, Any], limits: Limits, node: str) -> bool:
-    """Whether this node does not see the run folder or the data; the driver would not find what is
-    written here.
+    """Whether this node cannot find the run folder or the data; results written here would be lost.
 
     Parameters
     ----------
     runtime : dict
-        As `sweep.trial.run_trial` takes it.
+        See `sweep.trial.run_trial`.
     limits : Limits
-        What the trial may take.
+        Limits of the trial.
     node : str
         Ray's id of this node.
     """
@@ -46,15 +46,15 @@ def is_blind(runtime: dict[str, Any], limits: Limits, node: str) -> bool:
 
 
 def is_without_gpu(config: TrialConfig, limits: Limits, node: str) -> bool:
-    """Whether a trial has a share of a GPU on which torch cannot compute: it would fail here, the
-    GPU would be free again at once, and draw one waiting trial after the other.
+    """Whether a trial has a share of a GPU that torch cannot use. It would fail here and free the
+    GPU at once, and all waiting trials would follow it.
 
     Parameters
     ----------
     config : TrialConfig
-        Of stardist's own model TensorFlow says itself that it sees no GPU.
+        Not checked for StarDist's own model, where TensorFlow reports a missing GPU itself.
     limits, node
-        As `is_blind` takes them.
+        See `is_blind`.
     """
     if not limits.gpu or config.architecture == STARDIST:
         return False

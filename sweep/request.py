@@ -1,4 +1,4 @@
-"""What the command line asks for: a search space, and what ``--set``, ``--seeds`` and ``--only``
+"""The request on the command line: a search space, and what ``--set``, ``--seeds`` and ``--only``
 change in it.
 """
 
@@ -28,59 +28,59 @@ Pair = tuple[str, str]
 
 
 class RequestError(ValueError):
-    """A request that cannot be met; the message is the one line that the user sees."""
+    """A request that cannot be carried out; the user sees the message, which is one line."""
 
 
 def _takes_wandb(project: str) -> str:
-    """Refuse a name at which W&B would be off for every trial."""
+    """Refuse a project name that W&B does not accept, as all trials would then not be reported."""
     strange = "".join(sorted({character for character in project if character in "/\\#?%:"}))
     if strange:
-        raise ValueError(f"W&B takes no project whose name holds {strange}")
+        raise ValueError(f"a W&B project name cannot contain {strange}")
     return project
 
 
 def _a_share(gpus: float) -> float:
-    """Refuse what Ray cannot give: parts of several GPUs, and parts smaller than it counts."""
+    """Refuse shares that Ray does not support: parts of several GPUs, and shares below 0.001."""
     if 0 < gpus < 0.001 or (gpus > 1 and not gpus.is_integer()):
-        raise ValueError(f"{gpus:g} is no share of a GPU: give 0, a number from 0.001 to 1, or 2")
+        raise ValueError(f"{gpus:g} GPUs are not possible: give 0, 0.001 to 1, or a whole number")
     return gpus
 
 
 class SweepSettings(BaseModel):
-    """How a sweep runs, beside its trials; every field can be given by ``--set``."""
+    """Settings of a sweep, in addition to its trials; ``--set`` can change every field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheduler: Literal["fifo", "asha"] = "fifo"
-    """``asha`` stops trials early that fall behind."""
+    """``asha`` stops trials early if they fall behind."""
     search: Literal["grid", "optuna"] = "grid"
-    """``optuna`` draws trials from the space's dimensions; ``--set`` of one value fixes a
-    dimension, of several values with commas between is a choice."""
+    """``optuna`` draws trials from the space's dimensions. ``--set`` with one value fixes a
+    dimension; with several values (separated by commas) it gives the values to draw from."""
     samples: Annotated[int, Field(ge=1)] = 20
-    """Different trials that ``search=optuna`` draws, or as many as there are."""
+    """Number of different trials that ``search=optuna`` draws, if so many exist."""
     grace_epochs: Annotated[int, Field(ge=1)] = 5
-    """Epochs that ``scheduler=asha`` gives every trial."""
+    """Number of epochs that every trial gets with ``scheduler=asha``."""
     concurrency: Annotated[int, Field(ge=1)] | None = None
-    """Most trials at once; None: as many as the resources allow."""
+    """Largest number of trials at once; None means as many as the resources allow."""
     cpus_per_trial: Annotated[float, Field(ge=0.001)] = 1.0
     gpus_per_trial: Annotated[float, Field(ge=0), AfterValidator(_a_share)] | None = None
-    """A fraction lets trials share a GPU; None: a whole one where there are GPUs."""
+    """A fraction lets trials share a GPU; None means a whole GPU if there are any."""
     stardist_cpus: Annotated[float, Field(gt=0)] | None = None
-    """Cores for a trial of stardist's own model where others train on GPUs; None: up to four."""
+    """Cores for a trial of StarDist's own model if others train on GPUs; None means up to four."""
     stardist_gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of a GPU for a trial of stardist's own model. 0: it trains on CPUs, since TensorFlow's
-    packages for GPUs and torch's do not fit into one environment; above 0 only where the nodes'
-    TensorFlow sees a GPU."""
+    """Share of a GPU for a trial of StarDist's own model. 0 means that it trains on CPUs, since the
+    GPU packages of TensorFlow and torch cannot be installed together; more than 0 works only if
+    TensorFlow finds a GPU on the nodes."""
     memory_per_trial: Annotated[float, Field(gt=0)] | None = None
-    """GB that a trial on CPUs may take, reserved and enforced; doubled for a trial that runs out
-    of it. None: what it is estimated to need is reserved, and nothing is enforced."""
+    """GB that a trial on CPUs may use, reserved and enforced; doubled for a trial that runs out of
+    memory. None means that the estimated need is reserved, and nothing is enforced."""
     most_memory_per_trial: Annotated[float, Field(gt=0)] | None = None
-    """GB up to which that is doubled; None: what a node has."""
+    """Limit in GB for this doubling; None means the memory of a node."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often in a row a trial may lose its worker or node without a new epoch in between."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Least time between two saved states of a trial (and never less than an epoch, or twenty times
-    what the last one took); 0: after every epoch, whatever that costs."""
+    """Shortest time between two saved states of a trial (and never less than an epoch, or twenty
+    times as long as the last save took); 0 saves after every epoch, however long it takes."""
     tensorboard: bool = False
     """Write TensorBoard logs to OUT/tensorboard."""
     artifacts: bool = False
@@ -93,7 +93,7 @@ class SweepSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for, before data and folder are looked at."""
+    """The request on the command line, before data and folder have been checked."""
 
     space_name: str
     space: SearchSpace
@@ -101,15 +101,15 @@ class Request:
     settings: SweepSettings
     data_options: DataOptions
     weights: Mapping[Pair, WeightsInfo | str] = field(default_factory=dict)
-    """What is known of the encoder weights; only their identity where a run has recorded it."""
+    """Information on the encoder weights; only their identity if a run has recorded it."""
     only: tuple[str, ...] = ()
-    """What ``--only`` says."""
+    """Values of ``--only``."""
     left_out: tuple[TrialConfig, ...] = ()
-    """Trials of the space that it left out: they may lie in the run folder, and stay."""
+    """Trials of the space that ``--only`` left out; those in the run folder stay there."""
 
 
 def load_space(name: str) -> tuple[str, SearchSpace]:
-    """Find a search space by the name of its file in ``search_spaces/``, or by path.
+    """Load a search space by the name of its file in ``search_spaces/``, or by path.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def load_space(name: str) -> tuple[str, SearchSpace]:
     builtin = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
-        hint = f"; built-in: {', '.join(builtin)}, or the path of a .py file of your own"
+        hint = f"; choose {', '.join(builtin)}, or give the path of your own .py file"
         raise RequestError(f"no search space {name!r}{hint}")
     if name.endswith(".py"):
         look_in(path.parent)  # modules of the user's own lie beside the space
@@ -149,7 +149,7 @@ def load_space(name: str) -> tuple[str, SearchSpace]:
     if not isinstance(space, SearchSpace):
         raise RequestError(f"search space {path} must define SPACE = SearchSpace(...)")
     if not space.trials:
-        raise RequestError(f"search space {path} holds no trial")
+        raise RequestError(f"search space {path} has no trials; add some to SPACE")
     return path.stem, space
 
 
@@ -174,13 +174,13 @@ def _value(text: str) -> Any:
 
 
 def _field_value(key: str, text: str) -> Any:
-    """Return a trial's setting; of few numbers to choose from (gap, grid), that number."""
+    """Return the value of a trial's setting; if it is a choice of numbers (gap, grid), a number."""
     few = get_args(TrialConfig.model_fields[key].annotation)
     return next((n for n in few if isinstance(n, int) and str(n) == text), _value(text))
 
 
 def weights_value(text: str) -> str:
-    """Return a name as it is, and a path as an absolute one: trials do not run in this folder."""
+    """Return a name unchanged, and a path as an absolute one: trials run in other folders."""
     if text.lower() in ("imagenet", "pretrained"):
         return "pretrained"  # one name for one thing
     if text.lower() == "none":
@@ -203,7 +203,7 @@ def _sorted_changes(
         key, value = _split_key(text)
         if key in TrialConfig.model_fields:
             if key == "weights_id":
-                raise RequestError("--set weights_id: it follows from encoder_weights")
+                raise RequestError("--set weights_id: cannot be set; set encoder_weights instead")
             trials[key] = [_field_value(key, v.strip()) for v in value.split(",")]
             if key == "encoder_weights":
                 trials[key] = [weights_value(str(v)) for v in trials[key]]
@@ -231,27 +231,27 @@ def make_request(
     Parameters
     ----------
     space_name, space
-        As `load_space` gives them.
+        The result of `load_space`.
     changes : sequence of str
-        ``key=value``: a field of `TrialConfig` (several values, with commas between, span a
-        grid, or are a choice for a search), of `SweepSettings` or of `DataOptions`.
+        ``key=value`` with a field of `TrialConfig` (several values, separated by commas, make a
+        grid, or are drawn from in a search), of `SweepSettings` or of `DataOptions`.
     seeds : int or None
-        Repeat the grid with seeds 0, 1, ... ; refused for a search.
+        Repeat the grid with seeds 0, 1, ...; refused for a search.
 
     Returns
     -------
     Request
-        The dimensions of its space are what a search will draw from; none for a grid.
+        A search draws from the dimensions of its space; a grid has none.
 
     Raises
     ------
     RequestError
-        For an unknown key or a value that does not fit, naming both.
+        When a key is unknown or a value is not valid; the message names both.
 
     Notes
     -----
-    ``normalization=dataset`` changes whose percentiles scale the intensities; other percentiles
-    are given in a search space file.
+    ``normalization=dataset`` scales intensities by the percentiles of the whole data set; other
+    percentiles can be set in a search space file.
     """
     try:
         SweepSettings.model_validate(space.settings)
@@ -260,13 +260,13 @@ def make_request(
     trial_changes, changed, data_options = _sorted_changes(changes)
     settings = {**space.settings, **changed}
     if seeds is not None and seeds < 1:
-        raise RequestError(f"--seeds {seeds}: at least 1")
+        raise RequestError(f"--seeds {seeds}: must be at least 1")
     if settings.get("search") == "optuna":
         space, trial_changes = _searched(space_name, space, trial_changes, seeds)
     else:
         space = space.model_copy(update={"dimensions": {}})
         if seeds is not None and "seed" in trial_changes:
-            raise RequestError(f"--seeds {seeds} and --set seed: give one of them")
+            raise RequestError(f"--seeds {seeds} and --set seed: give only one of them")
         if seeds is not None:
             trial_changes["seed"] = list(range(seeds))
     try:
@@ -287,7 +287,7 @@ def make_request(
 def _searched(
     name: str, space: SearchSpace, changes: dict[str, list[Any]], seeds: int | None
 ) -> tuple[SearchSpace, dict[str, list[Any]]]:
-    """Return a space as a search draws from it, and what ``--set`` fixes in it."""
+    """Return the space that a search draws from, and the settings that ``--set`` fixes in it."""
     try:
         space = drawing.for_search(name, space, changes, seeds)
     except ValidationError as error:
@@ -298,47 +298,48 @@ def _searched(
 
 
 def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfig]) -> None:
-    """Refuse a change that no trial took up, such as rays without a StarDist trial."""
+    """Refuse a change that affects no trial, such as rays without a StarDist trial."""
     if key == "weight_decay" and all(config.architecture == STARDIST for config in configs):
-        raise RequestError(f"--set {key}: {STARDIST} trains without it")
+        raise RequestError(f"--set {key}: {STARDIST} does not use it; remove it")
     if key in ("gap", "boundary", "rays", "grid", "loss", "encoder", "encoder_weights"):
         taken = {str(getattr(config, key)) for config in configs}
         if not taken & {str(value) for value in values}:
-            raise RequestError(f"--set {key}: no trial of this space uses it")
+            raise RequestError(f"--set {key}: no trial of this space uses it; remove it")
 
 
 FIELDS = tuple(name for name in TrialConfig.model_fields if name != "weights_id")
-"""Settings that trials can be chosen by."""
+"""Settings by which ``--only`` can select trials."""
 SHOWN = 12
-"""Values that a message lists at most."""
+"""Most values that a message lists."""
 
 
 def only(request: Request, filters: Sequence[str]) -> Request:
-    """Keep the trials of a request that have given values.
+    """Keep only the trials of a request that have given values.
 
     Parameters
     ----------
     request : Request
     filters : sequence of str
-        ``key=value[,value]``: fields of `TrialConfig`. A trial has one of the values of every key.
+        ``key=value[,value]`` with fields of `TrialConfig`. A trial is kept if it has one of the
+        values for every key.
 
     Returns
     -------
     Request
-        With the filters in `Request.only` and the other trials in `Request.left_out`.
+        The filters are in `Request.only`, the other trials in `Request.left_out`.
 
     Raises
     ------
     RequestError
-        When a filter names no setting, a value that no trial has (those that exist are named), or
-        when no trial has all of them.
+        When a filter names an unknown setting or a value that no trial has (the message lists the
+        existing ones), or when no trial has all of them.
     """
     if not filters:
         return request
     if request.settings.search != "grid":
         raise RequestError(
-            f"--only: search={request.settings.search} draws its trials, so that there is no list "
-            "to choose from; --set key=value,value says what it draws from"
+            f"--only: does not work with search={request.settings.search}, which draws its trials; "
+            "use --set key=value,value to set what it draws from"
         )
     wanted: dict[str, set[str]] = {}
     for text in filters:
@@ -348,7 +349,7 @@ def only(request: Request, filters: Sequence[str]) -> Request:
             found = {name for name in known if _equal(_meant(key, value), name)}
             if not found:
                 raise RequestError(
-                    f"--only {key}={value}: no trial of this space has it; there are "
+                    f"--only {key}={value}: no trial of this space has this value; choose from "
                     f"{some(list(known), SHOWN)}"
                 )
             wanted[key] = wanted.get(key, set()) | found
@@ -380,7 +381,7 @@ def _text(config: TrialConfig, key: str) -> str:
 
 
 def _meant(key: str, value: str) -> str:
-    """Return how a configuration spells a value."""
+    """Return a value as configurations spell it."""
     if key == "architecture":
         with suppress(ValueError):  # an unknown name is no trial's
             return architecture_name(value)
@@ -403,7 +404,7 @@ def _passes(config: TrialConfig, wanted: Mapping[str, set[str]]) -> bool:
 
 
 def _why_none(request: Request, wanted: dict[str, set[str]]) -> str:
-    """Name the values that go with all conditions but one."""
+    """Return which values match all conditions but one."""
     for key in reversed(wanted):
         others = {name: values for name, values in wanted.items() if name != key}
         left = dict.fromkeys(_text(c, key) for c in request.configs if _passes(c, others))

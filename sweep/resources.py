@@ -1,4 +1,4 @@
-"""What trials need and what there is, decided without asking Ray."""
+"""The resources that trials need and those that exist, computed without Ray."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ from trainables.machine.cores import usable_cpus
 from trainables.machine.hardware import count_gpus, pretended_gpu
 
 STARDIST_CPUS = 4.0
-"""Most cores that a trial of stardist's own model gets beside trials on GPUs."""
+"""Most cores that a trial of StarDist's own model gets while others train on GPUs."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a cluster has."""
+    """The resources of a cluster."""
 
     cpus: float
     gpus: float
     memory_gb: float | None = None
-    """Memory of a node; None: not known."""
+    """Memory of a node; None if unknown."""
     avoid: frozenset[str] | None = None
-    """Ids of the nodes that do not compute in the run's precision: they and later ones like them
-    get no trial. None: every node is used."""
+    """Ids of the nodes that do not compute in the run's precision: they and similar nodes that
+    join later get no trial. None means that every node is used."""
     token: str = ""
-    """Word in the run folder that a node must see to get a trial; empty: it is not asked."""
+    """Word in the run folder that a node must read to get a trial; '' if that is not checked."""
     node_cpus: float | None = None
-    """Cores of the largest node; None: not known."""
+    """Cores of the largest node; None if unknown."""
     other_nodes: frozenset[str] = frozenset()
-    """Ids of the nodes whose GPUs are not of the type that was asked for: they get no trial with a
-    share of a GPU."""
+    """Ids of the nodes whose GPUs are not of the requested type; they get no trial on a GPU."""
     other_types: frozenset[str] = frozenset()
-    """Ray's names of such types, for nodes that join later."""
+    """Ray's names for these types, for nodes that join later."""
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """What ``--gpus`` says."""
+    """The value of ``--gpus``."""
 
     count: int
     name: str = ""
@@ -57,7 +56,7 @@ def parse_gpus(text: str) -> Gpus:
     Raises
     ------
     RequestError
-        For anything else.
+        When the text has another form.
     """
     match = re.fullmatch(r"(\d+)(?:x([A-Za-z][A-Za-z0-9]*)(?:-(\d+(?:\.\d+)?))?)?", text)
     if not match:
@@ -67,12 +66,12 @@ def parse_gpus(text: str) -> Gpus:
 
 
 def node_memory_gb() -> float:
-    """Memory of this machine, in GiB."""
+    """Return the memory of this machine in GiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def local_resources(gpus: int | None) -> Resources:
-    """Return what a private Ray on this machine has; `gpus` are those of ``--gpus``, if any."""
+    """Return the resources of a private Ray on this machine; `gpus` is the count of ``--gpus``."""
     if gpus is None:
         gpus = count_gpus()
     cpus = float(usable_cpus())
@@ -80,34 +79,34 @@ def local_resources(gpus: int | None) -> Resources:
 
 
 def check_gpus_are_here(gpus: Gpus | None) -> None:
-    """Refuse to start a private Ray with more GPUs than this machine has: their trials would find
-    none.
+    """Refuse to start a private Ray with more GPUs than this machine has, as trials would not find
+    them.
 
     Raises
     ------
     RequestError
-        When ``--gpus`` says more than there are, and they are not pretended.
+        When ``--gpus`` asks for more GPUs than exist, and GPUs are not pretended.
     """
     if gpus is None or pretended_gpu() is not None:
         return
     here = count_gpus()
     if gpus.count > here:
         raise RequestError(
-            f"--gpus {gpus.count}: this machine has {here}; leave it out, name a cluster with "
+            f"--gpus {gpus.count}: this machine has {here}; remove --gpus, name a cluster with "
             "--address, or add --plan to see what would run"
         )
 
 
 def growing(present: Resources, settings: SweepSettings, gpus: int | None) -> Resources:
-    """Return what a cluster will have, whose workers may come only when trials wait for them.
+    """Return the future resources of a cluster, which may start workers only when trials wait.
 
     Parameters
     ----------
     present : Resources
-        What has joined so far; nothing but a head without cores after a fresh ``ray up``.
+        Resources that have joined so far; right after ``ray up``, only a head without cores.
     settings : SweepSettings
     gpus : int or None
-        GPUs that ``--gpus`` says will come.
+        Number of GPUs that will join according to ``--gpus``.
     """
     coming = float(gpus or 0)
     share = settings.gpus_per_trial or (1.0 if coming or present.gpus else 0.0)
@@ -137,35 +136,36 @@ def slots(settings: SweepSettings, resources: Resources) -> int:
     if by_cpu < 1:
         raise RequestError(
             f"cpus_per_trial={settings.cpus_per_trial:g} is more than the {resources.cpus:g} CPUs "
-            "there are; lower it with --set cpus_per_trial=..."
+            "available; lower it with --set cpus_per_trial=..."
         )
     if by_gpu < 1:
         raise RequestError(
-            f"gpus_per_trial={gpu:g}, but there are {resources.gpus:g} GPUs; set gpus_per_trial=0 "
-            "to train on CPUs, or name a cluster with --address"
+            f"gpus_per_trial={gpu:g}, but {resources.gpus:g} GPUs are available; use --set "
+            "gpus_per_trial=0 to train on CPUs, or name a cluster with --address"
         )
     return min(by_cpu, by_gpu, settings.concurrency or by_cpu)
 
 
 def check_limits(settings: SweepSettings, resources: Resources) -> None:
-    """Refuse what a private Ray on this machine can never give: trials would wait for ever.
+    """Refuse resources that a private Ray on this machine never has: trials would wait forever.
 
     Raises
     ------
     RequestError
+        When a trial asks for more than this machine has.
     """
     slots(settings, resources)
     on_gpus, there = gpus_per_trial(settings, resources) > 0, resources.memory_gb
     asked = settings.memory_per_trial
     if not on_gpus and asked and there and asked > there:
         raise RequestError(
-            f"memory_per_trial={asked:g}, but trials can have {there:.1f} GB on this machine; "
-            "lower it with --set memory_per_trial=..."
+            f"memory_per_trial={asked:g}, but trials can use {there:.1f} GB on this machine; lower "
+            "it with --set memory_per_trial=..."
         )
     cores = settings.stardist_cpus
     if on_gpus and cores and cores > resources.cpus:
         raise RequestError(
-            f"stardist_cpus={cores:g} is more than the {resources.cpus:g} CPUs there are; lower it "
+            f"stardist_cpus={cores:g} is more than the {resources.cpus:g} CPUs available; lower it "
             "with --set stardist_cpus=..."
         )
 
@@ -177,10 +177,10 @@ def _share(gpu: float, gpus: float) -> int:
 
 
 def stardist_limits(settings: SweepSettings, resources: Resources, others: Limits) -> Limits:
-    """Return what a trial of stardist's own model may take where others may take `others`.
+    """Return the limits of a trial of StarDist's own model if other trials have limits `others`.
 
-    It never holds a share of a GPU that it does not use: beside trials on GPUs it gets cores
-    instead, at most half of a node's, so that others start meanwhile.
+    It never reserves a share of a GPU that it does not use. While others train on GPUs it gets
+    cores instead, at most half of a node's, so that other trials can start.
     """
     if not others.gpu:
         return others
@@ -198,25 +198,25 @@ def first_limits(
     gpu_memory_gb: float | None = None,
     configs: Mapping[str, TrialConfig] | None = None,
 ) -> dict[str, Limits]:
-    """Return what trials may take at their first attempt.
+    """Return the limits of trials at their first attempt.
 
     Parameters
     ----------
     settings : SweepSettings
     resources : Resources
     footprints : mapping, optional
-        trial_id to what the trial needs, where that is known.
+        Needs of the trials by trial_id, as far as known.
     gpu_memory_gb : float, optional
-        Memory of each GPU; None: not known, then trials get whole ones.
+        Memory of each GPU; None if unknown, and trials then get whole GPUs.
     configs : mapping, optional
-        trial_id to TrialConfig, to tell trials of stardist's own model.
+        TrialConfig by trial_id, to find the trials of StarDist's own model.
 
     Returns
     -------
     dict
-        trial_id to `Limits`, and under ``""`` what all others may take: of a GPU the largest
-        1/k that holds the trial; on CPUs a reservation of memory, where a node's could get
-        short. Reservations are rounded up: workers are reused among trials of equal needs only.
+        `Limits` by trial_id, and under ``""`` those of all others: on GPUs the smallest share 1/k
+        in which the trial fits; on CPUs a reservation of memory if a node's memory could run
+        short. Reservations are rounded up, as only trials with equal needs share a worker.
     """
     gpu = gpus_per_trial(settings, resources)
     memory = None if gpu else settings.memory_per_trial
@@ -251,7 +251,7 @@ def at_once(
     limits: Mapping[str, Limits],
     trials: Sequence[str],
 ) -> int:
-    """Return about how many of the given trials run at once, under their own limits."""
+    """Estimate how many of the given trials run at once under their own limits."""
     count = slots(settings, resources)
     mine = [limits.get(i, limits[""]) for i in trials]
     if resources.gpus and settings.gpus_per_trial is None and mine:

@@ -1,6 +1,6 @@
 """Start, watch and resume a sweep: ``python -m sweep.run [SPACE] [--data PATH] ...``.
 
-Reads the command line and prints; `sweep.session` decides and acts.
+This module reads the command line and prints; `sweep.session` decides and acts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sweep.plan import Plan, Trial, with_recorded
 from sweep.preview import print_plan, print_unseen, print_weights
 from sweep.request import RequestError
 from sweep.resources import check_gpus_are_here
-from sweep.runfolder import say_storage_error, storage_error
+from sweep.runfolder import CONTINUE, say_storage_error, storage_error
 from sweep.session import (
     Outcome,
     Session,
@@ -54,25 +54,26 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         default="demo",
         metavar="SPACE",
-        help="a file in search_spaces/ (demo, paper, ...) or the path of your own (default: demo)",
+        help="name of a file in search_spaces/ (demo, paper, ...), or path of your own file "
+        "(default: demo)",
     )
-    add("--data", metavar="PATH", help="data set: a folder with images/ and masks/")
+    add("--data", metavar="PATH", help="data set: a folder that contains images/ and masks/")
     add(
         "--out",
         metavar="DIR",
-        help="run folder (default: runs/SPACE, with --data runs/SPACE-NAME after its folder)",
+        help="run folder (default: runs/SPACE, or runs/SPACE-DATA with --data DATA)",
     )
     add(
         "--address",
         metavar="ADDR",
-        help="Ray cluster to use (default: RAY_ADDRESS, else a private Ray on this machine)",
+        help="Ray cluster to use (default: RAY_ADDRESS if set, else a private Ray on this machine)",
     )
-    add("--seeds", type=int, metavar="N", help="repeat every trial with N seeds")
-    add("--gpus", metavar="SPEC", help="GPUs, such as 2 or 4xV100-32 (default: those there are)")
+    add("--seeds", type=int, metavar="N", help="train every trial with N different seeds")
+    add("--gpus", metavar="SPEC", help="GPUs to use, such as 2 or 4xV100-32 (default: all)")
     add(
         "--wandb",
         choices=["online", "offline", "off"],
-        help="default: online when an API key is configured, else offline",
+        help="how to report to W&B (default: online if an API key is configured, else offline)",
     )
     add(
         "--set",
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="key=value",
         dest="changes",
-        help="change a setting of the trials or the sweep; may be given many times",
+        help="change a setting of the trials or of the sweep; can be repeated",
     )
     add(
         "--only",
@@ -88,16 +89,16 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="key=value",
-        help="run only the trials that have these values, such as architecture=Unet,FPN; on a "
-        "folder that exists, too",
+        help="run only the trials with these values, such as architecture=Unet,FPN; also works on "
+        "an existing run folder",
     )
-    add("--plan", action="store_true", help="print the trials, check everything, start nothing")
-    add("--resume", action="store_true", help="go on with an unfinished run; retry failed trials")
+    add("--plan", action="store_true", help="check everything and print the trials; start nothing")
+    add("--resume", action="store_true", help="continue an unfinished run; retry failed trials")
     return commands
 
 
 def sweep(arguments: argparse.Namespace, command: str) -> int:
-    """Do what the command line asks for.
+    """Carry out the request on the command line.
 
     Returns
     -------
@@ -151,7 +152,7 @@ def _preview(
     crops: Callable[[int], int],
     ended: Mapping[str, str],
 ) -> None:
-    """Print what ``--plan`` asks for."""
+    """Print the plan, for ``--plan``."""
     gpus = gpus_to_plan(session.gpus, session.request.settings, session.address)
     if session.address:
         print_unseen(console, session.address, session.gpus, gpus)
@@ -160,9 +161,9 @@ def _preview(
 
 
 def _preview_without_data(console: Console, session: Session) -> None:
-    """Print a plan for data that nobody has named yet."""
+    """Print a plan without a data set."""
     request = check_weights(session.request, session.out)
-    # what ends a trial_id depends on the data
+    # the end of a trial_id depends on the data
     trials = tuple(Trial(config.trial_id("")[:-11], config) for config in request.configs)
     plan = Plan(request, "", "", trials, session.precision)
     _preview(console, replace(session, request=request), plan, lambda crop_size: PAPER_CROPS, {})
@@ -170,34 +171,34 @@ def _preview_without_data(console: Console, session: Session) -> None:
 
 
 PAPER_CROPS = 90
-"""Crops of an epoch in the paper, as far as it tells."""
+"""Crops per epoch in the paper, as far as it says."""
 
 
 def report(console: Console, session: Session, plan: Plan, outcome: Outcome) -> int:
-    """Print a sweep's results and what comes next; return the exit code."""
+    """Print a sweep's results and the next command; return the exit code."""
     code = _report_trials(console, session, plan, outcome)
     if outcome.seconds is not None:
         console.print(f"this took {duration(outcome.seconds)}")
     if outcome.problem:
-        console.print(f"{outcome.problem}; the same command with --resume goes on", soft_wrap=True)
+        console.print(f"{outcome.problem}; {CONTINUE}", soft_wrap=True)
         return FAILED
     if outcome.interrupted:
-        console.print("interrupted; the same command with --resume goes on")
+        console.print(f"interrupted; {CONTINUE}")
         return INTERRUPTED
     if any(row["status"] == "done" for row in outcome.rows):
-        console.print("next, how well single cells are found and measured:", soft_wrap=True)
+        console.print("next, find and measure single cells:", soft_wrap=True)
         line = command_line("analysis.run", session.out)
         console.print(f"  {line}", markup=False, soft_wrap=True)
     return code
 
 
 def _report_trials(console: Console, session: Session, plan: Plan, outcome: Outcome) -> int:
-    """Print ranking and whereabouts of all trials of a run folder.
+    """Print the ranking of all trials in a run folder, and where their files are.
 
     Returns
     -------
     int
-        Exit code: of the trials that the request asked for (``--only``).
+        Exit code, for the trials that the request asked for (``--only``).
     """
     rows = outcome.rows
     print_leaderboard(console, rows, top=60)
@@ -206,18 +207,18 @@ def _report_trials(console: Console, session: Session, plan: Plan, outcome: Outc
     rho = paper_correlation(rows)
     if rho is not None:
         console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
-    console.print(f"everything lies in {session.out}", markup=False, soft_wrap=True)
+    console.print(f"all results are in {session.out}", markup=False, soft_wrap=True)
     console.print("  leaderboard.csv  candidates.csv  history.csv  checkpoints/  sweep.log")
     asked = [row for row in rows if plan.asks_for(row["trial_id"])]
     failed = sum(row["status"] == "failed" for row in asked)
     if failed:
-        console.print(f"{failed} of {len(asked)} trials failed; --resume tries them again")
+        console.print(f"{failed} of {len(asked)} trials failed; add --resume to try them again")
     rest = [row for row in rows if not plan.asks_for(row["trial_id"])]
     waiting = sum(row["status"] in ("waiting", "running") for row in rest)
     if waiting:
         console.print(
-            f"{waiting} trials of this folder were left out by --only and have not ended: --resume "
-            "without --only runs them",
+            f"{waiting} trials of this folder were left out by --only and have not ended; to run "
+            "them, use --resume without --only",
             soft_wrap=True,
         )
     missing = {i: why for i, why in outcome.missing.items() if plan.asks_for(i)}
@@ -227,12 +228,12 @@ def _report_trials(console: Console, session: Session, plan: Plan, outcome: Outc
 
 
 def _out(arguments: argparse.Namespace) -> Path:
-    """Return the run folder, or before it is chosen what was given for it."""
+    """Return the run folder; before it is chosen, what was given for it."""
     return Path(arguments.out or ".").absolute()
 
 
 def _sweep(arguments: argparse.Namespace, command: str) -> int:
-    """Run `sweep`; say in one line what storage refused before anything started."""
+    """Run `sweep`; report in one line if storage fails before anything was started."""
     try:
         return sweep(arguments, command)
     except OSError as error:
@@ -244,8 +245,7 @@ def _sweep(arguments: argparse.Namespace, command: str) -> int:
 
 def _interrupted(arguments: argparse.Namespace) -> str:
     begun = not arguments.plan and (_out(arguments) / "plan.json").exists()
-    then = "the same command with --resume goes on" if begun else "nothing was started"
-    return f"interrupted; {then}"
+    return f"interrupted; {CONTINUE if begun else 'nothing was started'}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

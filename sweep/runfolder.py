@@ -1,4 +1,4 @@
-"""The run folder: where it lies, who holds it, and what is said when its storage fails."""
+"""The run folder: where it is, which process uses it, and messages when its storage fails."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from pathlib import Path
 
 from sweep.request import RequestError
 
+CONTINUE = "run the same command with --resume to continue"
+"""What to do after an interruption."""
 RUNS = Path("runs")
-"""Parent of run folders that get no ``--out``."""
+"""Parent of run folders without ``--out``."""
 
 
 def choose_out(out: str | None, space: str, data: str | None) -> Path:
-    """Return the run folder of a request, absolute.
+    """Return the absolute path of a request's run folder.
 
     Parameters
     ----------
     out : str or None
-        ``--out``. None: ``runs/SPACE``, and with data ``runs/SPACE-NAME`` after the data's folder,
-        so that equal spaces on different images do not meet. A run of these data that lies in
-        ``runs/SPACE``, where earlier versions put it, is found there.
+        ``--out``. None means ``runs/SPACE``, or with data ``runs/SPACE-NAME`` (NAME is the data's
+        folder), so that one space on different images gets different folders. A run of these data
+        in ``runs/SPACE``, where earlier versions put it, is found there.
     space : str
         Name of the search space.
     data : str or None
@@ -33,10 +35,10 @@ def choose_out(out: str | None, space: str, data: str | None) -> Path:
     Raises
     ------
     RequestError
-        When it is an address, or no folder of this name can be made or written to.
+        When it is an address, or the folder cannot be created or written to.
     """
     if "://" in (out or ""):
-        raise RequestError(f"--out {out}: name a folder; addresses are not supported yet")
+        raise RequestError(f"--out {out}: addresses are not supported; name a folder")
     check_text("--data", data)
     chosen = Path(out if out is not None else default_out(space, data)).absolute()
     check_text("--out", str(chosen))
@@ -45,7 +47,7 @@ def choose_out(out: str | None, space: str, data: str | None) -> Path:
 
 
 def default_out(space: str, data: str | None) -> Path:
-    """Return the run folder of a request without ``--out``; arguments as for `choose_out`.
+    """Return the run folder of a request without ``--out``; see `choose_out`.
 
     Examples
     --------
@@ -60,7 +62,7 @@ def default_out(space: str, data: str | None) -> Path:
 
 
 def _holds(out: Path, data: str) -> bool:
-    """Whether a folder holds a run of a data set."""
+    """Whether a folder contains a run on a data set."""
     try:
         recorded = json.loads((out / "plan.json").read_text(encoding="utf-8"))
         return bool(recorded["data"]["path"] == os.path.abspath(data))
@@ -69,7 +71,7 @@ def _holds(out: Path, data: str) -> bool:
 
 
 def check_text(option: str, path: str | None) -> None:
-    """Refuse a path that cannot be written into tables and shown: one that is not UTF-8.
+    """Refuse a path that is not UTF-8: it could not be printed or written into tables.
 
     Raises
     ------
@@ -80,19 +82,21 @@ def check_text(option: str, path: str | None) -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(path or "").decode(errors="backslashreplace")
         raise RequestError(
-            f"{option} {shown}: the name is not UTF-8 (\\x.. stands for a byte that is not); "
-            "rename the folder"
+            f"{option} {shown}: the name is not UTF-8 (\\x.. marks the wrong bytes); rename the "
+            "folder"
         ) from None
 
 
 LONGEST_NAME = 255
-"""Bytes of a folder's name that file systems take."""
+"""Longest name of a folder, in bytes, that file systems allow."""
 
 
 def _check_writable(out: Path) -> None:
-    """Refuse a folder that cannot be made, or that cannot be written to."""
+    """Refuse a folder that cannot be created or written to."""
     if any(len(os.fsencode(name)) > LONGEST_NAME for name in out.parts):
-        raise RequestError(f"--out {out}: a name in it is longer than {LONGEST_NAME} bytes")
+        raise RequestError(
+            f"--out {out}: a name in it is longer than {LONGEST_NAME} bytes; choose a shorter one"
+        )
     try:
         os.stat(out)
     except (FileNotFoundError, NotADirectoryError):
@@ -101,9 +105,11 @@ def _check_writable(out: Path) -> None:
         raise RequestError(f"--out {out}: {error.strerror}; name another folder") from error
     there = next(folder for folder in (out, *out.parents) if os.path.lexists(folder))
     if not there.exists():
-        raise RequestError(f"--out {out}: {there} is a link to a folder that is not there")
+        raise RequestError(
+            f"--out {out}: {there} is a link to a missing folder; name another folder"
+        )
     if not there.is_dir():
-        where = "is a file" if there == out else f"{there} is a file, which holds no folders"
+        where = "is a file" if there == out else f"{there} is a file, not a folder"
         raise RequestError(f"--out {out}: {where}; name another folder")
     # asks the system, which knows of read-only disks and of servers that refuse
     if not os.access(there, os.W_OK | os.X_OK):
@@ -111,24 +117,24 @@ def _check_writable(out: Path) -> None:
 
 
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
-"""What systems answer where another process holds a lock; all else: there are no locks."""
+"""Errors when another process has the lock; any other error means that there are no locks."""
 
 
 @contextmanager
 def lock(out: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the run folder for this process; released by the system when it dies.
+    """Lock the run folder for this process; the system unlocks it when the process ends.
 
     Parameters
     ----------
     out : Path
-        The run folder; made when absent.
+        The run folder; created if it does not exist.
     say : callable
-        Takes a line for the user: that the storage knows no locks.
+        Takes a line for the user, if the storage does not support locks.
 
     Raises
     ------
     RequestError
-        When another process holds it.
+        When another process has locked the folder.
     """
     out.mkdir(parents=True, exist_ok=True)
     with open(out / ".lock", "a+", encoding="utf-8") as handle:
@@ -138,9 +144,12 @@ def lock(out: Path, say: Callable[[str], None]) -> Iterator[None]:
             if error.errno in HELD:
                 handle.seek(0)
                 who = handle.read().strip() or "another process"
-                raise RequestError(f"--out {out}: a sweep is running there ({who})") from error
+                raise RequestError(
+                    f"--out {out}: a sweep is already running there ({who}); wait for it, or name "
+                    "another folder"
+                ) from error
             say(
-                f"note: the storage of {out} does not support locks ({error.strerror}): see to it "
+                f"note: the storage of {out} does not support locks ({error.strerror}): make sure "
                 "that no other sweep runs in this folder"
             )
         handle.truncate(0)
@@ -150,9 +159,9 @@ def lock(out: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def storage_error(error: BaseException | None) -> OSError | None:
-    """Return the error of a disk or a network folder that an error comes from, if there is one.
+    """Return the disk or network error that caused an error; None if there is none.
 
-    Ray Tune wraps what its callbacks raise.
+    Ray Tune wraps the errors of its callbacks.
     """
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
@@ -162,13 +171,13 @@ def storage_error(error: BaseException | None) -> OSError | None:
 
 
 def say_storage_error(error: OSError, out: Path) -> str:
-    """Return one line that says what the storage refused, where, and what to do."""
+    """Return one line that says how the storage failed, where, and what to do."""
     where = f": {error.filename}" if error.filename else f" (run folder {out})"
     what = {
-        errno.ENOSPC: "make room",
-        errno.EDQUOT: "make room within your quota",
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some space within your quota",
         errno.ESTALE: "mount the folder again",
         errno.EROFS: "make the folder writable",
-    }.get(error.errno or 0, "see that the folder can be written to")
-    then = "; then the same command with --resume goes on" if (out / "plan.json").exists() else ""
+    }.get(error.errno or 0, "make sure that the folder can be written to")
+    then = f"; then {CONTINUE}" if (out / "plan.json").exists() else ""
     return f"error: {error.strerror or error}{where}; {what}{then}"

@@ -1,4 +1,4 @@
-"""A quiet screen: what libraries print goes to a log file, what the sweep says to the user."""
+"""A quiet screen: output of libraries goes to a log file, messages of the sweep to the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleDimensions
 
 
 class Screen(Console):
-    """The terminal (or file) that was standard output, and beside it standard error.
+    """The terminal (or file) that was standard output, and the one that was standard error.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Screen(Console):
     Attributes
     ----------
     errors : TextIO
-        Plain writer to what was standard error; unbuffered by line.
+        Plain writer to the former standard error; buffered by line.
     """
 
     def __init__(self, out: TextIO, errors: TextIO) -> None:
@@ -50,10 +50,10 @@ class Screen(Console):
 
 
 def _flush(discard: bool = False) -> None:
-    """Write out what Python and C still hold for descriptors 1 and 2.
+    """Write out what Python and C have buffered for descriptors 1 and 2.
 
-    With `discard` throw away what cannot be written, as when the disk of the log file is full: it
-    must not come to the terminal afterwards.
+    With `discard`, drop text that cannot be written, for example if the disk of the log file is
+    full, so that it does not reach the terminal later.
     """
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         if stream is None or stream.closed:
@@ -85,18 +85,18 @@ def quiet_screen(log_path: Path) -> Iterator[Screen]:
     Parameters
     ----------
     log_path : Path
-        Appended to; its folder is made.
+        The log file, to which output is appended; its folder is created.
 
     Yields
     ------
     Screen
-        A `rich.console.Console` on what was standard output before; ``errors`` is a plain
-        writer to what was standard error.
+        A `rich.console.Console` on the former standard output; ``errors`` is a plain writer to the
+        former standard error.
 
     Raises
     ------
     OSError
-        When the log file cannot be written; the screen is left as it was.
+        When the log file cannot be written; the screen is then unchanged.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

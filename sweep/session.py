@@ -1,7 +1,7 @@
-"""What a request means for the run folder that it names, and doing it.
+"""Decide what a request means for its run folder, and carry it out.
 
-`prepare` checks a request, `decide` says what becomes of it, as a value; neither starts anything.
-`start` trains what is left, `answer` writes the tables of what is there.
+`prepare` checks a request, and `decide` returns what to do with it; neither starts anything.
+`start` trains the remaining trials, and `answer` writes the tables of finished ones.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ from trainables.encoders.names import check_encoder
 
 @dataclass(frozen=True)
 class Session:
-    """A request that can be met, as far as that shows without its data."""
+    """A request that passed all checks that need no data."""
 
     request: Request
     out: Path
     """The run folder, absolute."""
     recorded: dict[str, Any] | None
-    """Contents of plan.json; None where there is no run yet."""
+    """Contents of plan.json; None if there is no run yet."""
     precision: Precision | None
-    """None: decided when the sweep has joined its cluster."""
+    """None until the sweep has joined its cluster."""
     address: str | None
-    """Of the Ray cluster; None: a private Ray on this machine."""
+    """Address of the Ray cluster; None for a private Ray on this machine."""
     resources: Resources | None
-    """Of this machine; None: those of a cluster, which is not asked."""
+    """Resources of this machine; None with a cluster, which has not been joined yet."""
     gpus: Gpus | None
-    """What ``--gpus`` says."""
+    """Value of ``--gpus``."""
     wandb: Mode
     resume: bool
-    """Whether unfinished runs go on, and failed trials are tried again."""
+    """Whether to continue unfinished runs and try failed trials again."""
 
 
 Action = Literal["start", "extend", "resume", "answer", "unfinished", "refuse"]
@@ -79,44 +79,44 @@ Action = Literal["start", "extend", "resume", "answer", "unfinished", "refuse"]
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a request on its run folder."""
+    """What to do with a request on its run folder."""
 
     action: Action
-    """``start``: there is no run yet; ``extend``: only what is new runs; ``resume``: what has not
-    ended, or has failed, runs; ``answer``: nothing is left to do; ``unfinished``: refused without
-    ``--resume``; ``refuse``: it is another run."""
+    """``start``: there is no run yet; ``extend``: run only new trials; ``resume``: run trials that
+    have not ended or have failed; ``answer``: nothing is left to do; ``unfinished``: refused
+    without ``--resume``; ``refuse``: the folder contains another run."""
     trials: tuple[str, ...] = ()
     """trial_ids to run."""
     samples: int = 0
-    """Further trials that a search will draw."""
+    """Number of further trials that a search will draw."""
     ended: Mapping[str, str] = field(default_factory=dict)
-    """State, by trial_id, of the trials that will not run again."""
+    """Status, by trial_id, of the trials that will not run again."""
     reason: str = ""
-    """Of a refusal, in one line that says what to do."""
+    """Reason of a refusal, in one line that says what to do."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run folder holds when a request has been met."""
+    """The content of a run folder after a request."""
 
     rows: list[dict[str, Any]]
-    """Of the leaderboard."""
+    """Rows of the leaderboard."""
     missing: Mapping[str, str]
-    """What should be there and is not, by trial_id."""
+    """Missing results and files, by trial_id."""
     interrupted: bool = False
     problem: str = ""
-    """Why trials are left that no node can train."""
+    """Why no node can train the remaining trials."""
     seconds: float | None = None
-    """How long it took; None where nothing was started."""
+    """How long it took; None if nothing was started."""
 
 
 def prepare(arguments: argparse.Namespace) -> Session:
-    """Check what the command line asks for, as far as that needs no data.
+    """Make all checks of the command line that need no data.
 
     Raises
     ------
     RequestError
-        When the request is wrong, or its run folder is none.
+        When the request is wrong, or its folder is not a run folder.
     """
     gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
     wandb = wandb_mode(arguments.wandb)
@@ -133,7 +133,10 @@ def prepare(arguments: argparse.Namespace) -> Session:
     recorded = read_plan(out)
     precision = before_start(recorded, request.settings, resources, gpus)
     if recorded is None and arguments.resume and not arguments.plan:
-        raise RequestError(f"--resume: there is no run in {out}")
+        raise RequestError(
+            f"--resume: there is no run in {out}; name its folder with --out, or start one without "
+            "--resume"
+        )
     request = name_weights(request, out, recorded)
     request = replace(request, data_options=data_options(request, recorded))
     resume = arguments.resume
@@ -151,29 +154,29 @@ def _check_encoders(request: Request) -> None:
 
 
 def list_data(session: Session, root: Path) -> DataSet:
-    """List a data set: its files are hashed, once for all that follows; pixels are not looked at.
+    """List a data set and hash its files, once for all further steps, without reading pixels.
 
     Raises
     ------
     trainables.data.DataError
-        When that shows the data set to be wrong.
+        When the files are not a valid data set.
     """
     return index_data(root, session.request.data_options)
 
 
 def plan_on(session: Session, listed: DataSet) -> Plan:
-    """Name the trials of a request on a data set."""
+    """Return the plan of a request on a data set."""
     return make_plan(session.request, listed, session.precision)
 
 
 def decide(session: Session, plan: Plan) -> Decision:
-    """Say what becomes of a request on its run folder.
+    """Decide what to do with a request on its run folder.
 
     Parameters
     ----------
     session : Session
     plan : Plan
-        As `plan_on` gives it.
+        The result of `plan_on`.
 
     Raises
     ------
@@ -185,7 +188,7 @@ def decide(session: Session, plan: Plan) -> Decision:
     if recorded is None:
         return Decision("start", tuple(asked), plan.samples if plan.drawn else 0)
     if (other := conflict(plan, recorded)) is not None:
-        reason = f"{out} holds another run: {other}; name another folder with --out"
+        reason = f"{out} contains another run: {other}; name another folder with --out"
         return Decision("refuse", reason=reason)
     begun, _ = _left(plan, recorded, out, retry=False)
     todo, samples = _left(plan, recorded, out, retry=session.resume)
@@ -198,8 +201,8 @@ def decide(session: Session, plan: Plan) -> Decision:
     if begun and not session.resume:
         count = sum(map(plan.asks_for, known)) or len(begun)
         reason = (
-            f"{out} holds an unfinished run ({len(begun)} of {count} trials have not ended); add "
-            "--resume to go on, or name another --out"
+            f"{out} contains an unfinished run ({len(begun)} of {count} trials have not ended); "
+            "add --resume to continue it, or name another folder with --out"
         )
         return Decision("unfinished", trials, samples, ended, reason)
     return Decision("resume" if todo else "extend", trials, samples, ended)
@@ -208,7 +211,7 @@ def decide(session: Session, plan: Plan) -> Decision:
 def _left(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple[list[str], int]:
     """Return the recorded trials to run, and how many a search may still draw.
 
-    Those that have failed are among them where they are to be tried again.
+    With `retry`, failed trials are among them.
     """
     records = Ledger(out).read()
     final = {i for i, r in records.items() if has_ended(r, recorded)}
@@ -219,8 +222,8 @@ def _left(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple
 
 
 def answer(session: Session) -> Outcome:
-    """Write all tables of a run of which nothing is left to do: also those that a driver which was
-    killed did not come to.
+    """Write all tables of a run with nothing left to do, including tables that a killed process
+    did not write.
     """
     assert session.recorded is not None
     records = Ledger(session.out).read()
@@ -231,12 +234,12 @@ def answer(session: Session) -> Outcome:
 def check(
     session: Session, plan: Plan, listed: DataSet, console: Console
 ) -> tuple[Session, DataSet]:
-    """Read all images once and refuse what cannot run; say what is remarkable.
+    """Read all images once, refuse data that cannot be trained on, and print notes.
 
     Returns
     -------
     Session, DataSet
-        With all that is known of the encoder weights.
+        The session has full information on the encoder weights.
 
     Raises
     ------
@@ -250,35 +253,35 @@ def check(
 
 @contextmanager
 def held(session: Session, console: Console) -> Iterator[None]:
-    """Hold the run folder, with the encoder weights in it, for this process alone.
+    """Lock the run folder for this process, and fetch the encoder weights into it.
 
     Raises
     ------
     RequestError
-        When another sweep holds it or has used it meanwhile, or weights cannot be had.
+        When another sweep has locked or used the folder, or weights are not available.
     """
     out = session.out
     with lock(out, partial(console.print, markup=False, soft_wrap=True)):
         if read_plan(out) != session.recorded:
             raise RequestError(
-                f"--out {out}: another sweep has used this folder since this command was given; "
-                "give it again"
+                f"--out {out}: another sweep has used this folder since this command started; run "
+                "it again"
             )
         fetch_weights(session.request, out)
         yield
 
 
 def start(session: Session, plan: Plan, dataset: DataSet, command: str) -> Outcome:
-    """Train what is left, until all trials have ended or the user interrupts.
+    """Train the remaining trials until all have ended or the user interrupts.
 
     Parameters
     ----------
     session : Session
-        As `check` gives it; its folder is `held`.
+        The result of `check`, with its folder locked by `held`.
     plan : Plan
     dataset : DataSet
     command : str
-        Recorded in plan.json.
+        Command line to record in plan.json.
 
     Raises
     ------
@@ -305,8 +308,8 @@ def start(session: Session, plan: Plan, dataset: DataSet, command: str) -> Outco
 def _train(
     session: Session, plan: Plan, dataset: DataSet, command: str, screen: Console
 ) -> tuple[Plan, dict[str, Any], str]:
-    """Start Ray, record the plan and run its trials; return the plan, what plan.json holds, and
-    why trials are left, if there is a reason.
+    """Start Ray, record the plan and run its trials; return the plan, the content of plan.json,
+    and why trials could not be run, if so.
     """
     out, address, gpus = session.out, session.address, session.gpus
     settings, shape = plan.request.settings, largest_shape(dataset)
@@ -357,14 +360,14 @@ def _train(
 def _record(
     out: Path, plan: Plan, dataset: DataSet, command: str, screen: Console
 ) -> dict[str, Any]:
-    """Write plan.json; say when the run folder turns out to be a copy of another one."""
+    """Write plan.json; print a note if the run folder is a copy of another one."""
     before = read_plan(out) or {}
     recorded = write_plan(out, plan, dataset, command, before or None)
     source = recorded.get("copy_of")
     if source and recorded["run_token"] != before.get("run_token"):
         screen.print(
-            f"note: this folder is a copy of {source}: what it trains from now on are runs of its "
-            "own in W&B",
+            f"note: this folder is a copy of {source}: in W&B, trials that it trains from now on "
+            "are separate runs",
             markup=False,
             soft_wrap=True,
         )
@@ -382,7 +385,7 @@ def _configs(recorded: Mapping[str, Any], trial_ids: Collection[str]) -> dict[st
 def _limits_of_search(
     settings: SweepSettings, resources: Resources, gpus: Gpus | None, dataset: DataSet
 ) -> DrawnLimits:
-    """Return what trials may take that are yet to be drawn."""
+    """Return the limits of trials that have not been drawn yet."""
     memory = gpus.memory_gb if gpus else None
     if resources.gpus and settings.gpus_per_trial is None and memory is None:
         _, memory, _ = probe_on_gpus({}, {}, resources)
@@ -398,11 +401,11 @@ def _limits_and_order(
     dataset: DataSet,
     screen: Console,
 ) -> tuple[dict[str, Limits], list[str]]:
-    """Return what trials may take, and their order: those that take longest first."""
+    """Return the limits of trials, and their order: the longest ones first."""
     memory = gpus.memory_gb if gpus else None
     footprints = {i: f for i, f in estimates.result().items() if i in configs}
     if resources.gpus and settings.gpus_per_trial is None and configs:
-        screen.print("measuring the networks' memory on a GPU ...")
+        screen.print("measuring how much GPU memory the networks need ...")
         measured, seen, problems = probe_on_gpus(
             configs, footprints, resources, largest_shape(dataset)
         )

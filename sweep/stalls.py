@@ -1,4 +1,4 @@
-"""Trials that wait while none runs: after a minute the user is told what they wait for."""
+"""Trials that wait while none runs: after a minute, tell the user what they are waiting for."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from sweep.runfolder import CONTINUE
+
 PATIENCE_SECONDS = 60.0
-"""Without a running trial, until something is said: starting a worker takes up to half of it."""
+"""Time without a running trial before the user is told; starting a worker can take half of it."""
 GIB = 2**30
 
 
 class Stall:
-    """Says once that trials wait while none runs, and again after another one has run.
+    """Tells the user once that trials wait while none runs, and again after another one has run.
 
     Parameters
     ----------
     say : callable
         Takes a line for the user.
     nodes : callable
-        Returns what each node that is up has, by Ray's names of resources, of those that may get
-        trials.
+        Returns the resources of each running node that may get trials, by Ray's names.
     seconds : float
-        Time without a running trial until something is said.
+        Time without a running trial before the user is told.
     """
 
     def __init__(
@@ -36,14 +37,14 @@ class Stall:
         self._said = False
 
     def look(self, running: bool, needs: Collection[Mapping[str, float]]) -> None:
-        """Take note of the moment.
+        """Check the present state.
 
         Parameters
         ----------
         running : bool
-            Whether a trial runs.
+            Whether a trial is running.
         needs : collection of mapping
-            What each waiting trial takes, by Ray's names of resources.
+            Resources that each waiting trial needs, by Ray's names.
         """
         if running or not needs:
             self._since, self._said = None, False
@@ -57,31 +58,30 @@ class Stall:
 def why_none_runs(
     needs: Collection[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]
 ) -> str:
-    """Return in one line what waiting trials wait for.
+    """Return one line that says what waiting trials are waiting for.
 
     Parameters
     ----------
     needs : collection of mapping
-        What each of them takes; at least one.
+        Resources that each of them needs; at least one trial.
     nodes : sequence of mapping
-        What each node has.
+        Resources of each node.
 
     Examples
     --------
     >>> why_none_runs([{"CPU": 1, "GPU": 0.5}], [{"CPU": 8}]).partition(";")[0]
-    'no trial runs, 1 waits: no node that may take one has 1 CPU, 0.5 GPU'
+    'no trial is running, 1 is waiting: no node that may run one has 1 CPU, 0.5 GPU'
     """
-    count = f"{len(needs)} wait" if len(needs) > 1 else "1 waits"
+    count = f"{len(needs)} are waiting" if len(needs) > 1 else "1 is waiting"
     least = min(needs, key=lambda one: sorted(one.items()))
     fits = [n for n in nodes if all(n.get(kind, 0.0) >= x for kind, x in least.items())]
     if fits:
-        why = "the cluster's nodes are taken by other work, or are starting a worker"
-        when = "trials start when there is room"
+        why = "the cluster's nodes are busy with other work, or are starting a worker"
+        when = "trials start when a node has room"
     else:
-        why = f"no node that may take one has {_listed(least)}"
+        why = f"no node that may run one has {_listed(least)}"
         when = "trials start when such a node joins"
-    ending = "Ctrl-C ends the sweep, the same command with --resume goes on"
-    return f"no trial runs, {count}: {why}; {when} ({ending})"
+    return f"no trial is running, {count}: {why}; {when} (to stop, press Ctrl-C; {CONTINUE} later)"
 
 
 def _listed(need: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""What GPUs and CPU cores sustain in training, and how long a trial takes on them.
+"""The speed of GPUs and CPU cores in training, and how long a trial takes on them.
 
 Times are for planning: for ResNet-152 on a V100 (Vasinkova et al. 2024, Table 1, doi
 10.1177/11779322241272387, 1000 epochs of 90 crops), five of eight architectures come out at 0.7 to
@@ -16,25 +16,25 @@ from trainables.config import TrialConfig
 from trainables.footprint import Footprint
 
 FLOAT32, TENSOR_CORES = 0.5, 0.15
-"""Parts of the peak that training sustains at batches of about eight crops. NVIDIA's published
+"""Fraction of the peak that training sustains with batches of about eight crops. NVIDIA's published
 ResNet-50 figures, with batches of hundreds, come to 0.59 (V100, float32), 0.29 (A100, half
 precision) and 0.17 (A100, TF32); small batches reach less."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a GPU, or a CPU core, sustains in training."""
+    """The speed that a GPU or a CPU core sustains in training."""
 
     float32: float
-    """GFLOP/s at precision ``32`` (TF32 convolutions where the GPU has them)."""
+    """GFLOP/s at precision ``32`` (with TF32 convolutions if the GPU has them)."""
     bf16: float | None
-    """GFLOP/s at precision ``bf16``; None where the hardware does not compute in it."""
+    """GFLOP/s at precision ``bf16``; None if the hardware does not support it."""
     bandwidth: float
-    """GB/s of memory, for the optimiser's step."""
+    """Memory bandwidth in GB/s, for the optimiser's step."""
     memory_gb: float | None = None
-    """Memory of the smallest variant; None for a CPU."""
+    """Memory of the smallest variant in GB; None for a CPU."""
     step_seconds: float = 0.0
-    """Least time of a training step: GPUs wait for thousands of launches."""
+    """Shortest time of a training step, since GPUs wait for thousands of kernel launches."""
 
 
 def _gpu(float32: float, bf16: float | None, bandwidth: float, memory_gb: float) -> Throughput:
@@ -54,16 +54,16 @@ THROUGHPUT: dict[str, Throughput] = {
     "RTX3090": _gpu(35.6 * TENSOR_CORES, 71 * TENSOR_CORES, 936, 24),
     "RTX4090": _gpu(82.6 * TENSOR_CORES, 165 * TENSOR_CORES, 1008, 24),
 }
-"""By name: the vendor's dense peaks in TFLOP/s times the parts above."""
+"""GPUs by name: the vendor's dense peaks in TFLOP/s times the fractions above."""
 
 CPU = Throughput(float32=120.0, bf16=None, bandwidth=8.0)
 """One core with AVX-512."""
 CPU_BF16 = Throughput(float32=120.0, bf16=240.0, bandwidth=8.0)
-"""One core that computes in bfloat16 (measured on one of 2023: 150 and 300)."""
+"""One core that computes in bfloat16 (measured on a processor of 2023: 150 and 300)."""
 
 
 def throughput(name: str) -> Throughput | None:
-    """Return the entry of a GPU by Ray's or the driver's name of it; None for unknown ones.
+    """Return the entry of a GPU by its name from Ray or the driver; None for unknown ones.
 
     Examples
     --------
@@ -84,22 +84,22 @@ def estimate_seconds(
     share: float = 1.0,
     cores: float = 1.0,
 ) -> float:
-    """Estimate how long a trial trains.
+    """Estimate the training time of a trial.
 
     Parameters
     ----------
     need : Footprint
-        A backward pass takes twice the operations of the forward pass, and each weight costs AdamW
-        40 bytes of memory traffic per step.
+        The network's needs. A backward pass takes twice the operations of the forward pass, and
+        AdamW moves 40 bytes per weight and step.
     config : TrialConfig
     hardware : Throughput
-        Of the GPU, or of one core.
+        Speed of the GPU, or of one core.
     crops : int
         Crops per epoch.
     share : float
-        Part of the GPU, supposing that others use the rest.
+        Share of the GPU; other trials are assumed to use the rest.
     cores : float
-        Cores, of a trial on CPUs.
+        Number of cores of a trial on CPUs.
 
     Returns
     -------
@@ -109,10 +109,10 @@ def estimate_seconds(
     Raises
     ------
     ValueError
-        When `share` is not above 0 and at most 1.
+        When `share` is not between 0 and 1.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"a share is above 0 and at most 1, not {share}")
+        raise ValueError(f"share must be above 0 and at most 1, not {share}")
     rate = hardware.float32 if config.precision == "32" else hardware.bf16 or hardware.float32
     steps = config.epochs * math.ceil(crops / config.batch_size)
     computing = 3 * need.gflops * crops * config.epochs / rate

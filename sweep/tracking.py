@@ -1,18 +1,19 @@
 """Weights & Biases and TensorBoard, from inside a trial's worker.
 
-Tracking never harms a trial: whatever goes wrong is one line in ``sweep.log``; the trial goes on,
-reported offline where W&B cannot be reached and unreported where nothing can be written.
+Problems with tracking never stop a trial: each one becomes a line in ``sweep.log``, and the trial
+continues. It is reported offline if W&B cannot be reached, and not at all if nothing can be
+written.
 
-A run's id in W&B is the trial's, and the sweep's token (``run_token`` in ``plan.json``): equal
-trials of two sweeps are two runs. All runs of a sweep are one group; the job type is the candidate,
-equal for runs that differ in nothing but the seed.
+The id of a run in W&B is the trial_id with the sweep's token (``run_token`` in ``plan.json``), so
+equal trials of two sweeps are two runs. All runs of a sweep form one group. The job type is the
+candidate, which is the same for runs that differ only in the seed.
 
-W&B holds every epoch once: its step is the epoch. An attempt that resumes a trial logs the epochs
-before it (`Tracker.past`), too: online, those that the server lacks, as an interruption loses
-what was not uploaded yet; offline, all of them, so that the last folder under ``OUT/wandb``
-is the whole run. ``wandb sync`` uploads that; the folders before it count as synced. It cannot
-tell what the server has: where that may be a part of a run, `sweep.wandb_upload` adds the rest.
-See docs/wandb.md.
+W&B has every epoch once; its step is the epoch. An attempt that resumes a trial also logs the
+earlier epochs (`Tracker.past`): online, only those that the server lacks, since an interruption
+loses data that were not uploaded yet; offline, all of them, so that the last folder under
+``OUT/wandb`` contains the whole run. ``wandb sync`` uploads that folder; earlier ones are marked as
+synced. It does not know what the server has; if that may be a part of a run, `sweep.wandb_upload`
+adds the rest. See docs/wandb.md.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from trainables.records.attempts import ATTEMPT
 
 INIT_TIMEOUT_SECONDS = 30.0
 FINISH_TIMEOUT_SECONDS = 120.0
-"""Longest wait for uploads at a trial's end; what is left then can be synced later."""
+"""Longest wait for uploads at the end of a trial; the rest can be synced later."""
 RETRY_ONLINE_SECONDS = 900.0
-"""After W&B could not be reached, a worker's next trials report offline for so long."""
+"""For how long a worker's next trials report offline after W&B could not be reached."""
 
 __all__ = [
     "Mode",
@@ -57,22 +58,22 @@ logger = logging.getLogger(__name__)
 
 _unreachable_until = 0.0
 _REACHED = "reached-the-server"
-"""File in the local folder of a run that was started online."""
+"""Name of a file in the local folder of a run that was started online."""
 
 
 @dataclass(frozen=True)
 class TrackingOptions:
-    """Where a sweep's trials report."""
+    """How and where the trials of a sweep report."""
 
     mode: Mode
     group: str
-    """The sweep's name, of its own in the project."""
+    """Name of the sweep, unique in the project."""
     folder: str
     """The run folder OUT."""
     token: str = ""
-    """Of the sweep: keeps its runs apart from those of equal trials in other sweeps."""
+    """Token of the sweep, which separates its runs from equal trials of other sweeps."""
     copied: bool = False
-    """Whether the run folder is a copy of another one, whose runs are not its own."""
+    """Whether the run folder is a copy of another one, whose runs belong to another sweep."""
     project: str = "segsweep"
     entity: str | None = None
     artifacts: bool = False
@@ -81,7 +82,7 @@ class TrackingOptions:
 
 
 def options_of(out: Path, plan: Mapping[str, Any], mode: Mode) -> TrackingOptions:
-    """Return where the trials of a run report.
+    """Return how and where the trials of a run report.
 
     Parameters
     ----------
@@ -106,13 +107,13 @@ def options_of(out: Path, plan: Mapping[str, Any], mode: Mode) -> TrackingOption
 
 
 def run_id(trial_id: str, token: str = "") -> str:
-    """Return the W&B run id of a trial in the sweep that has a token.
+    """Return the W&B run id of a trial in the sweep with a token.
 
     Parameters
     ----------
     trial_id : str
     token : str
-        ``run_token`` of plan.json; empty in runs of earlier versions, whose ids were the trials'.
+        ``run_token`` of plan.json; '' in runs of earlier versions, whose ids were the trial_ids.
 
     Examples
     --------
@@ -122,33 +123,33 @@ def run_id(trial_id: str, token: str = "") -> str:
     whole = f"{trial_id}-{token}" if token else trial_id
     if re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", whole):
         return whole
-    # what W&B would not take
+    # W&B does not accept this id
     digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", whole)[:117] + "-" + digest
 
 
 def known_id(recorded: str, trial_id: str, options: TrackingOptions) -> str:
-    """Return the id that the ledger records of a trial, where that run is this sweep's.
+    """Return the run id that the ledger records for a trial, if the run belongs to this sweep.
 
     Parameters
     ----------
     recorded : str
-        Empty where the trial has not reported.
+        Recorded id; '' if the trial has not reported.
     trial_id : str
     options : TrackingOptions
 
     Returns
     -------
     str
-        Empty where there is none, or where it is that of the sweep that this one was copied from.
-        Ids of earlier versions, without a token, are known of folders that are no copies.
+        '' if there is no id, or if it belongs to the sweep that this one was copied from. Ids of
+        earlier versions, without a token, count only in folders that are not copies.
     """
     own = [run_id(trial_id, options.token), *([] if options.copied else [run_id(trial_id)])]
     return recorded if recorded in own else ""
 
 
 def _short(text: str, most: int = 64) -> str:
-    """Shorten a name to what W&B takes; its end, which tells it from others, stays."""
+    """Shorten a name to the length that W&B accepts; its end, which distinguishes it, is kept."""
     return text if len(text) <= most else text[: most - 11] + text[-11:]
 
 
@@ -160,20 +161,20 @@ class Tracker:
     options : TrackingOptions
     trial_id : str
     config : dict
-        Shown and filtered by in W&B: all fields of the TrialConfig, and more as one likes.
+        Values that W&B shows and filters by: all fields of the TrialConfig, and any others.
     parameters_m : float, optional
         Size of the network in millions of parameters.
     resumed : bool
-        Tags the run as one that went on after an interruption.
+        Tags the run as one that was continued after an interruption.
     known_id : str
-        Id under which an earlier attempt reported, which is kept; empty: `run_id` gives it.
+        Id of an earlier attempt, which is kept; if '', the result of `run_id` is used.
     fall_back : bool
-        Write offline where W&B cannot be reached.
+        Write offline if W&B cannot be reached.
 
     Attributes
     ----------
     wandb_id : str
-        Id of the W&B run, the same for all attempts; empty where there is none.
+        Id of the W&B run, the same for all attempts; '' if there is no run.
     """
 
     def __init__(
@@ -224,7 +225,7 @@ class Tracker:
             self._warn("W&B is off", error)
 
     def _drop_service(self) -> None:
-        """Stop W&B's process: it may be broken, and holds the id of the run that failed."""
+        """Stop W&B's process, which may be broken and still uses the id of the failed run."""
         try:
             import wandb
 
@@ -288,7 +289,7 @@ class Tracker:
         except Exception as error:
             self._run, hint = None, ""
             if self.options.mode == "online" and self._fall_back:
-                hint = f"; python -m sweep.wandb_upload {self.options.folder} adds what is missing"
+                hint = f"; run python -m sweep.wandb_upload {self.options.folder} to add the rest"
             self._warn("W&B is off", error, hint)
             self._drop_service()
 
@@ -314,7 +315,7 @@ class Tracker:
             self._warn("TensorBoard is off", error)
 
     def epoch(self, record: EpochRecord, **extra: float) -> None:
-        """Log one epoch's figures against ``epoch``; those that are None are left out."""
+        """Log the metrics of one epoch; those that are None are left out."""
         self._epoch = record.epoch
         row = {k: v for k, v in {**record.to_dict(), **extra}.items() if v is not None}
         self._whole = self._whole or record.epoch == 1
@@ -329,12 +330,12 @@ class Tracker:
         self._board(write)
 
     def past(self, records: Iterable[EpochRecord]) -> None:
-        """Log the epochs before those of this attempt, as far as they are missing.
+        """Log the epochs before this attempt if they are missing.
 
         Parameters
         ----------
         records : iterable of EpochRecord
-            From the first epoch on, in order.
+            All epochs in order, starting with the first.
         """
         for record in records:
             if record.epoch > self._epoch:
@@ -374,21 +375,21 @@ class Tracker:
     def finish(
         self, summary: dict[str, Any], *, failed: bool = False, checkpoint: str | None = None
     ) -> bool:
-        """Close the run with its final figures; a second call does nothing.
+        """Close the run with its final metrics; a second call does nothing.
 
         Parameters
         ----------
         summary : dict
-            Final figures; those that are None are left out.
+            Final metrics; those that are None are left out.
         failed : bool
             Mark the run as failed.
         checkpoint : str, optional
-            Folder to upload as an artifact, where `TrackingOptions.artifacts` asks for it.
+            Folder to upload as an artifact if `TrackingOptions.artifacts` is set.
 
         Returns
         -------
         bool
-            Whether W&B, online or offline, has taken all of it.
+            Whether W&B, online or offline, has accepted everything.
         """
 
         def close(run: Any) -> None:
@@ -424,14 +425,14 @@ class Tracker:
         return None
 
     def _mark(self, mine: Path, mode: str) -> None:
-        """Keep ``wandb sync`` from repeating what the server has of an attempt before this one."""
+        """Keep ``wandb sync`` from uploading again what the server has from an earlier attempt."""
         if mode == "online":
             (mine / _REACHED).touch()
         elif any(mine.parent.glob(f"run-*-{self.wandb_id}/{_REACHED}")):
             (mine / f"run-{self.wandb_id}.wandb.synced").touch()
 
     def _supersede(self, mine: Path) -> None:
-        """Mark local files of earlier attempts as synced: this attempt holds all of them."""
+        """Mark local files of earlier attempts as synced, as this attempt contains all of them."""
         if not self._whole:
             return
         for file in mine.parent.glob(f"offline-run-*-{self.wandb_id}/*.wandb"):

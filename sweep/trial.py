@@ -1,4 +1,4 @@
-"""The function that Ray runs for one trial, in a worker that is reused for many."""
+"""The function that Ray runs for each trial, in a worker that runs many trials."""
 
 from __future__ import annotations
 
@@ -33,49 +33,51 @@ from trainables.errors import Superseded
 from trainables.records.attempts import Attempt
 
 SCORE, TIME = "score", "scheduler_epoch"
-"""What schedulers go by."""
+"""Names of the values that schedulers use."""
 OUT_OF_MEMORY = 77
-"""Exit code of a worker that ends itself after running out of memory."""
+"""Exit code of a worker that stops itself after running out of memory."""
 
 
 class TransientError(RuntimeError):
-    """A failure that another attempt, perhaps elsewhere, may not meet."""
+    """A failure that may not happen again in another attempt, perhaps on another node."""
 
 
 def config_of(tune_config: dict[str, Any], runtime: dict[str, Any]) -> TrialConfig:
-    """Return the TrialConfig that a Tune configuration stands for.
+    """Return the TrialConfig that a Tune configuration describes.
 
     Parameters
     ----------
     tune_config : dict
-        ``{"trial": {"config": {...}, "limits": {...}}}`` of a grid, or what a search drew.
+        ``{"trial": {"config": {...}, "limits": {...}}}`` for a grid, or the values that a search
+        drew.
     runtime : dict
-        Holds ``base``: what a search does not draw, and ``weights_ids``: the encoder weights'
-        identities by encoder and weights.
+        Contains ``base``, the settings that a search does not draw, and ``weights_ids``, the
+        identities of encoder weights by encoder and weights.
     """
     if "trial" in tune_config:
         return TrialConfig.model_validate(tune_config["trial"]["config"])
     drawn = {k: v for k, v in tune_config.items() if k in TrialConfig.model_fields}
     fields = with_changes(runtime["base"], drawn).model_dump()
-    # what a search draws may be another encoder, which starts from other weights
+    # a search may draw another encoder, which starts from other weights
     pair = f"{fields['encoder']} {fields['encoder_weights']}"
     fields["weights_id"] = runtime.get("weights_ids", {}).get(pair, "")
     return TrialConfig.model_validate(fields)
 
 
 def limits_of(tune_config: dict[str, Any], default: Limits = Limits()) -> Limits:
-    """Return what a Tune configuration says its trial may take."""
+    """Return the limits of the trial that a Tune configuration describes."""
     if "trial" in tune_config:
         return Limits(**tune_config["trial"]["limits"])
     return default
 
 
 def to_tune(epoch: int, epochs: int, best: float) -> dict[str, Any]:
-    """Return what schedulers hear of an epoch, of a trial of so many.
+    """Return the values that schedulers get for an epoch.
 
     Parameters
     ----------
     epoch, epochs : int
+        The epoch, and the trial's number of epochs.
     best : float
         val_dataset_iou of the best epoch so far.
 
@@ -89,14 +91,14 @@ def to_tune(epoch: int, epochs: int, best: float) -> dict[str, Any]:
 
 
 def shown_config(config: TrialConfig, trial_id: str) -> dict[str, Any]:
-    """Return what trackers show of a trial."""
+    """Return the configuration that trackers show for a trial."""
     names = {"trial_id": trial_id, "candidate": config.candidate_key()}
     return {**config.model_dump(mode="json"), **names}
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial that this worker was given."""
+    """A trial assigned to this worker."""
 
     trial_id: str
     config: TrialConfig
@@ -104,7 +106,7 @@ class Assignment:
     node: str
     """Ray's id of this node."""
     runtime: Mapping[str, Any]
-    """As `sweep.tuner.runtime_of` gives it, and ``round``."""
+    """The result of `sweep.tuner.runtime_of`, and ``round``."""
 
     @property
     def out(self) -> Path:
@@ -118,10 +120,10 @@ class Assignment:
 
 
 def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
-    """Train one trial, reporting every epoch to Tune; record its result in the ledger.
+    """Train one trial, report every epoch to Tune, and record the result in the ledger.
 
-    Errors of the trial's own making end it as failed and leave the worker alive for the next
-    trial; errors of the machine are raised, so that Tune tries again.
+    After errors of the trial itself, it has failed and the worker stays alive for the next trial.
+    Errors of the machine are raised, so that Tune tries again.
     """
     import ray
 
@@ -169,7 +171,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
 
 
 def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
-    """Train, and tell Tune and the trackers of every epoch."""
+    """Train, and report every epoch to Tune and the trackers."""
     from ray import tune
 
     runtime, config, ledger = mine.runtime, mine.config, mine.ledger
@@ -185,7 +187,9 @@ def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
 
     dataset = cached_index(runtime["data"], DataOptions(**runtime["data_options"]))
     if dataset.fingerprint != runtime["fingerprint"]:
-        raise DataError(f"data set {runtime['data']} has changed since the sweep started")
+        raise DataError(
+            f"data set {runtime['data']} has changed since the sweep started; restore it"
+        )
     options = {**runtime["options"], **mine.limits.options(), "attempt": attempt.token}
     result: TrialResult = _trainable(config)(
         config,
@@ -201,7 +205,7 @@ def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
 
 
 def _finish(mine: Assignment, attempt: Attempt, tracker: Tracker, result: TrialResult) -> None:
-    """Record a result, unless another attempt at the trial has begun meanwhile."""
+    """Record a result, unless another attempt at the trial has begun in the meantime."""
     attempt.check()
     mine.ledger.write_done(mine.config, mine.trial_id, result, wandb_id=tracker.wandb_id)
     apart = ("history", "checkpoint", "per_image")
@@ -215,12 +219,12 @@ def _finish(mine: Assignment, attempt: Attempt, tracker: Tracker, result: TrialR
 def _end_without_result(
     mine: Assignment, attempt: Attempt, tracker: Tracker, error: Exception
 ) -> None:
-    """Record why an attempt ended, and what the trial gets next if memory was short.
+    """Record why an attempt ended, and the trial's next limits if it ran out of memory.
 
     Raises
     ------
     TransientError
-        When another attempt may not meet the error, or goes on already.
+        When the error may not happen again, or another attempt is already running.
     """
     if (why := _overtaken(attempt)) is not None:
         # ledger and W&B are the other attempt's by now
@@ -248,7 +252,7 @@ def _end_without_result(
 
 
 def _note_shortage(mine: Assignment, error: Exception, wandb_id: str) -> None:
-    """Record what a trial gets next after running out of memory, or that nothing is left."""
+    """Record the next limits after a trial ran out of memory, or that it has failed."""
     step, advice = after_shortage(
         mine.limits,
         mine.config,
@@ -274,8 +278,8 @@ def _note_shortage(mine: Assignment, error: Exception, wandb_id: str) -> None:
 
 
 def unfit(mine: Assignment) -> bool:
-    """Whether this node cannot compute in a trial's precision; recorded, so that the trial is tried
-    on another one. That is no attempt at it: nothing was trained.
+    """Whether this node cannot compute in a trial's precision. This is recorded, so that the trial
+    runs on another node; it does not count as an attempt, because nothing was trained.
     """
     precision, on_gpu = Precision(**mine.runtime["precision"]), bool(mine.limits.gpu)
     if on_gpu and not precision.tf32:
@@ -297,7 +301,7 @@ def unfit(mine: Assignment) -> bool:
 
 
 def _trainable(config: TrialConfig) -> Any:
-    """Return the function that trains a configuration; imports what it needs only here."""
+    """Return the function that trains a configuration, importing only what it needs."""
     if config.architecture == STARDIST:
         from trainables.stardist.client import train_stardist
 
@@ -311,7 +315,7 @@ def _trainable(config: TrialConfig) -> Any:
 
 
 def _overtaken(attempt: Attempt) -> str | None:
-    """Return what there is to say when another attempt at the trial has begun meanwhile."""
+    """Return a message if another attempt at the trial has begun in the meantime, else None."""
     try:
         attempt.check()
     except Superseded as error:
@@ -322,7 +326,7 @@ def _overtaken(attempt: Attempt) -> str | None:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether trying again may help: a full disk, a lost mount, a GPU that fell off."""
+    """Whether another attempt may succeed: after a full disk, a lost mount or a lost GPU."""
     if isinstance(error, DataError):
         return False
     if isinstance(error, OSError | MemoryError):
@@ -334,7 +338,7 @@ _GPU_FAILURES = ("CUDA error", "CUDA driver error", "cuDNN error")
 
 
 def _gpu_answers() -> bool:
-    """Whether CUDA is still of use to this process, or was never started: after some errors every
+    """Whether this process can still use CUDA, or has not started it. After some errors every
     further call fails, and so would every further trial of this worker.
     """
     torch = sys.modules.get("torch")

@@ -1,4 +1,4 @@
-"""Runs the missing trials of a plan with Ray Tune."""
+"""Run the missing trials of a plan with Ray Tune."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ from trainables.config import TrialConfig
 
 
 class NoNodeLeft(RuntimeError):
-    """No node can take the trials that are left: all have gone, see no folders or have no GPU."""
+    """No node can run the remaining trials: all have left, lack the folders, or have no GPU."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is trained, with what, and who watches."""
+    """The trials to train, their resources, and the view that shows them."""
 
     out: Path
     """Run folder, absolute."""
     plan: Plan
-    """Its precision is decided."""
+    """The plan, whose precision has been decided."""
     recorded: Mapping[str, Any]
     """Contents of plan.json."""
     limits: Mapping[str, Limits]
-    """What a trial may take at first, by trial_id; under ``""`` what all others may."""
+    """First limits by trial_id, and under ``""`` those of all other trials."""
     resources: Resources
     tracking: TrackingOptions
     view: View
 
 
 def run(sweep: Sweep, todo: Sequence[str]) -> None:
-    """Run trials until all are done, failed for good, or the user interrupts.
+    """Run trials until all are done or have finally failed, or the user interrupts.
 
     Parameters
     ----------
     sweep : Sweep
     todo : sequence of str
-        trial_ids to run; of a search those that were interrupted, it draws the others.
+        trial_ids to run; in a search, those that were interrupted (it draws the others).
 
     Raises
     ------
     NoNodeLeft
-        When trials are left that no node can train.
+        When no node can train the remaining trials.
     """
     plan = sweep.plan
     recorder = Recorder(
@@ -93,7 +93,7 @@ def run(sweep: Sweep, todo: Sequence[str]) -> None:
 
 
 def runtime_of(sweep: Sweep) -> dict[str, Any]:
-    """Return what the worker of every trial gets beside the trial's own configuration."""
+    """Return what each worker gets in addition to the configuration of its trial."""
     plan, resources = sweep.plan, sweep.resources
     settings = plan.request.settings
     most, there = settings.most_memory_per_trial, resources.memory_gb
@@ -124,7 +124,7 @@ def runtime_of(sweep: Sweep) -> dict[str, Any]:
 
 
 def scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
-    """Make the scheduler, which hears of all that trials have done before; None: all go on."""
+    """Return the scheduler, which knows all earlier epochs of trials; None if none is stopped."""
     settings, base = plan.request.settings, plan.request.configs[0]
     if settings.scheduler != "asha":
         return None
@@ -144,12 +144,12 @@ def scheduler(plan: Plan, recorder: Recorder) -> Halving | None:
 def takes(
     sweep: Sweep, recorder: Recorder
 ) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
-    """Return the function that says what a trial takes of a node, and which nodes it must not get.
+    """Return a function that gives the resources of a trial, and the nodes that it must not get.
 
     Raises
     ------
     NoNodeLeft
-        When there is none that it may get.
+        When no node is left for it.
     """
     resources, precision, default = sweep.resources, sweep.plan.precision, sweep.limits[""]
     assert precision is not None
@@ -184,23 +184,23 @@ def takes(
 def _check_nodes_are_left(
     blind: frozenset[str], no_gpu: frozenset[str], cpus: float, gpus: float
 ) -> None:
-    """Raise where all nodes for a trial that takes so much are among those that got none."""
+    """Raise an error if all nodes that are large enough for a trial have refused trials."""
     out = blind | no_gpu if gpus else blind
     if out and not any_node_left(out, cpus, gpus):
-        needs = ["sees the run folder and the data"] if blind else []
+        needs = ["can read the run folder and the data"] if blind else []
         needs += ["has a GPU that torch can use"] if out & no_gpu else []
         raise NoNodeLeft(f"no node is left that {' and '.join(needs)}")
 
 
 def fit(sweep: Sweep, recorder: Recorder, param_space: dict[str, Any], **options: Any) -> None:
-    """Let Ray Tune run trials once: until each has ended, or must wait for another round.
+    """Let Ray Tune run trials once, until each has ended or must wait for another round.
 
     Parameters
     ----------
     sweep : Sweep
     recorder : Recorder
     param_space : dict
-        Of `ray.tune.Tuner`; empty where a search draws.
+        See `ray.tune.Tuner`; empty for a search.
     **options
         Further fields of `ray.tune.TuneConfig`.
 
@@ -248,14 +248,14 @@ def fit_listed(sweep: Sweep, recorder: Recorder, trial_ids: Sequence[str]) -> No
 
 
 MOST_AHEAD = 8
-"""First trials of a search that are estimated at the same time, each in a process of its own."""
+"""How many first trials of a search are estimated at the same time, each in its own process."""
 
 
 @contextmanager
 def searching(sweep: Sweep, recorder: Recorder) -> Iterator[Callable[[Sequence[str]], None]]:
-    """Give a function that runs waiting trials once and draws further ones.
+    """Yield a function that runs waiting trials once and draws further ones.
 
-    At the end the search's study hears what became of the last ones.
+    At the end, the results of the last trials are added to the search's study.
     """
     plan, limits = sweep.plan, sweep.limits
     study, note = open_study(sweep.out, plan.request.configs[0].seed)
@@ -292,7 +292,7 @@ def _left_to_draw(plan: Plan, recorder: Recorder) -> int:
 
 
 MOST_RESTARTS = 20
-"""Of Ray Tune in one sweep."""
+"""Most restarts of Ray Tune in one sweep."""
 
 
 def keep_fitting(
@@ -301,9 +301,9 @@ def keep_fitting(
     recorder: Recorder,
     to_draw: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Run trials to their end, going on when Ray Tune itself gives up.
+    """Run trials until they end, and continue if Ray Tune itself gives up.
 
-    It does so when Ray's memory monitor kills a worker at the wrong moment.
+    Tune gives up if Ray's memory monitor kills a worker at the wrong moment.
 
     Parameters
     ----------
@@ -312,7 +312,7 @@ def keep_fitting(
     todo : list of str
     recorder : Recorder
     to_draw : callable
-        Gives how many trials a search has not drawn yet.
+        Returns how many trials a search has not drawn yet.
     """
     for restart in range(MOST_RESTARTS + 1):
         try:
@@ -337,7 +337,7 @@ def keep_searching(
     recorder: Recorder,
     to_draw: Callable[[], int],
 ) -> None:
-    """Search until everything is drawn, or nothing new comes; arguments as for `keep_fitting`."""
+    """Search until everything is drawn or nothing new is drawn; see `keep_fitting`."""
     left = None
     while left is None or 0 < to_draw() < left:
         left = to_draw()

@@ -1,4 +1,4 @@
-"""What one sees while a sweep runs: a live table, or plain lines without a terminal."""
+"""The display while a sweep runs: a live table, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REDRAW_SECONDS = 0.25
 
 @dataclass
 class TrialState:
-    """One trial as it stands."""
+    """The present state of one trial."""
 
     trial_id: str
     name: str
@@ -33,14 +33,14 @@ class TrialState:
     val_dataset_iou: float | None = None
     train_loss: float | None = None
     seconds: float = 0.0
-    """Spent in this run of the sweep."""
+    """Training time in this session of the sweep."""
     epochs_here: int = 0
-    """Epochs trained in this run of the sweep; 0 where not counted: then all count."""
+    """Epochs trained in this session of the sweep; if 0 (not counted), all epochs count."""
     error: str = ""
 
     @property
     def timed_epochs(self) -> int:
-        """Epochs that `seconds` were spent on."""
+        """Number of epochs that `seconds` belong to."""
         return self.epochs_here or (self.epoch if self.seconds else 0)
 
 
@@ -60,8 +60,9 @@ def duration(seconds: float) -> str:
 def time_left(states: Sequence[TrialState], slots: int) -> float | None:
     """Estimate the seconds until all trials have ended.
 
-    Mean seconds per epoch so far, times the epochs that are left, over the trials that run at
-    once; not less than the longest running trial still needs. None before the first epoch.
+    The mean time per epoch so far times the remaining epochs, divided by the number of trials that
+    run at once; but at least the time that the longest running trial still needs. None before the
+    first epoch.
     """
     epochs = sum(s.timed_epochs for s in states)
     if not epochs:
@@ -85,7 +86,7 @@ class View:
     console : rich.console.Console
     title : str
     slots : int
-        Trials that run at once.
+        Number of trials that run at once.
     """
 
     def __init__(self, console: Console, title: str, slots: int) -> None:
@@ -123,7 +124,7 @@ class View:
         self._say(text)
 
     def update(self, states: Sequence[TrialState]) -> None:
-        """Take note of the states; redraws at most four times a second."""
+        """Show new states, at most four times a second."""
         self._states = states
         now = time.monotonic()
         if self._live:
@@ -214,14 +215,13 @@ def _number(value: float | None, form: str) -> str:
 
 
 def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return ranked rows as a table that fits 80 columns; failed trials are left out.
+    """Return ranked rows as a table of at most 80 columns, without failed trials.
 
     Parameters
     ----------
     rows : sequence of mapping
-        Rows of leaderboard.csv as values, best first; what is not known is None. Seed and
-        inference get a column where there are several, and so do other settings where
-        trials differ in nothing else.
+        Rows of leaderboard.csv as values, best first; unknown values are None. Seed and inference
+        get a column if they differ, and so do other settings if trials differ in nothing else.
     """
     alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -264,15 +264,15 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def print_leaderboard(
     console: Console, rows: Sequence[Mapping[str, Any]], top: int | None = None
 ) -> None:
-    """Print ranked rows as a table, then the failed trials with their reasons.
+    """Print ranked rows as a table, then the failed trials with the reasons.
 
     Parameters
     ----------
     console : rich.console.Console
     rows : sequence of mapping
-        As in `leaderboard_table`.
+        See `leaderboard_table`.
     top : int, optional
-        Show so many rows at most; failures are named in any case.
+        Largest number of rows; all failed trials are listed in any case.
     """
     shown = [row for row in rows if row["status"] != "failed"]
     if shown:

@@ -1,4 +1,4 @@
-"""How W&B is used: online or offline, where, and with which of its settings."""
+"""How W&B is used: online or offline, which server, and which settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUIET: dict[str, Any] = {
 
 
 def wandb_settings() -> dict[str, str]:
-    """Return what W&B's settings files say: the user's, then the current folder's."""
+    """Return the content of W&B's settings files: the user's, then the current folder's."""
     user = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -50,12 +50,12 @@ def wandb_settings() -> dict[str, str]:
 
 
 def server(settings: dict[str, str]) -> str:
-    """Return the address of the W&B server that runs are reported to."""
+    """Return the address of the W&B server."""
     return os.environ.get("WANDB_BASE_URL") or settings.get("base_url") or "https://api.wandb.ai"
 
 
 def key_source(settings: dict[str, str]) -> str:
-    """Return where W&B would find credentials, without asking anybody; empty: nowhere."""
+    """Return where W&B would find credentials, without asking the user; '' if nowhere."""
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         if os.environ.get(name):
             return f"{name} in the environment"
@@ -71,19 +71,19 @@ def key_source(settings: dict[str, str]) -> str:
 
 
 def wandb_mode(requested: str | None) -> Mode:
-    """Decide how to use W&B, without network, prompts or importing it.
+    """Decide how to use W&B, without using the network, asking the user or importing W&B.
 
     Parameters
     ----------
     requested : {"online", "offline", "off"} or None
-        None: what ``WANDB_MODE`` says, else ``mode`` of W&B's settings files (``wandb offline``),
-        else online when an API key is configured (``WANDB_API_KEY``, netrc, settings), else
-        offline.
+        None means the value of ``WANDB_MODE``, else ``mode`` in W&B's settings files (``wandb
+        offline``), else online if an API key is configured (``WANDB_API_KEY``, netrc, settings),
+        else offline.
 
     Raises
     ------
     sweep.request.RequestError
-        When the mode is not known.
+        When the mode is unknown.
     """
     settings = wandb_settings()
     asked = requested or os.environ.get("WANDB_MODE") or settings.get("mode")
@@ -98,7 +98,7 @@ def wandb_mode(requested: str | None) -> Mode:
 
 
 def seconds(variable: str, default: float) -> float:
-    """Return what a variable of W&B says, in seconds; the default where it says nothing."""
+    """Return the value of a W&B variable in seconds, or the default if it is not set."""
     with contextlib.suppress(ValueError):
         return float(os.environ.get(variable, ""))
     return default

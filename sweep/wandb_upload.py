@@ -1,7 +1,7 @@
-"""Tell W&B what it lacks of a sweep that has run: ``python -m sweep.wandb_upload OUT``.
+"""Upload missing results of a sweep to W&B: ``python -m sweep.wandb_upload OUT``.
 
-For trials whose server was away, for a sweep without W&B, and for what was not uploaded yet when
-the sweep was killed. Everything comes from the run folder's ledger; what W&B has is not repeated.
+Use it if W&B's server was not available, if the sweep ran without W&B, or if it was killed before
+everything was uploaded. All results come from the run folder; those that W&B has are not repeated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainables.config import EpochRecord, TrialConfig
 
 
 def upload(out: Path) -> tuple[int, int]:
-    """Upload what W&B lacks of the trials that have ended.
+    """Upload results of ended trials that W&B lacks.
 
     Parameters
     ----------
@@ -43,19 +43,21 @@ def upload(out: Path) -> tuple[int, int]:
     Returns
     -------
     held, ended : int
-        How many trials W&B holds now, and how many have ended.
+        Number of trials that W&B now has, and number of trials that have ended.
 
     Raises
     ------
     RequestError
-        When the folder holds no run, or no key is known.
+        When the folder contains no run, or there is no API key.
     """
     plan = read_plan(out)
     if plan is None:
-        raise RequestError(f"there is no run in {out}")
+        raise RequestError(f"there is no run in {out}; give the folder of a sweep")
     settings = wandb_settings()
     if not key_source(settings):
-        raise RequestError(f"no key for {server(settings)}: run wandb login or set WANDB_API_KEY")
+        raise RequestError(
+            f"no API key for {server(settings)}: run wandb login or set WANDB_API_KEY"
+        )
     # TensorBoard's files lie in the run folder already
     options = replace(options_of(out, plan, "online"), tensorboard=False)
     ledger = Ledger(out)
@@ -97,13 +99,13 @@ def _upload(arguments: argparse.Namespace, command: str) -> int:
         print(say_storage_error(error, out), file=sys.stderr)
         return cli.FAILED
     address = server(wandb_settings())
-    print(f"{held} of {ended} trials that have ended are in W&B at {address}")
+    print(f"{held} of {ended} ended trials are in W&B at {address}")
     return cli.DONE if held == ended else cli.FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 when W&B holds all trials, 1 when not, 2 when refused, 130
-    when interrupted.
+    """Run the command line; return 0 if W&B has all trials, 1 if not, 2 if refused, 130 if
+    interrupted.
     """
     parser = cli.Parser(prog="python -m sweep.wandb_upload", description=__doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="the run folder")
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _upload,
         argv,
         refused=(RequestError, LedgerError),
-        interrupted="interrupted; the same command goes on",
+        interrupted="interrupted; run the same command again to continue",
     )
 
 

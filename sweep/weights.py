@@ -1,6 +1,6 @@
-"""Encoder weights of a sweep: found by the driver, named in every trial, fetched once.
+"""Encoder weights of a sweep: found by the driver, recorded in every trial, fetched once.
 
-Imports torch only where a trial starts from published weights.
+Imports torch only if a trial starts from published weights.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from trainables.encoders.weights import (
 
 
 def name_weights(request: Request, out: Path, recorded: Mapping[str, Any] | None) -> Request:
-    """Say in every configuration which bytes its encoder starts from.
+    """Record in every configuration the identity of the weights that its encoder starts from.
 
     Parameters
     ----------
     request : Request
     out : Path
-        The run folder; fetched weights lie in ``OUT/weights``.
+        The run folder; fetched weights are in ``OUT/weights``.
     recorded : mapping or None
-        Contents of plan.json. What it names is kept, without asking the network; a local file
-        is read again, so that another content at the same path is another trial.
+        Contents of plan.json. Weights that it names are kept, without using the network. A local
+        file is read again, so that other content at the same path makes another trial.
 
     Returns
     -------
     Request
-        With ``weights_id`` in its configurations, and with `Request.weights`.
+        The request with ``weights_id`` in its configurations, and with `Request.weights`.
 
     Raises
     ------
     RequestError
-        When there are no such weights, or they cannot be had.
+        When such weights do not exist or are not available.
     """
     known = _recorded(recorded)
     found: dict[Pair, WeightsInfo | str] = {}
@@ -76,7 +76,7 @@ def name_weights(request: Request, out: Path, recorded: Mapping[str, Any] | None
 def named(request: Request, recorded: Mapping[Pair, str] | None = None) -> Request:
     """Write the identities of `Request.weights` into the configurations.
 
-    Those of trials that ``--only`` left out are taken from what a run has recorded, if anything.
+    For trials that ``--only`` left out, they are taken from the recorded run, if it has them.
     """
     ids = {pair: _identity(info) for pair, info in request.weights.items()}
     ids = {**(recorded or {}), **ids}
@@ -93,17 +93,17 @@ def named(request: Request, recorded: Mapping[Pair, str] | None = None) -> Reque
 
 
 def check_weights(request: Request, out: Path) -> Request:
-    """Check that weights can be had that a recorded run has named before.
+    """Check that the weights that a recorded run names are available.
 
     Returns
     -------
     Request
-        With all that is known of them in `Request.weights`.
+        The request with full information in `Request.weights`.
 
     Raises
     ------
     RequestError
-        When they cannot be had.
+        When they are not available.
     """
     weights: dict[Pair, WeightsInfo | str] = {}
     for pair, info in request.weights.items():
@@ -122,7 +122,7 @@ def check_weights(request: Request, out: Path) -> Request:
 
 
 def fetch_weights(request: Request, out: Path) -> None:
-    """Fetch all weights once, before any trial starts, into a folder that trials share."""
+    """Fetch all weights once, before any trial starts, into a folder that all trials use."""
     for info in request.weights.values():
         assert isinstance(info, WeightsInfo)
         try:
@@ -141,7 +141,7 @@ def _identity(info: WeightsInfo | str) -> str:
 
 
 def _pairs(request: Request) -> list[Pair]:
-    """Return every encoder with the weights that it starts from, those that may be drawn too."""
+    """Return every encoder with its weights, including those that a search may draw."""
     drawn = request.space.dimensions if request.settings.search != "grid" else {}
     pairs = {
         (str(encoder), str(choice)): None
@@ -160,14 +160,14 @@ def _recorded(recorded: Mapping[str, Any] | None) -> dict[Pair, str]:
 
 
 def _say_missing(request: Request, missing: Mapping[str, str]) -> str:
-    """Say which encoders lack the weights, and what can be done, in one line."""
+    """Say in one line which encoders lack the weights, and what to do."""
     text = " | ".join(missing.values())
     rest = [e for e in dict.fromkeys(c.encoder for c in request.configs) if e not in missing]
     rest = [encoder for encoder in rest if encoder != "none"]
     if not rest:
         return text
     return (
-        f"{text}. Either leave {' and '.join(missing)} out, so that all encoders start from equal "
-        f"data: --set encoder={','.join(rest)}; or use encoder_weights=none for all; or train "
-        "with other weights in a run of its own (--out)"
+        f"{text}. Leave out {' and '.join(missing)}, so that all encoders start from the same "
+        f"data (--set encoder={','.join(rest)}); or use encoder_weights=none for all; or train "
+        "those encoders with other weights in a separate run (--out)"
     )

@@ -1,4 +1,4 @@
-"""What is logged in workers, which Ray keeps to itself: warnings also go to ``OUT/sweep.log``."""
+"""Write warnings of workers, which Ray does not show, to ``OUT/sweep.log``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class _ToSweepLog(logging.Handler):
-    """Appends records to the log file of a sweep, which the driver has made."""
+    """Appends records to the log file of a sweep, which the driver has created."""
 
     def __init__(self, path: Path, trial_id: str) -> None:
         super().__init__(logging.WARNING)
@@ -32,14 +32,14 @@ class _ToSweepLog(logging.Handler):
 
 @contextmanager
 def warnings_to_sweep_log(out: Path, trial_id: str) -> Iterator[None]:
-    """Let what a worker's libraries log as a warning or worse also go to ``sweep.log``.
+    """Write warnings and errors of a worker's libraries also to ``sweep.log``.
 
     Parameters
     ----------
     out : Path
         The run folder.
     trial_id : str
-        Stands before each line.
+        Written at the beginning of each line.
     """
     handler, root = _ToSweepLog(out / "sweep.log", trial_id), logging.getLogger()
     root.addHandler(handler)

@@ -246,7 +246,7 @@ def test_the_readmes_lines_pasted_in_order_do_what_they_say(cells: Path, tmp_pat
         assert (clone / name).is_file(), name
     assert len(list((clone / "cells" / "labels").iterdir())) == 18
     (segmented,) = (out for line, out in said.items() if "analysis.segment" in line)
-    assert "unlike" not in segmented
+    assert "different from the model's training images" not in segmented
     (plan,) = (out for line, out in said.items() if "--plan" in line)
     assert "12 trials" in plan
     assert "note: validation has 4 independent groups, fewer than 6" in plan
@@ -256,7 +256,8 @@ def test_the_readmes_lines_pasted_in_order_do_what_they_say(cells: Path, tmp_pat
     assert {row["encoder"] for row in board} == {"resnet18", "resnet34", "none"}
     # the demo's winner knows other images
     other = f"{PYTHON} -m analysis.segment --model runs/demo my_data/images --out other"
-    assert "images looked at are unlike the model's training images" in run("bash", "-c", other)
+    warned = "checked images look different from the model's training images"
+    assert warned in run("bash", "-c", other)
     (code,) = (block for language, block in FENCE.findall(text) if language == "python")
     code = code.replace("TRIAL_ID", board[0]["trial_id"])
     shape = run(PYTHON, "-c", f"{code}\nprint(mask.dtype, mask.shape)")

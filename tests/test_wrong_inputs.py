@@ -348,7 +348,7 @@ def add(name: str, more: bytes) -> Change:
 RUNS: dict[str, tuple[Change, str]] = {
     "leaderboard cut in a row": (lambda r: cut(r / "leaderboard.csv", 0.6), "board.csv cannot"),
     "leaderboard cut between rows": (lambda r: line_off(r / "leaderboard.csv"), "lacks 1 of the 5"),
-    "leaderboard with NUL": (add("leaderboard.csv", b"\0\0\0\n"), "holds NUL bytes"),
+    "leaderboard with NUL": (add("leaderboard.csv", b"\0\0\0\n"), "contains zero bytes"),
     "leaderboard empty": (text("leaderboard.csv", ""), "leaderboard.csv is missing or empty"),
     "leaderboard not UTF-8": (add("leaderboard.csv", b"\xe4\n"), "board.csv cannot be"),
     "leaderboard with semicolons": (

@@ -1,10 +1,10 @@
 """Choose the free parameters of making instances, on validation images only.
 
-All methods get the same number of tries of the same search (the defaults, steps through one
-parameter after the other, then optuna's tree-structured Parzen estimator), judged by the mean over
-IoU 0.5 to 0.9 of average precision TP / (TP + FP + FN), objects of all images counted together.
-Probabilities are searched on the logit scale up to 0.9999 or more; a parameter that ends where its
-range ends is named.
+All methods get the same number of tries in the same search: the defaults, steps through one
+parameter after another, then optuna's tree-structured Parzen estimator. The score is the mean over
+IoU 0.5 to 0.9 of average precision TP / (TP + FP + FN), with the objects of all images counted
+together. Probabilities are searched on the logit scale up to 0.9999 or more. A parameter whose best
+value lies at the end of its range is reported.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from trainables.tiling import Maps
 CALIBRATION = "calibration.json"
 FORMAT = 2
 OLD_FORMATS = (1,)
-"""Searched in narrower ranges: still read, and made again by the next analysis."""
+"""Formats that searched narrower ranges: they can be read, and the next analysis replaces them."""
 AT_BOUND = 0.01
-"""Share of a range's length, on its scale, that still counts as its end."""
+"""Share of a range's length (on its scale) that still counts as its end."""
 BUDGET = 60
-"""Sets of parameters that are tried for each method."""
+"""Number of parameter sets to try for each method."""
 MOST_IMAGES = 20
-"""Validation images, spread evenly. Their maps are what an analysis holds most of in memory: of an
-image of 1224x904 pixels 4 MB for 2 classes, 13 MB for 3, 37 MB for 32 rays at every second pixel
-(0.7 GB of twenty such images)."""
+"""Most validation images to use, spread evenly. Their maps take most of an analysis's memory: an
+image of 1224x904 pixels takes 4 MB with 2 classes, 13 MB with 3, 37 MB with 32 rays at every second
+pixel (0.7 GB for twenty such images)."""
 
 Known = tuple[Maps, NDArray[np.int32]]
-"""A prediction and the label image of one validation image."""
+"""The prediction and the label image of one validation image."""
 Tried = tuple[dict[str, float], list[ImageScores]]
-"""Parameters, and what they score on each image."""
+"""Parameters and their scores on each image."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Parameters of one checkpoint."""
+    """The calibrated parameters of one checkpoint."""
 
     default: dict[str, float]
     calibrated: dict[str, float]
     default_score: float
-    """Mean average precision of the defaults, on validation."""
+    """Mean average precision of the default parameters on validation images."""
     score: float
-    """That of the calibrated parameters."""
+    """Mean average precision of the calibrated parameters."""
     budget: int
     images: list[str]
-    """Stems that were used."""
+    """Stems of the images that were used."""
     held_out: dict[str, dict[str, float]]
-    """Of each group of validation images: what would have been chosen without it."""
+    """For each group of validation images, the parameters chosen without that group."""
     at_bound: list[str]
-    """Parameters that ended at a bound of their range: better ones may lie beyond."""
+    """Parameters whose value lies at a bound of its range; better values may lie beyond it."""
 
     def for_validation(self, group: str) -> dict[str, float]:
-        """Return the parameters that know nothing of a group of validation images."""
+        """Return the parameters that were chosen without a group of validation images."""
         return self.held_out.get(group, self.calibrated)
 
 
@@ -77,7 +77,7 @@ def search(
     budget: int = BUDGET,
     seed: int = 0,
 ) -> list[Tried]:
-    """Try sets of parameters, the default first, then what promises the largest mean AP.
+    """Try parameter sets: first the default, then those that promise the largest mean AP.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def search(
         Predictions and label images of validation images.
     default : mapping
     budget : int
-        Sets of parameters to try, the default among them.
+        Number of parameter sets to try, including the default.
     seed : int
 
     Returns
@@ -96,7 +96,7 @@ def search(
     Raises
     ------
     ValueError
-        When no image is given, or none holds a cell.
+        When no image is given, or none contains a cell.
     """
     import optuna
 
@@ -147,7 +147,7 @@ def _spans(config: TrialConfig, ends: Mapping[str, tuple[float, float]]) -> dict
 def _places(
     config: TrialConfig, parameters: Parameters, ends: Mapping[str, tuple[float, float]]
 ) -> dict[str, float]:
-    """Return where parameters lie on the scales of their ranges, or the nearest that does."""
+    """Return the positions of parameters on the scales of their ranges, moved inside if needed."""
     places: dict[str, float] = {}
     for name, one in WAYS[config.task].ranges.items():
         place = one.stretch(min(max(parameters[name], ends[name][0]), ends[name][1]))
@@ -158,7 +158,7 @@ def _places(
 def _scores(
     config: TrialConfig, known: Sequence[Known], parameters: Parameters
 ) -> list[ImageScores]:
-    """Return what the parameters score on each image."""
+    """Return the scores of the parameters on each image."""
     hopeless = _hopeless(config, known, parameters)
     found = []
     for maps, labels in known:
@@ -171,10 +171,10 @@ def _scores(
 
 
 def _hopeless(config: TrialConfig, known: Sequence[Known], parameters: Parameters) -> bool:
-    """Say whether more than half of the background proposes a star.
+    """Say whether more than half of the background pixels propose a cell.
 
-    Their suppression would take minutes, for nothing. Fewer may be right: the halo of a cell
-    proposes the cell itself, which suppression is there for.
+    Suppressing so many proposals would take minutes for a useless result. Fewer are normal: pixels
+    in the halo of a cell propose that cell, and suppression merges them.
     """
     proposed = background = 0
     for maps, labels in known:
@@ -184,23 +184,23 @@ def _hopeless(config: TrialConfig, known: Sequence[Known], parameters: Parameter
 
 
 def limits(config: TrialConfig, known: Sequence[Known]) -> dict[str, tuple[float, float]]:
-    """Return the smallest and the largest value of each parameter that are searched.
+    """Return the search range of each parameter: its smallest and its largest value.
 
     Parameters
     ----------
     config : TrialConfig
     known : sequence of (maps, labels)
-        Their cells' median area is that of a typical cell.
+        Predictions and label images; the median area of their cells is that of a typical cell.
 
     Raises
     ------
     ValueError
-        When no image is given, or none holds a cell.
+        When no image is given, or none contains a cell.
     """
     areas = [np.unique(labels[labels > 0], return_counts=True)[1] for _, labels in known]
     cells = np.concatenate(areas) if areas else np.zeros(0)
     if not cells.size:
-        raise ValueError("no validation image holds a cell to calibrate with")
+        raise ValueError("cannot calibrate: no validation image contains a cell")
     typical = float(np.median(cells))
     return {name: one.limits(typical) for name, one in WAYS[config.task].ranges.items()}
 
@@ -208,14 +208,14 @@ def limits(config: TrialConfig, known: Sequence[Known]) -> dict[str, tuple[float
 def at_bound(
     config: TrialConfig, parameters: Parameters, ends: Mapping[str, tuple[float, float]]
 ) -> list[str]:
-    """Name the parameters that are at a bound of their range, or outside of it.
+    """Return the names of parameters at a bound of their range, or outside it.
 
     Parameters
     ----------
     config : TrialConfig
     parameters : mapping
     ends : mapping
-        As `limits` gives them. A lower end of 0 is no bound: there is nothing below.
+        The result of `limits`. A lower end of 0 does not count as a bound.
 
     Returns
     -------
@@ -233,14 +233,14 @@ def at_bound(
 def best_parameters(
     tried: Sequence[Tried], images: Sequence[int] | None = None
 ) -> dict[str, float]:
-    """Return the parameters with the largest mean AP over some images; of equals the first.
+    """Return the parameters with the largest mean AP over some images; the first one if equal.
 
     Parameters
     ----------
     tried : sequence of (parameters, scores of each image)
-        The default first.
+        All parameter sets, starting with the default.
     images : sequence of int, optional
-        Which count; all by default.
+        Indices of the images that count; all by default.
     """
     values = [
         _objective(scores if images is None else [scores[i] for i in images]) for _, scores in tried
@@ -249,11 +249,10 @@ def best_parameters(
 
 
 def held_out(tried: Sequence[Tried], groups: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return, for each group of images, what is chosen from the images of the others.
+    """Return, for each group of images, the parameters chosen on the images of all other groups.
 
-    Scored with them, validation images say what the method does on images that chose nothing;
-    scored with the parameters that they chose themselves, they flatter it. Nothing is held out
-    where there is one group only.
+    They give validation images an honest score: parameters chosen on an image itself make its
+    score too high. With a single group, nothing can be held out and the result is empty.
     """
     if len(set(groups)) < 2:
         return {}
@@ -280,7 +279,7 @@ def calibration_images(dataset: DataSet) -> list[Item]:
 def calibrate_checkpoint(
     folder: Path, one_pass: OnePass, dataset: DataSet, *, budget: int = BUDGET, seed: int = 0
 ) -> Calibration:
-    """Calibrate a checkpoint, or read what was calibrated before with the same settings.
+    """Calibrate a checkpoint, or read an earlier calibration with the same settings.
 
     Only images of the split ``val`` are read.
 
@@ -289,7 +288,7 @@ def calibrate_checkpoint(
     folder : Path
         ``checkpoints/<trial_id>``; `CALIBRATION` is written beside the weights.
     one_pass : OnePass
-        Of the checkpoint: keeps the predictions that were needed.
+        The checkpoint's predictions, which keeps those that calibration needed.
     dataset : DataSet
     budget, seed : int
 
@@ -300,7 +299,7 @@ def calibrate_checkpoint(
     Raises
     ------
     ValueError
-        When no validation image holds a cell.
+        When no validation image contains a cell.
     """
     items, predictor = calibration_images(dataset), one_pass.predictor
     key = {
@@ -337,7 +336,7 @@ def calibrate_checkpoint(
 
 
 def read_calibration(folder: Path) -> dict[str, Any] | None:
-    """Return the content of a checkpoint's `CALIBRATION`, None if there is none."""
+    """Return the content of a checkpoint's `CALIBRATION`; None if there is none."""
     try:
         content = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Images with their true cells, read once as long as they fit into memory."""
+"""Images with their true cells, read only once if they fit into memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.data.dataset import DataError, Item
 from trainables.data.imagefiles import ImageFileError, read_image, read_labels
 
 MOST_BYTES = 256 * 2**20
-"""Of images and label images that are held in memory; others are read again when needed."""
+"""Bytes of images and label images to keep in memory; others are read again when needed."""
 
 
 class LabelledImage(NamedTuple):
@@ -30,10 +30,10 @@ class LabelledImage(NamedTuple):
 
 
 class LabelledImages:
-    """Reads images and their masks, and holds the first of them for the networks to come.
+    """Reads images and their masks, and keeps the first of them in memory for further networks.
 
-    Every network of a study looks at the same images. Those of usual test splits fit into
-    `MOST_BYTES` and are read once; of long sequences the rest is read once for each network.
+    All networks of a study use the same images. Usual test splits fit into `MOST_BYTES` and are
+    read once; images of long sequences that do not fit are read again for each network.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -41,7 +41,7 @@ class LabelledImages:
         self._held: dict[Item, LabelledImage] = {}
 
     def read(self, item: Item) -> LabelledImage:
-        """Return an image and its true cells; neither is to be changed.
+        """Return an image and its true cells, which the caller must not change.
 
         Raises
         ------
@@ -68,6 +68,6 @@ def _read(item: Item) -> LabelledImage:
         raise DataError(f"{path}: {error}") from error
     if image.shape != truth.shape:
         raise DataError(
-            f"{path}: has shape {truth.shape}, its image {image.shape}; make them equal"
+            f"{path}: mask of shape {truth.shape}, but its image has {image.shape}; make them equal"
         )
     return LabelledImage(item, image, truth)

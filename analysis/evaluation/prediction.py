@@ -1,4 +1,4 @@
-"""A network's maps of images, predicted as its checkpoint says; averaged over flips if asked."""
+"""Predict a network's maps as its checkpoint says, averaged over mirror images on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainables.tiling import Inference, Maps, chosen_inference
 
 
 class MapPredictor(Protocol):
-    """What this module needs of `trainables.checkpoint.load`'s predictors."""
+    """What this module needs from the predictors of `trainables.checkpoint.load`."""
 
     config: TrialConfig
     inference: Inference
@@ -25,35 +25,35 @@ class MapPredictor(Protocol):
     """``checkpoint.json``."""
 
     def normalize(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        """Scale a raw (H, W) image as those of the training were."""
+        """Scale a raw (H, W) image in the same way as the training images."""
 
     def maps(self, normalized: NDArray[np.float32], inference: Inference | None = None) -> Maps:
         """Return (C, h, w) maps of a normalised image."""
 
     def close(self) -> None:
-        """Give back what it holds beside memory."""
+        """Release its resources, such as processes."""
 
 
 class Predicted(NamedTuple):
-    """One image, its true cells, and what a network makes of it."""
+    """One image, its true cells, and a network's prediction for it."""
 
     image: LabelledImage
     maps: Maps
     config: TrialConfig
-    """The network's."""
+    """Configuration of the network."""
 
 
 class OnePass:
-    """A network's one way through the images of a study: each is predicted once.
+    """Lets a network predict the images of a study, each only once.
 
-    One image's maps are in memory at a time, and those that were asked to be kept.
+    The maps of one image at a time are in memory, and those that `keep` keeps.
 
     Parameters
     ----------
     predictor : MapPredictor
     images : LabelledImages
     flips : bool
-        As for `predict_maps`.
+        See `predict_maps`.
     tick : callable
         Called after every prediction.
     """
@@ -70,12 +70,12 @@ class OnePass:
         self._kept: dict[Item, Predicted] = {}
 
     def keep(self, items: Sequence[Item]) -> list[Predicted]:
-        """Predict images whose maps are needed twice, and keep them until `take`."""
+        """Predict images whose maps are needed twice, and keep the maps until `take`."""
         self._kept = {item: self._predict(item) for item in items}
         return list(self._kept.values())
 
     def take(self, item: Item) -> Predicted:
-        """Predict an image; one that was kept is given back, and kept no longer."""
+        """Predict an image, or return a kept prediction and forget it."""
         return self._kept.pop(item, None) or self._predict(item)
 
     def _predict(self, item: Item) -> Predicted:
@@ -86,7 +86,7 @@ class OnePass:
 
 
 def map_grid(config: TrialConfig) -> int:
-    """Return of how many pixels in a row the maps hold one."""
+    """Return the grid of the maps: they contain every n-th pixel in each direction."""
     return TASKS[config.task].grid_of(config)
 
 
@@ -97,32 +97,32 @@ def predict_maps(
     tile: int | str = "auto",
     flips: bool = False,
 ) -> Maps:
-    """Predict what instances are made from.
+    """Predict the maps from which instances are made.
 
     Parameters
     ----------
     predictor : Predictor or StarDistPredictor
-        As `trainables.checkpoint.load` gives it.
+        The result of `trainables.checkpoint.load`.
     image : (H, W) array
         Raw intensities of any integer or float type.
     tile : int or str
-        ``auto``: as the checkpoint says; ``whole``: the image at once, whatever its size; or the
-        side of tiles in pixels, a multiple of 32.
+        ``auto`` (as the checkpoint says), ``whole`` (the whole image at once, whatever its size),
+        or the side of tiles in pixels, a multiple of 32.
     flips : bool
-        Average over the image and its three mirror images (four times the time).
+        Average over the image and its three mirror images, which takes four times as long.
 
     Returns
     -------
     (C, h, w) float32 array
-        As `trainables.tasks.Task.maps` says; ``h = ceil(H / grid)``.
+        See `trainables.tasks.Task.maps`; ``h = ceil(H / grid)``.
 
     Raises
     ------
     ValueError
-        For an image that is not two-dimensional or holds no pixel, or wrong tiles.
+        When the image is empty or not two-dimensional, or the tiles are not valid.
     """
     if image.ndim != 2 or 0 in image.shape:
-        raise ValueError(f"an image of shape {image.shape}; segsweep predicts single (H, W) images")
+        raise ValueError(f"an image of shape {image.shape}; give a single (H, W) image")
     inference = chosen_inference(predictor.inference, tile)
     normalized = predictor.normalize(image)
 
@@ -137,7 +137,7 @@ def predict_maps(
 def foreground_probability(
     config: TrialConfig, maps: Maps, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Return the (H, W) probability of any cell for the maps of an image of a shape."""
+    """Return the (H, W) probability that a pixel belongs to any cell, from the maps of an image."""
     return WAYS[config.task].probability(config, maps, shape)
 
 

@@ -1,8 +1,8 @@
 """How well predicted instances agree with true ones: per object, per image, per unit, pooled.
 
 Matching, precision, recall, F1, average precision TP / (TP + FP + FN) and panoptic quality are
-stardist's (`stardist.matching`). Pooled scores are ratios of sums over images, so that every object
-counts alike.
+computed by `stardist.matching`. Pooled scores are ratios of sums over images, so that every object
+has the same weight.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ METRICS = (
 )
 """precision_50, recall_50, f1_50: at IoU 0.5. ap_50 ... ap_90: TP / (TP + FP + FN) at that IoU
 (Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7), and their mean. pq: panoptic quality
-(Kirillov et al. 2019, doi:10.1109/CVPR.2019.00963) at 0.5. seg: the Cell Tracking Challenge's
+(Kirillov et al. 2019, doi:10.1109/CVPR.2019.00963) at 0.5. seg: SEG of the Cell Tracking Challenge
 (Maska et al. 2014, doi:10.1093/bioinformatics/btu080). hausdorff_mean, hausdorff_95: distance
 between the outlines of matched objects, in pixels (Maier-Hein et al. 2024,
 doi:10.1038/s41592-023-02151-z). iou: of the foreground."""
@@ -41,7 +41,7 @@ doi:10.1038/s41592-023-02151-z). iou: of the foreground."""
 
 @dataclass(frozen=True)
 class ImageScores:
-    """What one image adds to the pooled scores: a numerator and a denominator of each metric."""
+    """What one image adds to the pooled scores: a numerator and a denominator for each metric."""
 
     above: NDArray[np.float64]
     """(metrics - 1,), in the order of `METRICS` without ap_mean."""
@@ -66,13 +66,13 @@ _NAMES = tuple(name for name in METRICS if name != "ap_mean")
 
 
 def numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.integer]]:
-    """Number a label image's instances 1..n: stardist's tables are as long as the largest label.
+    """Number a label image's instances 1..n, since stardist's tables grow with the largest label.
 
     Returns
     -------
     small : (H, W) int32 array
     values : (n + 1,) array
-        ``values[k]`` is the label that became k; the first is 0.
+        ``values[k]`` is the label that became k; the first one is 0.
     """
     values, index = np.unique(labels, return_inverse=True)
     if not values.size or values[0] != 0:
@@ -90,6 +90,7 @@ def match(
     true, pred : (H, W) integer arrays
         Label images.
     threshold : float
+        Smallest IoU of a pair.
 
     Returns
     -------
@@ -98,10 +99,10 @@ def match(
     Raises
     ------
     ValueError
-        When shapes differ.
+        When the shapes differ.
     """
     if true.shape != pred.shape:
-        raise ValueError(f"true labels have shape {true.shape}, predicted ones {pred.shape}")
+        raise ValueError(f"true labels have shape {true.shape}, but predicted ones {pred.shape}")
     (a, names_a), (b, names_b) = numbered(true), numbered(pred)
     return _match(a, b, names_a, names_b, threshold)
 
@@ -130,14 +131,14 @@ def image_scores(
     true, pred : (H, W) integer arrays
         Label images.
     boundaries : bool
-        Whether to measure distances between outlines (most of the time).
+        Whether to measure distances between outlines, which takes most of the time.
 
     Returns
     -------
     ImageScores
     """
     if true.shape != pred.shape:
-        raise ValueError(f"true labels have shape {true.shape}, predicted ones {pred.shape}")
+        raise ValueError(f"true labels have shape {true.shape}, but predicted ones {pred.shape}")
     a, b = numbered(true)[0], numbered(pred)[0]
     results = matching(a, b, thresh=list(IOUS))
     half = results[0]
@@ -165,7 +166,7 @@ def image_scores(
 
 
 def _seg(a: NDArray[np.int32], b: NDArray[np.int32]) -> float:
-    """Return the sum over true instances of the IoU with the one that covers more than half."""
+    """Return the sum of the IoUs of true instances with those that cover more than half of them."""
     overlap = label_overlap(a, b).astype(float)
     area_a, area_b = overlap.sum(1), overlap.sum(0)
     inside = overlap[1:, 1:]
@@ -182,7 +183,8 @@ def _outline_distances(
 ) -> NDArray[np.float64]:
     """Return mean and 95th percentile of the distances between the outlines of each pair.
 
-    Distances are taken from every outline pixel of either to the nearest one of the other.
+    A distance is measured from every outline pixel of one instance to the nearest outline pixel of
+    the other, in both directions.
     """
     boxes_a, boxes_b = ndimage.find_objects(a), ndimage.find_objects(b)
     rows = []
@@ -212,12 +214,12 @@ def pooled(
     ----------
     images : sequence of ImageScores
     weights : (..., images) array, optional
-        How often each image counts; None: once.
+        How often each image counts; None means once.
 
     Returns
     -------
     (..., metrics) array
-        In the order of `METRICS`; NaN where nothing was to be found and nothing was.
+        Scores in the order of `METRICS`; NaN if there is neither a true nor a found object.
     """
     weights = np.ones(len(images)) if weights is None else np.asarray(weights, float)
     above = weights @ np.stack([one.above for one in images])
@@ -230,7 +232,7 @@ def pooled(
 
 
 def unit_members(units: Sequence[str]) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-    """Say which images belong to which independent unit.
+    """Return which images belong to which independent unit.
 
     Parameters
     ----------
@@ -240,9 +242,9 @@ def unit_members(units: Sequence[str]) -> tuple[NDArray[np.str_], NDArray[np.flo
     Returns
     -------
     names : (units,) str array
-        Sorted.
+        Names of the units, sorted.
     members : (units, images) float array
-        1 where the image is of the unit, else 0: weights for `pooled`.
+        1 where the image belongs to the unit, else 0; to be used as weights for `pooled`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where each method stands: by validation images and seeds, never by test."""
+"""Score each method on validation images over all seeds, never on test images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from analysis.evaluation.scores import METRICS, ImageScores, pooled, unit_member
 
 @dataclass(frozen=True)
 class Selected:
-    """One method's standing on validation."""
+    """The validation scores of one method."""
 
     score: float
-    """Mean over seeds of the mean average precision; NaN where no image shows or has a cell."""
+    """Mean average precision, averaged over seeds; NaN if images have no true and no found cell."""
     units: int
-    """Independent units that the images come from."""
+    """Number of independent units that the images come from."""
     lowest: float
     highest: float
     """Mean average precision (mean over seeds) of the lowest and of the highest unit."""
@@ -32,15 +32,15 @@ def select(
     Parameters
     ----------
     methods : mapping of str to sequences
-        Of each method, for each of its seeds, the scores of all validation images.
+        For each method and each of its seeds, the scores of all validation images.
     units : sequence of str
         The independent unit of each image.
 
     Returns
     -------
     dict of str to Selected
-        Estimates and the spread of the data. Which differences between methods are real does not
-        follow from them.
+        Estimates and the spread of the data. They do not show which differences between methods
+        are real.
     """
     column = METRICS.index("ap_mean")
     names, members = unit_members(units)

@@ -16,18 +16,18 @@ from trainables.labels import touching_gap
 from trainables.records.files import write_with
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Date of the files in a ZIP: equal labels make equal bytes."""
+"""Date of the files in a ZIP; constant, so that equal labels give equal bytes."""
 
 
 def write_labels(labels: NDArray[np.integer[Any]], path: Path) -> None:
-    """Write a label image as a TIFF that ImageJ, QuPath, napari and we read.
+    """Write a label image as a TIFF that ImageJ, QuPath, napari and segsweep read.
 
     Parameters
     ----------
     labels : (H, W) integer array
-        Not negative.
+        Labels, none of them negative.
     path : Path
-        uint16, or uint32 where a label is larger than 65535; zlib.
+        The file: uint16, or uint32 where a label is larger than 65535; compressed with zlib.
     """
     wide = bool(labels.size) and int(labels.max()) > np.iinfo(np.uint16).max
     small = labels.astype(np.uint32 if wide else np.uint16)
@@ -35,7 +35,7 @@ def write_labels(labels: NDArray[np.integer[Any]], path: Path) -> None:
 
 
 def separated(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Return foreground in which every label is one connected piece of its own.
+    """Return a foreground mask in which every label is one separate connected piece.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def separated(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     Returns
     -------
     (H, W) bool array
-        Touching cells are parted by a line one pixel wide, taken from the larger one (a small
-        cell may have no pixel to spare). Of a label in several pieces the largest is kept: pieces
-        are 4-connected, as TrackMate's mask detector sees them.
+        Touching cells are separated by a line one pixel wide, taken from the larger cell (a small
+        one may have no pixel to spare). If a label has several pieces, the largest one is kept;
+        pieces are 4-connected, as in TrackMate's mask detector.
 
     Examples
     --------
@@ -88,11 +88,10 @@ def write_rois(
     ----------
     labels : (H, W) integer array
     path : Path
-        Polygons through the corners of each label's pixels (of its largest part, without holes),
-        named by their label.
+        The file: polygons through the pixel corners of each label's largest part, without holes,
+        each named by its label.
     position : int, optional
-        Place of the image in its stack, from 0; stored so that ImageJ shows the polygons there
-        only.
+        Position of the image in its stack, from 0; ImageJ then shows the polygons only there.
     """
     from roifile import ROI_TYPE, ImagejRoi
 
@@ -115,19 +114,19 @@ def read_rois(path: Path | str, shape: tuple[int, int]) -> NDArray[np.int32]:
     Parameters
     ----------
     path : path
-        Named by integers: those are the labels; otherwise they are numbered from 1.
+        The ZIP. ROIs named by integers keep these as labels; others are numbered from 1.
     shape : (int, int)
-        Of the image.
+        Shape of the image.
 
     Returns
     -------
     (H, W) int32 array
-        A pixel belongs to a ROI when its centre lies in it; of ROIs that overlap the last wins.
+        A pixel belongs to a ROI if its centre lies in it; where ROIs overlap, the last one counts.
 
     Raises
     ------
     ValueError
-        When the file is no ZIP of ROIs.
+        When the file is not a ZIP of ROIs.
     """
     from roifile import roiread
     from skimage.draw import polygon
@@ -135,7 +134,7 @@ def read_rois(path: Path | str, shape: tuple[int, int]) -> NDArray[np.int32]:
     try:
         rois = roiread(path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no ZIP of ImageJ ROIs: {error}") from error
+        raise ValueError(f"{path} is not a ZIP of ImageJ ROIs: {error}") from error
     rois = rois if isinstance(rois, list) else [rois]
     names = [roi.name for roi in rois]
     named = all(name.isdecimal() for name in names) and len(set(names)) == len(names)

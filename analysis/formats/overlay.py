@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from trainables.records.files import write_with
 
 COLOURS = ((230, 159, 0), (86, 180, 233), (240, 228, 66))
-"""The light ones of Okabe and Ito's, told apart by the colour-blind and seen on grey."""
+"""Okabe and Ito's light colours, visible on grey and distinguishable for colour-blind people."""
 SMALL = 700
-"""Longest side in pixels of an image that is drawn twice as large."""
+"""Longest side in pixels of images that are drawn at twice their size."""
 _BRIGHTEST = 145
-"""Grey of the brightest pixels, below the lightness of every colour."""
+"""Grey level of the brightest pixels, darker than every colour."""
 
 
 def overlay(
     image: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
 ) -> NDArray[np.uint8]:
-    """Draw the outline of every cell into its image.
+    """Draw the outline of every cell on the image.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def overlay(
     Returns
     -------
     (H, W, 3) or (2 H, 2 W, 3) uint8 array
-        The outline is the cell's outermost pixels, in one of `COLOURS` by its label, so that
-        neighbours mostly differ. Images with sides below `SMALL` are drawn twice as large: their
-        outlines cover half as much.
+        The outline consists of the cell's outermost pixels; its colour, one of `COLOURS`, depends
+        on the label, so that neighbours mostly differ. Images with sides below `SMALL` are drawn
+        at twice their size, so that outlines hide less of them.
     """
     shown = np.clip(image, 0, 1)
     # a few bright spots must not hide dark cells: lift the middle towards a third
@@ -50,7 +50,7 @@ def overlay(
 
 
 def _outermost(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Return the cells' pixels with another label, or the image's border, on one of four sides."""
+    """Return the cells' pixels next to another label or the image border, on any of four sides."""
     padded = np.pad(labels, 1, constant_values=0)
     middle = padded[1:-1, 1:-1]
     differs = np.zeros(labels.shape, bool)
@@ -62,6 +62,6 @@ def _outermost(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
 def write_overlay(
     image: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], path: Path
 ) -> None:
-    """Write the `overlay` of an image as PNG."""
+    """Write the `overlay` of an image as a PNG."""
     content = imagecodecs.png_encode(overlay(image, labels))
     write_with(path, lambda p: p.write_bytes(content))

@@ -25,9 +25,9 @@ class Column(NamedTuple):
     name: str
     short: str
     dimension: str = ""
-    """What the unit follows from: length, area, time, velocity, or the unit itself."""
+    """Physical dimension (length, area, time, velocity), or the unit itself."""
     source: str = ""
-    """Column of our tables, in pixels and frames."""
+    """Column of segsweep's tables, in pixels and frames."""
 
 
 SPOTS = (
@@ -65,7 +65,7 @@ SPOTS = (
     Column("SOLIDITY", "Solidity", "Solidity", "", "solidity"),
     Column("SHAPE_INDEX", "Shape index", "Shape index", "", "shape_index"),
 )
-"""Of an object table."""
+"""Columns of an object table."""
 
 TRACKS = (
     Column("LABEL", "Label", "Label"),
@@ -96,7 +96,7 @@ TRACKS = (
     Column("MEAN_STRAIGHT_LINE_SPEED", "Mean straight line speed", "Mn. v. line", "velocity"),
     Column("LINEARITY_OF_FORWARD_PROGRESSION", "Linearity of forward progression", "Fwd. progr."),
 )
-"""Of a track table."""
+"""Columns of a track table."""
 
 _INTEGERS = {"ID", "TRACK_ID", "FRAME", "VISIBILITY"}
 _OUTLINED = ("ELLIPSE_X0", "ELLIPSE_Y0", "ELLIPSE_MAJOR", "ELLIPSE_MINOR", "ELLIPSE_THETA")
@@ -106,12 +106,12 @@ class Scale(NamedTuple):
     """Units of a table."""
 
     pixel_size_um: float | None = None
-    """None: lengths stay in pixels."""
+    """None keeps lengths in pixels."""
     frame_interval_s: float | None = None
-    """None: times stay in frames."""
+    """None keeps times in frames."""
 
     def factor(self, dimension: str) -> float:
-        """Return what a value in pixels and frames is multiplied with."""
+        """Return the factor that converts a value from pixels and frames."""
         length, time = self.pixel_size_um or 1.0, self.frame_interval_s or 1.0
         return {
             "length": length,
@@ -121,7 +121,7 @@ class Scale(NamedTuple):
         }.get(dimension, 1.0)
 
     def unit(self, dimension: str) -> str:
-        """Return a dimension's unit in brackets; nothing where there is none."""
+        """Return a dimension's unit in brackets; '' if it has none."""
         length = "pixel" if self.pixel_size_um is None else "micron"
         time = "frame" if self.frame_interval_s is None else "sec"
         names = {
@@ -141,43 +141,44 @@ def write_trackmate_objects(
     frame_interval_s: float | None = None,
     extra: Sequence[str] = (),
 ) -> int:
-    """Write an object table as TrackMate exports its spots.
+    """Write an object table in the format of TrackMate's spots.
 
     Parameters
     ----------
     table : DataFrame, or iterable of DataFrame
-        One row per object, with the columns of `analysis.morphology.measure` in pixels (what is
-        in micrometres there is ignored). Optional: image, sequence or group, frame (missing for
-        an image that is of no sequence in time; without the column the images of a sequence are
-        numbered in their order, one alone has no number), track_id (without it: track),
+        One row per object, with the columns of `analysis.morphology.measure` in pixels (its
+        columns in micrometres are ignored). Optional columns: image, sequence or group, frame
+        (empty for an image outside any time-lapse; without this column the images of a sequence
+        are numbered in order, and a single image gets no number), track_id (or else track),
         intensity_mean, intensity_median, intensity_min, intensity_max, intensity_sum,
         intensity_std, contrast, snr, ellipse_x0, ellipse_y0, ellipse_major, ellipse_minor,
-        ellipse_theta. Several tables (of equal columns, each with its frames) are written one
-        after the other, one at a time in memory.
+        ellipse_theta. Several tables (with equal columns, each for its own frames) are written one
+        after another, with one at a time in memory.
     path : path
     pixel_size_um : float, optional
-        Side of a pixel in micrometres; without it lengths are in pixels.
+        Side of a pixel in micrometres; without it, lengths are in pixels.
     frame_interval_s : float, optional
-        Seconds between frames; without it times are in frames.
+        Seconds between frames; without it, times are in frames.
     extra : sequence of str
-        Columns of `table` to append as they are, their names in capitals.
+        Further columns of `table` to append unchanged, with their names in capitals.
 
     Returns
     -------
     int
-        Rows written. Objects without features (which TrackMate would drop) are left out.
+        Number of rows written. Objects without features, which TrackMate would drop, are left
+        out.
 
     Raises
     ------
     ValueError
-        When a column of the features is missing, or a scale is not positive.
+        When a column of features is missing, or a scale is not positive.
 
     Notes
     -----
-    LABEL is ``image:label``, so that a row leads back to its label image. QUALITY is the number
-    of pixels, as for TrackMate's mask and label image detectors. Intensities that are not in the
-    table are left out. Without ``ellipse_*`` columns (fitted to the outline, as TrackMate does)
-    the ellipse is that of equal second moments.
+    LABEL is ``image:label``, so that each row can be found in its label image. QUALITY is the
+    number of pixels, as in TrackMate's mask and label image detectors. Intensities that the table
+    does not contain are left out. Without ``ellipse_*`` columns (fitted to the outline, as
+    TrackMate does), the ellipse is the one with equal second moments.
     """
     scale = _scale(pixel_size_um, frame_interval_s)
     tables = iter([table] if isinstance(table, pd.DataFrame) else table)
@@ -186,7 +187,7 @@ def write_trackmate_objects(
     columns = [c for c in SPOTS if _has(first, c)]
     missing = {"label", "x", "y", "radius", "area", "perimeter"} - set(first.columns)
     if missing:
-        raise ValueError(f"an object table needs the columns {', '.join(sorted(missing))}")
+        raise ValueError(f"the object table lacks the columns {', '.join(sorted(missing))}")
     count = 0
     with _writer(Path(path), columns, scale, extra) as write:
         for part in _chain(first, tables):
@@ -205,15 +206,15 @@ def write_trackmate_tracks(
     pixel_size_um: float | None = None,
     frame_interval_s: float | None = None,
 ) -> None:
-    """Write a track table as TrackMate exports it.
+    """Write a track table in the format of TrackMate's tracks.
 
     Parameters
     ----------
     tracks : DataFrame
-        As `analysis.segment.tracks.track_table` gives it, in pixels and frames.
+        The result of `analysis.segment.tracks.track_table`, in pixels and frames.
     path : path
     pixel_size_um, frame_interval_s : float, optional
-        As for `write_trackmate_objects`.
+        See `write_trackmate_objects`.
     """
     scale = _scale(pixel_size_um, frame_interval_s)
     rows = tracks[[c.key for c in TRACKS]].copy()
@@ -298,7 +299,7 @@ def _chain(first: pd.DataFrame, rest: Iterator[pd.DataFrame]) -> Iterator[pd.Dat
 
 
 class _writer:
-    """Write headers, then tables, to a file that appears when all are written."""
+    """Write headers, then tables, to a file that appears only when it is complete."""
 
     def __init__(
         self, path: Path, columns: Sequence[Column], scale: Scale, extra: Sequence[str]

@@ -1,4 +1,4 @@
-"""From a network's output to a label image, in the paper's three ways."""
+"""Turn a network's output into a label image, in the paper's three ways."""
 
 from analysis.instances.separate import (
     from_3class,

@@ -1,4 +1,4 @@
-"""All ways of making cells by task, and what is asked of the way of a configuration."""
+"""All ways of making cells, by task, and functions that use a configuration's way."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WAYS: dict[str, Way] = {
     "semantic3": ThreeClasses(),
     "stardist": StarConvexPolygons(),
 }
-"""By task, as in `trainables.tasks.TASKS`. A further way is one line here, and its file."""
+"""Ways by task, as in `trainables.tasks.TASKS`. To add one, write its file and a line here."""
 OFFICIAL = "StarDist"
-"""Name of the way of stardist's own model."""
+"""Name of the way that StarDist's own model uses."""
 GIVEN_BACK = f"{Watershed.name}, gap given back"
-"""Our option of the first way: the line that the watershed cuts goes back to the cells."""
+"""An option of the first way: the line that the watershed cuts is given back to the cells."""
 
 
 def way_of(config: TrialConfig) -> str:
@@ -32,13 +32,13 @@ def way_of(config: TrialConfig) -> str:
 
 
 def default_parameters(config: TrialConfig, info: Mapping[str, Any]) -> dict[str, float]:
-    """Return the parameters without any calibration of ours.
+    """Return the parameters used without calibration.
 
     Parameters
     ----------
     config : TrialConfig
     info : mapping
-        The checkpoint's manifest: a star-convex trial stores thresholds of its own in it.
+        The checkpoint's manifest, in which a star-convex trial stores its own thresholds.
     """
     return WAYS[config.task].defaults(info)
 
@@ -57,13 +57,13 @@ def make_instances(
     ----------
     config : TrialConfig
     maps : (C, h, w) float32 array
-        As `analysis.evaluation.prediction.predict_maps` gives them.
+        The result of `analysis.evaluation.prediction.predict_maps`.
     parameters : mapping
-        Of the way's `Way.ranges`.
+        Values for the parameters in `Way.ranges`.
     shape : (int, int)
-        Of the image.
+        Shape of the image.
     give_back_gap : bool
-        Of `analysis.instances.watershed_2class`; other ways have no gap.
+        See `analysis.instances.watershed_2class`; other ways have no gap.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The way of task ``semantic2``: threshold, then watershed, the paper's."""
+"""The way of task ``semantic2``, as in the paper: threshold, then watershed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Watershed(Way):
-    """Cells are cut apart along the valleys of the distance map."""
+    """Separates cells along the valleys of the distance map."""
 
     name = "2-class + watershed"
     has_gap = True
@@ -28,7 +28,7 @@ class Watershed(Way):
     }
 
     def defaults(self, info: Mapping[str, Any]) -> dict[str, float]:
-        """Return one half for the threshold and the seeds' depth, and a least size of 20 pixels."""
+        """Return 0.5 for threshold and seed depth, and a smallest size of 20 pixels."""
         return {"threshold": 0.5, "seed_depth": 0.5, "min_size": 20, "smoothing": 0.0}
 
     def instances(
@@ -40,9 +40,9 @@ class Watershed(Way):
         give_back_gap: bool,
         **parameters: Any,
     ) -> NDArray[np.int32]:
-        """Separate the (1, H, W) foreground probability."""
+        """Separate the cells in the (1, H, W) foreground probability."""
         return watershed_2class(maps[0], give_back_gap=give_back_gap, **parameters)
 
     def probability(self, config: TrialConfig, maps: Maps, shape: tuple[int, ...]) -> Maps:
-        """Return the one map."""
+        """Return the only map."""
         return np.asarray(maps[0])

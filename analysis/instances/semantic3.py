@@ -1,4 +1,4 @@
-"""The way of task ``semantic3``: cells from the cell class, the boundary given back to them."""
+"""The way of task ``semantic3``: cells from the class cell, which get their boundary back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ThreeClasses(Way):
-    """No watershed: the boundary class keeps cells apart."""
+    """Uses no watershed: the class boundary separates cells."""
 
     name = "3-class"
     ranges = {  # noqa: RUF012 - a constant of the class
@@ -29,7 +29,7 @@ class ThreeClasses(Way):
     }
 
     def defaults(self, info: Mapping[str, Any]) -> dict[str, float]:
-        """Return one half for both thresholds, and a least size of 20 pixels."""
+        """Return 0.5 for both thresholds, and a smallest size of 20 pixels."""
         return {"threshold": 0.5, "seed_threshold": 0.5, "min_size": 20, "smoothing": 0.0}
 
     def instances(
@@ -41,9 +41,9 @@ class ThreeClasses(Way):
         give_back_gap: bool,
         **parameters: Any,
     ) -> NDArray[np.int32]:
-        """Separate the (3, H, W) class probabilities."""
+        """Separate the cells in the (3, H, W) class probabilities."""
         return from_3class(maps, **parameters)
 
     def probability(self, config: TrialConfig, maps: Maps, shape: tuple[int, ...]) -> Maps:
-        """Return cell and boundary together."""
+        """Return the sum of cell and boundary."""
         return np.asarray(maps[CELL] + maps[BOUNDARY])

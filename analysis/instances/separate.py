@@ -1,8 +1,8 @@
-"""From a network's output to a label image, in the paper's three ways.
+"""Turn a network's output into a label image, in the paper's three ways.
 
-Every function takes arrays and returns an int32 label image: 0 is background, instances are
-numbered from 1 in the order in which rows are read. Free parameters are keywords; what is best is
-found by `analysis.evaluation.calibration`.
+Every function takes arrays and returns an int32 label image: 0 is background, and instances are
+numbered from 1, row by row. Free parameters are keyword arguments, and
+`analysis.evaluation.calibration` finds their best values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainables.starconvex import Thresholds, decode
 
 _EIGHT = np.ones((3, 3), bool)
 NOTCH = 4
-"""Pixels in a row that lie between two instances where they part, rather than part them."""
+"""Up to this many pixels in a row between two diverging instances do not count as a gap."""
 
 
 def watershed_2class(
@@ -46,20 +46,20 @@ def watershed_2class(
     Parameters
     ----------
     probability : (H, W) array
-        Foreground probability; a boolean mask is taken as 0 and 1.
+        Foreground probability; a boolean mask counts as 0 and 1.
     threshold : float
-        Least probability of the foreground.
+        Smallest probability of the foreground.
     seed_depth : float
-        Depth in pixels that the distance map must fall between two cells: with less, they are one.
-        0.5 is the tolerance of ImageJ's watershed.
+        Depth in pixels by which the distance map must fall between two cells; if it falls less,
+        they count as one cell. 0.5 is the tolerance of ImageJ's watershed.
     min_size : int
-        Pixels of the smallest cell; smaller ones are dropped, and holes smaller than that filled.
+        Pixels of the smallest cell. Smaller cells are dropped, and smaller holes are filled.
     smoothing : float
-        Standard deviation in pixels of a Gaussian filter of the probability.
+        Standard deviation in pixels of a Gaussian filter applied to the probability.
     give_back_gap : bool
-        The watershed cuts a line one pixel wide between cells (and networks learn from labels cut
-        like that), which biases every area. True leaves the watershed's line uncut, and gives the
-        network's back by `give_gap_back`.
+        The watershed cuts a line one pixel wide between cells (and networks learn from labels with
+        such cuts), which biases every area. True leaves out the watershed's line and fills the
+        network's with `give_gap_back`.
 
     Returns
     -------
@@ -99,15 +99,15 @@ def from_3class(
     Parameters
     ----------
     probabilities : (3, H, W) float array, or (H, W) array of integer classes
-        Of background, cell and boundary, in this order.
+        Probabilities of background, cell and boundary, in this order.
     threshold : float
-        Least probability of cell and boundary together of the foreground.
+        Smallest probability of cell plus boundary in the foreground.
     seed_threshold : float
-        Least share of the class cell in the foreground's probability inside a cell.
+        Smallest share of the class cell in that sum inside a cell.
     min_size : int
-        Pixels of the smallest cell, its boundary included.
+        Pixels of the smallest cell, including its boundary.
     smoothing : float
-        Standard deviation in pixels of a Gaussian filter of the probabilities.
+        Standard deviation in pixels of a Gaussian filter applied to the probabilities.
 
     Returns
     -------
@@ -120,14 +120,16 @@ def from_3class(
 
     Notes
     -----
-    Cells without any pixel of the class cell, which are smaller than their own boundary, are lost.
+    Cells without a pixel of the class cell are lost; they are smaller than their own boundary.
     """
     probabilities = np.asarray(probabilities)
     if probabilities.ndim == 2 and np.issubdtype(probabilities.dtype, np.integer):
         classes = probabilities
         probabilities = np.stack([classes == c for c in range(3)]).astype(np.float32)
     if probabilities.ndim != 3 or probabilities.shape[0] != 3:
-        raise ValueError(f"three classes have shape (3, H, W), not {probabilities.shape}")
+        raise ValueError(
+            f"probabilities of three classes must have shape (3, H, W), not {probabilities.shape}"
+        )
     boundary, foreground = probabilities[BOUNDARY], probabilities[CELL] + probabilities[BOUNDARY]
     mask = _mask(foreground, threshold, smoothing, min_size)
     if smoothing > 0:
@@ -150,23 +152,24 @@ def from_star_convex(
     grid: int = 1,
     shape: tuple[int, int] | None = None,
 ) -> NDArray[np.int32]:
-    """Decode star-convex polygons: StarDist's non-maximum suppression and rendering.
+    """Decode star-convex polygons with StarDist's non-maximum suppression and rendering.
 
     Schmidt et al. 2018 (doi:10.1007/978-3-030-00934-2_30).
 
     Parameters
     ----------
     prob : (h, w) array
-        Object probability of every `grid`-th pixel.
+        Object probability at every `grid`-th pixel.
     dist : (rays, h, w) array
         Radial distances in pixels.
     prob_threshold, nms_threshold : float
-        Least object probability; overlap above which the less probable polygon is dropped.
+        Smallest object probability; overlap above which the less probable polygon is dropped.
     min_size : int
         Pixels of the smallest cell.
     grid : int
+        Distance in pixels between neighbouring values of `prob`.
     shape : (int, int), optional
-        Of the image; None: ``(h * grid, w * grid)``.
+        Shape of the image; by default ``(h * grid, w * grid)``.
 
     Returns
     -------
@@ -177,7 +180,7 @@ def from_star_convex(
 
 
 def _from_the_top(values: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Return the order of numbers from the largest down, equals as they come."""
+    """Return the order of numbers from the largest down; equal ones keep their order."""
     below = int(values.max()) - values
     if below.max() < 2**16:  # numpy sorts so few different numbers by radix
         below = below.astype(np.uint16)
@@ -190,19 +193,20 @@ def give_gap_back(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     Parameters
     ----------
     labels : (H, W) int32 array
+        Label image.
 
     Returns
     -------
     (H, W) int32 array
-        With each background pixel that has different instances on opposite sides given to the one
-        with more of its neighbours.
+        Label image in which each background pixel between different instances on opposite sides
+        belongs to the instance with more of its neighbours.
 
     Notes
     -----
-    Where two round cells part, the background between them is one pixel wide for a few pixels,
-    too. Up to `NOTCH` such pixels beside a place where the instances touch are left; at the ends
-    of a gap they cannot be told from it, and a contact gains about two pixels at either end, fewer
-    than the line itself takes.
+    Where two round cells diverge, the background between them is also one pixel wide for a few
+    pixels. Up to `NOTCH` such pixels beside a place where the instances touch stay background. At
+    the ends of a gap they look like the gap itself, so a contact gains about two pixels at either
+    end, fewer than the line itself takes.
     """
     labels = labels.astype(np.int32)
     gap = gap_pixels(labels)
@@ -220,18 +224,18 @@ def give_gap_back(labels: NDArray[np.int32]) -> NDArray[np.int32]:
 def _plane(array: NDArray[Any]) -> NDArray[np.floating]:
     array = np.asarray(array)
     if array.ndim != 2:
-        raise ValueError(f"a probability has shape (H, W), not {array.shape}")
+        raise ValueError(f"the probability must have shape (H, W), not {array.shape}")
     return array.astype(np.float32) if array.dtype.kind in "bui" else array
 
 
 def _mask(
     probability: NDArray[np.floating], threshold: float, smoothing: float, min_size: int
 ) -> NDArray[np.bool_]:
-    """Return the foreground without small holes."""
+    """Return the foreground with small holes filled."""
     if not 0 < threshold < 1:
-        raise ValueError(f"threshold must lie between 0 and 1, not {threshold}")
+        raise ValueError(f"threshold must be between 0 and 1, not {threshold}")
     if smoothing < 0 or min_size < 0:
-        raise ValueError(f"smoothing {smoothing} and min_size {min_size} must not be negative")
+        raise ValueError(f"smoothing={smoothing} and min_size={min_size} must not be negative")
     if smoothing > 0:
         probability = ndimage.gaussian_filter(probability, smoothing, mode="nearest")
     mask = probability >= threshold
@@ -242,9 +246,9 @@ def _mask(
 def _numbered(
     labels: NDArray[np.integer], min_size: int, *, connected: bool = True
 ) -> NDArray[np.int32]:
-    """Drop small instances and number the rest from 1 as rows are read.
+    """Drop small instances and number the others from 1, row by row.
 
-    With `connected`, of an instance that was cut in several parts each is one of its own.
+    With `connected`, each part of an instance that was cut into several becomes an instance.
     """
     instances = np.ascontiguousarray(labels, dtype=np.int32)
     if connected:

@@ -1,4 +1,4 @@
-"""The way of task ``stardist``: polygons that suppress each other."""
+"""The way of task ``stardist``: polygons, of which the more probable suppress the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StarConvexPolygons(Way):
-    """Stardist's non-maximum suppression and rendering (doi 10.1007/978-3-030-00934-2_30)."""
+    """StarDist's non-maximum suppression and rendering (doi 10.1007/978-3-030-00934-2_30)."""
 
     name = "star-convex head"
     ranges = {  # noqa: RUF012 - a constant of the class
@@ -44,15 +44,15 @@ class StarConvexPolygons(Way):
         return from_star_convex(maps[0], maps[1:], grid=config.grid, shape=shape, **parameters)
 
     def probability(self, config: TrialConfig, maps: Maps, shape: tuple[int, ...]) -> Maps:
-        """Return the object probability, each value for the pixels of its grid."""
+        """Return the object probability, repeated for all pixels of each grid cell."""
         full = np.repeat(np.repeat(maps[0], config.grid, 0), config.grid, 1)
         return np.asarray(full[: shape[0], : shape[1]])
 
     def mirrored(self, maps: Maps, down: bool, along: bool) -> Maps:
-        """Put the radial distances of a mirrored image into the order of the image's own rays.
+        """Put the radial distances of a mirrored image into the order of the original rays.
 
-        Ray number k points to ``(sin(2 pi k / n), cos(2 pi k / n))``: turning y over makes it
-        number ``-k``, turning x over ``n / 2 - k``.
+        Ray number k points to ``(sin(2 pi k / n), cos(2 pi k / n))``. Mirroring y turns it into
+        number ``-k``, mirroring x into ``n / 2 - k``.
         """
         count = len(maps) - 1
         order = np.arange(count)
@@ -67,7 +67,7 @@ class StarConvexPolygons(Way):
     def wasteful(
         self, config: TrialConfig, maps: Maps, labels: NDArray[np.integer], parameters: Parameters
     ) -> tuple[int, int]:
-        """Count background pixels, and those that propose a star."""
+        """Count the background pixels that propose a cell, and all background pixels."""
         empty = labels[:: config.grid, :: config.grid] == 0
         proposed = (maps[0] >= parameters["prob_threshold"]) & empty
         return int(np.count_nonzero(proposed)), int(np.count_nonzero(empty))

@@ -1,4 +1,4 @@
-"""What a cell measures: area, perimeter, circularity, solidity, radius, shape index, centroid."""
+"""Measure cells: area, perimeter, circularity, solidity, radius, shape index, centroid."""
 
 from analysis.morphology.features import CONVENTIONS, EXTRAS, FEATURES, measure, outlines
 

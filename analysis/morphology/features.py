@@ -1,9 +1,9 @@
-"""What a cell measures: area, perimeter, circularity, solidity, radius, shape index, centroid.
+"""Measure cells: area, perimeter, circularity, solidity, radius, shape index, centroid.
 
-The perimeter of a digital object depends by tens of per cent on who measures it, and circularity
-by twice that, so the convention is always said: TrackMate's (the paper's), TrackMate's without
-simplified outlines, ImageJ's, or scikit-image's. ``docs/morphology.md`` has the definitions and
-what the programs themselves give.
+Programs differ by tens of per cent in the perimeter of the same digital object, and by twice that
+in its circularity, so the convention is always named: TrackMate's (the paper's), TrackMate's
+without simplified outlines, ImageJ's, or scikit-image's. ``docs/morphology.md`` has the
+definitions, and the values that the programs themselves give.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def measure(
     label_image : (H, W) integer or boolean array
         0 is background; every other value is the label of one object.
     convention : {"trackmate", "trackmate_raw", "imagej", "skimage"}
-        Who would measure so. ``trackmate``: on TrackMate's simplified outline. ``trackmate_raw``:
-        on the outline of the pixels, holes filled. ``imagej``: Analyze Particles. ``skimage``:
-        `skimage.measure.regionprops`.
+        Program to measure like. ``trackmate``: on TrackMate's simplified outline.
+        ``trackmate_raw``: on the outline of the pixels, with holes filled. ``imagej``: Analyze
+        Particles. ``skimage``: `skimage.measure.regionprops`.
     pixel_size_um : float, optional
         Side of a pixel in micrometres.
 
@@ -60,32 +60,32 @@ def measure(
         - x, y : centroid in pixels; the centre of the first pixel is (0, 0), with ``imagej``
           (0.5, 0.5)
         - area (pixels), perimeter (pixels), circularity ``4 pi area / perimeter**2`` (clipped at
-          1 by ``imagej`` only), solidity (area over that of the convex hull), radius
+          1 by ``imagej`` only), solidity (area divided by that of the convex hull), radius
           ``sqrt(area / pi)`` (pixels), shape_index ``perimeter / sqrt(area)``
-        - area_um2, perimeter_um, radius_um, where `pixel_size_um` is given
-        - parts : how many disjoint parts the label has: 8-connected, with ``trackmate`` and
-          ``trackmate_raw`` what TrackMate makes an object of. Only the one of most pixels is
-          measured (the first in raster order among equals)
-        - num_pixels, top, left, bottom, right (past the last row and column),
+        - area_um2, perimeter_um, radius_um, if `pixel_size_um` is given
+        - parts : number of disjoint parts of the label: 8-connected parts, or with ``trackmate``
+          and ``trackmate_raw`` the parts that TrackMate takes for objects. Only the part with the
+          most pixels is measured (the first one in raster order if several are equal)
+        - num_pixels, top, left, bottom, right (one past the last row and column),
           axis_major_length, axis_minor_length, eccentricity, orientation of that part's pixels,
           as in `skimage.measure.regionprops`
 
-        The features of an object that the convention drops are NaN: those of one or two pixels
-        that ``trackmate`` cannot simplify. Circularity is NaN where there is no perimeter (one
+        The features of objects that the convention drops are NaN (objects of one or two pixels,
+        which ``trackmate`` cannot simplify). Circularity is NaN if there is no perimeter (one
         pixel in ``skimage``).
 
     Raises
     ------
     ValueError
-        For an image that is not 2-D, or whose values are no integers or are negative; for a
-        convention that is not known; for a pixel size that is not positive.
+        When the image is not 2-D or has values other than non-negative integers, when the
+        convention is unknown, or when the pixel size is not positive.
 
     Notes
     -----
-    Written from published definitions and from what TrackMate 8.1.7 (Ershov et al. 2022,
+    Written from published definitions and from the results of TrackMate 8.1.7 (Ershov et al. 2022,
     doi:10.1038/s41592-022-01507-1), ImageJ 1.53t (Schneider et al. 2012, doi:10.1038/nmeth.2089)
-    and scikit-image 0.26.0 (van der Walt et al. 2014, doi:10.7717/peerj.453) give for hard
-    objects, which tests reproduce.
+    and scikit-image 0.26.0 (van der Walt et al. 2014, doi:10.7717/peerj.453) for difficult
+    objects, which the tests reproduce.
 
     Examples
     --------
@@ -112,11 +112,11 @@ def _as_labels(label_image: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> NDA
     """Return a label image as kernels take it, or refuse it."""
     image = np.asarray(label_image)
     if image.ndim != 2:
-        raise ValueError(f"a label image has two dimensions, not shape {image.shape}")
+        raise ValueError(f"a label image must have two dimensions, not shape {image.shape}")
     if image.dtype.kind not in "iub":
-        raise ValueError(f"a label image holds integers, not {image.dtype}")
+        raise ValueError(f"a label image must contain integers, not {image.dtype}")
     if image.dtype.kind == "i" and image.size and image.min() < 0:
-        raise ValueError("a label image holds no negative numbers")
+        raise ValueError("a label image must not contain negative numbers")
     if image.dtype == np.uint64 and image.size and image.max() > np.iinfo(np.int64).max:
         raise ValueError("labels must be smaller than 2**63")
     return np.ascontiguousarray(image, dtype=np.int64)
@@ -135,11 +135,11 @@ def outlines(
     Returns
     -------
     dict of int to (N, 2) float64 array
-        Of each label x and y of the vertices, in pixels, pixel centres at integers; N is 0 where
-        the convention drops the object.
+        x and y of the vertices by label, in pixels, with pixel centres at integers; N is 0 if the
+        convention drops the object.
     """
     if convention not in CONVENTIONS[:2]:
-        raise ValueError(f"outlines are those of {' or '.join(CONVENTIONS[:2])}, not {convention}")
+        raise ValueError(f"outlines need {' or '.join(CONVENTIONS[:2])}, not {convention}")
     image = np.ascontiguousarray(label_image, dtype=np.int64)
     parts, count = find_parts(image, True, True)
     opened = opened_corners(parts)

@@ -1,4 +1,4 @@
-"""What TrackMate measures of a cell beside its shape: intensities, contrast, a fitted ellipse."""
+"""TrackMate's measures of a cell besides its shape: intensities, contrast, a fitted ellipse."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def measure_intensities(
     labels : (H, W) integer array
         Label image.
     features : DataFrame
-        As `analysis.morphology.measure` gives it for `labels`: label, x, y.
+        The result of `analysis.morphology.measure` for `labels`; label, x and y are used.
 
     Returns
     -------
     DataFrame
-        One row per row of `features`, with its index:
+        One row for each row of `features`, with the same index:
 
         - intensity_mean, intensity_median, intensity_min, intensity_max, intensity_sum,
           intensity_std (n - 1) : over all pixels of the label, in the image's units
         - contrast : ``(in - out) / (in + out)``, snr : ``(in - out) / intensity_std``, where in
-          is the cell's mean and out that of the pixels between its outline and the same outline
-          made twice as large about the cell's centroid (neighbouring cells included, as in
+          is the mean of the cell, and out the mean of the pixels between its outline and the same
+          outline enlarged twofold about the centroid (including neighbouring cells, as in
           TrackMate)
         - ellipse_x0, ellipse_y0 : centre, relative to the centroid; ellipse_major, ellipse_minor
           : half axes, in pixels; ellipse_theta : angle of the long axis to the x axis in radians,
-          y pointing down. Fitted to TrackMate's simplified outline by least squares; NaN where
-          that has fewer than six vertices.
+          y pointing down. Fitted to TrackMate's simplified outline by least squares; NaN if the
+          outline has fewer than six vertices.
     """
     table = pd.DataFrame(np.nan, index=features.index, columns=[*INTENSITIES, *ELLIPSE])
     found = features["label"].to_numpy(np.int64)
@@ -132,8 +132,8 @@ def fit_ellipse(points: NDArray[np.float64]) -> tuple[float, float, float, float
     Returns
     -------
     x0, y0, major, minor, theta : float
-        Centre, half axes, and angle of the long axis in radians, from -pi/2 to pi/2; NaN where
-        the points determine no ellipse.
+        Centre, half axes, and angle of the long axis in radians, from -pi/2 to pi/2; NaN if the
+        points do not determine an ellipse.
 
     Examples
     --------

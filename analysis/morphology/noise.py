@@ -1,8 +1,8 @@
-"""What pixels alone do to each feature: ideal shapes, rendered at random sub-pixel shifts.
+"""How pixels alone change each feature: ideal shapes, rendered at random sub-pixel shifts.
 
-A circle has circularity 1, but a circle of pixels has not, and how far it is off depends on its
-size and on the convention. So two populations of different size differ in circularity even when
-all their cells are perfect circles. That difference is no finding.
+A circle has circularity 1, but a circle made of pixels does not, and the error depends on its size
+and on the convention. So two populations of different size differ in circularity even if all their
+cells are perfect circles. Such a difference is not a finding.
 """
 
 from __future__ import annotations
@@ -32,24 +32,26 @@ def noise_floor(
     Parameters
     ----------
     areas : (N,) array_like
-        In pixels: those of the cells at hand, or their quartiles.
+        Areas in pixels: those of the cells, or their quartiles.
     convention : str
-        As for `analysis.morphology.measure`.
+        See `analysis.morphology.measure`.
     shifts : int
-        How often each shape is rendered, each time shifted, and an ellipse turned, at random.
+        How often to render each shape, each time with a random shift and, for an ellipse, a random
+        rotation.
     seed : int
 
     Returns
     -------
     DataFrame
-        One row per area, shape ('disc', 'ellipse 3:2') and feature: area, radius (of a disc of
-        that area, pixels), shape, feature, ideal (the value of the shape itself), bias (mean
-        measured minus ideal), sd, and both over the ideal value: relative_bias, relative_sd.
+        One row per area, shape ('disc', 'ellipse 3:2') and feature: area, radius (of a disc with
+        that area, in pixels), shape, feature, ideal (the value of the ideal shape), bias (mean of
+        measured minus ideal), sd, and relative_bias and relative_sd (both divided by the ideal
+        value).
 
     Raises
     ------
     ValueError
-        For areas that are not positive.
+        When an area is not positive.
     """
     values = np.asarray(areas, float).ravel()
     if not (np.isfinite(values) & (values > 0)).all():
@@ -83,25 +85,25 @@ def noise_floor(
 def discretisation_difference(
     areas_a: ArrayLike, areas_b: ArrayLike, feature: str, *, convention: str = "trackmate"
 ) -> float:
-    """Return the difference of means that pixels alone may produce between two populations.
+    """Return the difference of means between two populations that pixels alone may produce.
 
-    Every cell is taken for a disc of its area. Each population's mean is then off by the mean
-    bias of such discs, and varies with their random shifts; what is returned is the difference
-    of the two biases, plus 1.96 standard errors of the random part.
+    Every cell is treated as a disc with its area. The mean of each population is then biased by
+    the mean bias of such discs, and varies with their random shifts. The result is the difference
+    of the two biases plus 1.96 standard errors of the random part.
 
     Parameters
     ----------
     areas_a, areas_b : (N,), (M,) array_like
-        Areas of the cells of each, in pixels.
+        Areas of the cells of each population, in pixels.
     feature : str
         One of `FEATURES`.
     convention : str
-        As for `analysis.morphology.measure`.
+        See `analysis.morphology.measure`.
 
     Returns
     -------
     float
-        In the feature's unit (pixels); NaN where a population has no cell.
+        Difference in the feature's unit (pixels); NaN if a population has no cell.
     """
     a, b = (np.asarray(areas, float).ravel() for areas in (areas_a, areas_b))
     a, b = a[a > 0], b[b > 0]
@@ -113,7 +115,7 @@ def discretisation_difference(
 
 
 def ideal_features(radius: float, aspect: float = 1.0) -> dict[str, float]:
-    """Return the features of an ellipse of the area of a disc of `radius` (pixels)."""
+    """Return the features of an ellipse whose area is that of a disc of `radius` (pixels)."""
     major = radius * math.sqrt(aspect)
     perimeter = 4 * major * float(ellipe(1 - 1 / aspect**2))
     area = math.pi * radius**2
@@ -128,7 +130,7 @@ def ideal_features(radius: float, aspect: float = 1.0) -> dict[str, float]:
 
 
 def _expected(areas: NDArray[np.float64], feature: str, convention: str) -> tuple[float, float]:
-    """Return mean bias, and variance of the mean, of discs of these areas."""
+    """Return the mean bias, and the variance of the mean, for discs of these areas."""
     grid, bias, sd = _curve(convention)
     radii, column = np.sqrt(areas / math.pi), FEATURES.index(feature)
     scale = {"area": areas, "perimeter": 2 * math.pi * radii, "radius": radii}.get(
@@ -144,7 +146,7 @@ def _expected(areas: NDArray[np.float64], feature: str, convention: str) -> tupl
 def _curve(
     convention: str,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return radii, and of discs of these the relative bias and SD of each feature."""
+    """Return radii, and the relative bias and SD of each feature for discs of these radii."""
     bias, sd = [], []
     for radius in _RADII:
         ideal = np.array(list(ideal_features(radius).values()))

@@ -1,4 +1,4 @@
-"""What the page says first: estimates, and from how much they are."""
+"""What the page says first: estimates, and how much data they come from."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from analysis.report.tables import (
 )
 
 WHY = (
-    "Whether differences between methods are real, this page does not yet say: in simulations with "
+    "This page does not yet say which differences between methods are real: in simulations with "
     "few independent units, intervals missed the truth and tests rejected equal methods more often "
-    "than they state, so both are left out until they are rebuilt."
+    "than they claim, so both are left out until they have been rebuilt."
 )
-"""Why there are estimates only; said once on the page."""
+"""Why the page shows estimates only; the page says it once."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Answer:
 
 
 def answer(evidence: Evidence) -> Answer:
-    """Say which method scores highest, by how much and from how many units: estimates only."""
+    """Say which method scores highest, by how much and on how many units: estimates only."""
     methods = representatives(evidence)
     if methods.empty:
         text = "No method could be analysed yet, so there is no answer."
-        return Answer(text, [f"{len(evidence.leaderboard)} trials are in the leaderboard.", WHY])
+        return Answer(text, [f"The leaderboard has {len(evidence.leaderboard)} trials.", WHY])
     first = methods.iloc[0].to_dict()
     sentences = [*_measured(evidence, first), WHY, *_tested(evidence), *_features(evidence, first)]
     return Answer(_headline(methods), sentences)
@@ -67,23 +67,23 @@ def _headline(methods: pd.DataFrame) -> str:
 
 
 def _measured(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
-    """Say from how much the first method's validation score is, and how far units are apart."""
+    """Say how much data the first method's validation score comes from, and how units differ."""
     count = counted(evidence, "val")
     unit = unit_of(evidence)
     cells = f"{_many(count['true_objects'], 'true cell')}"
     if unit == "image":
         said = f"{count['units']} independent validation image{'s' * (count['units'] != 1)}"
     else:
-        said = f"{independent(count['units'], unit)} of validation images"
+        said = f"validation images of {independent(count['units'], unit)}"
         cells = f"{_many(count['images'], 'image')}, {cells}"
     said = f"Measured on {said} ({cells})"
     if not math.isfinite(first["val_score"]):
-        return [f"{said}; no score could be given."]
+        return [f"{said}; no score could be computed."]
     if first["val_units"] < 2:
         return [f"{said}."]
     low, high = first["val_lowest"], first["val_highest"]
     return [
-        f"{said}: the mean AP of {first['method']} is {low:.3f} in the lowest {unit} and "
+        f"{said}: the mean AP of {first['method']} ranges from {low:.3f} in the lowest {unit} to "
         f"{high:.3f} in the highest."
     ]
 
@@ -93,7 +93,7 @@ def _many(count: int, name: str) -> str:
 
 
 def _tested(evidence: Evidence) -> list[str]:
-    """Say what the first method scores on the reported images."""
+    """Say how the first method scores on the reported images."""
     row = ranking(evidence).iloc[0]
     if not math.isfinite(row["test_ap"]):
         return []
@@ -109,7 +109,7 @@ def _tested(evidence: Evidence) -> list[str]:
 
 
 def _features(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
-    """Say by how much the first method's features differ from the truth's."""
+    """Say by how much the cell features of the first method differ from the truth."""
     biases = relative_bias(evidence)
     if biases.empty or not (biases["method"] == first["method"]).any():
         return []
@@ -120,6 +120,6 @@ def _features(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
     )
     units = _many(int(rows["units"].max()), unit_of(evidence, cells=True))
     return [
-        f"Cell features of {first['method']} against the ground truth, for the "
+        f"Mean cell features of {first['method']} compared with the ground truth, for the "
         f"{_many(int(rows['n'].max()), 'cell')} in {units} that both have: {parts}."
     ]

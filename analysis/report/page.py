@@ -1,4 +1,4 @@
-"""The report: one page that opens from disk, estimates and their counts first."""
+"""The report: one page that opens from disk; estimates and their counts come first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainables.records.files import write_text, write_with
 
 TEMPLATES = Path(__file__).parent / "templates"
 SETTINGS = ("top", "convention", "unit", "flips", "budget")
-"""Settings that the page's methods name, None where they were not recorded."""
+"""Settings that the page's Methods section names; None where they were not recorded."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Shown:
     source: Markup
     """A data URI."""
     width: int
-    """CSS pixels, larger than printed: screens are read from further away."""
+    """CSS pixels; larger than in print, because screens are read from further away."""
 
 
 def shown(figures: Mapping[str, Drawn]) -> list[Shown]:
@@ -53,16 +53,16 @@ def shown(figures: Mapping[str, Drawn]) -> list[Shown]:
 
 
 def left_out(evidence: Evidence, figures: Mapping[str, Drawn]) -> list[str]:
-    """Say which figures are not there; a task that was not asked for is nothing missing."""
+    """Say which figures are missing; a task that the sweep did not include does not count."""
     return [
-        f"Left out, since what it would show is not there: {kind.title}."
+        f"Figure left out because its data are missing: {kind.title}."
         for name, kind in figures_of(evidence).items()
         if name not in figures
     ]
 
 
 def embedded(value: Any) -> Markup:
-    """Return JSON that no text in it can end the script element of."""
+    """Return JSON in which no text can close the surrounding script element."""
     text = json.dumps(value, allow_nan=False)
     for sign, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(sign, code)
@@ -70,8 +70,8 @@ def embedded(value: Any) -> Markup:
 
 
 def parameters(evidence: Evidence) -> list[tuple[str, str, str]]:
-    """Return method, parameter and its values: by default and calibrated; and whether the search
-    ended at a bound.
+    """Return each method's parameters: the default and the calibrated value, and whether the
+    calibrated one lies at a bound of the search.
     """
     rows = []
     for method in representatives(evidence).to_dict("records"):
@@ -79,19 +79,19 @@ def parameters(evidence: Evidence) -> list[tuple[str, str, str]]:
         ended = str(method.get("at_bound") or "").split()
         for name in dict.fromkeys([*default, *calibrated]):
             text = f"{default.get(name, '–')} → {calibrated.get(name, '–')}"
-            text += " (at its bound)" if name in ended else ""
+            text += " (at the end of its range)" if name in ended else ""
             rows.append((str(method["method"]), name, text))
     return rows
 
 
 def _read(text: Any) -> dict[str, Any]:
-    """Read a JSON object of parameters; anything else is none."""
+    """Read a JSON object of parameters; anything else counts as no parameters."""
     value = json.loads(text) if isinstance(text, str) else {}
     return value if isinstance(value, dict) else {}
 
 
 def provenance(evidence: Evidence) -> list[tuple[str, str]]:
-    """Return what one needs to do it again."""
+    """Return what a reader needs to repeat the study."""
     plan, settings = evidence.plan, evidence.settings
     data = plan.get("data") or {}
     versions = {**(plan.get("versions") or {}), **(settings.get("versions") or {})}
@@ -106,7 +106,7 @@ def provenance(evidence: Evidence) -> list[tuple[str, str]]:
         "Data": settings.get("data") or data.get("path"),
         "Data fingerprint": settings.get("fingerprint") or data.get("fingerprint"),
         "Images per split": ", ".join(f"{name} {count}" for name, count in split.items()),
-        "Seeds of training": ", ".join(f"{seed:g}" for seed in seeds),
+        "Training seeds": ", ".join(f"{seed:g}" for seed in seeds),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     if settings.get("measured_data") not in (None, facts["Data"]):
@@ -116,14 +116,14 @@ def provenance(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _title(evidence: Evidence) -> str:
-    """Name the run folder, and the search space where that is called otherwise."""
+    """Name the run folder, and the search space where its name differs."""
     name, space = evidence.out.name, evidence.plan.get("space")
     more = f" (search space {space})" if space and space != name else ""
     return f"segsweep report: {name}{more}"
 
 
 def write_report(evidence: Evidence, folder: Path) -> Path:
-    """Write the page, and the figures and Table 1 beside it.
+    """Write the page, and its figures and Table 1 as files.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
     Returns
     -------
     Path
-        ``folder/index.html``: it needs no other file and no network.
+        ``folder/index.html``, which needs no other file and no network.
     """
     table = table1(evidence)
     if not table.empty:

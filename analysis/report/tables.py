@@ -1,4 +1,4 @@
-"""Tables of the report: what is chosen, how it is called, how many digits it has.
+"""Tables of the report: what they show, their headings, and how many digits.
 
 Pure functions of the evidence; nothing is drawn or written here.
 """
@@ -29,10 +29,10 @@ PAPER: dict[str, tuple[float, str, float, float]] = {
     "PAN": (58.9, "16:46", 0.0581, 80.35),
 }
 """Table 1 of Vasinkova et al. 2024, encoder ResNet-152, two classes: parameters in millions,
-training time, loss, data-set IoU of the test images in per cent."""
+training time, loss, data-set IoU on the test images in per cent."""
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
 MOST_DOTS = 30
-"""With more independent units, a figure does not draw each."""
+"""With more independent units than this, figures do not draw each of them."""
 
 
 HEADINGS = {
@@ -50,12 +50,14 @@ HEADINGS = {
     "hausdorff_mean": "mean boundary distance (px)",
     "hausdorff_95": "95th percentile of boundary distance (px)",
     "n": "cells",
-    "n_a": "cells a",
-    "n_b": "cells b",
+    "n_a": "cells in a",
+    "n_b": "cells in b",
+    "units_a": "units in a",
+    "units_b": "units in b",
     "loa_low": "limits of agreement, lower",
     "loa_high": "limits of agreement, upper",
     "ccc": "concordance correlation",
-    "discretisation": "from pixels alone",
+    "discretisation": "difference from pixels alone",
     "below_noise": "no larger than from pixels alone",
     "command": "command to train it again",
     "parameters_m": "parameters (millions)",
@@ -65,7 +67,7 @@ HEADINGS = {
     "paper_loss": "paper: loss",
     "paper_iou_percent": "paper: IoU (%)",
 }
-"""What the page calls columns; of others, underscores become spaces."""
+"""Column headings on the page; in other columns' names, underscores become spaces."""
 DIGITS = {
     "parameters_m": 1,
     "loss": 4,
@@ -76,12 +78,12 @@ DIGITS = {
     "paper_iou_percent": 2,
     **{f"{split}_{kind}_iou": 4 for split in ("val", "test") for kind in ("dataset", "image")},
 }
-"""Decimals of columns; others have as many as a reader can use."""
+"""Decimals of these columns; others have as many as a reader can use."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: what it shows, what it sorts by."""
+    """One cell of a table: the text that it shows and the value that it sorts by."""
 
     text: str
     sort: float | str
@@ -99,19 +101,19 @@ class Table:
     """Text, and whether the column holds numbers."""
     rows: list[list[Cell]]
     grey: list[bool]
-    """Of each row: whether it says nothing that pixels could not."""
+    """For each row, whether pixels alone could explain its difference."""
     total: int
-    """Rows that there are; more than `rows` when the page shows only the first."""
+    """Number of rows in the full table; the page may show only the first ones."""
 
 
 def in_order(values: Iterable[Any], first: Sequence[str] = ()) -> list[str]:
-    """Return the distinct values, those of `first` before the others, which keep their order."""
+    """Return the distinct values: first those in `first`, then the others in their own order."""
     there = list(dict.fromkeys(str(value) for value in values))
     return [v for v in first if v in there] + [v for v in there if v not in first]
 
 
 def representatives(evidence: Evidence) -> pd.DataFrame:
-    """Return one row of `methods` per method, best first."""
+    """Return one row of `methods` for each method, best first."""
     methods = evidence.methods
     if methods.empty:
         return pd.DataFrame({"method": [], "trial_id": []})
@@ -120,7 +122,7 @@ def representatives(evidence: Evidence) -> pd.DataFrame:
 
 
 def letters(methods: pd.DataFrame) -> dict[str, str]:
-    """Return a short mark of each method: A, B, ..., Z, AA."""
+    """Return a letter for each method: A, B, ..., Z, AA."""
     marks = {}
     for number, name in enumerate(methods["method"]):
         text, rest = "", number + 1
@@ -132,7 +134,7 @@ def letters(methods: pd.DataFrame) -> dict[str, str]:
 
 
 def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
-    """Return, of each task, architecture and encoder, the finished trial best on validation."""
+    """Return the finished trial that is best on validation for each task, architecture, encoder."""
     done = board[board["status"] == "done"]
     done = done.sort_values("val_dataset_iou", ascending=False, kind="stable")
     keys = done[["task", "architecture", "encoder"]].fillna("")
@@ -140,10 +142,11 @@ def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def table1(evidence: Evidence) -> pd.DataFrame:
-    """Return the paper's Table 1 of our trials, the paper's numbers beside ours.
+    """Return the paper's Table 1 for our trials, with the paper's numbers beside ours.
 
-    The loss is the training loss of the epoch whose weights were kept. One row per task,
-    architecture and encoder: the trial best on validation. Numbers are rounded as printed.
+    It has one row per task, architecture and encoder, for the trial that is best on validation.
+    The loss is the training loss at the epoch whose weights were kept. Numbers are rounded as
+    in the paper.
     """
     if evidence.leaderboard.empty:
         return pd.DataFrame()
@@ -171,7 +174,7 @@ def table1(evidence: Evidence) -> pd.DataFrame:
 
 
 def _kept_loss(history: pd.DataFrame, trial: Mapping[Any, Any]) -> float:
-    """Return the training loss at the epoch whose weights were kept, NaN when not known."""
+    """Return the training loss at the epoch whose weights were kept; NaN when unknown."""
     if history.empty or "train_loss" not in history:
         return math.nan
     lines = history[history["trial_id"] == trial["trial_id"]]
@@ -184,7 +187,7 @@ def _rounded(value: Any, digits: int) -> float:
 
 
 def minutes(seconds: Any) -> str | None:
-    """Return a duration as the paper prints it, mm:ss.
+    """Return a duration in the paper's format, mm:ss.
 
     >>> minutes(1301.4)
     '21:41'
@@ -196,7 +199,7 @@ def minutes(seconds: Any) -> str | None:
 
 
 def feature_column(evidence: Evidence, feature: str) -> tuple[str, str]:
-    """Return the column that a feature is shown in, and its unit ('' for a pure number)."""
+    """Return the column that holds a feature, and its unit ('' for a pure number)."""
     if feature not in UNITS:
         return feature, ""
     physical = f"{feature}_{UNITS[feature]}"
@@ -206,7 +209,7 @@ def feature_column(evidence: Evidence, feature: str) -> tuple[str, str]:
 
 
 def relative_bias(evidence: Evidence) -> pd.DataFrame:
-    """Return method, feature, n, units, value: bias over the truth's mean."""
+    """Return method, feature, n, units and value (bias divided by the truth's mean)."""
     if evidence.agreement.empty:
         return pd.DataFrame()
     table = evidence.agreement.rename(columns={"relative_bias": "value"})
@@ -216,15 +219,15 @@ def relative_bias(evidence: Evidence) -> pd.DataFrame:
 def unit_values(
     evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
 ) -> tuple[pd.DataFrame, str]:
-    """Return each unit's own values on the reported images, of representative seeds.
+    """Return the values of each unit alone on the reported images, for representative seeds.
 
     Returns
     -------
     DataFrame
-        method, parameters, metric, unit, value; without rows where there are more than
-        `MOST_DOTS` units.
+        method, parameters, metric, unit, value; no rows where there are more than `MOST_DOTS`
+        units.
     str
-        What a figure's legend calls one of them.
+        Name of one dot in a figure's legend.
     """
     table = evidence.units
     keys = ["method", "parameters", "metric", "unit", "value"]
@@ -247,13 +250,13 @@ def unit_values(
 
 
 def unit_of(evidence: Evidence, *, cells: bool = False) -> str:
-    """Return what the independent unit is called; tracks are units of `cells`, never of scores."""
+    """Return the name of the independent unit; tracks are units for `cells`, never for scores."""
     unit = str(evidence.settings.get("unit", "image"))
     return "group" if unit == "track" and not cells else unit
 
 
 def independent(count: int, unit: str) -> str:
-    """Return how many units there are.
+    """Return a count of units in words.
 
     >>> independent(1, "group"), independent(6, "image")
     ('1 independent group', '6 independent images')
@@ -262,7 +265,7 @@ def independent(count: int, unit: str) -> str:
 
 
 def counted(evidence: Evidence, split: str) -> dict[str, int]:
-    """Return how many units, images and true cells the scores of a split are from."""
+    """Return how many units, images and true cells the scores of a split come from."""
     names = ["units", "images", "true_objects"]
     if evidence.scores.empty or not (evidence.scores["split"] == split).any():
         return dict.fromkeys(names, 0)
@@ -271,7 +274,7 @@ def counted(evidence: Evidence, split: str) -> dict[str, int]:
 
 
 def pixel_noise(evidence: Evidence, feature: str) -> float | None:
-    """Return the share of the truth's mean by which pixels alone may set a method apart from it."""
+    """Return by how much of the truth's mean a method may differ from it through pixels alone."""
     table = evidence.statistics
     if table.empty or "discretisation" not in table:
         return None
@@ -300,18 +303,18 @@ def number(value: float) -> str:
 def make_table(
     name: str, caption: str, frame: pd.DataFrame, *, grey: str = "", most: int = 2000
 ) -> Table:
-    """Turn a data frame into what the page shows.
+    """Turn a data frame into a table for the page.
 
     Parameters
     ----------
     name, caption : str
-        The element's id, and what the table is.
+        Id of the HTML element, and caption of the table.
     frame : DataFrame
-        Its columns are shown in their order; those without any value are left out.
+        Its columns are shown in their order; columns without any value are left out.
     grey : str, optional
-        A column of booleans: rows where it is true are greyed.
+        Boolean column; rows in which it is true are shown in grey.
     most : int
-        Rows on the page at most; the files beside the page hold them all.
+        Largest number of rows on the page; the files beside the page contain all rows.
     """
     greyed = frame[grey].fillna(False).astype(bool).tolist() if grey in frame else []
     frame = frame.loc[:, [c for c in frame if not _empty(frame[c])]]
@@ -331,7 +334,7 @@ def _empty(values: pd.Series) -> bool:
 
 
 def _cell(value: Any, column: str, numeric: bool) -> Cell:
-    """Write one value; what is missing sorts last, as the page's script knows from ''."""
+    """Write one value; a missing one gets '', which the page's script sorts last."""
     if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
         return Cell("", "", numeric)
     if isinstance(value, bool | np.bool_):
@@ -348,7 +351,7 @@ def _cell(value: Any, column: str, numeric: bool) -> Cell:
 
 
 def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return scores with one column per metric: one row per trial, split and parameters."""
+    """Return scores with one column per metric and one row per trial, split and parameters."""
     if scores.empty:
         return scores
     keys = ["method", "trial_id", "split", "parameters"]
@@ -361,7 +364,7 @@ def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def measured_split(evidence: Evidence) -> str:
-    """Return the split whose images are reported: 'test', unless other images were given."""
+    """Return the split whose images are reported: 'test' unless other images were given."""
     splits = [] if evidence.scores.empty else evidence.scores["split"].unique().tolist()
     return next((str(split) for split in splits if split != "val"), "test")
 
@@ -369,7 +372,7 @@ def measured_split(evidence: Evidence) -> str:
 def measured_scores(
     evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
 ) -> pd.DataFrame:
-    """Return the scores of the reported images, of all seeds; column `own` marks the
+    """Return the scores on the reported images for all seeds; column `own` marks the
     representative seed.
     """
     table = evidence.scores
@@ -393,11 +396,11 @@ SHOWN = {
     "test_seg": "seg",
     "test_iou": "iou",
 }
-"""Columns of the ranking, and the metrics they show on the measured images."""
+"""Columns of the ranking, and the metrics that they show for the measured images."""
 
 
 def ranking(evidence: Evidence) -> pd.DataFrame:
-    """Return one row per method, by validation score: scores there; scores and biases on test."""
+    """Return one row per method in the order of validation scores, with test scores and biases."""
     methods = representatives(evidence)
     if methods.empty:
         return pd.DataFrame()
@@ -444,30 +447,32 @@ def agreed(evidence: Evidence) -> pd.DataFrame:
 
 
 def make_tables(evidence: Evidence) -> list[Table]:
-    """Return the tables of the page, those that answer first."""
+    """Return the tables of the page, the most important ones first."""
     board = evidence.leaderboard
     board = board.drop(columns=["wandb_id", "augmentation", "loss", "batch_size"], errors="ignore")
     if len(board):
         kinds = zip(board["architecture"], board["encoder"].fillna(""), board["task"])
         board.insert(1, "network", [network_name(*kind) for kind in kinds])
     ranked = (
-        "Methods in the order of their validation scores, calibrated; an order of estimates. Mean "
-        "AP: over IoU 0.5 to 0.9, on validation the mean over seeds. Lowest and highest unit: mean "
-        f"AP on validation of one {unit_of(evidence)} alone. PQ: panoptic quality. SEG: the Cell "
-        "Tracking Challenge's. IoU: of pixels. Bias: mean of method minus truth for cells found by "
-        "both, in per cent of the truth's mean. Test columns: the "
-        f"{measured_split(evidence)} images."
+        "Methods in the order of their calibrated validation scores; these are estimates. Mean AP "
+        "is the mean over IoU 0.5 to 0.9, and on validation also over seeds. Lowest and highest "
+        f"unit: validation mean AP of a single {unit_of(evidence)}. PQ is panoptic quality, SEG "
+        "the score of the Cell Tracking Challenge, IoU that of foreground pixels. Bias is the mean "
+        "of method minus truth over cells found by both, in per cent of the truth's mean. Test "
+        f"columns show the {measured_split(evidence)} images."
     )
     paper = (
-        "Table 1 of the paper, ours and theirs (theirs where the encoder is ResNet-152 with two "
-        "classes). Training time is mm:ss; loss is the training loss at the kept epoch."
+        "Table 1 of the paper: our numbers beside the paper's (which exist for ResNet-152 with two "
+        "classes). Training time is mm:ss; loss is the training loss at the epoch whose weights "
+        "were kept."
     )
     pairs = (
-        "Differences in cell features, a minus b, in pixels: over all cells, and between the means "
-        "of independent units. Grey: no larger than what pixels alone produce."
+        "Differences in cell features (a minus b, in pixels) between the means over all cells, and "
+        "between the means of independent units. Grey rows: the difference is no larger than "
+        "pixels alone produce."
     )
     cells = (
-        "Agreement with the ground truth, in pixels: cells found by both. Limits of agreement: "
+        "Agreement with the ground truth in pixels, for cells found by both. Limits of agreement: "
         "bias minus and plus 1.96 SD of single cells."
     )
     tables = [
@@ -475,10 +480,12 @@ def make_tables(evidence: Evidence) -> list[Table]:
         make_table("table1", paper, table1(evidence)),
         make_table("statistics", pairs, differences(evidence), grey="below_noise"),
         make_table("agreement", cells, agreed(evidence)),
-        make_table("scores", "All scores, all seeds.", wide_scores(evidence.scores)),
+        make_table("scores", "All scores of all seeds.", wide_scores(evidence.scores)),
         make_table("leaderboard", "All trials, best on validation first.", board),
-        make_table("candidates", "Candidates over their seeds.", evidence.candidates),
-        make_table("noise", "Noise floor: what pixels alone do to each feature.", evidence.noise),
-        make_table("methods", "Trials analysed.", evidence.methods),
+        make_table("candidates", "Candidates: mean and SD over their seeds.", evidence.candidates),
+        make_table(
+            "noise", "Noise floor: how far pixels alone change each feature.", evidence.noise
+        ),
+        make_table("methods", "The trials that were analysed.", evidence.methods),
     ]
     return [table for table in tables if table.total]

@@ -1,4 +1,4 @@
-"""The pictures of the page's viewer: whole images, with the cells of each method on them."""
+"""Pictures for the page's viewer: whole images with the cells of each method."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from analysis.evidence import TRUTH, Picture
 from analysis.report.figures.pixels import border, densest_window
 
 MOST_PIXELS = 4_000_000
-"""Of all pictures together: the page stays below about 15 MB."""
+"""Pixels of all pictures together, which keeps the page below about 15 MB."""
 SMALLEST = 256
-"""Side in pixels of the smallest window worth showing: rather fewer pictures than smaller ones."""
+"""Side in pixels of the smallest window worth showing; below it, pictures are left out instead."""
 
 
 def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return pictures as PNG data URIs, and what was cut from them.
+    """Return pictures as PNG data URIs, and notes that say what was left out.
 
-    Each has a grey `base` and, of the truth and each method, transparent `layers`: the outlines,
-    and of methods the pixels that differ from the truth. Large pictures are cut to the window
-    with most true foreground, never scaled: a pixel on the page is a pixel of the image.
+    Each picture has a grey `base` and transparent `layers` for the truth and each method: the
+    outlines, and for methods also the pixels that differ from the truth. Large pictures are
+    cropped to the window with the most true foreground and never scaled: a pixel on the page is a
+    pixel of the image.
     """
     shown, notes = list(pictures), []
     most = MOST_PIXELS // SMALLEST**2
     if len(shown) > most:
-        notes.append(f"The viewer has the first {most} of {len(shown)} pictures.")
+        notes.append(f"The viewer shows the first {most} of {len(shown)} pictures.")
         shown = shown[:most]
     area = sum(picture.truth.size for picture in shown)
     side = max((max(picture.truth.shape) for picture in shown), default=0)
@@ -59,8 +60,8 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
         made[-1]["base"] = _uri(_grey(picture.pixels[window]))
     if any(p.truth.shape != (m["height"], m["width"]) for p, m in zip(shown, made)):
         notes.append(
-            f"To keep this page small, pictures are cut to windows of at most {side} × {side} "
-            "pixels: those with most true foreground. They are not scaled."
+            f"To keep this page small, each picture is cropped to the window of at most {side} × "
+            f"{side} pixels with the most true foreground. Pictures are not scaled."
         )
     return made, notes
 

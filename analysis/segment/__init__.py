@@ -12,7 +12,7 @@ __all__ = ["Segmenter", "main", "segment"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: `analysis.run` reads images with this package, and no network."""
+    """Import on first use, because `analysis.run` reads images with this package but no network."""
     if name == "main":
         from analysis.segment.cli import main
 

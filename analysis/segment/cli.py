@@ -73,7 +73,7 @@ def _tile(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m analysis.segment",
-        description="Segment new images with a trained network; measure, export, track.",
+        description="Segment new images with a trained network; measure, export and track cells.",
     )
     add = parser.add_argument
     add(
@@ -81,60 +81,66 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IMAGES",
         nargs="+",
         type=Path,
-        help="TIFF and PNG files, TIFF stacks, folders; each stack is a sequence in time, with "
-        "--track or --frame-interval each folder, too (of a data set with groups in "
-        "dataset.yaml: each group)",
+        help="TIFF and PNG files, TIFF stacks, or folders of them; each stack is a time-lapse; "
+        "with --track or --frame-interval each folder is one too (or each group, in a data set "
+        "whose dataset.yaml lists groups)",
     )
     add(
         "--model",
         required=True,
         type=Path,
-        help="a checkpoint (runs/demo/checkpoints/TRIAL), or a sweep (runs/demo): its best",
+        help="a checkpoint (runs/demo/checkpoints/TRIAL), or a sweep (runs/demo) to use its best "
+        "network",
     )
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     add(
         "--pixel-size-um",
         type=_positive,
         metavar="UM",
-        help="side of a pixel in micrometres; without it everything is in pixels",
+        help="side of a pixel in micrometres (default: results are in pixels)",
     )
     add(
         "--frame-interval",
         type=_positive,
         metavar="S",
-        help="seconds between the images of a sequence; without it times are in frames",
+        help="seconds between the images of a time-lapse (default: times are in frames)",
     )
     add(
         "--convention",
         choices=CONVENTIONS,
         default="trackmate",
-        help="who measures: as TrackMate, ImageJ or scikit-image would (trackmate)",
+        help="measure cells as TrackMate, ImageJ or scikit-image does (default: trackmate)",
     )
-    add("--track", action="store_true", help="follow cells through each sequence")
+    add("--track", action="store_true", help="track cells through each time-lapse")
     add(
         "--max-distance",
         type=_positive,
         metavar="PIXELS",
-        help="how far a cell may move between images (a typical cell's diameter)",
+        help="how far a cell may move between two images (default: a typical cell's diameter)",
     )
     add(
         "--max-gap",
         type=_count,
         metavar="N",
-        help="images in a row in which a cell may be missing (1)",
+        help="for how many images in a row a tracked cell may be missing (default: 1)",
     )
     add(
         "--tile",
         type=_tile,
         default="auto",
         metavar="auto|whole|N",
-        help="predict whole images, or tiles of N pixels (default: as the model was validated)",
+        help="predict whole images, or tiles of N pixels (default: as in the model's validation)",
     )
     add("--flips", action="store_true", help="average over mirror images (four times slower)")
-    add("--no-overlays", action="store_true", help="write no pictures of the outlines")
-    add("--no-rois", action="store_true", help="write no ImageJ ROIs")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to predict (auto)")
-    add("--address", help="share the images among a Ray cluster: auto, or host:port")
+    add("--no-overlays", action="store_true", help="do not write pictures of the outlines")
+    add("--no-rois", action="store_true", help="do not write ImageJ ROIs")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="processor to use (default: auto, a GPU if there is one)",
+    )
+    add("--address", help="Ray cluster that shares the work: auto, or host:port")
     return parser
 
 
@@ -142,9 +148,12 @@ def _options(arguments: argparse.Namespace) -> Options:
     if not arguments.track:
         for name in ("max_distance", "max_gap"):
             if getattr(arguments, name) is not None:
-                raise InputError(f"--{name.replace('_', '-')} belongs to --track; add it")
+                raise InputError(f"--{name.replace('_', '-')} works only with --track; add --track")
     if arguments.address and arguments.device != "auto":
-        raise InputError("--device is for running here; a cluster's GPUs are used if it has any")
+        raise InputError(
+            "--device does not work with --address (a cluster uses its GPUs if it has any); remove "
+            "one of them"
+        )
     return Options(
         convention=arguments.convention,
         pixel_size_um=arguments.pixel_size_um,
@@ -166,17 +175,17 @@ def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) ->
             counts[frame.sequence] = counts.get(frame.sequence, 0) + 1
         if max(counts.values()) < 2:
             raise InputError(
-                "--track needs a sequence: a folder, a stack, or a group of a data set with at "
-                "least two images"
+                "--track needs a time-lapse of at least two images: give a folder, a stack, or a "
+                "data set with groups"
             )
     for path in arguments.images:
         if path.is_dir() and out.resolve() == path.resolve():
-            raise InputError(f"{out} is the folder of the images; give --out another")
+            raise InputError(f"{out} is the folder of the images; give another folder with --out")
     if arguments.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise InputError("--device cuda: torch sees no GPU here; leave it out")
+            raise InputError("--device cuda: torch finds no GPU here; remove it to use the CPU")
     if arguments.address:
         from analysis.segment.cluster import check_address
 
@@ -203,7 +212,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{out} cannot be made ({error.strerror}); choose another --out"
+            f"{out} cannot be created ({error.strerror}); choose another --out"
         ) from error
     with held(out):
         return _work(out, frames, options, choice, request, arguments, command)
@@ -241,8 +250,8 @@ def _work(
     if not unreadable:
         return DONE
     print(
-        f"error: {_reasons(unreadable, len(frames))}; the others are done, the same command "
-        "tries these again",
+        f"error: {_reasons(unreadable, len(frames))}; all others are done; run the same command "
+        "again to retry these",
         file=sys.stderr,
     )
     return FAILED
@@ -310,21 +319,21 @@ def _introduce(choice: Choice, options: Options, frames: Sequence[Frame], waitin
     kind = (
         "calibrated (calibration.json)"
         if choice.calibrated
-        else ("default (not calibrated: python -m analysis.run OUT does that)")
+        else ("default (not calibrated; to calibrate, run python -m analysis.run OUT)")
     )
     values = ", ".join(f"{name} {value:g}" for name, value in choice.parameters.items())
     print(f"parameters: {values}; {kind}")
-    print(f"images are predicted: {chosen_inference(choice.inference, options.tile)}")
+    print(f"prediction: {chosen_inference(choice.inference, options.tile)}")
     if options.pixel_size_um is None and choice.pixel_size_um is not None:
         print(
-            "note: lengths are in pixels; the model's training images had "
-            f"{choice.pixel_size_um:g} um per pixel (--pixel-size-um)"
+            "note: lengths are in pixels; give --pixel-size-um to get micrometres (the model's "
+            f"training images had {choice.pixel_size_um:g} um per pixel)"
         )
     note = size_note(choice.config, choice.image_shape, [frame.shape for frame in frames])
     if note:
         print(f"note: {note}")
     if waiting < images:
-        print(f"{images - waiting} of {images} images are done already")
+        print(f"{images - waiting} of {images} images are already done")
 
 
 def _warn(line: str | None) -> None:
@@ -335,7 +344,7 @@ def _warn(line: str | None) -> None:
 def _summary(found: dict[str, Any], images: int) -> str:
     parts = [f"{images} image{'s' * (images != 1)}", f"{found['objects']} cells"]
     if "tracks" in found:
-        parts.append(f"{found['tracks']} tracks (at most {found['max_distance']:.1f} px a step)")
+        parts.append(f"{found['tracks']} tracks (steps of at most {found['max_distance']:.1f} px)")
     return ", ".join(parts)
 
 
@@ -348,5 +357,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         refused=(InputError, AnalysisError, CheckpointError),
         failed=(OSError, OutOfMemory, TrainingError, MemoryError, RuntimeError),
-        interrupted="interrupted; the same command goes on",
+        interrupted="interrupted; run the same command again to continue",
     )

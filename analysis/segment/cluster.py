@@ -1,4 +1,4 @@
-"""Images shared among the workers of a Ray cluster. Imports Ray only when called."""
+"""Share the images among the workers of a Ray cluster. Imports Ray only when called."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from analysis.segment.model import Choice
 
 PACKAGES = ("analysis", "trainables")
-"""What workers need of this project; uploaded with the job, so that they run this copy."""
+"""Packages of this project that workers need; uploaded with the job, so that they run this copy."""
 BASE_GB = 1.5
-"""Memory of a worker that has imported everything, without its network's."""
+"""Memory of a worker that has imported everything, without its network."""
 TRIES = 3
-"""Workers that an image may lose before it is given up."""
+"""How many workers may die on an image before it is given up."""
 
 
 class Worker:
@@ -33,8 +33,8 @@ class Worker:
     def __init__(self, out: Path, choice: Choice, options: Options, device: str) -> None:
         if not (out / SETTINGS).is_file() or not choice.checkpoint.is_dir():
             raise AnalysisError(
-                f"{socket.gethostname()} does not see {out} or {choice.checkpoint}: --out, model "
-                "and images must be on storage that all nodes share"
+                f"{socket.gethostname()} cannot find {out} or {choice.checkpoint}: put --out, "
+                "model and images on storage that all nodes share"
             )
         from analysis.segment.model import Segmenter
 
@@ -46,10 +46,10 @@ class Worker:
         self.segmenter = Segmenter(choice, tile=options.tile, flips=options.flips, device=device)
 
     def ready(self) -> None:
-        """Answer once the network is loaded."""
+        """Return once the network is loaded."""
 
     def segment(self, frame: Frame) -> str:
-        """Segment one image; return why it could not be read, or nothing."""
+        """Segment one image; return why it could not be read, or ''."""
         try:
             segment_frame(self.out, frame, self.options, self.segmenter)
         except BROKEN as error:
@@ -66,7 +66,7 @@ def segment_on_cluster(
     *,
     tick: Callable[[Frame], None] = lambda frame: None,
 ) -> dict[str, str]:
-    """Segment images on a running Ray cluster; as `analysis.segment.folder.segment_here`.
+    """Segment images on a running Ray cluster; see `analysis.segment.folder.segment_here`.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def segment_on_cluster(
     Raises
     ------
     AnalysisError
-        When no cluster answers, its nodes do not see the folder, or workers die again and again.
+        When no cluster responds, its nodes cannot find the folder, or workers keep dying.
     """
     if not frames:
         return {}
@@ -109,7 +109,7 @@ def segment_on_cluster(
 
 
 def check_address(address: str) -> None:
-    """Raise AnalysisError when nothing listens at the address, before any work."""
+    """Raise AnalysisError if nothing listens at the address, before any work starts."""
     try:
         knock(address)
     except OSError as error:
@@ -119,20 +119,20 @@ def check_address(address: str) -> None:
 def _no_cluster(address: str, error: Exception) -> AnalysisError:
     reason = (str(error).strip().splitlines() or [""])[0]
     return AnalysisError(
-        f"no Ray cluster answers at {address!r} ({reason}); start one with ray up "
-        "cluster.yaml, or leave out --address to run here"
+        f"no Ray cluster responds at {address!r} ({reason}); start one with ray up cluster.yaml, "
+        "or remove --address to run on this machine"
     )
 
 
 def plan_workers(
     nodes: Sequence[dict[str, Any]], memory: int, images: int
 ) -> tuple[int, dict[str, float], str]:
-    """Return how many workers a cluster holds, what each reserves, and their device.
+    """Return how many workers fit on a cluster, what each reserves, and their device.
 
     Parameters
     ----------
     nodes : sequence of dict
-        As ``ray.nodes()`` gives them.
+        The result of ``ray.nodes()``.
     memory : int
         Bytes that a worker needs on a CPU.
     images : int
@@ -140,7 +140,7 @@ def plan_workers(
     Raises
     ------
     AnalysisError
-        When no node has room for one.
+        When no node has room for a worker.
 
     Examples
     --------
@@ -155,7 +155,8 @@ def plan_workers(
     room = sum(int(min(r.get("CPU", 0), r.get("memory", 0) // memory)) for r in alive)
     if not room:
         raise AnalysisError(
-            f"no node of the cluster has a CPU and {memory / 2**30:.1f} GB of memory for a worker"
+            f"no node of the cluster has a CPU and {memory / 2**30:.1f} GB of memory for a "
+            "worker; add a larger node, or remove --address to run on this machine"
         )
     return min(room, images), {"num_cpus": 1, "memory": memory}, "cpu"
 
@@ -173,7 +174,7 @@ def _needed_gb(config: TrialConfig, shape: tuple[int, int]) -> float:
 def _share(
     ray: Any, workers: list[Any], frames: Sequence[Frame], tick: Callable[[Frame], None]
 ) -> dict[str, str]:
-    """Give every worker that is ready the next image."""
+    """Give the next image to every worker that is ready."""
     from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
     waiting, lost = deque(frames), Counter[str]()
@@ -195,7 +196,8 @@ def _share(
             lost[frame.name] += 1
             if lost[frame.name] >= TRIES or not running:
                 raise AnalysisError(
-                    f"image {frame.name}: its worker died ({_last_line(cause)})"
+                    f"image {frame.name}: its worker died ({_last_line(cause)}); run the same "
+                    "command again to continue"
                 ) from error
             waiting.appendleft(frame)
             continue

@@ -1,4 +1,4 @@
-"""One image after the other: what is written for each, and what is done already."""
+"""Segment one image after another: which files each one gets, and which ones are done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = "settings.json"
 FORMAT = 1
 FOLDERS = ("labels", "binary", "overlays", "rois", "parts", "tracked")
 BROKEN = (ImageFileError, ValueError, LookupError, ArithmeticError)
-"""What one image may fail with while the others go on."""
+"""Errors of a single image, which do not stop the others."""
 _OPTIONS = {
     "overlays": "--no-overlays",
     "rois": "--no-rois",
@@ -35,26 +35,26 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What is to be made of every image."""
+    """Options for all images."""
 
     convention: str = "trackmate"
     pixel_size_um: float | None = None
     frame_interval_s: float | None = None
     flips: bool = False
     tile: str = "auto"
-    """``auto``: as the model's checkpoint says; ``whole``; or the side of tiles in pixels."""
+    """``auto`` (as the model's checkpoint says), ``whole``, or the side of tiles in pixels."""
     overlays: bool = True
     rois: bool = True
     track: bool = False
     max_distance: float | None = None
-    """In pixels; None: a typical cell's diameter."""
+    """In pixels; None means a typical cell's diameter."""
     max_gap: int = 1
 
 
 def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmenter) -> int:
-    """Segment one image, measure its cells, and write everything that belongs to it.
+    """Segment one image, measure its cells, and write all its files.
 
-    The table in ``parts`` is written last: an image that has one is done.
+    The table in ``parts`` is written last, so an image that has one is done.
 
     Parameters
     ----------
@@ -100,12 +100,12 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
 
 
 def part_of(out: Path, frame: Frame) -> Path:
-    """Return where the table of an image's cells is kept."""
+    """Return the path of the table of an image's cells."""
     return out / "parts" / f"{frame.name}.parquet"
 
 
 def is_done(out: Path, frame: Frame, options: Options) -> bool:
-    """Say whether everything of an image was written, and is still there."""
+    """Say whether all files of an image were written and still exist."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -124,7 +124,7 @@ def is_done(out: Path, frame: Frame, options: Options) -> bool:
 
 
 def tables_are_there(out: Path, frames: Sequence[Frame], options: Options) -> bool:
-    """Say whether what is made of all images together is there."""
+    """Say whether the tables of all images together exist."""
     wanted = [out / "objects.csv", out / "objects_plain.csv"]
     if options.track:
         wanted += [out / "tracks.csv", *(out / "tracked" / f"{f.name}.tif" for f in frames)]
@@ -146,19 +146,19 @@ def segment_here(
     ----------
     out : Path
     frames : sequence of Frame
-        Those that are not done.
+        The images that are not done yet.
     options : Options
     choice : Choice
         The model.
     device : str
-        As for `Segmenter`.
+        See `Segmenter`.
     tick : callable
         Called after every image.
 
     Returns
     -------
     dict
-        Of every image that could not be read: its name and why.
+        Reason by name, for every image that could not be segmented.
     """
     unreadable: dict[str, str] = {}
     if not frames:
@@ -176,7 +176,7 @@ def segment_here(
 
 
 def request_of(choice: Choice, frames: Sequence[Frame], options: Options) -> dict[str, Any]:
-    """Return what determines the results: a folder holds those of one request."""
+    """Return everything that determines the results; a folder contains those of one request."""
     return {
         "model": {
             "weights": choice.weights,
@@ -184,7 +184,7 @@ def request_of(choice: Choice, frames: Sequence[Frame], options: Options) -> dic
             "give_back_gap": choice.give_back_gap,
         },
         "inference": chosen_inference(choice.inference, options.tile).state(),
-        # what tile means is said by inference
+        # `inference` already contains what `tile` means
         "options": {k: v for k, v in asdict(options).items() if k != "tile"},
         "images": [
             {"name": f.name, "sequence": f.sequence, "number": f.number, **f.identity()}
@@ -195,19 +195,20 @@ def request_of(choice: Choice, frames: Sequence[Frame], options: Options) -> dic
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Keep others from writing into a folder.
+    """Lock a folder so that no other process writes into it.
 
     Raises
     ------
     InputError
-        When another process does.
+        When another process has locked it.
     """
     lock = FileLock(out / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"{out}: another process writes into this folder; wait for it, or choose another --out"
+            f"{out}: another process is writing into this folder; wait for it, or choose another "
+            "--out"
         ) from None
     try:
         yield
@@ -216,26 +217,26 @@ def held(out: Path) -> Iterator[None]:
 
 
 def check_folder(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a folder says of itself, None if it is to be made.
+    """Return the settings stored in a folder; None if it has none yet.
 
     Raises
     ------
     InputError
-        When it holds something else, or another request's results.
+        When the folder contains other files, or the results of another request.
     """
     if not out.exists():
         return None
     if not out.is_dir():
-        raise InputError(f"{out} is a file; give --out the name of a folder")
+        raise InputError(f"{out} is a file; give a folder with --out")
     if not (out / SETTINGS).is_file():
         if any(path.name != ".lock" and not _is_half_written(path) for path in out.iterdir()):
-            raise InputError(f"{out} holds other files; give --out a new folder")
+            raise InputError(f"{out} already contains other files; give a new folder with --out")
         return None
     try:
         settings = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
         before = settings["request"]
         if settings["format"] != FORMAT:
-            raise ValueError(f"format {settings['format']}, this version reads {FORMAT}")
+            raise ValueError(f"format {settings['format']}, but this version reads {FORMAT}")
         difference = _difference(before, request, out)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -243,39 +244,40 @@ def check_folder(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
         ) from error
     if difference and any((out / "parts").glob("*.parquet")):
         raise InputError(
-            f"{out} holds results of another request ({difference}); choose another --out"
+            f"{out} already contains results of another request ({difference}); choose another "
+            "--out"
         )
     return None if difference else dict(settings)
 
 
 def _is_half_written(path: Path) -> bool:
-    """Whether a killed process may have left a file; `remove_half_written` removes it."""
+    """Whether a file may be left over from a killed process; `remove_half_written` removes it."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:
     now = json.loads(json.dumps(now))
     if before["model"]["weights"] != now["model"]["weights"]:
-        return f"another model: weights {before['model']['weights'][:12]}"
+        return f"made with another model, whose weights are {before['model']['weights'][:12]}"
     if before["model"] != now["model"]:
-        return "other parameters of the same model: was it calibrated since?"
+        return "made with other parameters of the same model: was it calibrated since?"
     there = Inference(**before.get("inference", WHOLE.state()))
     here = Inference(**now["inference"])
     if there != here:
-        return f"--tile: {there} there, {here} here"
+        return f"--tile was {there}, is now {here}"
     for name, value in now["options"].items():
         if before["options"].get(name) != value:
             option = _OPTIONS.get(name, f"--{name.removesuffix('_s').replace('_', '-')}")
             values = [before["options"].get(name), value]
             if option.startswith("--no-"):
                 values = [not value for value in values]
-            return f"{option}: {values[0]} there, {values[1]} here"
+            return f"{option} was {values[0]}, is now {values[1]}"
     return _other_images(before["images"], now["images"], out)
 
 
 def _other_images(there: list[dict[str, Any]], here: list[dict[str, Any]], out: Path) -> str:
     if len(there) != len(here):
-        return f"{len(there)} images there, {len(here)} here"
+        return f"it had {len(there)} images, now there are {len(here)}"
     for one, other in zip(_in_order(there), _in_order(here)):
         if one != other:
             changed = {k: v for k, v in one.items() if other[k] != v}
@@ -283,8 +285,8 @@ def _other_images(there: list[dict[str, Any]], here: list[dict[str, Any]], out: 
             if changed.keys() <= {"bytes", "modified"} and not part.is_file():
                 continue  # repaired before it was ever used
             if "sequence" in changed and "path" not in changed:
-                return f"image {other['name']} is of sequence {one['sequence']} there"
-            what = "was changed since" if "path" not in changed else f"is {one['path']} there"
+                return f"image {other['name']} belonged to sequence {one['sequence']}"
+            what = "has changed since" if "path" not in changed else f"was {one['path']}"
             return f"image {other['name']} {what}"
     return ""
 
@@ -298,7 +300,7 @@ def _in_order(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def write_settings(
     out: Path, request: dict[str, Any], choice: Choice, command: str, **more: Any
 ) -> None:
-    """Write `SETTINGS`: the request, and what a reader needs to do the same again."""
+    """Write `SETTINGS`: the request, and everything needed to repeat it."""
     from analysis.instances.methods import way_of
 
     content = {
@@ -321,7 +323,7 @@ def write_settings(
 
 
 def remove_half_written(out: Path) -> None:
-    """Remove what a killed process left half-written."""
+    """Remove half-written files of a killed process."""
     for folder in (out, *(out / name for name in FOLDERS)):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)

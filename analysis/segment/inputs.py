@@ -18,7 +18,7 @@ from trainables.data.imagefiles import ImageFileError, read_image
 from trainables.data.listing import shown, wrong_name
 from trainables.data.splits import Metadata, natural_key, read_metadata
 
-# What the decoders raise on damaged files; sizes and counts in a header may be anything.
+# Errors that decoders raise on damaged files; sizes and counts in a header may be anything.
 _DAMAGED = (
     OSError,
     ValueError,
@@ -32,11 +32,11 @@ _DAMAGED = (
 
 
 LONGEST_NAME = 200
-"""Bytes; file systems allow 255, temporary files need some of them."""
+"""Bytes; file systems allow 255, and temporary files need some of them."""
 
 
 MOST_CHANNELS = 4
-"""Of an image of one time; an axis of more is taken for a sequence."""
+"""Most channels of a single image; a longer axis is taken for time."""
 
 
 class InputError(ValueError):
@@ -48,29 +48,29 @@ class Frame:
     """One image of a sequence."""
 
     name: str
-    """Of the files written for it; unique in a request."""
+    """Name of the files written for it; unique in a request."""
     path: Path
     page: int | None
-    """Of a stack; None for a file that holds one image."""
+    """Page of a stack; None for a file with a single image."""
     sequence: str
     number: int
     """Position in its sequence, from 0."""
     shape: tuple[int, int]
     timed: bool = False
-    """Whether the sequence is known to be one in time."""
+    """Whether the sequence is known to be a time-lapse."""
 
     @property
     def time(self) -> int | None:
-        """Its place in time, in frames; None for an independent image."""
+        """Position in time, in frames; None for an independent image."""
         return self.number if self.timed else None
 
     def read(self) -> NDArray[Any]:
-        """Read its pixels, (H, W) of 8 or 16 bit.
+        """Read the pixels: (H, W), 8 or 16 bit.
 
         Raises
         ------
         trainables.data.imagefiles.ImageFileError
-            When they cannot be read.
+            When the file cannot be read.
         """
         if self.page is None:
             return read_image(self.path)
@@ -87,7 +87,7 @@ class Frame:
         return plane.astype(plane.dtype.newbyteorder("="), copy=False)
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells whether the file was changed since, by whatever path it is given."""
+        """Return what shows whether the file has changed, whatever path leads to it."""
         stat = self.path.stat()
         return {
             "path": str(self.path.resolve()),
@@ -114,24 +114,25 @@ def list_frames(
     ----------
     inputs : sequence of Path
         TIFF and PNG files, TIFF stacks of shape (T, H, W), and folders of files, in any order.
-        Every folder and every stack is a sequence, in the natural order of names; single files of
-        one folder are one, too. Of a data set (its folder, its ``images/`` or files there) the
-        groups of dataset.yaml are the sequences, and an image without group is one by itself.
+        Every folder and every stack is a sequence, in the natural order of names; single files
+        from one folder also form a sequence. In a data set (its folder, its ``images/`` or files
+        there) the groups of dataset.yaml are the sequences, and an image without a group is a
+        sequence of its own.
     films : bool
-        Folders hold time-lapses. Otherwise only stacks, groups of several images, and folders of
-        a data set with a frame interval are known to be sequences in time.
+        Whether folders are time-lapses. Otherwise only stacks, groups of several images, and
+        folders of a data set with a frame interval are known to be time-lapses.
     skipped : Skipped, optional
-        Receives the files of folders that are not images.
+        Collects the files in folders that are not images.
 
     Returns
     -------
     list of Frame
-        The same for the same files, whatever their paths and the order in which they were given.
+        The same list for the same files, whatever their paths and order.
 
     Raises
     ------
     InputError
-        When something is not an image of 8 or 16 bit grey, or nothing is there.
+        When a file is not a greyscale image of 8 or 16 bit, or there is no image.
     """
     problems: list[str] = []
     skipped = Skipped() if skipped is None else skipped
@@ -151,7 +152,7 @@ def list_frames(
         except (ImageFileError, OSError) as error:
             problems.append(f"{path}: {error}")
     if not problems and not listing.frames:
-        problems.append("no image was given")
+        problems.append("no image was given; name files or folders")
     if problems:
         raise InputError("; ".join(problems[:20]))
     return listing.sorted()
@@ -202,7 +203,7 @@ class _Listing:
 
 
 class _Groups:
-    """Which images of data sets belong together, by their dataset.yaml."""
+    """Which images of data sets belong together according to dataset.yaml."""
 
     def __init__(self, problems: list[str], films: bool) -> None:
         self._problems, self._films = problems, films
@@ -219,12 +220,12 @@ class _Groups:
         return self._known[folder]
 
     def of(self, folder: Path, stem: str) -> str:
-        """Return an image's group; itself where others have one, empty where none has."""
+        """Return an image's group: its own name if only others have a group, '' if none has."""
         groups = self._metadata(folder).groups
         return groups.get(stem, stem) if groups else ""
 
     def timed(self, folder: Path, stem: str) -> bool:
-        """Say whether an image is of a sequence in time, if it is not alone there."""
+        """Say whether an image belongs to a time-lapse, unless it is alone in its sequence."""
         known = self._metadata(folder)
         return stem in known.groups or self._films or known.frame_interval_s is not None
 
@@ -262,13 +263,14 @@ def _of_folder(path: Path, problems: list[str], skipped: Skipped) -> list[Path]:
         return []
     if not files:
         held = others.by_reason()
-        problems.append(f"{path}: holds no TIFF or PNG file" + (f", but {held}" if held else ""))
+        what = "no TIFF or PNG file in this folder"
+        problems.append(f"{path}: {what}" + (f", only {held}" if held else ""))
     skipped.update(others)
     return files
 
 
 def _files(inputs: Sequence[Path], problems: list[str], skipped: Skipped) -> list[Path]:
-    """Return all files, in an order that does not depend on how they were given."""
+    """Return all files in an order that does not depend on that of `inputs`."""
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
@@ -283,7 +285,7 @@ def _files(inputs: Sequence[Path], problems: list[str], skipped: Skipped) -> lis
 
 
 def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
-    """Return how many pages a stack has (None for one image) and their shape."""
+    """Return the number of pages of a stack (None for a single image) and their shape."""
     if path.suffix.lower() == ".png":
         image = read_image(path)
         return None, (image.shape[0], image.shape[1])
@@ -299,34 +301,39 @@ def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
         # programs that know no axes call the images of a sequence channels
         if (axis == "S" and side > 1) or (axis == "C" and 1 < side <= MOST_CHANNELS):
             raise ImageFileError(
-                f"{side} channels or colours; save it as grey, one channel (a sequence: as TYX)"
+                f"{side} channels or colours; save it in greyscale, with one channel (a time-lapse "
+                "with axes TYX)"
             )
     shape = tuple(int(side) for side in shape if side != 1)
     if dtype is None or dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        raise ImageFileError(f"image of type {dtype}; save it as 8 or 16 bit unsigned")
+        raise ImageFileError(f"pixels of type {dtype}; save it as unsigned 8 or 16 bit")
     if len(shape) == 2:
         return None, (shape[0], shape[1])
     if len(shape) == 3:
         return shape[0], (shape[1], shape[2])
     raise ImageFileError(
-        f"image of shape {shape}; save a file (H, W) or a stack (T, H, W) of one channel"
+        f"image of shape {shape}; save one image (H, W) or a stack (T, H, W), with one channel"
     )
 
 
 def _content(tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], str, Any]:
-    """Return shape, axes and type of what a file holds; refuse what would be lost."""
+    """Return shape, axes and type of a file's images; refuse files whose content would be lost."""
     first = tiff.series[0]
     page = tiff.pages.first
     if page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE):
-        raise ImageFileError("a colour image; save it as grey, one channel")
+        raise ImageFileError("colour image; save it in greyscale, with one channel")
     promised = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
     held = int(np.prod(first.shape[:-2]))
     if promised > held:
-        raise ImageFileError(f"holds {held} of its {promised} images; was it cut short?")
+        raise ImageFileError(
+            f"contains {held} of its {promised} images; was it cut short? copy it again"
+        )
     if len(tiff.series) == 1:
         return tuple(first.shape), first.axes, first.dtype
     # written page by page: each is a series of its own
     shapes = sorted({f"{s.shape} {s.dtype}" for s in tiff.series})
     if len(shapes) > 1 or len(first.shape) != 2:
-        raise ImageFileError(f"holds different images ({', '.join(shapes)}); save one per file")
+        raise ImageFileError(
+            f"contains images of different kinds ({', '.join(shapes)}); save each in its own file"
+        )
     return (len(tiff.series), *first.shape), "I" + first.axes, first.dtype

@@ -16,16 +16,16 @@ from trainables.config import TrialConfig
 from trainables.data.appearance import DETAIL, LEVELS, RELATIVE, describe
 
 BEYOND = 0.5
-"""An image is unlike when a quantity lies this part of the training images' range beyond it."""
+"""An image is unlike the training images if it lies outside their range by this part of it."""
 LEAST_RANGE = {
     **dict.fromkeys(RELATIVE, 0.1),
     **dict.fromkeys(DETAIL, 1.0),
     "diameter": 0.5,
 }
-"""Ranges of few images are narrow by chance: they count as this wide. Of DETAIL and the diameter
-in powers of two. Measured: docs/segment.md."""
+"""Smallest widths of the ranges, which are narrow by chance if there are few images; for DETAIL and
+the diameter in powers of two. Measured: docs/segment.md."""
 MOST_IMAGES = 12
-"""New images that are looked at, evenly spread."""
+"""Number of new images to check, evenly spread."""
 _ADVICE = "check the outlines before you use the numbers"
 _RELATIVE_TEXT = {
     "low_grey": "percentile 10 of intensity",
@@ -36,37 +36,37 @@ _SIZES = {"detail_2px": "1 to 2", "detail_4px": "2 to 4", "detail_8px": "4 to 8"
 
 
 class Difference(NamedTuple):
-    """What sets most of some images apart from the training images."""
+    """How most of the new images differ from the training images."""
 
     quantity: str
     value: float
-    """Median of the new images."""
+    """Median over the new images."""
     low: float
     high: float
-    """Of the training images."""
+    """Range of the training images."""
     images: int
-    """New images that are unlike in this or another quantity."""
+    """Number of new images that differ in this or another quantity."""
     looked_at: int
 
 
 def difference(
     record: Mapping[str, Any] | None, looks: Sequence[Mapping[str, float]], config: TrialConfig
 ) -> Difference | None:
-    """Find what sets at least half of some images apart.
+    """Find the quantity in which at least half of the new images differ from the training images.
 
     Parameters
     ----------
     record : mapping or None
-        As `trainables.data.appearance.appearance_of` gives it; None: not known.
+        The result of `trainables.data.appearance.appearance_of`; None if unknown.
     looks : sequence of mapping
-        As `trainables.data.appearance.describe` gives them.
+        The results of `trainables.data.appearance.describe`.
     config : TrialConfig
-        Of the network: where it scales each image by itself, exposure does not matter.
+        The network's; if it scales each image by itself, exposure does not matter.
 
     Returns
     -------
     Difference or None
-        The quantity that lies farthest beyond the training images' range.
+        The quantity that lies farthest outside the training images' range.
     """
     if not record or not looks or not record.get("images"):
         return None
@@ -95,12 +95,12 @@ def difference(
 def likeness_warning(
     record: Mapping[str, Any] | None, frames: Sequence[Frame], config: TrialConfig
 ) -> str | None:
-    """Say in one line that images look unlike the training images, in what, and how far.
+    """Return a one-line warning if images look unlike the training images: how, and how much.
 
     Parameters
     ----------
     record, config
-        As for `difference`.
+        See `difference`.
     frames : sequence of Frame
         At most `MOST_IMAGES` of them are read.
     """
@@ -111,7 +111,7 @@ def likeness_warning(
         try:
             look = describe(frame.read())
         except (*BROKEN, OSError):
-            continue  # said when it is to be segmented
+            continue  # reported when it is segmented
         if look is not None:
             looks.append(look)
     found = difference(record, looks, config)
@@ -120,9 +120,9 @@ def likeness_warning(
     images = (
         "the image looks"
         if found.looked_at == 1
-        else (f"{found.images} of {found.looked_at} images looked at are")
+        else (f"{found.images} of {found.looked_at} checked images look")
     )
-    return f"{images} unlike the model's training images: {_explain(found)}; {_ADVICE}"
+    return f"{images} different from the model's training images: {_explain(found)}; {_ADVICE}"
 
 
 def _explain(found: Difference) -> str:
@@ -130,14 +130,14 @@ def _explain(found: Difference) -> str:
     if name in RELATIVE:
         return (
             f"{_RELATIVE_TEXT[name]} lies {found.value:.0%} of the way from dark to bright "
-            f"(training images: {found.low:.0%} to {found.high:.0%}), as with another kind of "
-            "microscopy, inverted contrast or another density of cells"
+            f"(training images: {found.low:.0%} to {found.high:.0%}); another kind of microscopy, "
+            "inverted contrast or another density of cells can cause this"
         )
     if name in LEVELS:
         return (
             f"the {name} pixels are at {found.value:.1%} of the highest intensity (training "
             f"images: {found.low:.1%} to {found.high:.1%}), and the model scales all images alike "
-            "(normalization=dataset), as with another exposure or camera"
+            "(normalization=dataset); another exposure or camera can cause this"
         )
     weaker = found.value < found.low
     factor = 2 ** (found.low - found.value if weaker else found.value - found.high)
@@ -147,24 +147,24 @@ def _explain(found: Difference) -> str:
         else (f"structures of {_SIZES[name]} pixels, relative to larger ones, are")
     )
     return (
-        f"{what} {factor:.1f} times {'weaker' if weaker else 'stronger'} than in any of the "
-        "training images, as with another magnification or focus, or other noise"
+        f"{what} {factor:.1f} times {'weaker' if weaker else 'stronger'} than in any training "
+        "image; another magnification, focus or noise level can cause this"
     )
 
 
 def size_warning(
     record: Mapping[str, Any] | None, out: Path, frames: Sequence[Frame]
 ) -> str | None:
-    """Say in one line that the cells found are of another size than the training images' cells.
+    """Return a one-line warning if the cells found differ in size from the training images' cells.
 
     Parameters
     ----------
     record
-        As for `difference`.
+        See `difference`.
     out : Path
         Folder with the tables of the cells found.
     frames : sequence of Frame
-        Whose tables are there.
+        Images whose tables exist.
     """
     if not record or "diameter" not in record:
         return None
@@ -184,7 +184,7 @@ def size_warning(
     if low - margin <= found <= high + margin:
         return None
     return (
-        f"the cells found are typically {2**found:.0f} pixels across, those of the model's "
-        f"training images {2**low:.0f} to {2**high:.0f}, as with another magnification or with "
-        f"wrong outlines; {_ADVICE}, or scale the images to the training images' pixel size"
+        f"the cells found are typically {2**found:.0f} pixels across, but those in the model's "
+        f"training images {2**low:.0f} to {2**high:.0f}; another magnification or wrong outlines "
+        f"can cause this; {_ADVICE}, or scale the images to the training images' pixel size"
     )

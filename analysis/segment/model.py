@@ -1,4 +1,4 @@
-"""A winner as a function: ``segment(array) -> label image``."""
+"""A trained network as a function: ``segment(array) -> label image``."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from trainables.tiling import Inference, stored_inference
 
 @dataclass(frozen=True)
 class Choice:
-    """A checkpoint and how its maps become instances."""
+    """A checkpoint, and how its maps are turned into instances."""
 
     checkpoint: Path
     parameters: dict[str, float]
     calibrated: bool
     give_back_gap: bool
     pixel_size_um: float | None
-    """Of the images it was trained on."""
+    """Pixel size of the images it was trained on."""
     why: str
     weights: str
     """SHA-256 of the weights file."""
@@ -44,19 +44,19 @@ class Choice:
     inference: Inference
     """How the network predicts images."""
     image_shape: tuple[int, int] | None = None
-    """Of the largest training image; None where an older checkpoint does not say."""
+    """(H, W) of the largest training image; None if an older checkpoint does not record it."""
     appearance: dict[str, Any] | None = None
-    """What the training images look like; None where an older checkpoint does not say."""
+    """Appearance of the training images; None if an older checkpoint does not record it."""
 
 
 def choose_model(model: Path) -> Choice:
-    """Find the checkpoint that a user means.
+    """Find the checkpoint to use.
 
     Parameters
     ----------
     model : Path
-        A checkpoint's folder or its ``checkpoint.json``; or the folder of a sweep, of which the
-        report's best method is taken, without a report the best trial by validation IoU.
+        A checkpoint's folder or its ``checkpoint.json``; or the folder of a sweep, to take its
+        report's first method or, without a report, the best trial by validation IoU.
 
     Returns
     -------
@@ -65,14 +65,15 @@ def choose_model(model: Path) -> Choice:
     Raises
     ------
     AnalysisError, trainables.errors.CheckpointError
-        When there is none.
+        When there is no checkpoint.
     """
     folder = model.parent if model.name == MANIFEST else model
     if (folder / MANIFEST).is_file():
         return _choice(folder.absolute(), None, f"checkpoint {folder.name}")
     if not (folder / "plan.json").is_file():
         raise AnalysisError(
-            f"{model} is neither a checkpoint (it has no {MANIFEST}) nor the folder of a sweep"
+            f"{model} is neither a checkpoint (it has no {MANIFEST}) nor the folder of a sweep (it "
+            "has no plan.json); give a folder such as runs/demo"
         )
     run = read_run(folder.absolute())
     table = folder / "report" / "methods.csv"
@@ -83,7 +84,7 @@ def choose_model(model: Path) -> Choice:
             trial_id, way, name = str(best["trial_id"]), best["way"], best["method"]
         except (OSError, KeyError, IndexError, ValueError) as error:
             raise AnalysisError(
-                f"{table} cannot be read ({error!r}); python -m analysis.run makes it again"
+                f"{table} cannot be read ({error!r}); run python -m analysis.run to make it again"
             ) from error
         why = f"{name}, the first method of the report"
         return _choice(run.checkpoint(trial_id), bool(way == GIVEN_BACK), why)
@@ -108,8 +109,8 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
     stored = read_calibration(checkpoint)
     if stored is None and (checkpoint / CALIBRATION).exists():
         raise CheckpointError(
-            f"{checkpoint / CALIBRATION} cannot be read; python -m analysis.run makes it again, "
-            "without it defaults are used"
+            f"{checkpoint / CALIBRATION} cannot be read; run python -m analysis.run to make it "
+            "again, or remove it to use default parameters"
         )
     if stored is not None and stored["weights"] != manifest["weights"]["sha256"]:
         stored = None  # of other weights
@@ -138,11 +139,11 @@ class Segmenter:
     Parameters
     ----------
     model : path or Choice
-        As for `choose_model`, or what it gave.
+        See `choose_model`; or its result.
     tile, flips
-        As for `analysis.evaluation.prediction.predict_maps`.
+        See `analysis.evaluation.prediction.predict_maps`.
     device : str
-        ``auto``: a GPU where there is one.
+        ``auto`` uses a GPU if there is one.
 
     Examples
     --------
@@ -185,13 +186,13 @@ class Segmenter:
         Raises
         ------
         ValueError
-            When the image is not two-dimensional, holds no numbers, or one that is not finite.
+            When the image is not two-dimensional, or its pixels are not finite numbers.
         """
         image = np.asarray(image)
         if image.dtype.kind not in "uif":
-            raise ValueError(f"an image holds numbers, not {image.dtype}")
+            raise ValueError(f"the pixels of an image must be numbers, not {image.dtype}")
         if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise ValueError("an image holds finite numbers; replace NaN and infinity first")
+            raise ValueError("the image contains NaN or infinity; replace them first")
         maps = predict_maps(self.predictor, image, tile=self.tile, flips=self.flips)
         return make_instances(
             self.predictor.config,
@@ -202,7 +203,7 @@ class Segmenter:
         )
 
     def close(self) -> None:
-        """End the process of stardist's own model, if there is one."""
+        """Stop the process of StarDist's own model, if there is one."""
         self.predictor.close()
 
     def __enter__(self) -> Segmenter:
@@ -227,10 +228,10 @@ def segment(
     image : (H, W) array
         Raw intensities of any integer or float type.
     model : path or Segmenter
-        A checkpoint, or the folder of a sweep, loaded for this image alone; or a `Segmenter`, with
-        which the other arguments mean nothing.
+        A checkpoint, or the folder of a sweep, which is loaded for this image only; or a
+        `Segmenter`, with which the other arguments are ignored.
     tile, flips
-        As for `analysis.evaluation.prediction.predict_maps`.
+        See `analysis.evaluation.prediction.predict_maps`.
     device : {"auto", "cpu", "cuda"}
 
     Returns

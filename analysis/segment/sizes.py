@@ -1,4 +1,4 @@
-"""Whether images are of another kind than those a network was trained on, by their size."""
+"""Whether new images are so much larger than the training images that it matters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from trainables.config import TrialConfig
 
 MUCH_LARGER = 4
-"""Times the pixels of the largest training image."""
+"""Factor on the number of pixels of the largest training image."""
 
 
 def trained_shape(manifest: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -23,16 +23,16 @@ def trained_shape(manifest: Mapping[str, Any]) -> tuple[int, int] | None:
 def size_note(
     config: TrialConfig, trained: tuple[int, int] | None, shapes: Sequence[tuple[int, ...]]
 ) -> str | None:
-    """Say that images are much larger than a network's training images, where that matters.
+    """Return a note if images are much larger than the training images and that matters.
 
-    It does where each image is scaled by its own intensity percentiles: those of cut-outs are
-    not those of whole frames.
+    It matters where each image is scaled by its own intensity percentiles, because those of
+    cut-outs differ from those of whole frames.
 
     Parameters
     ----------
     config : TrialConfig
     trained : tuple of int or None
-        (H, W) of the largest training image; None: not known.
+        (H, W) of the largest training image; None if unknown.
     shapes : sequence of tuple of int
         (H, W) of the images.
 

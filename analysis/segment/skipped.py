@@ -1,4 +1,4 @@
-"""Files of a folder that are not segmented, and why: nothing vanishes without a word."""
+"""Files of a folder that are not segmented, and why: none is skipped silently."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from trainables.data.dataset import SUFFIXES
 
 _SILENT = {".ds_store", "thumbs.db", "desktop.ini"}
-"""What file managers leave behind."""
+"""Files that file managers leave behind."""
 _PHOTOS = {".jpg", ".jpeg", ".jp2", ".webp", ".heic"}
 _PICTURES = {".bmp", ".gif", ".pgm", ".tga"}
 _MICROSCOPES = {
@@ -38,12 +38,12 @@ def why_not(path: Path) -> str:
     if suffix in _PICTURES:
         return "save it as TIFF or PNG"
     if suffix in _MICROSCOPES:
-        return "a microscope's own format: export it as TIFF, one channel"
+        return "a microscope's own format: export it as TIFF, with one channel"
     return "only .tif, .tiff and .png are read"
 
 
 class Skipped:
-    """Files that were not taken, by reason.
+    """Files that were skipped, by reason.
 
     Examples
     --------
@@ -57,29 +57,29 @@ class Skipped:
         self.files: dict[Path, str] = {}
 
     def add(self, path: Path, reason: str) -> None:
-        """Note a file that is not taken."""
+        """Add a skipped file."""
         self.files[path] = reason
 
     def add_other(self, path: Path) -> None:
-        """Note an entry of a folder that is not an image, unless a file manager made it."""
+        """Add a folder's entry that is not an image, unless a file manager created it."""
         name = path.name.lower()
         if name in _SILENT or (name.startswith(".") and path.suffix.lower() not in SUFFIXES):
             return
         if path.is_dir():
-            self.add(path, "a folder: name it to have its images segmented")
+            self.add(path, "a folder: to segment its images, name it on the command line")
         elif path.suffix.lower() not in SUFFIXES:
             self.add(path, why_not(path))
         elif name.startswith("."):
-            self.add(path, "hidden: its name begins with a dot")
+            self.add(path, "hidden, because its name begins with a dot")
         else:
-            self.add(path, "not a file, or a link to a file that is not there")
+            self.add(path, "not a file, or a link to a missing file")
 
     def update(self, other: Skipped) -> None:
-        """Take over what another one holds."""
+        """Add the files of another `Skipped`."""
         self.files.update(other.files)
 
     def by_reason(self) -> str:
-        """Return one line that names them; empty where there are none."""
+        """Return one line that names the files; empty if there are none."""
         reasons: dict[str, list[str]] = {}
         for path, reason in self.files.items():
             reasons.setdefault(reason, []).append(path.name + ("/" if path.is_dir() else ""))
@@ -92,7 +92,7 @@ class Skipped:
         return f"{count} other{'s' * (count != 1)}: {'; '.join(listed)}" if count else ""
 
     def note(self) -> str:
-        """Return the line for the screen; empty where there are none."""
+        """Return the line for the screen; empty if there are none."""
         held = self.by_reason()
         count = len(self.files)
         rest = held.partition(": ")[2]

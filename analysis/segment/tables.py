@@ -1,4 +1,4 @@
-"""From the parts of all images to the tables of a folder, one image at a time in memory."""
+"""Combine the tables of single images into those of a folder, one image at a time in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = ("image", "frame", "label", "track_id", "sequence")
 _PLACES = ["sequence", "frame", "label", "x", "y", "radius", "num_pixels"]
 
 Tracks = dict[str, "pd.Series[Any]"]
-"""Of each image: the track of each of its cells, in the order of its part."""
+"""The tracks of an image's cells by image name, in the order of the image's own table."""
 
 
 def assemble(out: Path, frames: Sequence[Frame], options: Options) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def assemble(out: Path, frames: Sequence[Frame], options: Options) -> dict[str, 
     ----------
     out : Path
     frames : sequence of Frame
-        All that are done, in order.
+        All finished images, in order.
     options : Options
 
     Returns
@@ -102,7 +102,7 @@ def _follow(out: Path, frames: Sequence[Frame], options: Options) -> tuple[Track
 
 
 def _write_tracked(out: Path, frames: Sequence[Frame], tracks: Tracks) -> None:
-    """Write label images in which a cell keeps its number: that of its track, plus one."""
+    """Write label images in which a cell keeps one number over time: its track's plus one."""
     import tifffile
 
     from analysis.formats.imagej import write_labels

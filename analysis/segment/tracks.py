@@ -1,4 +1,4 @@
-"""Cells followed through a sequence: linking by laptrack, and what TrackMate measures of tracks."""
+"""Track cells through a sequence: linking by laptrack, and TrackMate's measures of tracks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pandas as pd
 from analysis.formats.trackmate import TRACKS
 
 MAX_GAP = 1
-"""Frames in a row in which a cell may be missing."""
+"""Number of frames in a row in which a tracked cell may be missing."""
 _TRACK_COLUMNS = [column.key for column in TRACKS]
 
 
 def default_distance(objects: pd.DataFrame) -> float:
-    """Return how far a cell may move between frames when nobody says: a typical cell's diameter.
+    """Return how far a cell may move between frames by default: a typical cell's diameter.
 
     Parameters
     ----------
     objects : DataFrame
-        With the column radius.
+        Table with a column radius.
 
     Returns
     -------
     float
-        In the unit of radius; 1 where there is no cell.
+        Distance in the unit of radius; 1 if there is no cell.
     """
     radii = objects["radius"].dropna()
     return float(2 * radii.median()) if len(radii) else 1.0
@@ -34,31 +34,32 @@ def default_distance(objects: pd.DataFrame) -> float:
 def link(
     objects: pd.DataFrame, *, max_distance: float | None = None, max_gap: int = MAX_GAP
 ) -> pd.Series:
-    """Link the cells of each sequence to tracks, by laptrack.
+    """Link the cells of each sequence into tracks with laptrack.
 
     The linear assignment of Jaqaman et al. 2008 (doi:10.1038/nmeth.1237).
 
     Parameters
     ----------
     objects : DataFrame
-        One row per cell: frame (integer, one apart from image to image), x, y, optionally sequence;
-        rows without a position belong to no track.
+        One row per cell: frame (integer, increasing by one from image to image), x, y, optionally
+        sequence; rows without a position belong to no track.
     max_distance : float, optional
-        How far a cell may move from one frame to the next, in the unit of x and y; for cells that
-        were missing in between the same. Default: `default_distance`.
+        How far a cell may move from one frame to the next, in the unit of x and y; the same limit
+        holds across a gap. Default: `default_distance`.
     max_gap : int
-        Frames in a row in which a cell may be missing.
+        Number of frames in a row in which a cell may be missing.
 
     Returns
     -------
     Series of Int64
         Track number of each row, counted from 0 over all sequences in the order of first frames;
-        NA for cells that are linked to no other, as in TrackMate. Cells neither divide nor merge.
+        NA for cells that are not linked to any other, as in TrackMate. Tracks neither split nor
+        merge.
 
     Raises
     ------
     ValueError
-        When the distance is not positive, or the gap negative.
+        When the distance is not positive or the gap is negative.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Which differences are real: between methods, between populations, and with the truth.
 
-Cells of one image, field or track resemble each other, so they are not independent evidence: a
-test that counts them as such finds differences where there are none, several times more often
-than it says. Here the naive test of the paper stands beside one that counts independent units.
+Cells of one image, field or track resemble each other, so they are not independent: a test that
+treats them as independent finds differences that do not exist, several times more often than its
+p-value claims. Here the paper's test of single cells stands beside one of independent units.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from analysis.statistics.resampling import (
 )
 
 RESAMPLES = 9999
-"""Permutations of units, unless there are fewer in all."""
+"""Number of permutations of units, unless fewer are possible."""
 MOST_BOOTSTRAPS = 2000
-"""Bootstrap resamples are no more than this: intervals need fewer than small p-values do."""
+"""Largest number of bootstrap resamples: intervals need fewer than small p-values do."""
 TOO_FEW = "too few independent units"
 COLUMNS = (
     "feature",
@@ -78,53 +78,57 @@ def compare(
     Parameters
     ----------
     objects : DataFrame
-        One row per cell. Rows whose feature is not finite, or whose group or unit is missing, are
+        One row per cell. Rows with a feature that is not finite, or without group or unit, are
         left out.
     feature : str
-        Column of numbers.
+        Column with the feature's values.
     by : str
-        Column of the groups: method, population, ...
+        Column with the groups: method, population, ...
     unit : str
-        Column of what is independent of each other: image, field, track, patient, ... The same
-        value in two groups means the same unit.
+        Column with the independent units: image, field, track, patient, ... The same value in two
+        groups means the same unit.
     resamples : int
-        Permutations for `p_unit`, and bootstrap resamples (at most 2,000) for intervals.
+        Number of permutations for `p_unit`, and of bootstrap resamples (at most 2,000) for
+        intervals.
     seed : int
+        Random seed.
 
     Returns
     -------
     DataFrame
-        One row per pair of groups, in the order of their appearance:
+        One row per pair of groups, in the order in which the groups appear:
 
-        - feature, a, b; n_a, n_b: cells; units_a, units_b
-        - design: ``paired`` where units hold cells of both groups, else ``unpaired``
+        - feature, a, b; n_a, n_b: numbers of cells; units_a, units_b: numbers of units
+        - design: ``paired`` if units contain cells of both groups, else ``unpaired``
         - mean_a, mean_b, median_a, median_b, and difference = mean_a - mean_b, over cells
-        - u, p_mann_whitney: Mann-Whitney U of a and its two-sided p over single cells
+        - u, p_mann_whitney: Mann-Whitney U of a, and its two-sided p over single cells
           (`scipy.stats.mannwhitneyu`: exact with at most 8 cells in a group and no ties, else
-          normal approximation with tie and continuity correction). It takes cells for independent
+          normal approximation with tie and continuity correction). It assumes that cells are
+          independent
         - cliffs_delta: P(a > b) - P(a < b) over all pairs of cells, from -1 to 1 (Cliff 1993,
           doi:10.1037/0033-2909.114.3.494)
         - unit_difference: mean over units of the difference of their means (paired), or the
-          difference of the means of units; every unit counts the same
-        - p_unit: two-sided, by permutation. Paired: the labels a and b are swapped within units.
-          Unpaired: units are permuted between a and b
-        - p_least: the smallest p that so few units could give
-        - \*_low, \*_high: percentile intervals of a bootstrap over units; meant to hold the truth
-          in 95 % of studies, with few units they do so more seldom (docs/statistics.md)
-        - note: what to know of the row; with fewer than six units 'too few independent units',
-          and no p_unit and no intervals
+          difference of the means of units (unpaired); every unit has the same weight
+        - p_unit: two-sided p of a permutation test. Paired: the labels a and b are swapped within
+          units. Unpaired: units are permuted between a and b
+        - p_least: the smallest p that this number of units can give
+        - \*_low, \*_high: percentile intervals of a bootstrap over units. They are meant to
+          contain the truth in 95 % of studies, but do so less often if units are few
+          (docs/statistics.md)
+        - note: remarks on the row. With fewer than six units it is 'too few independent units',
+          and p_unit and the intervals are missing
 
     Raises
     ------
     KeyError
-        For a column that is missing.
+        When a column is missing.
     ValueError
-        For a feature that holds no numbers, or `unit` and `by` the same column.
+        When the feature is not numeric, or `unit` and `by` are the same column.
 
     Notes
     -----
-    Groups that partly share units are compared within the shared ones, if these are at least six;
-    else without the shared ones. The note says so.
+    Groups that share only some units are compared within the shared units if there are at least
+    six of these, else without the shared units. The note says so.
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
@@ -148,11 +152,11 @@ def _values_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> pd.Da
                 f"no column {column!r} in the object table: {', '.join(map(str, objects))}"
             )
     if unit == by:
-        raise ValueError(f"cells cannot be compared by {by!r} with {by!r} as independent unit")
+        raise ValueError(f"{by!r} cannot be both the groups to compare and the independent unit")
     try:
         numbers = pd.to_numeric(objects[feature]).to_numpy(float, na_value=np.nan)
     except (TypeError, ValueError):
-        raise ValueError(f"column {feature!r} does not hold numbers") from None
+        raise ValueError(f"column {feature!r} is not numeric") from None
     values = {"value": numbers}
     return pd.DataFrame(
         values | {"by": objects[by].to_numpy(object), "unit": objects[unit].to_numpy(object)}
@@ -209,7 +213,7 @@ def _by_units(
     rng: np.random.Generator,
     note: str,
 ) -> dict[str, Any]:
-    """Return what counts independent units: p, and intervals by a bootstrap over them."""
+    """Return the results for independent units: p, and intervals from a bootstrap over them."""
     names_a, unit_a = np.unique(a["unit"].astype(str), return_inverse=True)
     names_b, unit_b = np.unique(b["unit"].astype(str), return_inverse=True)
     units = len(names_a) if paired else len(names_a) + len(names_b)
@@ -243,7 +247,7 @@ def _by_units(
 
 
 def _totals(values: Array, unit: NDArray[np.int64], units: int) -> tuple[Array, Array]:
-    """Return sum and number of each unit's values."""
+    """Return the sum and the number of each unit's values."""
     return (
         np.bincount(unit, values, minlength=units).astype(float),
         np.bincount(unit, minlength=units).astype(float),
@@ -251,19 +255,19 @@ def _totals(values: Array, unit: NDArray[np.int64], units: int) -> tuple[Array, 
 
 
 def holm(table: pd.DataFrame) -> pd.DataFrame:
-    """Correct p-values for their number, over all rows of a table.
+    """Correct the p-values in all rows of a table for multiple testing.
 
     Holm's step-down method (Holm 1979, https://www.jstor.org/stable/4615733; it has no DOI).
 
     Parameters
     ----------
     table : DataFrame
-        With p_mann_whitney, p_unit or both; rows without a p do not count.
+        Table with p_mann_whitney, p_unit or both; rows without a p do not count.
 
     Returns
     -------
     DataFrame
-        The table with p_mann_whitney_holm and p_unit_holm added, after what they correct.
+        The table with p_mann_whitney_holm and p_unit_holm, each after the column that it corrects.
 
     Examples
     --------
@@ -309,33 +313,33 @@ def agreement(
     resamples: int = MOST_BOOTSTRAPS,
     seed: int = 0,
 ) -> Mapping[str, float]:
-    """Say how well predicted values agree with true ones, for cells that have both.
+    """Measure how well predicted values agree with true ones, for cells that have both.
 
     Parameters
     ----------
     pairs : DataFrame
         One row per cell.
     feature_true, feature_pred : str
-        Columns of the two values.
+        Columns with the two values.
     unit : str
-        Column of what is independent.
+        Column with the independent units.
     resamples, seed : int
-        Of the bootstrap over units.
+        Number of bootstrap resamples over units, and random seed.
 
     Returns
     -------
     mapping
-        bias (mean of pred - true), sd of these differences, loa_low and loa_high (limits of
-        agreement, bias -+ 1.96 sd: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8), ccc
-        (concordance correlation, Lin 1989, doi:10.2307/2532051: 1 only when all values are
-        equal), each of bias and ccc with an interval (bias_low, ...) that is NaN with fewer than
-        six units, and holds the truth more seldom than the 95 % that it is meant for where units
-        are few (docs/statistics.md); n, units.
+        bias (mean of pred - true); sd of these differences; loa_low and loa_high (limits of
+        agreement, bias -+ 1.96 sd: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8); ccc
+        (concordance correlation, Lin 1989, doi:10.2307/2532051: 1 only if all values are equal); n
+        and units. bias and ccc have an interval (bias_low, ...), which is NaN with fewer than six
+        units, and contains the truth less often than in the intended 95 % of studies if units are
+        few (docs/statistics.md).
 
     Raises
     ------
     KeyError
-        For a column that is missing.
+        When a column is missing.
     """
     for column in (feature_true, feature_pred, unit):
         if column not in pairs:

@@ -1,4 +1,4 @@
-"""Inference from independent units: permutations of units, bootstraps over them."""
+"""Inference from independent units: permutation tests and bootstraps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import stats
 from analysis.kernels.cliffs_delta import resampled_deltas
 
 FEWEST_UNITS = 6
-"""With fewer, not even a perfect separation of paired units reaches p = 0.05 (2 / 2**5)."""
+"""With fewer units, even a perfect separation of pairs does not reach p = 0.05 (2 / 2**5)."""
 LEVEL = 0.95
 Array = NDArray[np.float64]
 
@@ -22,15 +22,16 @@ def signs_p(differences: Array, resamples: int, rng: np.random.Generator) -> flo
     Parameters
     ----------
     differences : (units,) array
-        Of each unit: mean of a minus mean of b.
+        Mean of a minus mean of b for each unit.
     resamples : int
-        Random swaps; all 2**units are made where they are no more.
+        Number of random swaps; if there are no more than this in all (2**units), each is used
+        once.
     rng : numpy.random.Generator
 
     Returns
     -------
     float
-        Two-sided p of the studentised mean; 1 where all differences are 0.
+        Two-sided p of the studentised mean; 1 if all differences are 0.
     """
     if not differences.any():
         return 1.0
@@ -48,22 +49,22 @@ def signs_p(differences: Array, resamples: int, rng: np.random.Generator) -> flo
 
 
 def units_p(a: Array, b: Array, resamples: int, rng: np.random.Generator) -> float:
-    """Test whether two sets of units differ, by permuting which units belong to which.
+    """Test whether two sets of units differ, by permuting units between the sets.
 
     Parameters
     ----------
     a, b : (units,) array
         The units' means.
     resamples : int
-        Random permutations; all are made where they are no more.
+        Number of random permutations; if there are no more than this in all, each is used once.
     rng : numpy.random.Generator
 
     Returns
     -------
     float
-        Two-sided p of Welch's statistic, which keeps the level where the variances differ
+        Two-sided p of Welch's statistic, which keeps the level if the variances differ
         (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6; Chung and Romano 2013,
-        doi:10.1214/13-AOS1090); 1 where all units are equal.
+        doi:10.1214/13-AOS1090); 1 if all units are equal.
     """
     if np.ptp(np.concatenate([a, b])) == 0:
         return 1.0
@@ -81,7 +82,7 @@ def units_p(a: Array, b: Array, resamples: int, rng: np.random.Generator) -> flo
 
 
 def least_p(units_a: int, units_b: int, paired: bool, resamples: int) -> float:
-    """Return the smallest p that a test can give with so many units."""
+    """Return the smallest p that a test can give with this number of units."""
     distinct = 2**units_a if paired else math.comb(units_a + units_b, units_a)
     mirrored = 2 if paired or units_a == units_b else 1
     return max(mirrored / distinct, 1 / (resamples + 1) if distinct > resamples else 0.0)
@@ -111,7 +112,7 @@ def unit_draws(units: int, resamples: int, rng: np.random.Generator) -> NDArray[
 
 
 def percentiles(values: Array) -> tuple[float, float]:
-    """Return where the middle 95 % of bootstrap values lie; NaN where there are none."""
+    """Return the ends of the middle 95 % of bootstrap values; NaN if there are none."""
     known = values[np.isfinite(values)]
     if not known.size:
         return math.nan, math.nan
@@ -121,7 +122,7 @@ def percentiles(values: Array) -> tuple[float, float]:
 
 
 def ratio_of_sums(draws: NDArray[np.int64], sums: Array, counts: Array) -> Array:
-    """Return the mean over cells in each resample; NaN where no cell was drawn."""
+    """Return the mean over cells in each resample; NaN if no cell was drawn."""
     below = draws @ counts
     means = np.full(len(draws), np.nan)
     np.divide(draws @ sums, below, out=means, where=below > 0)
@@ -142,14 +143,14 @@ def cliffs_deltas(
     ----------
     values_a, values_b : (n,), (m,) array
     unit_a, unit_b : (n,), (m,) int array
-        Each value's unit: a column of the draws.
+        Unit of each value, as a column number of the draws.
     draws_a, draws_b : (resamples, units) int array
-        How often each unit of a and of b counts. The same array for paired units.
+        How often each unit of a and of b counts; the same array for paired units.
 
     Returns
     -------
     (resamples,) array
-        P(a > b) - P(a < b), from -1 to 1; NaN where either side has no value.
+        P(a > b) - P(a < b), from -1 to 1; NaN if either side has no value.
     """
     values = np.concatenate([values_a, values_b])
     side = np.repeat([0, 1], [len(values_a), len(values_b)])

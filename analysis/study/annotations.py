@@ -1,4 +1,4 @@
-"""What a data set says of its true cells beside their outlines."""
+"""What a data set knows about its true cells besides their outlines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.data.objects_csv import read_objects
 
 
 class CellAnnotations:
-    """What objects.csv of a data set says of its true cells: track and population.
+    """Track and population of a data set's true cells, as its objects.csv lists them.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class CellAnnotations:
             raise DataError(f"data set {dataset.root}: {problems[0]}")
 
     def get(self, image: str, label: Any) -> tuple[Any, Any]:
-        """Return track and population of a true cell; NA where they are not known."""
+        """Return the track and population of a true cell; NA where they are not known."""
         cell = None if label is pd.NA or label is None else self.cells.get((image, int(label)))
         if cell is None:
             return pd.NA, pd.NA

@@ -13,14 +13,15 @@ from analysis.statistics.pairs import RESAMPLES, agreement, compare, holm
 
 UNITS = ("group", "image", "track")
 MOST_GROUPS = 6
-"""Groups of images that are compared with each other; more would be too many pairs."""
+"""Most groups of images to compare with each other; more would give too many pairs."""
 QUARTILES = (0.25, 0.5, 0.75)
 
 
 def with_unit(objects: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """Add the column ``unit``: groups and images by name, tracks within their group.
+    """Add the column ``unit``: the name of the group or image, or the track within its group.
 
-    Objects without a track (found by a method only) have none, and are left out by tests.
+    With tracks as units, objects without a track (those found by a method only) get no unit, and
+    tests leave them out.
     """
     table = objects.copy()
     if unit == "track":
@@ -41,23 +42,24 @@ def comparisons(
 ) -> pd.DataFrame:
     """Compare all pairs of methods, and within each method all pairs of populations.
 
-    Where objects.csv names no population and units are smaller than groups (``image`` or
-    ``track``), the groups of images (patients, treatments, ...) are compared like populations.
+    If objects.csv names no population and `unit` is ``image`` or ``track``, the groups of images
+    (patients, treatments, ...) are compared like populations.
 
     Parameters
     ----------
     objects : DataFrame
-        As `analysis.evidence.Evidence.objects`.
+        See `analysis.evidence.Evidence.objects`.
     unit : {"group", "image", "track"}
         The independent unit.
     convention : str
-        With which the objects were measured.
+        Convention with which the objects were measured.
     resamples, seed : int
+        See `analysis.statistics.compare`.
 
     Returns
     -------
     DataFrame
-        As `analysis.evidence.Evidence.statistics`; empty where there is nothing to compare.
+        See `analysis.evidence.Evidence.statistics`; empty if there is nothing to compare.
     """
     table = with_unit(objects, unit)
     table = table[table["unit"].notna()]
@@ -82,7 +84,7 @@ def comparisons(
     if not tables:
         return pd.DataFrame()
     result = holm(pd.concat(tables, ignore_index=True))
-    # a difference that is not known cannot be said to be more than pixels make
+    # an unknown difference is not known to be larger than pixels alone produce
     result["below_noise"] = ~(result["difference"].abs() > result["discretisation"])
     return result
 
@@ -111,12 +113,12 @@ def _discretisation(
 
 
 def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> pd.DataFrame:
-    """Compare each method's features with the truth's, for cells that both have.
+    """Compare the features of each method with the truth, for cells that both have.
 
     Returns
     -------
     DataFrame
-        As `analysis.evidence.Evidence.agreement`.
+        See `analysis.evidence.Evidence.agreement`.
     """
     rows = []
     for method, feature, pairs in _matched(objects, unit):
@@ -139,7 +141,7 @@ def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> 
 
 
 def unit_biases(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
-    """Return each unit's own bias, for cells that a method and the truth both have.
+    """Return the bias in each unit alone, for cells that a method and the truth both have.
 
     Returns
     -------
@@ -164,7 +166,7 @@ def unit_biases(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
 
 
 def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Give, of each method and feature, the cells that the truth has, too: true, pred, unit."""
+    """Yield the matched cells of each method and feature as a table with true, pred and unit."""
     table = with_unit(objects, unit)
     true = table[table["method"] == TRUTH].set_index(["image", "label"])
     for method, found in table[table["method"] != TRUTH].groupby("method", sort=False):

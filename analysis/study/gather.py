@@ -22,9 +22,9 @@ from trainables.records.files import write_json, write_with
 from trainables.records.manifest import library_versions
 
 CAUTION = "intervals and p-values are not yet reliable with few units: docs/statistics.md"
-"""What the first column of tables that hold them says."""
+"""Text in the first column of the tables that contain them."""
 OBJECT_COLUMNS = ("method", "trial_id", "group", "split", "matched_label", "iou", "population")
-"""What ``objects.csv`` says beside TrackMate's columns."""
+"""Columns of ``objects.csv`` in addition to TrackMate's."""
 
 
 def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
@@ -34,9 +34,9 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     ----------
     study : Study
     new_task : callable
-        Given a description and a number of steps, returns what to call after each step.
+        Takes a description and a number of steps; returns a function to call after each step.
     command : str
-        Of this analysis, for the record.
+        Command line of this analysis, for the record.
 
     Returns
     -------
@@ -45,11 +45,11 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     Raises
     ------
     CheckpointError
-        When not one trial can be analysed.
+        When no trial can be analysed.
     """
     run, options, unit = study.run, study.options, study.options.unit
     chosen, lacking = choose_candidates(candidates(run), options.top)
-    truth = measure_truth(study, new_task("the true cells", len(study.items)))
+    truth = measure_truth(study, new_task("true cells", len(study.items)))
     trials, failures = analyse_trials(study, chosen, truth, new_task)
     missing = [*unfinished(run), *lacking, *failures, *truth.missing()]
     if not trials:

@@ -33,18 +33,18 @@ Labels = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class CellMeasurer:
-    """Measures the cells of images, and pairs them with the true ones."""
+    """Measures the cells of images and pairs them with the true cells."""
 
     split: str
-    """Of the images: 'test', or 'other' where another data set is measured."""
+    """Split of the images: 'test', or 'other' if another data set is measured."""
     known: CellAnnotations
     """Tracks and populations of the true cells."""
     convention: str
     pixel_size_um: float | None
-    """As for `analysis.morphology.measure`."""
+    """See `analysis.morphology.measure`."""
 
     def true_cells(self, image: LabelledImage) -> pd.DataFrame:
-        """Measure the true cells of an image: as `found_cells`."""
+        """Measure the true cells of an image; see `found_cells`."""
         return self._rows(image.truth, image, TRUTH, "")
 
     def found_cells(
@@ -58,7 +58,7 @@ class CellMeasurer:
             The method's label image.
         image : LabelledImage
         method, trial_id : str
-            Whose cells these are.
+            Method and trial that found these cells.
 
         Returns
         -------
@@ -85,7 +85,7 @@ class CellMeasurer:
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return one object table of those of single images."""
+    """Combine the object tables of single images into one."""
     full = [table for table in tables if len(table)]
     if not full:
         return tables[0]

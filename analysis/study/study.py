@@ -1,4 +1,4 @@
-"""What is analysed, and how: the same for every network."""
+"""What is analysed and how, the same for every network."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from trainables.data.dataset import DataSet, Item
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """How to analyse a run; the report's ``settings.json`` holds it."""
+    """How to analyse a run; stored in the report's ``settings.json``."""
 
     top: int = 3
-    """So many of the best candidates are analysed."""
+    """Number of best candidates to analyse."""
     convention: str = "trackmate"
-    """As for `analysis.morphology.measure`."""
+    """See `analysis.morphology.measure`."""
     unit: str = "group"
-    """What is independent: 'group', 'image' or 'track'."""
+    """Independent unit: 'group', 'image' or 'track'."""
     flips: bool = False
     """Whether to average predictions over mirror images."""
     budget: int = BUDGET
-    """Sets of parameters to try when calibrating each method."""
+    """Number of parameter sets to try when calibrating each method."""
     resamples: int = RESAMPLES
     seed: int = 0
 
@@ -38,31 +38,31 @@ class Study:
 
     run: Run
     dataset: DataSet
-    """The sweep's own: calibration and selection use its validation images."""
+    """The data set of the sweep; calibration and selection use its validation images."""
     measured: DataSet
-    """The one whose images are measured: the sweep's own, or another."""
+    """The data set whose images are measured: that of the sweep, or another one."""
     items: Sequence[Item]
-    """Images to measure: the test split, or all of another data set."""
+    """Images to measure: the test images, or all images of another data set."""
     measurer: CellMeasurer
     options: StudyOptions
     images: LabelledImages = field(default_factory=LabelledImages)
-    """Reads all of them."""
+    """Reads all these images."""
 
 
 def make_study(
     run: Run, dataset: DataSet, other: DataSet | None, known: CellAnnotations, options: StudyOptions
 ) -> Study:
-    """Say what is analysed.
+    """Collect everything that the analysis works on.
 
     Parameters
     ----------
     run : Run
     dataset : DataSet
-        The sweep's own.
+        The data set of the sweep.
     other : DataSet or None
-        Images to measure instead of its test split.
+        Images to measure instead of its test images.
     known : CellAnnotations
-        Of the images to measure.
+        Tracks and populations in the images to measure.
     options : StudyOptions
     """
     measured = other or dataset

@@ -1,4 +1,4 @@
-"""The tables of methods and of scores, from what was found for each trial."""
+"""The tables of methods and scores, made from the results of all trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.study.trials import AnalysedTrial, Scored
 
 
 def standing(trials: Sequence[AnalysedTrial], unit: str) -> dict[str, Selected]:
-    """Say where each method stands on validation, calibrated: all seeds together."""
+    """Return the calibrated validation score of each method over all its seeds."""
     methods: dict[str, list[list[ImageScores]]] = {}
     for trial in trials:
         for variant, scores in trial.validation.scores.items():
@@ -25,7 +25,7 @@ def standing(trials: Sequence[AnalysedTrial], unit: str) -> dict[str, Selected]:
 
 
 def units_of(scored: Scored, unit: str) -> list[str]:
-    """Return the independent unit of each image: a group where tracks are the units."""
+    """Return the independent unit of each image (its group if tracks are the units)."""
     return scored.images if unit == "image" else scored.groups
 
 
@@ -75,14 +75,14 @@ def score_tables(
     ----------
     trials : sequence of AnalysedTrial
     unit : str
-        What is independent.
+        The independent unit.
     split : str
-        Of the images that were measured.
+        Name for the split of the measured images.
 
     Returns
     -------
     scores, units : DataFrame
-        As `analysis.evidence.Evidence` has them.
+        See `analysis.evidence.Evidence`.
     """
     rows, each = [], []
     for trial in trials:

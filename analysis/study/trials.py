@@ -1,4 +1,4 @@
-"""One pass per checkpoint: loaded once, every image predicted once, for all that a report shows."""
+"""One pass per checkpoint: it is loaded once and predicts every image once for the whole report."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from trainables.checkpoint import load
 from trainables.errors import CheckpointError
 
 NewTask = Callable[[str, int], Callable[[], None]]
-"""Given a description and a number of steps, returns what to call after each step."""
+"""Takes a description and a number of steps; returns a function to call after each step."""
 
 
 class Variant(NamedTuple):
-    """One way of turning a trial's maps into instances that is scored."""
+    """One way of turning a trial's maps into instances, to be scored."""
 
     method: str
     parameters: str
@@ -39,12 +39,12 @@ class Variant(NamedTuple):
 
     @property
     def calibrated(self) -> bool:
-        """Whether its cells are measured and shown, too."""
+        """Whether its cells are also measured and shown."""
         return self.parameters == "calibrated"
 
 
 class Scored:
-    """What each variant of a trial scores on some images, in their order."""
+    """The scores of each variant of a trial on some images, in their order."""
 
     def __init__(self, variants: Sequence[Variant]) -> None:
         self.images: list[str] = []
@@ -67,13 +67,13 @@ class AnalysedTrial:
     representative : bool
         Whether it is its candidate's best seed, whose cells are measured and shown.
     validation, measured : Scored
-        On the sweep's validation images, and on those that are measured.
+        Scores on the sweep's validation images and on the measured images.
     objects : list of DataFrame
-        A representative's cells, one table for each image and method.
+        Cells of a representative, one table per image and method.
     labels : dict
-        A representative's label images of the report's pictures: image, then method.
+        Label images of a representative for the report's pictures, by image and then method.
     probability : (h, w) float32 array, optional
-        Of the window that is shown through every network.
+        Foreground probability in the window that is shown for every network.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AnalysedTrial:
         self.probability: NDArray[np.float32] | None = None
 
     def see_images(self, study: Study, one_pass: OnePass, truth: Truth) -> None:
-        """Take every image's maps once: score them, measure their cells, keep what is shown."""
+        """Predict every image once; score it, measure its cells, and keep what the report shows."""
         for item in study.dataset.subset("val"):
             seen = one_pass.take(item)
             parameters = self.calibration.for_validation(item.group)
@@ -126,7 +126,7 @@ class AnalysedTrial:
         *,
         keep: bool,
     ) -> None:
-        """Measure an image's calibrated cells; keep its label images where a figure shows them."""
+        """Measure an image's calibrated cells; keep its label images if a figure shows them."""
         for variant, labels in cells.items():
             if not variant.calibrated:
                 continue
@@ -140,13 +140,14 @@ class AnalysedTrial:
 def analyse_trials(
     study: Study, candidates: Sequence[Candidate], truth: Truth, new_task: NewTask
 ) -> tuple[list[AnalysedTrial], list[str]]:
-    """Analyse all seeds of candidates; one network is in memory at a time.
+    """Analyse all seeds of candidates, with one network in memory at a time.
 
     Returns
     -------
     trials : list of AnalysedTrial
     missing : list of str
-        What could not be analysed, and which calibrations ended at a bound: a sentence each.
+        One sentence for each trial that could not be analysed, and for each calibration that
+        ended at a bound.
     """
     trials: list[AnalysedTrial] = []
     missing = []
@@ -164,8 +165,8 @@ def analyse_trials(
             trials.append(trial)
             if ended := trial.calibration.at_bound:
                 missing.append(
-                    f"{name}: the best value of {', '.join(ended)} lies at the end of what "
-                    "calibration searches."
+                    f"{name}: the best value of {', '.join(ended)} lies at the end of its search "
+                    "range."
                 )
     return trials, missing
 
@@ -178,7 +179,7 @@ def analyse_trial(
     truth: Truth,
     tick: Callable[[], None],
 ) -> AnalysedTrial:
-    """Calibrate, score and measure one checkpoint, and keep what the figures show of it.
+    """Calibrate, score and measure one checkpoint, and keep what the figures show.
 
     Parameters
     ----------
@@ -188,14 +189,14 @@ def analyse_trial(
         One of its seeds.
     variants : sequence of Variant
     truth : Truth
-        Names the images that figures show.
+        Lists the images that figures show.
     tick : callable
-        Called after every image that is predicted.
+        Called after every predicted image.
 
     Raises
     ------
     CheckpointError, ValueError
-        When it cannot be analysed.
+        When the checkpoint cannot be analysed.
     """
     folder, options = study.run.checkpoint(trial_id), study.options
     with closing(load(folder)) as predictor:
@@ -215,23 +216,24 @@ def crop_of_networks(
     window: Window | None,
     new_task: NewTask,
 ) -> tuple[Crop | None, list[str]]:
-    """Show one window through every network.
+    """Predict one window with every network.
 
     Parameters
     ----------
     study : Study
     chosen : sequence of Candidate
-        Those that are analysed. Networks of others are loaded, and predict the window's image only.
+        The analysed candidates. All other networks are loaded to predict only the window's image.
     trials : sequence of AnalysedTrial
-        These have predicted it.
+        Trials that have already predicted the window.
     window : Window, optional
     new_task : callable
+        See `analysis.study.gather.gather`.
 
     Returns
     -------
     crop : Crop or None
     missing : list of str
-        Networks that could not predict it, one sentence each.
+        One sentence for each network that could not predict the window.
     """
     if window is None:
         return None, []
@@ -239,7 +241,7 @@ def crop_of_networks(
     tried = {trial_id for candidate in chosen for trial_id in candidate.trials}
     rest = [trial_id for trial_id in study.run.done() if trial_id not in tried]
     missing = []
-    tick = new_task("one crop through the other networks", len(rest))
+    tick = new_task("one crop with the other networks", len(rest))
     for trial_id in rest:
         try:
             with closing(load(study.run.checkpoint(trial_id))) as predictor:
@@ -252,7 +254,7 @@ def crop_of_networks(
 
 
 def variants_of(candidate: Candidate, *, both_gaps: bool) -> list[Variant]:
-    """Return what is scored of a candidate: default, calibrated, and with the gap given back."""
+    """Return the scored variants of a candidate: default, calibrated, and with the gap closed."""
     variants = [Variant(candidate.name, name) for name in ("default", "calibrated")]
     if both_gaps:
         variants.append(Variant(f"{candidate.name}, gap given back", "calibrated", True))

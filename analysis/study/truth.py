@@ -1,4 +1,4 @@
-"""One look at the true cells: measured, and chosen for what the report shows of single images."""
+"""Read the true cells once: measure them, and choose the images that the report shows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from trainables.data.dataset import Item
 from trainables.data.normalization import normalize
 
 MOST_PICTURES = 4
-"""Images in the report's viewer."""
+"""Most images in the report's viewer."""
 CROP_SIDE = 224
-"""Pixels of the window that is shown through every network: the paper's."""
+"""Side in pixels of the window that is shown for every network; the paper's value."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is shown of one image through every network."""
+    """The part of one image that is shown for every network."""
 
     item: Item
     slices: tuple[slice, slice]
@@ -33,7 +33,7 @@ class Window:
 
 @dataclass
 class Truth:
-    """What the true cells of the measured images say before any network is asked."""
+    """What is known from the true cells of the measured images, before any prediction."""
 
     pictured: Sequence[str]
     """Stems of the images in the report's viewer."""
@@ -42,9 +42,9 @@ class Truth:
     empty: list[str] = field(default_factory=list)
     """Stems of images without a true cell."""
     pictures: list[Picture] = field(default_factory=list)
-    """Without the methods' cells yet."""
+    """Pictures that do not yet have the methods' cells."""
     window: Window | None = None
-    """None where no image shows a cell."""
+    """None if no image shows a cell."""
 
     def missing(self) -> list[str]:
         """Say which images show no cell."""
@@ -59,7 +59,7 @@ def measure_truth(study: Study, tick: Callable[[], None]) -> Truth:
     ----------
     study : Study
     tick : callable
-        Called after every image; one at a time is in memory, beside those that `study` holds.
+        Called after every image. One image at a time is in memory, besides those in `study`.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def measure_truth(study: Study, tick: Callable[[], None]) -> Truth:
 
 
 def pictured(items: Sequence[Item]) -> list[str]:
-    """Return the stems to show: spread evenly."""
+    """Return the stems of the images to show, spread evenly."""
     count = min(MOST_PICTURES, len(items))
     return [items[i].stem for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
@@ -96,7 +96,7 @@ def _window(image: LabelledImage) -> Window:
 
 
 def densest(truth: NDArray[np.int32], side: int) -> tuple[slice, slice]:
-    """Return the window of `side` pixels with most foreground, in steps of a quarter of it."""
+    """Return the window of `side` pixels with the most foreground, in steps of a quarter side."""
     step = max(1, side // 4)
     corners = [
         (y, x)

@@ -1,1 +1,1 @@
-"""The Ray cluster: connecting, which nodes may run what, and whether they see the run folder."""
+"""The Ray cluster: connecting, choosing nodes, and checking that they can read the run folder."""

@@ -1,7 +1,7 @@
-"""What nodes a cluster's autoscaler may still start.
+"""The nodes that a cluster's autoscaler may still start.
 
-A fresh cluster has a head and nothing else: its GPUs come when trials wait for them. What will come
-is written in the configuration that the autoscaler was started with, on the head node.
+A new cluster has only a head node; GPUs join when trials wait for them. The configuration that the
+autoscaler was started with, on the head node, says which nodes these are.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import yaml
 
 PROCESSES = Path("/proc")
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""Where ``ray up`` puts it on the head node."""
+"""Place of this configuration on the head node after ``ray up``."""
 TYPE_RESOURCE, TYPE_LABEL = "accelerator_type:", "ray.io/accelerator-type"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What an autoscaler may start, beside the head node."""
+    """The resources that an autoscaler may start in addition to the head node."""
 
     cpus: float = 0.0
     gpus: float = 0.0
     gpu_name: str = ""
-    """As Ray names the type, where there is one type only and it is known."""
+    """Ray's name for the type of GPU, if there is only one type and it is known."""
 
 
 def offered(gcs_address: str) -> Offer | None:
-    """Return what the autoscaler of a cluster may start.
+    """Return the resources that the autoscaler of a cluster may start.
 
     Parameters
     ----------
     gcs_address : str
-        ``host:port`` of the cluster, as Ray has it.
+        ``host:port`` of the cluster, as Ray writes it.
 
     Returns
     -------
     Offer or None
-        None where this machine does not run the cluster's autoscaler.
+        None if this machine does not run the cluster's autoscaler.
     """
     path = _config_path(gcs_address)
     try:
@@ -52,13 +52,13 @@ def offered(gcs_address: str) -> Offer | None:
 
 
 def address_here(address: str) -> str:
-    """Return Ray's own address of a cluster that is not joined, where its autoscaler runs on this
-    machine; else the address as it is.
+    """Return Ray's own address of a cluster, without joining it, if its autoscaler runs on this
+    machine; otherwise return the address unchanged.
 
     Parameters
     ----------
     address : str
-        As users give it: ``auto``, or ``host:port`` with any name of this machine.
+        Address from the user: ``auto``, or ``host:port`` with any name of this machine.
     """
     running = list(_autoscalers())
     if address == "auto":
@@ -68,7 +68,7 @@ def address_here(address: str) -> str:
 
 
 def _same_host(host: str, port: str, running: str) -> bool:
-    """Whether an address names the same port of this machine as that of its autoscaler."""
+    """Whether an address means the same port of this machine as its autoscaler's address."""
     own, _, own_port = running.rpartition(":")
     if port != own_port:
         return False
@@ -110,12 +110,12 @@ def _command_lines() -> Iterator[list[str]]:
 
 
 def read_offer(content: Mapping[str, Any]) -> Offer:
-    """Return what a cluster's configuration offers.
+    """Return the resources that a cluster's configuration offers.
 
     Parameters
     ----------
     content : mapping
-        Of the file that ``ray up`` takes, or makes of it.
+        Content of the file for ``ray up``, or of the one that Ray makes from it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where a sweep runs: the Ray cluster that was named, or a private one on this machine."""
+"""Where a sweep runs: on the named Ray cluster, or on a private one on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.machine.cores import usable_cpus
 from trainables.machine.hardware import count_gpus
 
 PACKAGES = ("sweep", "trainables", "search_spaces")
-"""What workers need of this project; uploaded with the job, so that they run this copy."""
+"""Packages of this project that workers need; uploaded with the job, so that they run this copy."""
 
 
 def _quiet_environment() -> None:
@@ -36,16 +36,16 @@ def ray_session(
     Parameters
     ----------
     address : str or None
-        None: a private Ray on this machine, never another one that happens to run here.
+        None means a private Ray on this machine, never another Ray that happens to run here.
     gpus : int or None
-        GPUs of a private Ray; None: the NVIDIA GPUs of this machine.
+        Number of GPUs of a private Ray; None means all NVIDIA GPUs of this machine.
     modules : sequence of Path
-        Files and packages of the user's own that workers import.
+        The user's own files and packages that workers import.
 
     Raises
     ------
     RequestError
-        When no cluster answers at the address.
+        When no cluster responds at the address.
     """
     _quiet_environment()
     root = Path(__file__).resolve().parents[2]
@@ -95,13 +95,13 @@ def _join(address: str, options: Mapping[str, Any]) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise RequestError(
-            f"no Ray cluster answers at {address!r} ({reason}); start one with "
-            "ray up cluster.yaml, or leave out --address and RAY_ADDRESS to run here"
+            f"no Ray cluster responds at {address!r} ({reason}); start one with ray up "
+            "cluster.yaml, or remove --address and RAY_ADDRESS to run on this machine"
         ) from error
 
 
 def _resources() -> Resources:
-    """Return what the cluster has, and its largest node: that is what one trial can be given."""
+    """Return the resources of the cluster and of its largest node, which limits a single trial."""
     import ray
 
     total = ray.cluster_resources()

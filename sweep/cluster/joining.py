@@ -1,4 +1,4 @@
-"""What a sweep finds out about a cluster before its first trial."""
+"""What a sweep checks about a cluster before its first trial."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def joined(
     address: str,
     screen: Console,
 ) -> Iterator[tuple[Plan, Resources, Gpus | None]]:
-    """Decide on which nodes of a cluster a sweep runs, and make sure that they see its folders.
+    """Decide on which nodes of a cluster a sweep runs, and check that they can read its folders.
 
     Parameters
     ----------
@@ -40,28 +40,30 @@ def joined(
     out : Path
         Absolute run folder; must exist.
     present : Resources
-        What has joined the cluster so far.
+        Resources that have joined the cluster so far.
     gpus : Gpus or None
-        What ``--gpus`` says.
+        Value of ``--gpus``.
     address : str
-        As the user named the cluster.
+        The user's address of the cluster.
     screen : rich.console.Console
 
     Yields
     ------
     Plan, Resources, Gpus or None
-        With the precision, what will be there in time, and the GPUs that may come.
+        The plan with its precision, the future resources, and the GPUs that may join.
 
     Raises
     ------
     RequestError
-        When the cluster cannot run the trials: what is missing, and on which node.
+        When the cluster cannot run the trials; the message says what is missing on which node.
     """
     settings = plan.request.settings
     coming = gpus_to_come(gpus, settings, present, address)
     if coming is not None and coming != gpus:
         named = f" ({coming.name})" if coming.name else ""
-        screen.print(f"the cluster may start up to {coming.count} GPUs{named}; --gpus overrides it")
+        screen.print(
+            f"the cluster may start up to {coming.count} GPUs{named}; --gpus overrides this"
+        )
     plan, resources = join(plan, dataset, present, coming, screen)
     with token_in(out) as token:
         check_visibility(
@@ -80,22 +82,22 @@ def joined(
 def gpus_to_come(
     asked: Gpus | None, settings: SweepSettings, present: Resources, address: str
 ) -> Gpus | None:
-    """Return the GPUs that trials on a cluster may count on; Ray must be connected.
+    """Return the GPUs that a cluster will have; Ray must be connected.
 
     Parameters
     ----------
     asked : Gpus or None
-        What ``--gpus`` says: this holds.
+        Value of ``--gpus``, which has priority.
     settings : SweepSettings
     present : Resources
-        What has joined so far.
+        Resources that have joined so far.
     address : str
-        As the user named the cluster.
+        The user's address of the cluster.
 
     Raises
     ------
     RequestError
-        When the cluster has nothing yet, and what will come is not known.
+        When the cluster has no resources yet, and its future ones are unknown.
     """
     import ray
 
@@ -107,24 +109,24 @@ def gpus_to_come(
     nothing = present.cpus < settings.cpus_per_trial and not present.gpus
     if settings.gpus_per_trial is None and nothing and not (offer and offer.cpus):
         raise RequestError(
-            f"the cluster at {address} has no cores for a trial and no GPUs yet, and what nodes it "
-            "may start is not known on this one: say it, such as --gpus 4xA10G, or "
-            "--set gpus_per_trial=0 for trials on CPUs"
+            f"the cluster at {address} has no cores for a trial and no GPUs yet, and this node "
+            "does not know which nodes it may start; name the GPUs, such as --gpus 4xA10G, or use "
+            "--set gpus_per_trial=0 to train on CPUs"
         )
     return None
 
 
 def gpus_to_plan(asked: Gpus | None, settings: SweepSettings, address: str | None) -> Gpus | None:
-    """Return the GPUs that a plan counts on, which joins no cluster: those that ``--gpus`` says, or
-    that the cluster's autoscaler may start, where that runs on this machine.
+    """Return the GPUs that a plan assumes without joining the cluster: those of ``--gpus``, or
+    those that the cluster's autoscaler may start, if it runs on this machine.
 
     Parameters
     ----------
     asked : Gpus or None
-        What ``--gpus`` says: this holds.
+        Value of ``--gpus``, which has priority.
     settings : SweepSettings
     address : str or None
-        As the user named the cluster; None: there is none.
+        The user's address of the cluster; None without a cluster.
     """
     if address is None or asked is not None or settings.gpus_per_trial == 0:
         return asked

@@ -1,4 +1,4 @@
-"""Which nodes a sweep may use, so that all its trials compute in the precision that they say."""
+"""Which nodes a sweep may use, so that all its trials compute in the recorded precision."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from trainables.data.dataset import DataSet
 
 T = TypeVar("T")
 TYPE_LABEL, NODE_LABEL = "ray.io/accelerator-type", "ray.io/node-id"
-"""Labels that Ray gives its nodes."""
+"""Labels of Ray's nodes."""
 TYPE_RESOURCE = "accelerator_type:"
-"""Start of the resource that names a node's GPUs."""
+"""Prefix of the resource that names a node's GPUs."""
 ANSWER_SECONDS = 120.0
 """Longest wait for the nodes' answers."""
 
 
 def named_type(gpus: Gpus | None) -> list[Processor]:
-    """Return the GPUs that ``--gpus`` names; none where it names no known type."""
+    """Return the GPUs that ``--gpus`` names; none if it names no known type."""
     if gpus is None or not gpus.name:
         return []
     named = Processor(gpus.name, gpu_computes_bf16(gpus.name))
@@ -48,17 +48,17 @@ def before_start(
     resources: Resources | None,
     gpus: Gpus | None,
 ) -> Precision | None:
-    """Return a run's precision as far as it is known without asking a cluster.
+    """Return a run's precision if it is known before joining a cluster.
 
     Parameters
     ----------
     recorded : dict or None
-        Contents of plan.json: what it says holds.
+        Contents of plan.json, which has priority.
     settings : SweepSettings
     resources : Resources or None
-        Of this machine; None where the sweep will join a cluster.
+        Resources of this machine; None if the sweep will join a cluster.
     gpus : Gpus or None
-        What ``--gpus`` says.
+        Value of ``--gpus``.
     """
     if recorded and recorded.get("precision"):
         return Precision(**recorded["precision"])
@@ -71,7 +71,7 @@ def before_start(
 def _here(
     settings: SweepSettings, resources: Resources, gpus: Gpus | None
 ) -> tuple[list[Processor], bool]:
-    """Return what trials compute on in a private Ray on this machine, and whether on GPUs."""
+    """Return this machine's processors for trials in a private Ray, and whether they are GPUs."""
     on_gpus = bool(gpus_per_trial(settings, resources))
     named = named_type(gpus) if on_gpus else []
     return named or [of_this_machine(on_gpus)], on_gpus
@@ -84,12 +84,12 @@ def _wanted(plan: Plan) -> list[TrialConfig]:
 
 
 def check_here(plan: Plan, resources: Resources, gpus: Gpus | None) -> str:
-    """Return what the user should know of this machine's precision before a plan runs on it.
+    """Return a note for the user on this machine's precision, before a plan runs on it.
 
     Raises
     ------
     RequestError
-        When its GPUs cannot compute what the trials demand.
+        When its GPUs cannot compute in the precision of the trials.
     """
     if plan.precision is None:
         return ""
@@ -108,23 +108,23 @@ def join(
     Parameters
     ----------
     plan : Plan
-        Its precision is kept, where that is decided.
+        The plan, whose precision is kept if it has been decided.
     dataset : DataSet
     present : Resources
-        What has joined the cluster so far.
+        Resources that have joined the cluster so far.
     gpus : Gpus or None
-        What ``--gpus`` says, or the cluster offers.
+        Value of ``--gpus``, or the GPUs that the cluster offers.
     screen : rich.console.Console
 
     Returns
     -------
     Plan, Resources
-        What will be there in time, without the nodes that get no trial.
+        The future resources, without nodes that get no trial.
 
     Raises
     ------
     RequestError
-        When no node can compute what the trials demand.
+        When no node can compute in the precision of the trials.
     """
     settings, count = plan.request.settings, gpus.count if gpus else None
     on_gpus = bool(gpus_per_trial(settings, growing(present, settings, count)))
@@ -141,7 +141,7 @@ def join(
     if nodes.note:
         screen.print(f"note: {nodes.note}", markup=False, soft_wrap=True)
     if others and gpus:
-        text = f"note: {names(others)} is not the {gpus.name} that was asked for and gets no trial"
+        text = f"note: {names(others)} is not the requested {gpus.name} and gets no trial"
         screen.print(text, markup=False, soft_wrap=True)
     lost = sum(one.gpus for one in found if one.node in (nodes.avoid or ()))
     lost += sum(one.gpus for one in others)
@@ -155,7 +155,7 @@ def join(
 
 
 def other_kinds(processors: Sequence[Processor], name: str) -> list[Processor]:
-    """Return the nodes whose GPU is of another type than the named one; none where no node has it.
+    """Return the nodes with another type of GPU than the named one; none if no node has that type.
 
     Examples
     --------
@@ -173,10 +173,10 @@ def unwanted_types(name: str) -> frozenset[str]:
 
 
 def of_cluster(on_gpus: bool) -> list[Processor]:
-    """Return what trials compute on in each node of the Ray cluster that is joined.
+    """Return the processor of trials on each node of the connected Ray cluster.
 
-    Nodes without a GPU (or, for trials on CPUs, without a core for them) do not count. A GPU's
-    type is the node's label or resource; what these do not tell the node itself is asked.
+    Nodes without a GPU (or, for trials on CPUs, without a core for them) do not count. The type of
+    a GPU comes from the node's label or resource; if these do not say it, the node is asked.
     """
     import ray
 
@@ -198,7 +198,7 @@ def _by_label(node: Mapping[str, Any]) -> Processor:
 
 
 def _ask(nodes: Sequence[str], on_gpus: bool) -> dict[str, Processor]:
-    """Ask nodes by a task on each; those that give no answer are missing."""
+    """Ask nodes with a task on each; those that do not respond are missing."""
     answers = on_each(nodes, of_this_machine, on_gpus, seconds=ANSWER_SECONDS)
     # the others have left meanwhile, or cannot start a worker
     return {node: one for node, one in answers.items() if not isinstance(one, Exception)}
@@ -207,22 +207,22 @@ def _ask(nodes: Sequence[str], on_gpus: bool) -> dict[str, Processor]:
 def on_each(
     nodes: Sequence[str], function: Callable[..., T], *arguments: Any, seconds: float
 ) -> dict[str, T | Exception]:
-    """Call a function on each of some nodes of the Ray cluster that is joined, all at once.
+    """Call a function on several nodes of the connected Ray cluster at the same time.
 
     Parameters
     ----------
     nodes : sequence of str
-        Ray's ids.
+        Ray's ids of the nodes.
     function : callable
     *arguments
-        Of the function.
+        Arguments of the function.
     seconds : float
-        Longest wait for the answers, all together.
+        Longest wait for all results together.
 
     Returns
     -------
     dict
-        By node what was returned, or why nothing was: TimeoutError or an error of Ray.
+        Result of the function by node, or the error: TimeoutError or an error of Ray.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -242,7 +242,7 @@ def on_each(
             answers[node] = ray.get(answer, timeout=0.1)
         except ray.exceptions.GetTimeoutError:
             ray.cancel(answer, force=True)
-            answers[node] = TimeoutError(f"no answer within {seconds:.0f} s")
+            answers[node] = TimeoutError(f"no response within {seconds:.0f} s")
         except ray.exceptions.RayError as error:
             answers[node] = error
     return answers
@@ -253,9 +253,9 @@ class Nodes:
     """Which nodes a sweep may use."""
 
     avoid: frozenset[str] | None = frozenset()
-    """Ids of nodes that do not compute in the run's precision; None: every node is used."""
+    """Ids of nodes that do not compute in the run's precision; None means that all are used."""
     note: str = ""
-    """What the user should know about it."""
+    """Note for the user."""
     problem: str = ""
     """Why the sweep cannot run on these nodes."""
 
@@ -266,10 +266,10 @@ def choose_nodes(
     processors: Sequence[Processor],
     on_gpus: bool,
 ) -> Nodes:
-    """Leave out the nodes that cannot compute what trials demand, wherever others can.
+    """Leave out the nodes that cannot compute in the precision of the trials, if others can.
 
-    Where no node can, CPUs emulate bfloat16, which is slow and gives the same result up to
-    rounding; on GPUs the request is refused.
+    If no node can, CPUs emulate bfloat16, which is slow and gives the same result up to rounding;
+    on GPUs the request is refused.
     """
     if not any(precision.demands_bf16(config, on_gpus) for config in configs):
         return Nodes(None)
@@ -278,12 +278,12 @@ def choose_nodes(
         note = f"{names(cannot)} cannot compute in the run's precision and gets no trial"
         return Nodes(frozenset(one.node for one in cannot if one.node), note if cannot else "")
     if not on_gpus:
-        note = "this CPU has no bfloat16 instructions: precision=bf16 is emulated, which is slow"
+        note = "this CPU has no bfloat16 instructions, so precision=bf16 is emulated, which is slow"
         return Nodes(None, note)
     bf16 = any(config.precision == "bf16" for config in configs)
     what = "precision=bf16" if bf16 else "this run's precision=32 with TF32"
     hint = "use GPUs that can (A100, A10G, L4 or newer), or --set precision=32 with another --out"
-    return Nodes(problem=f"{names(cannot)} cannot compute in {what}: {hint}")
+    return Nodes(problem=f"{names(cannot)} cannot compute in {what}; {hint}")
 
 
 def label_selector(
@@ -294,11 +294,11 @@ def label_selector(
     Parameters
     ----------
     avoid : collection of str
-        Ids of nodes.
+        Ids of the nodes.
     on_gpu : bool
-        Whether it must not get a GPU that does not compute in bfloat16, whenever its node joins.
+        Whether the trial must not get a GPU without bfloat16, even on a node that joins later.
     other_types : collection of str
-        Ray's names of further GPUs that it must not get. Nodes without the label pass.
+        Ray's names of further GPUs that it must not get. Nodes without the label are allowed.
     """
     selector = without_nodes(avoid)
     types = dict.fromkeys([*(WITHOUT_BF16 if on_gpu else ()), *sorted(other_types)])
@@ -308,19 +308,19 @@ def label_selector(
 
 
 def without_nodes(nodes: Collection[str]) -> dict[str, str]:
-    """Return Ray's label selector that keeps a trial away from the nodes of given ids."""
+    """Return Ray's label selector that keeps a trial away from the nodes with given ids."""
     return {NODE_LABEL: f"!in({','.join(sorted(nodes))})"} if nodes else {}
 
 
 def any_node_left(blind: Collection[str], cpus: float, gpus: float) -> bool:
-    """Whether the cluster has a node for a trial that is none of `blind`; Ray must be connected.
+    """Whether the cluster has a node for a trial outside `blind`; Ray must be connected.
 
     Parameters
     ----------
     blind : collection of str
-        Ids of nodes.
+        Ids of nodes that cannot be used.
     cpus, gpus : float
-        What a trial takes.
+        Resources that a trial needs.
     """
     return any(
         there.get("CPU", 0.0) >= cpus and there.get("GPU", 0.0) >= gpus
@@ -331,14 +331,14 @@ def any_node_left(blind: Collection[str], cpus: float, gpus: float) -> bool:
 def resources_of_nodes(
     without: Collection[str], no_gpu: Collection[str] = ()
 ) -> list[dict[str, float]]:
-    """Return what each node has for trials of the cluster that is joined.
+    """Return the resources for trials of each node of the connected cluster.
 
     Parameters
     ----------
     without : collection of str
-        Ids of nodes that get none.
+        Ids of nodes that get no trial.
     no_gpu : collection of str
-        Ids of nodes whose GPUs are of no use.
+        Ids of nodes whose GPUs cannot be used.
     """
     import ray
 

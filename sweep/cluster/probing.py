@@ -1,4 +1,4 @@
-"""Measuring networks on the GPUs of a cluster, before its first trial."""
+"""Measure the memory of networks on the GPUs of a cluster, before its first trial."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from trainables.footprint import Footprint, FootprintCache, footprint_key, probe
 from trainables.machine.hardware import pretended_gpu
 
 WAIT_SECONDS = 900.0
-"""Longest wait for the first GPU of a cluster that grows."""
+"""Longest wait for the first GPU of a cluster that starts nodes on demand."""
 ANSWER_SECONDS = 120.0
-"""Longest wait for what the GPUs of nodes are."""
+"""Longest wait for the nodes to describe their GPUs."""
 PROBING_SECONDS = 600.0
-"""Longest time for all measurements: trials of networks that were not measured by then take what
-was estimated."""
+"""Longest time for all measurements; for networks that have not been measured by then, the
+estimate is used."""
 CAUTION = 1.5
-"""Factor on an estimate for the share of a GPU that its measurement gets."""
+"""Factor on an estimate to get the share of a GPU for its measurement."""
 MOST_PER_GPU = 4
-"""Measurements at once on a GPU: most of their time is spent importing torch."""
+"""Most measurements at once on a GPU; most of their time is spent importing torch."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class NodeGpu:
     node: str
     """Ray's id of the node."""
     name: str
-    """As the driver names it."""
+    """Name from the driver."""
     memory_gb: float
 
 
 def gpu_of_this_machine() -> tuple[str, float | None]:
-    """Return name and memory in GiB of the smallest GPU here; or why there is none, and None."""
+    """Return name and memory in GiB of the smallest GPU here, or why there is none, and None."""
     if (pretended := pretended_gpu()) is not None:
         return pretended.name or "GPUs are pretended here", pretended.memory_gb
     # in a process of its own: the worker would hold a CUDA context ever after
@@ -63,13 +63,13 @@ def gpu_of_this_machine() -> tuple[str, float | None]:
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) != 2:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return f"no GPU answers ({reason})", None
+        return f"no GPU responds ({reason})", None
     return lines[0], float(lines[1])
 
 
 def smallest_kind(gpus: Collection[NodeGpu]) -> list[NodeGpu]:
-    """Return the nodes whose GPU is of the kind with the least memory: what fits there fits
-    everywhere.
+    """Return the nodes with the type of GPU that has the least memory: what fits there fits on all
+    others.
 
     Examples
     --------
@@ -84,9 +84,9 @@ def smallest_kind(gpus: Collection[NodeGpu]) -> list[NodeGpu]:
 
 
 def _gpus_of_cluster(resources: Resources) -> tuple[list[NodeGpu], str]:
-    """Return the GPUs of the nodes that trials may get, and why some do not answer.
+    """Return the GPUs of the nodes that trials may get, and why some do not respond.
 
-    Where there is none yet, wait for the first.
+    If there is no such node yet, wait for the first one.
     """
     import ray
 
@@ -98,7 +98,7 @@ def _gpus_of_cluster(resources: Resources) -> tuple[list[NodeGpu], str]:
         ready, late = ray.wait([first.remote()], timeout=WAIT_SECONDS)
         if late:
             ray.cancel(late[0], force=True)
-            return [], f"no GPU came within {WAIT_SECONDS:.0f} s"
+            return [], f"no GPU joined within {WAIT_SECONDS:.0f} s"
         answers = ready
     else:
         answers = [
@@ -109,12 +109,12 @@ def _gpus_of_cluster(resources: Resources) -> tuple[list[NodeGpu], str]:
         answers, late = ray.wait(answers, num_returns=len(answers), timeout=ANSWER_SECONDS)
         for answer in late:
             ray.cancel(answer, force=True)
-    found, problem = [], "no GPU answers"
+    found, problem = [], "no GPU responds"
     for answer in answers:
         try:
             node, name, memory = ray.get(answer)
         except ray.exceptions.RayError as error:  # the node has left meanwhile
-            problem = f"a GPU does not answer ({type(error).__name__})"
+            problem = f"a GPU does not respond ({type(error).__name__})"
             continue
         if memory is None:
             problem = name
@@ -136,30 +136,30 @@ def probe_on_gpus(
     image_shape: tuple[int, int] | None = None,
     cache: FootprintCache | None = None,
 ) -> tuple[dict[str, Footprint], float | None, list[str]]:
-    """Measure trials on GPUs of the Ray cluster that is joined: of the kind with the least memory
-    that a trial may get, several networks at once.
+    """Measure trials on GPUs of the connected Ray cluster, on the type of GPU with the least memory
+    that a trial may get; several networks are measured at once.
 
     Parameters
     ----------
     configs : mapping
-        trial_id to TrialConfig; stardist's own model is not measured.
+        TrialConfig by trial_id; StarDist's own model is not measured.
     guesses : mapping
-        trial_id to what was estimated, where it was: says how many fit on a GPU at once.
+        Estimates by trial_id, as far as they exist; they give the number of measurements per GPU.
     resources : Resources
-        Says which nodes get no trial.
+        Resources of the cluster, including the nodes that get no trial.
     image_shape : (H, W), optional
-        Of the largest image that will be evaluated whole.
+        Shape of the largest image that will be evaluated whole.
     cache : FootprintCache, optional
-        None: the user's.
+        The user's cache by default.
 
     Returns
     -------
     footprints : dict
-        trial_id to what was measured; those that could not be measured are missing.
+        Measured footprint by trial_id; trials that could not be measured are missing.
     gpu_memory_gb : float or None
-        Of the smallest GPU that answered; None where none did.
+        Memory of the smallest GPU that responded; None if none did.
     problems : list of str
-        Why some could not be measured.
+        Reasons why networks could not be measured.
     """
     cache = cache or default_cache()
     found, problem = _gpus_of_cluster(resources)
@@ -205,8 +205,8 @@ def _probe_all(
     image_shape: tuple[int, int] | None,
     end: float,
 ) -> tuple[dict[str, Footprint], dict[str, str]]:
-    """Measure networks on given nodes until `end` (of `time.monotonic`); return what was measured
-    and why others were not, by key.
+    """Measure networks on given nodes until `end` (of `time.monotonic`); return the measurements,
+    and the reasons for missing ones, by key.
     """
     import ray
 
@@ -232,5 +232,5 @@ def _probe_all(
             measured[key] = footprint
     for answer, key in waiting.items():
         ray.cancel(answer, force=True)
-        reasons[key] = f"not within {PROBING_SECONDS:.0f} s for all"
+        reasons[key] = f"all measurements together took longer than {PROBING_SECONDS:.0f} s"
     return measured, reasons

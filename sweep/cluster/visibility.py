@@ -1,8 +1,8 @@
-"""Whether the nodes of a cluster see the run folder and the data.
+"""Whether the nodes of a cluster can read the run folder and the data.
 
-Trials run on all nodes and write their results to the run folder. On a node that has another disk
-at that path they would be lost, so each node reads a word that the driver wrote there, writes an
-answer that the driver reads back, and compares the data set with the driver's.
+Trials run on all nodes and write their results to the run folder. If a node has another disk at
+that path, results would be lost. So each node reads a word that the driver wrote there, writes a
+reply that the driver reads back, and compares the data set with the driver's.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from trainables.data.splits import DataOptions
 from trainables.records.files import write_text
 
 FOLDER = ".nodes"
-"""In the run folder, while a sweep runs."""
+"""Name of a folder in the run folder while a sweep runs."""
 PATIENCE_SECONDS = 10.0
 """Network file systems may show a new file late."""
 ANSWER_SECONDS = 600.0
-"""Longest wait for all nodes: each starts a worker and reads the whole data set."""
+"""Longest wait for all nodes, as each starts a worker and reads the whole data set."""
 STALE_SECONDS = 86400.0
-HINT = "--out and --data must lie on storage that every node sees, such as /shared"
+HINT = "put --out and --data on storage that all nodes share, such as /shared"
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What one node sees."""
+    """The result of the check on one node."""
 
     node: str
     """Ray's id of the node."""
     name: str
     """Host and address, for messages."""
     problems: tuple[str, ...] = ()
-    """What it lacks, each as the rest of a sentence about the node; empty: nothing."""
+    """Problems, each as the rest of a sentence about the node; empty if there are none."""
 
 
 @contextmanager
 def token_in(out: Path) -> Iterator[str]:
-    """Write a random word into a run folder for as long as the block runs.
+    """Write a random word into a run folder while the block runs.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def token_in(out: Path) -> Iterator[str]:
     Yields
     ------
     str
-        The word, as `look` takes it.
+        The word, for `look`.
     """
     parent = out / FOLDER
     for old in parent.glob("*"):  # of drivers that were killed
@@ -81,29 +81,29 @@ def look(
     fingerprint: str = "",
     patience: float = PATIENCE_SECONDS,
 ) -> tuple[str, ...]:
-    """Look from this machine at a run folder and a data set.
+    """Check a run folder and a data set from this machine.
 
     Parameters
     ----------
     answer : str
-        Name of the file that is written beside the token.
+        Name of the reply file beside the token.
     out : str or None
-        Absolute run folder, which holds `token`; None: it is not looked at.
+        Absolute run folder, which contains `token`; None skips this check.
     token : str
-        As `token_in` gives it.
+        The result of `token_in`.
     data : str or None
-        Absolute folder of the data set; None: it is not looked at.
+        Absolute folder of the data set; None skips this check.
     options : mapping or None
-        Fields of `trainables.data.DataOptions`: how the data are divided.
+        Fields of `trainables.data.DataOptions`: how the data are split.
     fingerprint : str
-        Of the data set as the driver has it.
+        The driver's fingerprint of the data set.
     patience : float
-        Seconds until a file that is not there counts as missing.
+        Seconds to wait for a file before it counts as missing.
 
     Returns
     -------
     tuple of str
-        What is missing, each as the rest of a sentence about this node; empty: nothing.
+        Problems, each as the rest of a sentence about this node; empty if there are none.
     """
     problems = [_out_problem(Path(out), token, answer, patience) if out else ""]
     if data is not None:
@@ -120,7 +120,7 @@ def _out_problem(out: Path, token: str, answer: str, patience: float) -> str:
         except OSError:
             pass
         if time.monotonic() >= end:
-            what = "has another folder at" if out.is_dir() else "does not see the run folder"
+            what = "has another folder at" if out.is_dir() else "cannot find the run folder"
             return f"{what} {out}"
         time.sleep(0.2)
     try:
@@ -132,22 +132,22 @@ def _out_problem(out: Path, token: str, answer: str, patience: float) -> str:
 
 def _data_problem(data: Path, options: Mapping[str, Any], fingerprint: str) -> str:
     if not data.is_dir():
-        return f"does not see the data set {data}"
+        return f"cannot find the data set {data}"
     try:
         found = cached_index(data, DataOptions(**options)).fingerprint
     except (DataError, OSError) as error:
         reason = (str(error).splitlines() or ["no message"])[0]
         return f"cannot read the data set {data} ({reason})"
-    return "" if found == fingerprint else f"has other files in the data set {data}"
+    return "" if found == fingerprint else f"has different files in the data set {data}"
 
 
 def name_of(node: Mapping[str, Any]) -> str:
-    """Return what a node is called in messages.
+    """Return the name of a node in messages.
 
     Parameters
     ----------
     node : mapping
-        As ``ray.nodes()`` describes it.
+        One of ``ray.nodes()``.
 
     Examples
     --------
@@ -166,25 +166,25 @@ def ask_nodes(
     seconds: float = ANSWER_SECONDS,
     **data: Any,
 ) -> list[Sight]:
-    """Let each node look, by one task on each; Ray must be connected.
+    """Run the check on each node with one task per node; Ray must be connected.
 
     Parameters
     ----------
     nodes : sequence of dict
-        Of ``ray.nodes()``.
+        Nodes from ``ray.nodes()``.
     out : Path or None
-        Absolute run folder; None: it is not looked at.
+        Absolute run folder; None skips this check.
     token : str
-        As `token_in` gives it.
+        The result of `token_in`.
     seconds : float
-        Longest wait for the answers.
+        Longest wait for the results.
     **data
         ``data``, ``options`` and ``fingerprint`` of `look`.
 
     Returns
     -------
     list of Sight
-        One for each node, in the same order.
+        One result for each node, in the same order.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -203,7 +203,7 @@ def ask_nodes(
     for node, answer in zip(nodes, asked, strict=True):
         problems = _answer(answer, seconds)
         if not problems and out is not None and not _arrived(out / FOLDER / token, node["NodeID"]):
-            problems = (f"writes to {out}, but nothing of that arrives here",)
+            problems = (f"writes to {out}, but its files do not appear here",)
         sights.append(Sight(node["NodeID"], name_of(node), problems))
     return sights
 
@@ -215,13 +215,13 @@ def _answer(answer: Any, seconds: float) -> tuple[str, ...]:
         return tuple(ray.get(answer, timeout=0.1))
     except ray.exceptions.GetTimeoutError:
         ray.cancel(answer, force=True)
-        return (f"gave no answer within {seconds:.0f} s",)
+        return (f"did not respond within {seconds:.0f} s",)
     except ray.exceptions.RayError as error:
         return (f"cannot run a task ({_last(error)})",)
 
 
 def _last(error: Exception) -> str:
-    """Return the line of a remote error that says what was wrong."""
+    """Return the line of a remote error that describes the problem."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
@@ -237,7 +237,7 @@ def _arrived(folder: Path, name: str) -> bool:
 
 
 def problems_of(sights: Sequence[Sight]) -> str:
-    """Return in one line which nodes lack what; empty where none does."""
+    """Return all nodes and their problems in one line; '' if there are none."""
     return "; ".join(f"{one.name} {' and '.join(one.problems)}" for one in sights if one.problems)
 
 
@@ -252,31 +252,31 @@ def check_visibility(
     scouts: int,
     say: Callable[[str], Any],
 ) -> None:
-    """Make sure that the nodes that may get trials see the run folder and the data.
+    """Check that all nodes that may get trials can read the run folder and the data.
 
-    Where there is none yet, this waits for the first one: a cluster starts nodes when something
-    waits for them.
+    If there is no such node yet, wait for the first one: a cluster starts nodes when tasks wait for
+    them.
 
     Parameters
     ----------
     out : Path
         Absolute run folder.
     token : str
-        As `token_in` gives it.
+        The result of `token_in`.
     dataset : DataSet
     avoid : collection of str
         Ids of nodes that get no trial.
     cpus, gpus : float
-        What a trial takes.
+        Resources that a trial needs.
     scouts : int
-        Trials to ask nodes for, where there is none.
+        Number of tasks that wait for nodes if there are none yet.
     say : callable
         Takes a line for the user.
 
     Raises
     ------
     RequestError
-        When one does not; names every such node and what it lacks.
+        When a node cannot; the message names every such node and its problems.
     """
     import ray
 
@@ -296,14 +296,14 @@ def check_visibility(
     if nodes:
         sights = ask_nodes(nodes, out, token, **data)
     else:
-        say("waiting for the first node that can hold a trial ...")
+        say("waiting for the first node with room for a trial ...")
         sights = [_ask_first(out, token, cpus, gpus, scouts, data)]
     if problem := problems_of(sights):
-        raise RequestError(f"{problem}: {HINT}; nothing was started")
+        raise RequestError(f"{problem}; {HINT} (nothing was started)")
 
 
 def this_node() -> dict[str, str]:
-    """Return the node of this worker, as far as ``ray.nodes()`` would describe it for `name_of`."""
+    """Return this worker's node in the form of ``ray.nodes()``, with the fields for `name_of`."""
     import ray
     from ray.util import get_node_ip_address
 
@@ -322,7 +322,7 @@ def _scout(out: str, token: str, data: dict[str, Any]) -> tuple[dict[str, str], 
 def _ask_first(
     out: Path, token: str, cpus: float, gpus: float, scouts: int, data: dict[str, Any]
 ) -> Sight:
-    """Let the first node look that has room for a trial; ask for as many as all trials want."""
+    """Run the check on the first node with room; ask for as many nodes as all trials need."""
     import ray
 
     task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_scout)
@@ -334,8 +334,8 @@ def _ask_first(
         node, problems = ray.get(first)
     except ray.exceptions.RayError as error:
         raise RequestError(
-            f"the cluster's first node cannot run a task ({_last(error)})"
+            f"the cluster's first node cannot run a task ({_last(error)}); see ray status"
         ) from error
     if not problems and not _arrived(out / FOLDER / token, node["NodeID"]):
-        problems = (f"writes to {out}, but nothing of that arrives here",)
+        problems = (f"writes to {out}, but its files do not appear here",)
     return Sight(node["NodeID"], name_of(node), problems)

@@ -1,4 +1,4 @@
-"""Is everything there that a sweep needs? ``python -m sweep.doctor``."""
+"""Check whether everything that a sweep needs exists: ``python -m sweep.doctor``."""
 
 from sweep.doctor.cli import main
 

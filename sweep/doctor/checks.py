@@ -1,4 +1,4 @@
-"""What the facts of a machine mean for a sweep: one finding after the other, by subject."""
+"""What the facts of a machine mean for a sweep, as findings by subject."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainables.machine.hardware import PRETEND
 
 INSTALL = "install it: make setup, or pip install -c constraints.txt -e ."
 MAIN = ("torch", "lightning", "segmentation-models-pytorch", "ray", "wandb", "numpy")
-"""Libraries whose versions are shown; of the others only what is wrong."""
+"""Libraries whose versions are always shown; others appear only if something is wrong."""
 IN_USE_GB = 1.0
-"""GPU memory that other processes may hold without a note: what a desktop takes."""
+"""GPU memory that other processes may use without a note, such as a desktop."""
 LEAST_SCRATCH = 0.05
-"""Ray writes nothing any more to a disk of which less than this share is free."""
+"""Ray stops writing to a disk if less than this share of it is free."""
 
 
 def requirements() -> list[Requirement]:
-    """Return the packages that this project needs, without extras."""
+    """Return the packages that this project requires, without extras."""
     try:
         lines = requires("segsweep") or []
     except PackageNotFoundError:  # run from a checkout that was not installed
@@ -36,14 +36,14 @@ def requirements() -> list[Requirement]:
 
 
 def of_machine(machine: Machine, where: str = HERE) -> list[Finding]:
-    """Return all findings of one machine; of GPUs only where trials may run."""
+    """Return all findings for one machine; those on GPUs only if trials may run there."""
     on_gpus = [of_gpus, of_torch, of_tensorflow] if machine.torch else []
     subjects = [of_python, of_libraries, *on_gpus, of_wandb, of_scratch]
     return [finding for subject in subjects for finding in subject(machine, where)]
 
 
 def of_python(machine: Machine, where: str) -> list[Finding]:
-    """Say which Python runs on which machine."""
+    """Return the versions of Python and system, and the size of the machine."""
     can = "computes" if machine.cpu_bf16 else "does not compute"
     return [
         ok(
@@ -56,7 +56,7 @@ def of_python(machine: Machine, where: str) -> list[Finding]:
 
 
 def of_libraries(machine: Machine, where: str) -> list[Finding]:
-    """Say which libraries there are, and what is missing or of another version than needed."""
+    """Return the installed libraries, and those that are missing or have the wrong version."""
     needed = requirements()
     missing = [one.name for one in needed if not machine.libraries.get(one.name)]
     other = [
@@ -69,8 +69,8 @@ def of_libraries(machine: Machine, where: str) -> list[Finding]:
     shown = ", ".join(f"{name} {machine.libraries[name]}" for name in MAIN)
     if other:
         advice = "install the tested versions: pip install -c constraints.txt -e ."
-        return [note("libraries", f"{shown}; not as needed: {', '.join(other)}", advice, where)]
-    return [ok("libraries", f"{shown}; all {len(needed)} that are needed are there", where)]
+        return [note("libraries", f"{shown}; wrong version: {', '.join(other)}", advice, where)]
+    return [ok("libraries", f"{shown}; all {len(needed)} required ones are installed", where)]
 
 
 def _fits(requirement: Requirement, version: str) -> bool:
@@ -81,7 +81,7 @@ def _fits(requirement: Requirement, version: str) -> bool:
 
 
 def of_gpus(machine: Machine, where: str) -> list[Finding]:
-    """Say which GPUs there are: name, memory, driver, bfloat16."""
+    """Return the GPUs with name, memory, driver and bfloat16."""
     if machine.pretended:
         text = f"pretended ({PRETEND}={machine.pretended}): trials compute on the CPU"
         return [note("gpu", text, f"unset {PRETEND} for real work", where)]
@@ -90,7 +90,7 @@ def of_gpus(machine: Machine, where: str) -> list[Finding]:
             return [
                 problem(
                     "gpu",
-                    f"{machine.devices} NVIDIA GPUs are there, but nvidia-smi fails",
+                    f"{machine.devices} NVIDIA GPUs exist, but nvidia-smi fails",
                     "install or repair the NVIDIA driver; start a container with --gpus all",
                     where,
                 )
@@ -104,9 +104,9 @@ def of_gpus(machine: Machine, where: str) -> list[Finding]:
             findings.append(
                 note(
                     "gpu",
-                    f"GPU {number}: other processes hold {gpu_facts.used_gb:.1f} GiB of it, "
-                    "trials may run out of memory",
-                    "see nvidia-smi; end them, or leave this GPU out with CUDA_VISIBLE_DEVICES",
+                    f"GPU {number}: other processes use {gpu_facts.used_gb:.1f} GiB of its memory, "
+                    "so trials may run out of memory",
+                    "stop them (see nvidia-smi), or exclude this GPU with CUDA_VISIBLE_DEVICES",
                     where,
                 )
             )
@@ -121,12 +121,12 @@ def _describe(gpu: GpuFacts) -> str:
 
 
 def of_torch(machine: Machine, where: str) -> list[Finding]:
-    """Say whether torch can be imported, and computes on the GPUs that there are."""
+    """Return whether torch can be imported and computes on the GPUs."""
     asked = machine.torch
     assert asked is not None
     if asked.error:
         advice = (
-            "update the NVIDIA driver or torch until they fit; see docs/gpu.md"
+            "update the NVIDIA driver or torch until they match; see docs/gpu.md"
             if asked.version
             else "reinstall it: pip install --force-reinstall -c constraints.txt torch torchvision"
         )
@@ -144,43 +144,43 @@ def _gpus(count: int) -> str:
 
 
 def _blind(what: str, machine: Machine, asked: Framework, where: str) -> Finding:
-    there = f"{_gpus(len(machine.gpus))} of driver {machine.gpus[0].driver}"
+    there = f"{_gpus(len(machine.gpus))} with driver {machine.gpus[0].driver}"
     if machine.hidden is not None:
         why = f"CUDA_VISIBLE_DEVICES={machine.hidden!r}"
-        advice = "unset CUDA_VISIBLE_DEVICES, or name GPUs that are there"
+        advice = "unset CUDA_VISIBLE_DEVICES, or list existing GPUs in it"
     elif not asked.cuda:
         why = f"{what} {asked.version} is built for CPUs"
         advice = f"install the build of {what} for CUDA"
     else:
         why = asked.warning or f"{what} {asked.version}, CUDA {asked.cuda}"
-        advice = f"update the NVIDIA driver, or install a build of {what} for this one"
-    return problem(what, f"sees no GPU, but there are {there} ({why})", advice, where)
+        advice = f"update the NVIDIA driver, or install a build of {what} for this driver"
+    return problem(what, f"finds no GPU, but the machine has {there} ({why})", advice, where)
 
 
 def of_tensorflow(machine: Machine, where: str) -> list[Finding]:
-    """Say whether TensorFlow, which StarDist's own model needs, is there and sees GPUs."""
+    """Return whether TensorFlow, which StarDist's own model needs, is installed and finds GPUs."""
     asked = machine.tensorflow
     if asked is None:
         return [
             note(
                 "tensorflow",
                 "not installed; StarDist's own model cannot be trained",
-                "only if you want that: pip install -c constraints.txt -e '.[stardist]'",
+                "to train it: pip install -c constraints.txt -e '.[stardist]'",
                 where,
             )
         ]
     if asked.error:
         advice = "reinstall it, or leave StarDist's own model out of the search space"
         return [problem("tensorflow", f"cannot be imported: {asked.error}", advice, where)]
-    seen = f"sees {_gpus(asked.gpus)}" if asked.gpus else "no GPU"
+    seen = f"finds {_gpus(asked.gpus)}" if asked.gpus else "no GPU"
     if machine.gpus and not asked.gpus:
-        text = f"{asked.version}: sees no GPU; StarDist's own model trains on the CPU"
+        text = f"{asked.version}: finds no GPU; StarDist's own model trains on the CPU"
         return [note("tensorflow", text, "see docs/gpu.md to train it on a GPU", where)]
     return [ok("tensorflow", f"{asked.version}: {seen}", where)]
 
 
 def of_wandb(machine: Machine, where: str) -> list[Finding]:
-    """Say whether W&B can be reached, and where its key comes from."""
+    """Return whether W&B can be reached, and where its key comes from."""
     try:
         mode = wandb_mode(None)
     except RequestError as error:
@@ -189,24 +189,24 @@ def of_wandb(machine: Machine, where: str) -> list[Finding]:
         return [ok("wandb", "switched off (WANDB_MODE, or W&B's settings file)", where)]
     parts = urlsplit(machine.server)
     host = parts.hostname or machine.server  # without a user's name and password
-    answers = f"{host} does not answer ({machine.unreachable})"
+    answers = f"{host} does not respond ({machine.unreachable})"
     if not machine.unreachable:
-        answers = f"{host} answers"
+        answers = f"{host} responds"
     key = f"key from {machine.key}" if machine.key else "no key"
     text = f"{version_of('wandb')}, {answers}, {key}"
     if not machine.key:
         text += "; trials here report offline"
-        return [note("wandb", text, "to report online: wandb login, on every node", where)]
+        return [note("wandb", text, "to report online, run wandb login on every node", where)]
     if machine.unreachable:
         text += "; trials here report offline"
-        return [note("wandb", text, "upload later: cd OUT && wandb sync --sync-all", where)]
+        return [note("wandb", text, "to upload later: cd OUT && wandb sync --sync-all", where)]
     if mode == "offline":
         text += "; reports offline (WANDB_MODE, or W&B's settings file)"
     return [ok("wandb", text, where)]
 
 
 def of_scratch(machine: Machine, where: str) -> list[Finding]:
-    """Say whether the disk for temporary files, which Ray needs, has space left."""
+    """Return whether the disk for Ray's temporary files has space left."""
     text = f"{machine.scratch}: {machine.scratch_free_gb:.0f} GB free"
     if machine.scratch_free < LEAST_SCRATCH:
         text += f", {machine.scratch_free:.0%} of the disk: Ray stops writing"
@@ -215,7 +215,7 @@ def of_scratch(machine: Machine, where: str) -> list[Finding]:
 
 
 def compare(machine: Machine, ours: Machine, where: str) -> list[Finding]:
-    """Say in what a node differs from the machine that drives the sweep."""
+    """Return how a node differs from the machine that drives the sweep."""
     return [
         *_ray_version(machine, ours, where),
         *_copy(machine, ours, where),
@@ -228,7 +228,7 @@ def _ray_version(machine: Machine, ours: Machine, where: str) -> list[Finding]:
     if theirs == here and machine.python == ours.python:
         return [ok("ray", f"{theirs} on Python {machine.python}, as here", where)]
     text = f"{theirs} on Python {machine.python}, but here {here} on Python {ours.python}"
-    advice = f"install ray=={here} and Python {ours.python} there, and start the node again"
+    advice = f"install ray=={here} and Python {ours.python} there, and restart the node"
     return [problem("ray", text, advice, where)]
 
 
@@ -238,7 +238,7 @@ def _copy(machine: Machine, ours: Machine, where: str) -> list[Finding]:
     if not other:
         return [ok("project", f"the same {len(names)} files as here", where)]
     more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-    text = f"other files than here, in {machine.place}: {', '.join(other[:3])}{more}"
+    text = f"files differ from those here, in {machine.place}: {', '.join(other[:3])}{more}"
     advice = "start the node without PYTHONPATH or another copy of this project in its Python"
     return [problem("project", text, advice, where)]
 
@@ -251,22 +251,22 @@ def _other_versions(machine: Machine, ours: Machine, where: str) -> list[Finding
     ]
     if not other:
         return []
-    text = f"other versions than here: {', '.join(other[:6])}{' ...' if len(other) > 6 else ''}"
+    text = f"versions differ: {', '.join(other[:6])}{' ...' if len(other) > 6 else ''}"
     return [note("versions", text, "install from constraints.txt on every node", where)]
 
 
 def differing_gpus(machines: Sequence[Machine]) -> list[Finding]:
-    """Say that the GPUs of a cluster are not all alike, where they are not."""
+    """Return a note if the GPUs of a cluster differ."""
     gpus = [gpu for machine in machines for gpu in machine.gpus]
     kinds = sorted({f"{gpu.name}, {gpu.memory_gb:.0f} GiB" for gpu in gpus})
     if len(kinds) < 2:
         return []
-    text = f"the GPUs differ ({'; '.join(kinds)}): the smallest decides what trials get of one"
+    text = f"the GPUs differ ({'; '.join(kinds)}): the smallest one sets the trials' share"
     if {gpu.bf16 for gpu in gpus} == {True, False}:
         text += ", and precision=auto is 32, as not all compute in bfloat16"
-    return [note("gpu", text, "--gpus, such as --gpus 4xA100, names the type to use", "cluster")]
+    return [note("gpu", text, "to use one type only, name it, such as --gpus 4xA100", "cluster")]
 
 
 def names_of(needed: Sequence[Requirement]) -> tuple[str, ...]:
-    """Return the names of packages whose versions the doctor asks for."""
+    """Return the names of the packages whose versions the doctor reports."""
     return tuple(one.name for one in needed)

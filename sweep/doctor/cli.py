@@ -1,9 +1,9 @@
-"""Is everything there that a sweep needs? ``python -m sweep.doctor [--address ADDR] ...``
+"""Check whether everything that a sweep needs exists: ``python -m sweep.doctor [--address ADDR]``.
 
-Prints one table, one line per finding, to be pasted into an issue. Exit code 2 when something
-would stop or spoil a sweep, else 0. It starts nothing and changes nothing.
+Prints one table with one line per finding, ready to paste into an issue. The exit code is 2 if
+something would stop or spoil a sweep, else 0. It starts and changes nothing.
 
-Imports nothing but Python's own before it has looked whether the rest is installed.
+Before it has checked that all libraries are installed, it imports only Python's own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--address",
         metavar="ADDR",
-        help="Ray cluster whose nodes are looked at, too (default: RAY_ADDRESS, else none)",
+        help="Ray cluster whose nodes to check as well (default: RAY_ADDRESS if set, else none)",
     )
     add("--data", metavar="PATH", help="data set to check: a folder with images/ and masks/")
     add("--out", metavar="DIR", help="run folder to check")
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse(what: str) -> int:
-    """Print the one finding that keeps all others from being looked for."""
+    """Print the one finding that makes all other checks impossible."""
     print(
         f"problem  {what}; install with this Python: make setup, or pip install -c "
         f"constraints.txt -e . ({sys.executable})"
@@ -42,7 +42,7 @@ def _refuse(what: str) -> int:
 
 
 def _look(arguments: argparse.Namespace, command: str) -> int:
-    """Print what is found; return the exit code."""
+    """Print all findings; return the exit code."""
     if sys.version_info < FIRST_PYTHON:
         return _refuse(f"python  here  {sys.version.split()[0]}, but 3.11 or newer is needed")
     try:
@@ -53,7 +53,7 @@ def _look(arguments: argparse.Namespace, command: str) -> int:
     except ModuleNotFoundError as error:
         return _refuse(f"libraries  here  not installed: {error.name}, and perhaps others")
     address = cluster.where(arguments.address)
-    # what libraries print would spoil the table
+    # output of libraries would spoil the table
     with tempfile.TemporaryDirectory(prefix="segsweep-") as log, quiet_screen(Path(log, "log")):
         findings = diagnosis.diagnose(address, arguments.data, arguments.out)
     print_table(findings, sys.stdout)

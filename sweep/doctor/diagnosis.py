@@ -1,4 +1,4 @@
-"""All that `sweep.doctor` looks at: this machine, its folders, and the nodes of a cluster."""
+"""All checks of `sweep.doctor`: this machine, its folders, and the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from sweep.resources import Resources
 from trainables.data.dataset import DataSet
 
 ANSWER_SECONDS = 240.0
-"""Longest wait for the nodes: each starts a worker, torch and TensorFlow."""
+"""Longest wait for the nodes, as each starts a worker, torch and TensorFlow."""
 
 
 def diagnose(address: str | None, data: str | None, out: str | None) -> list[Finding]:
-    """Look at everything that a sweep needs.
+    """Check everything that a sweep needs.
 
     Parameters
     ----------
     address : str or None
-        Of the Ray cluster whose nodes are looked at; None: this machine only.
+        Address of the Ray cluster whose nodes to check; None checks only this machine.
     data, out : str or None
-        Data set and run folder; None: not looked at.
+        Data set and run folder; None skips them.
     """
     folder = Path(out).absolute() if out and "://" not in out else None
     names = names_of(requirements())
@@ -68,14 +68,14 @@ def _shorter(commit: str) -> str:
 
 
 def _not_given(what: str) -> Finding:
-    return note(what, f"not checked: give --{what}")
+    return note(what, f"not checked; to check it, give --{what}")
 
 
 def _of_out(out: str | None, folder: Path | None) -> list[Finding]:
     if out is None:
         return [_not_given("out"), *look_at_disk(Path("runs").absolute())]
     if folder is None:
-        text = f"{out}: an address, which is not supported"
+        text = f"{out}: addresses are not supported"
         return [problem("out", text, "name a folder with --out")]
     return look_at_out(folder)
 
@@ -83,17 +83,17 @@ def _of_out(out: str | None, folder: Path | None) -> list[Finding]:
 def of_cluster(
     address: str, ours: Machine, out: Path | None, dataset: DataSet | None
 ) -> list[Finding]:
-    """Join a cluster and look at each of its nodes.
+    """Join a cluster and check each of its nodes.
 
     Parameters
     ----------
     address : str
     ours : Machine
-        The machine that this runs on.
+        This machine.
     out : Path or None
-        Absolute run folder that can be written to here; None: not looked at.
+        Absolute run folder that can be written to here; None skips it.
     dataset : DataSet or None
-        As it is here; None: not looked at.
+        The data set on this machine; None skips it.
     """
     try:
         with cluster.ray_session(address, None) as resources:
@@ -112,7 +112,7 @@ def of_cluster(
 
 
 def _of_resources(address: str, nodes: int, present: Resources) -> list[Finding]:
-    """Say what a cluster offers, and what its autoscaler may start; Ray must be connected."""
+    """Return the resources of a cluster and of its autoscaler; Ray must be connected."""
     import ray
 
     text = f"{nodes} {'node' if nodes == 1 else 'nodes'} at {address}: {present.cpus:g} CPUs, "
@@ -123,8 +123,8 @@ def _of_resources(address: str, nodes: int, present: Resources) -> list[Finding]
         text = f"may start {offer.cpus:g} CPUs, {offer.gpus:g} GPUs{kind} when trials wait"
         found.append(ok("autoscaler", text, "cluster"))
     elif not present.cpus and not present.gpus:
-        text = "no node offers CPUs or GPUs yet, and which may start is not known on this machine"
-        advice = "run this on the cluster's head, or say what will come: sweep.run --gpus 4xA10G"
+        text = "no node has CPUs or GPUs yet, and this machine does not know which may start"
+        advice = "run this on the cluster's head node, or name the GPUs: sweep.run --gpus 4xA10G"
         found.append(note("autoscaler", text, advice, "cluster"))
     return found
 
@@ -134,7 +134,7 @@ def _called(node: Mapping[str, Any]) -> str:
 
 
 def _seen_out(nodes: Sequence[Mapping[str, Any]], out: Path | None) -> list[Finding]:
-    """Say which nodes see the run folder and can write to it; it is removed if it was not there."""
+    """Return which nodes can read and write the run folder; remove it if it is new."""
     if out is None:
         return [
             note("out", "not checked on the nodes", "give --out, a folder that can be written to")
@@ -144,12 +144,12 @@ def _seen_out(nodes: Sequence[Mapping[str, Any]], out: Path | None) -> list[Find
             sights = ask_nodes(nodes, out, token, seconds=ANSWER_SECONDS)
     except OSError as error:
         text = f"{out}: cannot be written to ({short(error)})"
-        return [problem("out", text, "name a folder that can be written to with --out")]
+        return [problem("out", text, "name a writable folder with --out")]
     return _of_sights("out", f"{out}: can be written to", nodes, sights)
 
 
 def _seen_data(nodes: Sequence[Mapping[str, Any]], dataset: DataSet | None) -> list[Finding]:
-    """Say which nodes see the same data as this machine."""
+    """Return which nodes have the same data as this machine."""
     if dataset is None:
         return []
     root, options = str(dataset.root), dataset.options.model_dump()
@@ -174,25 +174,25 @@ def _of_sights(
         if wrong and trains:
             found.append(problem(what, wrong, HINT, where))
         elif wrong:
-            found.append(note(what, f"{wrong}, which does not matter: it gets no trial", "", where))
+            found.append(note(what, f"{wrong}; harmless, as it gets no trial", "", where))
         else:
             found.append(ok(what, fine, where))
     return together([[one] for one in found])
 
 
 def _no_cluster(error: RequestError, ours: Machine) -> Finding:
-    """Say why a cluster could not be joined; of two versions, which."""
+    """Return why a cluster could not be joined, and both versions if they differ."""
     reason = " ".join(str(error.__cause__ or "").split())
     if "Version mismatch" in reason:
         theirs = reason.partition("started with:")[2].partition("This process")[0].strip()
         advice = (
             f"install ray=={ours.libraries.get('ray', '')} and Python {ours.python} on every "
-            "node, or theirs here"
+            "node, or the cluster's versions here"
         )
-        text = f"the cluster was started with {theirs}; here are Ray: "
+        text = f"the cluster was started with {theirs}; this machine has Ray: "
         text += f"{ours.libraries.get('ray', '')} Python: {ours.python}"
         return problem("ray", text, advice, "cluster")
-    return refused("cluster", error, "start it, or leave out --address", "cluster")
+    return refused("cluster", error, "start it, or remove --address", "cluster")
 
 
 def _machines(nodes: Sequence[Mapping[str, Any]], ours: Machine) -> dict[str, Machine | Exception]:
@@ -201,13 +201,14 @@ def _machines(nodes: Sequence[Mapping[str, Any]], ours: Machine) -> dict[str, Ma
 
 
 def _of_node(node: Mapping[str, Any], machine: Machine | Exception, ours: Machine) -> list[Finding]:
-    """Return the findings of one node, which name it."""
+    """Return the findings for one node, which name the node."""
     where = _called(node)
     offers = {kind: node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU")}
     if isinstance(machine, Exception):
         said = [line.strip() for line in str(machine).splitlines() if line.strip()]
-        text = f"runs no task ({said[-1] if said else type(machine).__name__})"
-        return [problem("node", text, "see ray status and the node's logs; restart it", where)]
+        text = f"cannot run a task ({said[-1] if said else type(machine).__name__})"
+        advice = "see ray status and the node's logs, and restart it"
+        return [problem("node", text, advice, where)]
     text = f"offers {offers['CPU']:g} CPUs, {offers['GPU']:g} GPUs"
     if not any(offers.values()):
         text += ": gets no trial"
@@ -216,9 +217,9 @@ def _of_node(node: Mapping[str, Any], machine: Machine | Exception, ours: Machin
         return [*found, *compare(machine, ours, where), *of_machine(machine, where)]
     if offers["GPU"] > len(machine.gpus):
         text = f"Ray offers {offers['GPU']:g} GPUs, but nvidia-smi finds {len(machine.gpus)}"
-        advice = "start its Ray with the number of GPUs that there are (--num-gpus)"
+        advice = "start Ray there with the right number of GPUs (--num-gpus)"
         found.append(problem("gpu", text, advice, where))
     elif len(machine.gpus) > offers["GPU"]:
         text = f"Ray offers {offers['GPU']:g} of {len(machine.gpus)} GPUs"
-        found.append(note("gpu", text, "start its Ray with --num-gpus to use all", where))
+        found.append(note("gpu", text, "to use all, start Ray there with --num-gpus", where))
     return [*found, *compare(machine, ours, where), *of_machine(machine, where)]

@@ -1,4 +1,4 @@
-"""What `sweep.doctor` found, and how it is shown: a table of one line per finding."""
+"""The findings of `sweep.doctor`, and the table that shows them, one line each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 State = Literal["ok", "note", "problem"]
 
 HERE = "here"
-"""Place of what was found on the machine that runs the doctor."""
+"""Place of findings for the machine that runs the doctor."""
 _STYLE = {"ok": "green", "note": "yellow", "problem": "bold red"}
 _PIPED_WIDTH = 4000
-"""Columns of a table that is not shown on a terminal: a finding is never broken."""
+"""Width of a table outside a terminal, so that lines are never broken."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Finding:
     """One line of the table."""
 
     what: str
-    """What was looked at: ``gpu``, ``data``, ..."""
+    """Subject: ``gpu``, ``data``, ..."""
     state: State
-    """``problem``: it stops or spoils a sweep; ``note``: worth knowing."""
+    """``problem``: it stops or spoils a sweep; ``note``: worth knowing; ``ok``."""
     detail: str
     advice: str = ""
     """What to do; every problem has one."""
     where: str = HERE
-    """The machine, or several."""
+    """The machine or machines."""
 
 
 def ok(what: str, detail: str, where: str = HERE) -> Finding:
-    """Return a finding of something that is as it should be."""
+    """Return a finding for something that is in order."""
     return Finding(what, "ok", detail, "", where)
 
 
@@ -52,23 +52,23 @@ def problem(what: str, detail: str, advice: str, where: str = HERE) -> Finding:
 
 
 def refused(what: str, error: Exception, advice: str, where: str = HERE) -> Finding:
-    """Return a finding of an error whose last clause says what to do; else `advice` does."""
+    """Return a finding for an error; its last clause says what to do, or else `advice` does."""
     detail, _, remedy = str(error).rpartition("; ")
     return problem(what, detail or str(error), remedy if detail else advice, where)
 
 
 def together(by_place: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """Make one line of what was found alike on several machines.
+    """Combine equal findings of several machines into one line.
 
     Parameters
     ----------
     by_place : sequence of sequence of Finding
-        The findings of each machine, which name it in ``where``.
+        The findings for each machine, which is named in ``where``.
 
     Returns
     -------
     list of Finding
-        In the order of subjects of the first machine that has them.
+        Findings in the order of subjects on the first machine that has them.
 
     Examples
     --------
@@ -90,7 +90,7 @@ def together(by_place: Sequence[Sequence[Finding]]) -> list[Finding]:
 
 
 def print_table(findings: Iterable[Finding], out: TextIO) -> None:
-    """Print findings: coloured on a terminal, else plain and one line each."""
+    """Print findings: in colour on a terminal, otherwise plain and with one line each."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     shown = out.isatty()
     for column in ("", "what", "where"):
@@ -114,15 +114,15 @@ def print_table(findings: Iterable[Finding], out: TextIO) -> None:
 
 
 def within(seconds: float, function: Callable[[], T]) -> T | None:
-    """Return what a function returns, or None when it takes longer than some seconds.
+    """Return the result of a function, or None if it takes longer than the given seconds.
 
-    It is then left to itself in a thread that does not keep the process alive: names that are
-    looked up and folders of a dead server cannot be given up otherwise.
+    It then stays in a thread that does not keep the process alive, because there is no other way
+    to abandon a name lookup or a folder of a dead server.
 
     Raises
     ------
     Exception
-        What the function raises.
+        Any error of the function.
     """
     results: list[T] = []
     errors: list[BaseException] = []

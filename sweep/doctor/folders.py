@@ -19,13 +19,13 @@ from trainables.data.splits import SPLITS
 from trainables.encoders.sources import read_record
 
 DATA_SECONDS = 120.0
-"""Longest check of a data set."""
+"""Longest time for checking a data set."""
 STORAGE_SECONDS = 20.0
-"""Longest wait for a folder: that of a server that is gone answers never."""
+"""Longest wait for a folder: one on a dead server never responds."""
 MOST_LINES = 20
-"""Problems of one data set that are listed."""
+"""Most problems of one data set to list."""
 LEAST_GB, ENOUGH_GB = 1.0, 8.0
-"""Free disk space below which a sweep cannot end well, and below which it may not."""
+"""Free disk space below which a sweep will fail, and below which it may fail."""
 
 
 def look_at_data(path: str, seconds: float = DATA_SECONDS) -> tuple[list[Finding], DataSet | None]:
@@ -35,7 +35,7 @@ def look_at_data(path: str, seconds: float = DATA_SECONDS) -> tuple[list[Finding
     -------
     findings : list of Finding
     dataset : DataSet or None
-        None where it cannot be used, or has not been read in time.
+        None if it cannot be used or was not read in time.
     """
     root = Path(path).absolute()
     command = f"python -m trainables.data check {path}"
@@ -44,29 +44,29 @@ def look_at_data(path: str, seconds: float = DATA_SECONDS) -> tuple[list[Finding
     except (DataError, OSError) as error:
         return _wrong(root, str(error), command), None
     if dataset is None:
-        size = within(STORAGE_SECONDS, lambda: _size(root)) or "its size is not known"
-        text = f"{root}: {size}; not checked to the end within {seconds:.0f} s"
-        return [note("data", text, f"check them with {command}")], None
+        size = within(STORAGE_SECONDS, lambda: _size(root)) or "unknown size"
+        text = f"{root}: {size}; the check took longer than {seconds:.0f} s and was stopped"
+        return [note("data", text, f"check it with {command}")], None
     counts = ", ".join(f"{name} {len(dataset.split[name])}" for name in SPLITS)
-    text = f"{root}: {_size(root)}, can be used; {counts}; fingerprint {dataset.fingerprint[:12]}"
+    text = f"{root}: {_size(root)}, valid; {counts}; fingerprint {dataset.fingerprint[:12]}"
     return [ok("data", text), *(note("data", one) for one in dataset.notes)], dataset
 
 
 def _wrong(root: Path, message: str, command: str) -> list[Finding]:
-    """Make one finding of each problem of a data set."""
+    """Return one finding for each problem of a data set."""
     first, *lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
-        advice = "give the folder that holds images/ and masks/ (see the README)"
+        advice = "give the folder that contains images/ and masks/ (see the README)"
         return [problem("data", first.removeprefix("data set "), advice)]
-    found = [problem("data", f"{root}: {line}", "mend or remove it") for line in lines[:MOST_LINES]]
+    found = [problem("data", f"{root}: {line}", "fix or remove it") for line in lines[:MOST_LINES]]
     if len(lines) > MOST_LINES:
         rest = f"{root}: {len(lines) - MOST_LINES} more problems"
-        found.append(problem("data", rest, f"see them all with {command}"))
+        found.append(problem("data", rest, f"list all with {command}"))
     return found
 
 
 def _size(root: Path) -> str:
-    """Return how many files a data set has, and their size."""
+    """Return the number of files in a data set, and their size."""
     sizes = []
     for name in ("images", "masks"):
         try:
@@ -78,11 +78,11 @@ def _size(root: Path) -> str:
 
 
 def look_at_out(out: Path) -> list[Finding]:
-    """Say whether a run folder can be made or continued, can be written to, and has space."""
+    """Return whether a run folder can be created or continued, is writable, and has space."""
     found = within(STORAGE_SECONDS, lambda: [*_writable(out), *look_at_disk(out)])
     if found is None:
-        text = f"{out}: no answer within {STORAGE_SECONDS:.0f} s"
-        return [problem("out", text, "see whether its server is up and the folder mounted")]
+        text = f"{out}: no response within {STORAGE_SECONDS:.0f} s"
+        return [problem("out", text, "check that its server is running and the folder is mounted")]
     return found
 
 
@@ -97,23 +97,25 @@ def _writable(out: Path) -> list[Finding]:
     except RequestError as error:
         return [refused("out", error, "name another folder with --out")]
     except OSError as error:
-        advice = "name a folder that can be written to with --out, or change its permissions"
+        advice = "name a writable folder with --out, or change its permissions"
         return [problem("out", f"{out}: cannot be written to ({short(error)})", advice)]
     held = (
-        "will be made" if recorded is None else f"holds a run of {len(recorded['trials'])} trials"
+        "will be created"
+        if recorded is None
+        else f"contains a run of {len(recorded['trials'])} trials"
     )
     if recorded is None and out.is_dir():
-        held = "is there, and holds no run"
+        held = "exists and contains no run"
     return [ok("out", f"{out}: {held}; can be written to")]
 
 
 def _nearest(folder: Path) -> Path:
-    """Return a folder, or the nearest of its parents that is there.
+    """Return a folder, or its nearest existing parent.
 
     Raises
     ------
     NotADirectoryError
-        When a file lies where a folder has to be.
+        When there is a file in place of a folder.
     """
     there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
     if not there.is_dir():
@@ -122,7 +124,7 @@ def _nearest(folder: Path) -> Path:
 
 
 def look_at_disk(out: Path) -> list[Finding]:
-    """Say how much space is left for a run folder."""
+    """Return how much space is left for a run folder."""
     try:
         there = _nearest(out)
         free = shutil.disk_usage(there).free / 1e9
@@ -138,7 +140,7 @@ def look_at_disk(out: Path) -> list[Finding]:
 
 
 def look_at_weights(out: Path | None) -> list[Finding]:
-    """Say which encoder weights a run folder has, and whether others can be fetched."""
+    """Return which encoder weights a run folder has, and whether others can be fetched."""
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     why = why_unreachable(address)
     folder = out / "weights" if out else None
@@ -148,17 +150,17 @@ def look_at_weights(out: Path | None) -> list[Finding]:
         kept = [path.stem for path in names if path.is_file() and read_record(path)]
     text = f"in {folder}: {', '.join(kept)}" if kept else f"none in {folder or 'OUT/weights'} yet"
     if not why:
-        return [ok("weights", f"{text}; {address} answers, from where others are fetched")]
+        return [ok("weights", f"{text}; others can be fetched from {address}, which responds")]
     advice = (
-        "needed only with encoder_weights=pretrained or a name; without network name a folder: "
-        "--set encoder_weights=FOLDER"
+        "needed only with encoder_weights=pretrained or the name of weights; without a network "
+        "give a folder: --set encoder_weights=FOLDER"
     )
-    return [note("weights", f"{text}; {address} does not answer ({why})", advice)]
+    return [note("weights", f"{text}; {address} does not respond ({why})", advice)]
 
 
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """Make a folder for as long as the block runs; what was there before stays."""
+    """Create a folder while the block runs; folders that existed before stay."""
     new = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:

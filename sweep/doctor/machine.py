@@ -1,7 +1,7 @@
-"""What one machine has, looked at on that machine: here, or by a task on a node of a cluster.
+"""The facts of one machine, collected on that machine: here, or by a task on a cluster's node.
 
-torch and TensorFlow are asked in processes of their own: they never share one, and a worker would
-hold a CUDA context ever after.
+torch and TensorFlow run in separate processes, because they cannot share one, and because a worker
+would otherwise keep a CUDA context.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from trainables.records.manifest import sha256_of
 CHILD_SECONDS = 90.0
 """Longest wait for torch or TensorFlow, whose import may read gigabytes from a cold disk."""
 REACH_SECONDS = 5.0
-"""Longest wait for a server's answer."""
+"""Longest wait for a server's response."""
 
 ASK_TORCH = """
 import json, sys, warnings
@@ -75,25 +75,25 @@ class GpuFacts:
     used_gb: float
     driver: str
     bf16: bool | None
-    """None: the driver does not tell its compute capability."""
+    """None if the driver does not report the compute capability."""
 
 
 @dataclass(frozen=True)
 class Framework:
-    """What torch or TensorFlow said in a process of its own."""
+    """The report of torch or TensorFlow from a separate process."""
 
     version: str = ""
     cuda: str | bool | None = None
-    """What it was built for; empty, False or None: CPUs only."""
+    """CUDA version that it was built for; empty, False or None if it was built for CPUs only."""
     gpus: int = 0
     error: str = ""
-    """Why it cannot be imported, or cannot compute on a GPU that it sees."""
+    """Why it cannot be imported, or cannot compute on a GPU that it finds."""
     warning: str = ""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine has."""
+    """The facts of one machine."""
 
     host: str
     python: str
@@ -102,44 +102,44 @@ class Machine:
     memory_gb: float
     cpu_bf16: bool
     libraries: Mapping[str, str]
-    """Version by name of package; empty: not installed."""
+    """Version by name of package; '' if not installed."""
     files: Mapping[str, str]
-    """This project's copy: the beginning of each file's SHA-256."""
+    """Beginning of the SHA-256 of each file in this project's copy."""
     place: str
     """Folder of the copy's package `sweep`."""
     gpus: Sequence[GpuFacts]
     devices: int
-    """GPUs by their files in /dev, which need no driver's tools."""
+    """Number of GPUs according to /dev, which needs no tools of the driver."""
     hidden: str | None
     """``CUDA_VISIBLE_DEVICES``."""
     torch: Framework | None
-    """None: not asked."""
+    """None if not checked."""
     tensorflow: Framework | None
-    """None: not installed, or not asked."""
+    """None if not installed or not checked."""
     key: str
-    """Where W&B's key comes from; never the key."""
+    """Where W&B's key comes from; never the key itself."""
     server: str
     """W&B's address."""
     unreachable: str
-    """Why W&B's server does not answer; empty: it does."""
+    """Why W&B's server does not respond; '' if it does."""
     scratch: str = ""
     """Folder for temporary files."""
     scratch_free_gb: float = 0.0
     scratch_free: float = 1.0
     """Free share of its disk."""
     pretended: str = ""
-    """What stands for GPUs in a rehearsal."""
+    """The pretended GPUs of a rehearsal."""
 
 
 def look(packages: Sequence[str], trains: bool = True) -> Machine:
-    """Look at the machine that this runs on.
+    """Collect the facts of the machine that this runs on.
 
     Parameters
     ----------
     packages : sequence of str
-        Those whose versions are asked for.
+        Packages whose versions to report.
     trains : bool
-        Whether trials may run here: torch and TensorFlow are asked what they see.
+        Whether trials may run here; if so, torch and TensorFlow are checked.
     """
     settings = wandb_settings()
     with ThreadPoolExecutor(3) as pool:
@@ -175,7 +175,7 @@ def look(packages: Sequence[str], trains: bool = True) -> Machine:
 
 
 def version_of(package: str) -> str:
-    """Return a package's version; empty where it is not installed."""
+    """Return a package's version; '' if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -185,8 +185,8 @@ def version_of(package: str) -> str:
 def copy_of_this_project() -> dict[str, str]:
     """Return the beginning of the SHA-256 of each Python file that a sweep uploads.
 
-    Each package is looked for where this process would import it: Ray puts the uploaded ones in
-    a folder each.
+    Each package is searched where this process would import it, as Ray puts each uploaded package
+    into its own folder.
     """
     files = {}
     for name in PACKAGES:
@@ -198,7 +198,7 @@ def copy_of_this_project() -> dict[str, str]:
 
 
 def gpus_here() -> list[GpuFacts]:
-    """Return the NVIDIA GPUs of this machine, hidden ones too; none where nvidia-smi fails."""
+    """Return the NVIDIA GPUs of this machine, including hidden ones; none if nvidia-smi fails."""
     try:
         lines = ask_nvidia("name,memory.total,memory.used,driver_version")
     except (OSError, subprocess.SubprocessError):
@@ -228,7 +228,7 @@ def _gib(mib: str) -> float:
 
 
 def ask(code: str) -> Framework:
-    """Run Python code that prints one line of JSON, in a process of its own."""
+    """Run Python code that prints one line of JSON in a separate process."""
     environment = {
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -248,7 +248,7 @@ def ask(code: str) -> Framework:
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return Framework(error=f"no answer within {CHILD_SECONDS:.0f} s")
+        return Framework(error=f"no response within {CHILD_SECONDS:.0f} s")
     except OSError as error:
         return Framework(error=short(error))
     lines = done.stdout.strip().splitlines()
@@ -259,12 +259,12 @@ def ask(code: str) -> Framework:
 
 
 def why_unreachable(address: str) -> str:
-    """Return why no server answers at an address; empty where one does, whatever it says."""
+    """Return why no server responds at an address; '' if one does, whatever its response."""
     try:
         answered = within(REACH_SECONDS, lambda: _reach(address))
     except (OSError, ValueError) as error:
         return short(getattr(error, "reason", None) or error)
-    return "" if answered else f"no answer within {REACH_SECONDS:.0f} s"
+    return "" if answered else f"no response within {REACH_SECONDS:.0f} s"
 
 
 def _reach(address: str) -> bool:

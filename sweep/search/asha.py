@@ -1,4 +1,4 @@
-"""ASHA, which knows what a resumed sweep has seen before."""
+"""ASHA that knows the earlier epochs of a resumed sweep."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trainables.config import TrialConfig
 class Halving(ASHAScheduler):
     """Stops trials that fall behind others at the same epoch.
 
-    Ray's own names trials anew in every run, and begins with empty rungs; this one names them by
-    their trial_id, so that what the ledger holds of earlier attempts counts: a trial is compared
-    with those that have ended, and is not judged a second time at an epoch that it has passed.
+    Ray's own scheduler gives trials new names in every run, and starts with empty rungs. This one
+    uses their trial_ids, so that earlier attempts in the ledger count: a trial is compared with
+    trials that have ended, and is not judged again at an epoch that it has passed.
 
     Parameters
     ----------
     fingerprint : str
-        Of the data, as trial_ids have it.
+        Fingerprint of the data, as in trial_ids.
     most_epochs : int
-        Of the longest trial.
+        Number of epochs of the longest trial.
     grace_epochs : int
-        That every trial gets.
+        Number of epochs that every trial gets.
     """
 
     def __init__(self, fingerprint: str, most_epochs: int, grace_epochs: int) -> None:
@@ -42,7 +42,7 @@ class Halving(ASHAScheduler):
         self._fingerprint = fingerprint
 
     def remember(self, config: TrialConfig, history: Iterable[Mapping[str, Any]]) -> None:
-        """Take note of the epochs that a trial has had before, without judging it.
+        """Add the earlier epochs of a trial without judging it.
 
         Parameters
         ----------
@@ -62,17 +62,17 @@ class Halving(ASHAScheduler):
         return SimpleNamespace(trial_id=config.trial_id(self._fingerprint))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Begin to follow a trial."""
+        """Add a trial."""
         super().on_trial_add(tune_controller, self._named(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Say whether a trial goes on."""
+        """Return whether a trial continues."""
         return str(super().on_trial_result(tune_controller, self._named(trial), result))
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Forget a trial, but not what it reached."""
+        """Remove a trial, but keep its results."""
         super().on_trial_complete(tune_controller, self._named(trial), result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Forget a trial, but not what it reached."""
+        """Remove a trial, but keep its results."""
         super().on_trial_remove(tune_controller, self._named(trial))

@@ -1,4 +1,4 @@
-"""What a search draws from: a space's dimensions, after the command line's changes."""
+"""The values that a search draws from: a space's dimensions, changed by the command line."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from search_spaces._dimensions import Dimension, Range, dimension
 from trainables.config import STARDIST, TrialConfig, architecture_name, with_changes
 
 MOST_COMBINATIONS = 2000
-"""Up to so many are counted one by one."""
+"""Up to this number, combinations are counted one by one."""
 
 
 def for_search(
     name: str, space: SearchSpace, changes: Mapping[str, Sequence[Any]], seeds: int | None
 ) -> SearchSpace:
-    """Return a space as a search draws from it: one trial, and what is drawn.
+    """Return the space that a search draws from: one trial, and the dimensions to draw.
 
     Parameters
     ----------
     name : str
-        Of the space.
+        Name of the space.
     space : SearchSpace
     changes : mapping
-        What ``--set`` gives: one value fixes a field, several are a choice to draw from.
+        Values of ``--set``: one value fixes a field, several values are drawn from.
     seeds : int or None
-        What ``--seeds`` gives, which is refused.
+        Value of ``--seeds``, which is refused.
 
     Returns
     -------
     SearchSpace
-        Its dimensions are lists and `Range`. Fields in which the space's trials differ are
-        drawn, too, where the trials are all combinations of them.
+        Its dimensions are lists and `Range`. Fields in which the space's trials differ are also
+        drawn, if the trials are all their combinations.
 
     Raises
     ------
     ValueError
-        Saying in one line what cannot be drawn. Of single values: pydantic.ValidationError.
+        When something cannot be drawn; for invalid single values, pydantic.ValidationError.
     """
     lists = {key: list(dict.fromkeys(v)) for key, v in changes.items() if len(set(v)) > 1}
     if seeds is not None or "seed" in lists:
         given = f"--seeds {seeds}" if seeds is not None else "--set seed"
         raise ValueError(
             f"{given}: search=optuna trains each draw once, with one seed (--set seed=N); train "
-            "what it finds best with several seeds in a run of its own"
+            "the best ones with several seeds in a separate run"
         )
     if not space.dimensions and not lists:
         raise ValueError(
@@ -66,14 +66,14 @@ def for_search(
     drawn |= {key: _distinct(_typed(key, v) for v in values) for key, values in lists.items()}
     drawn |= _differences(name, trials, drawn)
     if not drawn:
-        raise ValueError("search=optuna: --set fixes every dimension, so that nothing is drawn")
+        raise ValueError("search=optuna: --set fixes every dimension; leave at least one to draw")
     for key, kind in drawn.items():
         _check(key, kind, base, drawn)
     return space.model_copy(update={"trials": (base,), "dimensions": drawn})
 
 
 def _typed(key: str, value: Any) -> Any:
-    """Return a value as its field has it: the number for its text, an architecture's own name."""
+    """Return a value in its field's form: a number for its text, an architecture's own name."""
     if key == "normalization":
         return value
     if key == "architecture":
@@ -102,13 +102,13 @@ def _differences(
     if "seed" in differing or "normalization" in differing:
         raise ValueError(
             f"search=optuna: the trials of space {name} differ in {', '.join(differing)}; give one "
-            "trial, and what is drawn as dimensions"
+            "trial, and the values to draw as dimensions"
         )
     if len(found) < math.prod(map(len, differing.values())):
         raise ValueError(
             f"search=optuna: the trials of space {name} are not all combinations of "
-            f"{', '.join(differing)}, and each is drawn by itself; give one trial and dimensions, "
-            "or fix some of these with --set"
+            f"{', '.join(differing)}, but each of these is drawn separately; give one trial and "
+            "dimensions, or fix some of them with --set"
         )
     return dict(differing)
 
@@ -118,7 +118,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def _check(key: str, kind: Dimension, base: TrialConfig, drawn: Mapping[str, Dimension]) -> None:
-    """Refuse values that no trial takes, and a dimension that changes none."""
+    """Refuse values that are not valid, and a dimension that has no effect."""
     values = kind.examples() if isinstance(kind, Range) else kind
     configs = []
     for value in values:
@@ -128,7 +128,7 @@ def _check(key: str, kind: Dimension, base: TrialConfig, drawn: Mapping[str, Dim
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             hint = ""
             if isinstance(kind, Range) and value not in (kind.low, kind.high):
-                hint = "; give the values as a list, or optuna.distributions.IntDistribution"
+                hint = "; give a list of values, or optuna.distributions.IntDistribution"
             raise ValueError(f"search=optuna: {key}={value}: {message}{hint}") from error
     named = drawn.get("architecture")
     # with another task, or without StarDist's own model, it may count
@@ -136,13 +136,13 @@ def _check(key: str, kind: Dimension, base: TrialConfig, drawn: Mapping[str, Dim
         return
     if len(values) > 1 and len(set(configs)) == 1:
         raise ValueError(
-            f"search=optuna: {key} changes nothing in trials of task {base.task}; fix it: "
-            f"--set {key}={getattr(base, key)}"
+            f"search=optuna: {key} has no effect in trials of task {base.task}; fix it with --set "
+            f"{key}={getattr(base, key)}"
         )
 
 
 def combinations(dimensions: Mapping[str, Dimension]) -> Iterator[dict[str, Any]] | None:
-    """Return every combination of what can be drawn; None where they are too many to be listed."""
+    """Return all combinations that can be drawn; None if there are too many to list."""
     values = []
     for kind in dimensions.values():
         if isinstance(kind, Range):
@@ -156,7 +156,7 @@ def combinations(dimensions: Mapping[str, Dimension]) -> Iterator[dict[str, Any]
 
 
 def count(base: TrialConfig, dimensions: Mapping[str, Dimension]) -> int | None:
-    """Return how many different trials can be drawn; None where they are too many to be counted."""
+    """Return how many different trials can be drawn; None if there are too many to count."""
     listed = combinations(dimensions)
     if listed is None:
         return None
@@ -168,12 +168,12 @@ def count(base: TrialConfig, dimensions: Mapping[str, Dimension]) -> int | None:
 
 
 def difference(key: Mapping[str, Any], recorded: Mapping[str, Any]) -> str | None:
-    """Say in what a recorded run was searched otherwise; None where it was not.
+    """Return how the search of a recorded run differs; None if it does not.
 
     Parameters
     ----------
     key, recorded : mapping
-        `sweep.plan.Plan.key`, and the same of the recorded run.
+        `sweep.plan.Plan.key`, and that of the recorded run.
     """
     if key.keys() != recorded.keys():
         return f"it was made with search={recorded.get('search', 'grid')}"
@@ -182,11 +182,11 @@ def difference(key: Mapping[str, Any], recorded: Mapping[str, Any]) -> str | Non
     now, before = key["dimensions"], recorded["dimensions"]
     other = [name for name in {**before, **now} if now.get(name) != before.get(name)]
     if other:
-        return f"its search draws {', '.join(other)} from other values"
+        return f"its search draws {', '.join(other)} from different values"
     defaults = TrialConfig().model_dump(mode="json")
     bases = [[{**defaults, **one} for one in of["base"]] for of in (key, recorded)]
     if bases[0] != bases[1] or key["search"] != recorded["search"]:
-        return "its search has other settings"
+        return "its search has different settings"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What trials that a search draws may take: estimated when they are drawn, not before the sweep."""
+"""Limits of trials that a search draws, estimated when they are drawn, not before the sweep."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from trainables.footprint import Footprint
 
 
 class DrawnLimits(dict[str, Limits]):
-    """What trials may take at first, by trial_id, as far as they have been drawn.
+    """First limits of drawn trials by trial_id.
 
-    Under ``""`` is what all may take whose needs are not known. A context manager, which stops
-    estimates that are under way.
+    Under ``""`` are the limits of trials whose needs are unknown. As a context manager, it stops
+    running estimates at the end.
 
     Parameters
     ----------
     settings : SweepSettings
     resources : Resources
     image_shape : (H, W)
-        Of the largest image that will be evaluated whole.
+        Shape of the largest image that will be evaluated whole.
     gpu_memory_gb : float or None
-        Memory of each GPU; None: not known, then trials get whole ones.
+        Memory of each GPU; None if unknown, and trials then get whole GPUs.
     images_mb : float
-        MiB of memory that a trial's images take.
+        Memory of a trial's images in MiB.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class DrawnLimits(dict[str, Limits]):
 
     @property
     def fixed(self) -> bool:
-        """Whether every trial gets the same, whatever it needs."""
+        """Whether all trials have the same limits, whatever they need."""
         if gpus_per_trial(self.settings, self.resources):
             return self.settings.gpus_per_trial is not None or self.gpu_memory_gb is None
         return self.settings.memory_per_trial is not None or not self.resources.memory_gb
 
     def of(self, trial_id: str, config: TrialConfig) -> Limits | None:
-        """Return what a trial may take; None while its network is being estimated."""
+        """Return the limits of a trial; None while its network is being estimated."""
         if config.architecture == STARDIST and self[""].gpu:
             return stardist_limits(self.settings, self.resources, self[""])
         if trial_id in self or self.fixed:

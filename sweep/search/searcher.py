@@ -1,8 +1,8 @@
-"""Draws trials with Optuna, which keeps what it has drawn and learnt in ``OUT/optuna.journal``.
+"""Draw trials with Optuna, which keeps its draws and results in ``OUT/optuna.journal``.
 
-The journal is what optuna-dashboard opens (``optuna-dashboard OUT/optuna.journal``). The ledger
-stays the only truth about trials: the journal is brought up to it, and made anew where it is
-missing or damaged. So a sweep that is killed at any moment draws on as if it had not been.
+optuna-dashboard can open the journal (``optuna-dashboard OUT/optuna.journal``). Only the ledger is
+authoritative for trials: the journal is updated from it, and made again if it is missing or
+damaged. So a sweep that was killed at any moment continues to draw as if it had not been.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from trainables.config import TrialConfig
 JOURNAL = "optuna.journal"
 STUDY = "segsweep"
 REDRAWS = 20
-"""Draws in turn that repeat earlier ones, before one is taken at random."""
+"""Number of repeated draws in a row before one is drawn at random."""
 RANDOM_TRIES = 2000
 
 
 def distributions(dimensions: Mapping[str, Dimension]) -> dict[str, BaseDistribution]:
-    """Return what Optuna draws from."""
+    """Return Optuna's distributions for the dimensions."""
     return {name: _distribution(kind) for name, kind in dimensions.items()}
 
 
@@ -52,21 +52,21 @@ def _distribution(kind: Dimension) -> BaseDistribution:
 
 
 def open_study(out: Path, seed: int) -> tuple[optuna.Study, str]:
-    """Open the study of a run folder, or begin one.
+    """Open the study of a run folder, or create one.
 
     Parameters
     ----------
     out : Path
-        The run folder, which no other sweep may use meanwhile.
+        The run folder, which no other sweep may use at the same time.
     seed : int
-        Of what is drawn; the number of earlier draws is added, so that a resumed search does not
-        draw the same again.
+        Seed of the draws; the number of earlier draws is added, so that a resumed search does not
+        draw the same values again.
 
     Returns
     -------
     study : optuna.Study
     note : str
-        What the user should know; empty if nothing.
+        Note for the user, or ''.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path, note = out / JOURNAL, ""
@@ -77,7 +77,7 @@ def open_study(out: Path, seed: int) -> tuple[optuna.Study, str]:
         aside = path.with_name(f"{JOURNAL}.damaged")
         path.replace(aside)
         study = _study(path)
-        note = f"{path} was damaged; it is now {aside.name}, and was made anew from the ledger"
+        note = f"{path} was damaged; it was renamed to {aside.name} and made again from the ledger"
     earlier = len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed + earlier)
     return study, note
@@ -117,31 +117,31 @@ def _is_json(line: bytes) -> bool:
 
 
 class Draws(Searcher):
-    """Draws trials for Ray Tune, none of them twice.
+    """Draws trials for Ray Tune, each only once.
 
-    A draw that equals an earlier one takes its result, as soon as there is one, and another is
-    drawn in its place.
+    A draw that equals an earlier one gets the same result, once there is one, and another trial is
+    drawn instead.
 
     Parameters
     ----------
     study : optuna.Study
     dimensions : mapping
     configure : callable
-        Gives the configuration of what is drawn.
+        Returns the configuration for drawn values.
     ledger : Ledger
     fingerprint : str
-        Of the data.
+        Fingerprint of the data.
     waiting : sequence of str
         trial_ids of earlier draws to run first.
     most : int
-        Further trials to draw.
+        Number of further trials to draw.
     allow : callable
-        Gives what a trial may take, by its trial_id and configuration; None: not known yet.
+        Returns the limits of a trial from its trial_id and configuration; None if not known yet.
 
     Attributes
     ----------
     ahead : int
-        Trials to draw at once as long as there is no result.
+        Number of trials to draw at once while there is no result.
     """
 
     ahead = 1
@@ -180,11 +180,11 @@ class Draws(Searcher):
         self._queue = [*configs.items(), *self._queue]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave everything behind: Tune saves searches to restore runs, which ours never needs."""
+        """Return nothing to save: Tune saves searches to restore runs, but never restores this."""
         return {}
 
     def _read_study(self) -> None:
-        """Take up what was drawn before, also what has not begun since."""
+        """Add the earlier draws, including those that have not begun."""
         for trial in self.study.get_trials(deepcopy=False):
             drawn = (
                 self._name(trial.params) if len(trial.params) == len(self.distributions) else None
@@ -211,7 +211,7 @@ class Draws(Searcher):
         return config.trial_id(self._fingerprint), config
 
     def _match(self, trial_id: str, record: Mapping[str, Any]) -> None:
-        """Bring the study up to what the ledger says of a trial."""
+        """Update the study with the ledger's record of a trial."""
         running = self._running.get(trial_id)
         if record["status"] in FINAL:
             if running or _state(record) not in self._in_study.get(trial_id, ()):
@@ -237,7 +237,7 @@ class Draws(Searcher):
             self._running[trial_id] = [self.study.get_trials(deepcopy=False)[-1].number]
 
     def _tell(self, trial_id: str, record: Mapping[str, Any]) -> None:
-        """Tell the study a trial's result, for each draw of it."""
+        """Add a trial's result to the study, for each draw of the trial."""
         metrics, state = record.get("metrics", {}), _state(record)
         value, epoch = metrics.get("val_dataset_iou"), int(metrics.get("epochs") or 0)
         self._in_study.setdefault(trial_id, set()).add(state)
@@ -259,7 +259,7 @@ class Draws(Searcher):
         return optuna.Trial(self.study, frozen._trial_id)
 
     def sync(self) -> None:
-        """Tell the study what the ledger knows by now of the trials that it waits for."""
+        """Add results to the study that the ledger now has for trials without a result."""
         for trial_id in list(self._running):
             record = self._ledger.read_one(trial_id)
             if record is None or record["status"] not in FINAL:
@@ -268,7 +268,7 @@ class Draws(Searcher):
                 self._tell(trial_id, record)
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial, None while it is being estimated, or that all are drawn."""
+        """Return the next trial; None while it is being estimated, or FINISHED if all are drawn."""
         self.sync()
         self._next = self._next or (self._queue.pop(0) if self._queue else self._draw())
         if self._next is None:
@@ -283,7 +283,7 @@ class Draws(Searcher):
         return {"trial": {"config": config.model_dump(mode="json"), "limits": limits.to_dict()}}
 
     def _draw_ahead(self) -> None:
-        """Let the first trials be estimated together; there is nothing yet to learn from."""
+        """Estimate the first trials together, while there is no result to learn from."""
         while not self._in_study and len(self._queue) < self.ahead - 1 and (drawn := self._draw()):
             self._queue.append(drawn)
             self._allow(*drawn)
@@ -310,7 +310,7 @@ class Draws(Searcher):
         return drawn
 
     def _at_random(self) -> tuple[str, TrialConfig] | None:
-        """Return something that was not drawn yet, where the sampler repeats itself."""
+        """Return values that were not drawn yet, for when the sampler repeats itself."""
         for _ in range(RANDOM_TRIES):
             params = {n: _one_of(kind, self._random) for n, kind in self.distributions.items()}
             drawn = self._name(params)
@@ -329,10 +329,10 @@ class Draws(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Do nothing: the ledger says what became of it, `sync` tells the study."""
+        """Do nothing, as `sync` adds the result from the ledger to the study."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default", **_: Any) -> None:
-        """Save nothing with Ray Tune's state: the journal has it all."""
+        """Save nothing with Ray Tune's state, as the journal contains everything."""
 
 
 def _state(record: Mapping[str, Any]) -> TrialState:

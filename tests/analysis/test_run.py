@@ -113,7 +113,7 @@ def test_page_claims_nothing_that_it_cannot_hold(analysed: tuple[Path, str]) -> 
     methods = table(out, "methods")
     highest = methods.loc[methods["val_score"] == methods["val_score"].max(), "method"]
     assert f"{' and '.join(highest)} score{'s' * (len(highest) == 1)} highest of" in text
-    assert "Measured on 6 independent groups of validation images (6 images, 25 true cells)" in text
+    assert "Measured on validation images of 6 independent groups (6 images, 25 true cells)" in text
     assert any("6 independent groups" in words for words in figures["calibration"])
     printed = " ".join(said.split())
     assert printed.count(WHY) == 1
@@ -219,9 +219,10 @@ def test_calibration_is_kept_and_beside_the_checkpoint(analysed: tuple[Path, str
         assert stored["calibrated"] == json.loads(row["calibrated"])
         assert stored["at_bound"] == row["at_bound"].split()
     at_bound = methods.loc[methods["at_bound"] != "", "trial_id"].nunique()
-    assert text.replace("\n", " ").count("end of what calibration searches") == at_bound
+    assert text.replace("\n", " ").count("lies at the end of its search range") == at_bound
     page = (out / "report" / "index.html").read_text()
-    assert page.count("(at its bound)") == sum(len(names.split()) for names in methods["at_bound"])
+    marked = sum(len(names.split()) for names in methods["at_bound"])
+    assert page.count("(at the end of its range)") == marked
 
 
 def test_the_same_command_again_gives_the_same_numbers(analysed: tuple[Path, str]) -> None:
@@ -279,7 +280,7 @@ def test_half_finished_and_without_ways(
     code, text, err = analyse(out, "--budget", 4, "--resamples", 50)
     assert code == 0, err
     assert "not finished: 3 of 5" in text
-    assert text.count("was trained by recipe 1 of an earlier version") == (recipe == 1)
+    assert text.count("was trained with an earlier version (recipe 1)") == (recipe == 1)
     assert "'3-class'" in text
     assert (out / "report" / "index.html").is_file()
 
@@ -313,7 +314,7 @@ def test_only_images_without_cells(
         ("broken plan", "plan.json cannot be read"),
         ("no table", "leaderboard.csv is missing"),
         ("none done", "no trial is done yet (5 waiting)"),
-        ("data changed", "was changed since the sweep"),
+        ("data changed", "has changed since the sweep"),
         ("data gone", "--data PATH"),
     ],
 )

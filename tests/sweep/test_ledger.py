@@ -184,7 +184,7 @@ def test_a_damaged_record_is_named_in_one_line(ledger: Ledger, content: bytes) -
         ledger.read()
     said = str(caught.value)
     assert said.startswith(f"{path} is damaged (")
-    assert said.endswith("); remove it; --resume runs again what has no record")
+    assert said.endswith("); remove it, then --resume trains the trial again")
     assert "\n" not in said
 
 
@@ -195,7 +195,9 @@ def test_what_is_no_record_is_named(ledger: Ledger, content: str) -> None:
     path.write_text(content)
     with pytest.raises(LedgerError) as caught:
         ledger.read_one("a")
-    assert str(caught.value) == f"{path} is no record of a trial; remove it"
+    assert str(caught.value) == (
+        f"{path} is not a trial's record; remove it, then --resume trains the trial again"
+    )
 
 
 def test_writers_wait_for_each_other(ledger: Ledger) -> None:
@@ -258,8 +260,9 @@ def test_what_should_be_in_the_folder_and_is_not(tmp_path: Path) -> None:
     }
     assert missing(out, {}, records) == {
         "gone": (
-            f"its checkpoint is not there ({out / 'checkpoints' / 'gone' / 'checkpoint.json'}); "
-            f"put it back, or remove {out / 'ledger' / 'gone.json'}, and --resume trains it again"
+            f"its checkpoint is missing ({out / 'checkpoints' / 'gone' / 'checkpoint.json'}); put "
+            f"it back, or remove {out / 'ledger' / 'gone.json'}, then --resume trains the trial "
+            "again"
         ),
         "lost": "its result was lost; --resume trains it again",
     }

@@ -152,10 +152,10 @@ def test_a_plan_shows_shares_packing_and_makespan(tmp_path: Path) -> None:
     text = plan("demo", "--gpus", "2xV100-32", home=tmp_path)
     assert "11 trials" in text
     assert len(re.findall(r"0\.\d+ GPU", text)) == 10
-    assert "beside them 1 trial on CPU cores" in text
+    assert "in addition, 1 trial on CPU cores; the longest takes about" in text
     assert re.search(r"GPU 1 +\d+ trials", text)
     assert re.search(r"about \d+ (s|min) in all", text)
-    assert re.search(r"checkpoints take about [\d.]+ GB of disk; \d+ GB are free", text)
+    assert re.search(r"checkpoints need about [\d.]+ GB of disk; \d+ GB are free", text)
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
     kept = json.loads((tmp_path / "cache" / "segsweep" / "footprints.json").read_text())
     assert len(kept) == 11
@@ -169,7 +169,7 @@ def test_a_disk_that_may_fill_up_is_said(tmp_path: Path) -> None:
     assert free > 0
     said = Console(file=io.StringIO(), width=300)
     warn_of_storage(said, dict.fromkeys("ab", need(1.0, parameters=10**18)), 1, tmp_path)
-    assert "make room" in said.file.getvalue()  # type: ignore[attr-defined]
+    assert "free some space" in said.file.getvalue()  # type: ignore[attr-defined]
     quiet = Console(file=io.StringIO())
     warn_of_storage(quiet, {"a": need(1.0, parameters=1)}, 1, tmp_path)
     assert not quiet.file.getvalue()  # type: ignore[attr-defined]

@@ -196,18 +196,18 @@ def test_a_folder_without_a_plan(tmp_path: Path) -> None:
     for strange in ("thesis.txt", "x.tmp", ".hidden"):
         (out / strange).touch()
         assert refused(out) == (
-            f"--out OUT: this folder is not a run (it holds {strange} and no plan.json); "
+            f"--out OUT: this folder is not a run (it contains {strange} but no plan.json); "
             "name another folder"
         )
         (out / strange).unlink()
     (tmp_path / "file").touch()
-    assert refused(tmp_path / "file") == "--out OUT: is a file"
+    assert refused(tmp_path / "file") == "--out OUT: is a file; name a folder"
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"format": 2}, "OUT/plan.json is of format 2, not 1"),
+        ({"format": 2}, "OUT/plan.json has format 2, but this version reads 1; name"),
         ({"format": None}, "OUT/plan.json is damaged: it has no 'format'"),
         ({"key": None}, "OUT/plan.json is damaged: it has no 'key'"),
         ({"key": {}}, "OUT/plan.json is damaged: it has no 'fingerprint'"),
@@ -261,14 +261,14 @@ def test_plans_that_do_not(out: Path) -> None:
         "its settings differ (epochs was 100, now 3, normalization was image, now dataset)"
     )
     assert conflict(plan_of(fingerprint="g"), recorded) == (
-        "it used other data (/data), or they have changed since"
+        "it used different data (/data), or they have changed since"
     )
     before = {k: v for k, v in recorded.items() if k != "recipe"}
     for content, recipe in ((before, 1), ({**recorded, "recipe": RECIPE + 1}, RECIPE + 1)):
         said = conflict(plan_of(), content)
         assert said == (
-            f"its networks were trained by recipe {recipe} of an earlier version (every epoch saw "
-            f"the same crops and augmentation), this version trains by recipe {RECIPE}"
+            f"its networks were trained with recipe {recipe} of an earlier version (the same crops "
+            f"and augmentation in every epoch), but this version uses recipe {RECIPE}"
         )
 
 
@@ -288,9 +288,9 @@ def test_searches_that_continue_a_search(out: Path) -> None:
     assert conflict(plan_of(), recorded) == "it was made with search=optuna"
     other = SEARCHED.model_copy(update={"dimensions": {"loss": ["dice", "focal"]}})
     said = conflict(plan_of(space=other), recorded)
-    assert said == "its search draws learning_rate, loss from other values"
+    assert said == "its search draws learning_rate, loss from different values"
     assert conflict(plan_of("epochs=3", space=SEARCHED), recorded) == (
-        "its search has other settings"
+        "its search has different settings"
     )
 
 

@@ -136,7 +136,7 @@ def test_only_a_scheduler_stops_trials(tmp_path: Path) -> None:
     record = made.ledger.read_one(trial_id)
     assert record is not None
     assert record["status"] == "failed"
-    assert "its result did not arrive in the run folder (2 times)" in record["error"]
+    assert "its result is not in the run folder (2 times)" in record["error"]
     made.on_trial_start(0, [], trial)
     made.on_trial_result(0, [], trial, {**epoch, "done": True})
     states = tmp_path / "checkpoints" / trial_id

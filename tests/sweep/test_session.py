@@ -88,7 +88,7 @@ def test_an_unfinished_run_needs_resume(folder: Folder) -> None:
     unet, fpn = folder.record("done", "running")
     found = folder.decide(*TWO)
     assert (found.action, found.trials, found.ended) == ("unfinished", (fpn,), {unet: "done"})
-    assert f"{folder.out} holds an unfinished run (1 of 2 trials have not ended)" in found.reason
+    assert f"{folder.out} contains an unfinished run (1 of 2 trials have not ended)" in found.reason
     assert "--resume" in found.reason
     assert folder.decide(*TWO, "--resume") == Decision("resume", (fpn,), ended={unet: "done"})
     # what --only leaves out asks for nothing
@@ -104,7 +104,7 @@ def test_a_run_of_another_plan_is_refused(folder: Folder, more: tuple[str, ...])
     folder.record("done", "running")
     found = folder.decide(*TWO, "--set", "epochs=3", *more)
     assert (found.action, found.trials) == ("refuse", ())
-    assert f"{folder.out} holds another run" in found.reason
+    assert f"{folder.out} contains another run" in found.reason
     assert "epochs was 5, now 3" in found.reason
     assert "--out" in found.reason
     assert len(found.reason.splitlines()) == 1
@@ -152,7 +152,7 @@ def test_a_folder_that_is_no_run_is_refused(
 ) -> None:
     folder.out.mkdir()
     (folder.out / "thesis.txt").write_text("precious")
-    with pytest.raises(RequestError, match=r"not a run \(it holds thesis.txt"):
+    with pytest.raises(RequestError, match=r"not a run \(it contains thesis.txt"):
         folder.ask(*TWO, *more)
     assert main(folder.words(*TWO, *more)) == 2
     assert "not a run" in capsys.readouterr().err

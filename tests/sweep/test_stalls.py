@@ -21,8 +21,8 @@ def test_said_once_until_a_trial_has_run() -> None:
         stall.look(False, [ONE, ONE])
     (line,) = said
     assert line.startswith(
-        "no trial runs, 2 wait: no node that may take one has 1 CPU, 0.5 GPU; trials start when "
-        "such a node joins"
+        "no trial is running, 2 are waiting: no node that may run one has 1 CPU, 0.5 GPU; trials "
+        "start when such a node joins"
     )
     stall.look(True, [ONE])
     stall.look(False, [])  # nothing waits
@@ -43,7 +43,7 @@ def test_not_before_its_time() -> None:
 def test_the_smallest_trial_decides() -> None:
     memory = {"CPU": 1.0, "memory": 3 * 2.0**30}
     assert "has 1 CPU, 3 GB of memory;" in why_none_runs([memory], [{"CPU": 4.0}])
-    assert "taken by other work" in why_none_runs([{"CPU": 4.0}, {"CPU": 1.0}], [{"CPU": 2.0}])
+    assert "busy with other work" in why_none_runs([{"CPU": 4.0}, {"CPU": 1.0}], [{"CPU": 2.0}])
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_all_nodes_leave_and_one_comes_back(tmp_path: Path, cluster: Any) -> Non
     cluster.remove_node(first, allow_graceful=False)
     assert process.stdout is not None
     told = iter(process.stdout.readline, "")
-    line = next(line for line in told if "no trial runs" in line)
-    assert "1 waits: no node that may take one has 1 CPU;" in line
+    line = next(line for line in told if "no trial is running" in line)
+    assert "1 is waiting: no node that may run one has 1 CPU;" in line
     assert line.strip() in (out / "sweep.log").read_text()
     cluster.add_node(num_cpus=1)
     text, err = process.communicate(timeout=500)

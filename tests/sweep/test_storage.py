@@ -65,7 +65,7 @@ def test_a_full_disk_ends_in_one_line_and_can_be_resumed(small_disk: Path, tmp_p
     assert process.returncode == 1, text + err
     (line,) = err.strip().splitlines()
     assert "No space left on" in line
-    assert "make room" in line
+    assert "free some space" in line
     assert "--resume" in line
     assert "Traceback" not in text
     (small_disk / "filler").unlink()
@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_in_one_line(
     assert code == 2, text + err
     (line,) = err.strip().splitlines()
     assert line.startswith("error: No space left on device")
-    assert "make room" in line
+    assert "free some space" in line
     assert "--resume" not in line
     # data that a space brings are written before
     (tmp_path / "own.py").write_text(
@@ -101,7 +101,9 @@ def test_a_folder_that_is_held_is_refused(tmp_path: Path) -> None:
     notes: list[str] = []
     with (
         lock(tmp_path / "run", notes.append),
-        pytest.raises(RequestError, match=f"a sweep is running there .process {os.getpid()} on "),
+        pytest.raises(
+            RequestError, match=f"a sweep is already running there .process {os.getpid()} on "
+        ),
         lock(tmp_path / "run", notes.append),
     ):
         raise AssertionError
@@ -123,7 +125,7 @@ def test_storage_without_locks_is_no_running_sweep(
     with lock(tmp_path / "run", notes.append):
         (note,) = notes
     assert os.strerror(number) in note
-    assert "see to it that no other sweep runs" in note
+    assert "make sure that no other sweep runs" in note
 
 
 def test_what_ray_wraps_is_found_and_said_in_one_line(tmp_path: Path) -> None:

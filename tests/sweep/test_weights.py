@@ -97,7 +97,7 @@ def test_the_plan_names_training_data_licence_and_revision(
         (["--set", "encoder_weights=swsll"], ["encoder_weights=swsll: no such weights"]),
         (["--set", "encoder_weights=./nowhere"], ["no such file or folder"]),
         (["--set", "encoder_weights=nowhere.pth"], ["no such file or folder"]),
-        (["--set", "weights_id=a"], ["--set weights_id: it follows from encoder_weights"]),
+        (["--set", "weights_id=a"], ["--set weights_id: cannot be set; set encoder_weights"]),
     ],
 )
 def test_weights_that_there_are_not(words: list[str], expected: list[str], tmp_path: Path) -> None:

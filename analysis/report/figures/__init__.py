@@ -1,8 +1,8 @@
-"""The figures of the paper and ours, as SVG for the page and PDF for print: one file each.
+"""The paper's figures and ours, as SVG for the page and PDF for print; each has its own file.
 
-Every file has three functions: ``compute`` takes the evidence and returns what is shown, or None
-when that is missing; ``draw`` makes a figure of it, and ``caption`` what stands below. Figures are
-3.4 inches wide (one column) or 7 (two), with nothing smaller than 7 points.
+Every file has three functions: ``compute`` takes the evidence and returns what the figure shows,
+or None when that is missing; ``draw`` makes the figure, and ``caption`` the text below it. Figures
+are 3.4 inches wide (one column) or 7 (two), and no text is smaller than 7 points.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """What the report shows under one name."""
+    """One kind of figure in the report."""
 
     title: str
     compute: Callable[..., T | None]
-    """Given the evidence, and a task where there is one figure for each."""
+    """Takes the evidence and, where each task has its own figure, the task."""
     draw: Callable[[T], Figure]
     caption: Callable[[T], str]
     each_task: bool = False
@@ -81,7 +81,7 @@ FIGURES: dict[str, Kind[Any]] = {
         features.caption,
     ),
     "figure10_overlays": Kind(
-        "Overlays of methods on the truth and on each other (the paper's Figure 10)",
+        "Methods laid over the truth and over each other (the paper's Figure 10)",
         overlays.compute,
         overlays.draw,
         overlays.caption,
@@ -90,17 +90,17 @@ FIGURES: dict[str, Kind[Any]] = {
         "What calibration gains", calibration.compute, calibration.draw, calibration.caption
     ),
     "overlaps": Kind(
-        "AP by the overlap that a match needs", overlaps.compute, overlaps.draw, overlaps.caption
+        "AP by required overlap (IoU)", overlaps.compute, overlaps.draw, overlaps.caption
     ),
     "bias": Kind(
-        "Bias of every feature against the ground truth", bias.compute, bias.draw, bias.caption
+        "Bias of every feature relative to the ground truth", bias.compute, bias.draw, bias.caption
     ),
 }
-"""All figures, in the order of the page. A further one is one file and one entry here."""
+"""All figures in the order of the page. To add one, write its file and an entry here."""
 
 
 def figures_of(evidence: Evidence) -> dict[str, Kind[Any]]:
-    """Return `FIGURES` with those of each task that was asked for, by name."""
+    """Return all figures by name: `FIGURES`, with one entry for each of the sweep's tasks."""
     board = evidence.leaderboard
     tasks = in_order(board["task"] if len(board) else list(TASKS)[:1], list(TASKS))
     found = {}
@@ -121,23 +121,23 @@ class Drawn(NamedTuple):
     title: str
     caption: str
     path: Path
-    """The SVG; a PDF of the same name lies beside it."""
+    """The SVG; a PDF of the same name is beside it."""
 
 
 def make_figures(evidence: Evidence, folder: Path) -> dict[str, Drawn]:
-    """Write every figure that the evidence allows.
+    """Write every figure for which the evidence is complete.
 
     Parameters
     ----------
     evidence : Evidence
         What the analysis found.
     folder : Path
-        Where to write.
+        Folder to write the figures into.
 
     Returns
     -------
     dict
-        Those of `figures_of` that could be drawn.
+        The figures of `figures_of` that could be drawn.
     """
     made = {}
     for name, kind in figures_of(evidence).items():

@@ -1,4 +1,4 @@
-"""Relative bias of every feature against the ground truth, over the noise of pixels."""
+"""Relative bias of every feature against the ground truth, beside the noise of pixels."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Point(NamedTuple):
     method: int
     """Place in `Bias.methods`."""
     percent: NDArray[np.float64]
-    """Of all cells: one value, or none where it is not known."""
+    """Bias over all cells: one value, or none where it is not known."""
     units: NDArray[np.float64]
-    """Of each independent unit alone."""
+    """Bias in each independent unit alone."""
 
 
 class Bias(NamedTuple):
@@ -41,17 +41,17 @@ class Bias(NamedTuple):
 
     methods: list[str]
     noise: list[float | None]
-    """Per cent that pixels alone may do to each feature, where it is known."""
+    """Bias in per cent that pixels alone can cause for each feature, where it is known."""
     points: list[Point]
     dots: str
-    """What one small dot is; '' without dots."""
+    """Meaning of a small dot; '' without dots."""
     unit: str
     sample: str
-    """How much the features are from."""
+    """How much data the features come from."""
 
 
 def compute(evidence: Evidence) -> Bias | None:
-    """Return the bias of every feature and method, and what pixels alone do."""
+    """Return the bias of every feature and method, and the bias that pixels alone can cause."""
     table = relative_bias(evidence)
     if table.empty:
         return None
@@ -85,17 +85,17 @@ def draw(shown: Bias) -> Figure:
     ax.set_yticks(range(len(FEATURES)), [f.replace("_", " ").capitalize() for f in FEATURES])
     ax.set_ylim(len(FEATURES) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("Bias against the ground truth (% of its mean)")
+    ax.set_xlabel("Bias (% of the ground truth's mean)")
     ax.grid(axis="x", color="0.92", lw=0.4)
     handles = [*ax.get_legend_handles_labels()[0], *dot_key(shown.dots, "0.3")]
     if any(noise is not None for noise in shown.noise):
-        handles.append(Patch(fc="0.85", label="no larger than what pixels alone produce"))
+        handles.append(Patch(fc="0.85", label="no larger than pixels alone produce"))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if count > 3 else 2)
     return figure
 
 
 def _draw_point(ax: Axes, point: Point, methods: list[str]) -> None:
-    """Draw a method's bias in its own place below or above the middle of the feature's row."""
+    """Draw a method's bias at its own height in the feature's row."""
     y = point.feature + (point.method - (len(methods) - 1) / 2) * 0.7 / len(methods)
     colour, marker = COLOURS[point.method % 7], MARKERS[point.method % 7]
     label = methods[point.method] if point.feature == 0 else None
@@ -105,9 +105,9 @@ def _draw_point(ax: Axes, point: Point, methods: list[str]) -> None:
 
 
 def caption(shown: Bias) -> str:
-    """Say what bias is, from how much, and what grey means."""
+    """Say what bias means, how much data it comes from, and what grey means."""
     return (
-        f"Cells found by both, {shown.sample}: mean of (method − truth) in per cent of the truth's "
-        f"mean. {dots_are(shown.unit)} Grey: the noise floor, by which discs of the sizes of the "
-        "true and of the found cells would differ when drawn on pixels."
+        "Mean of (method − truth) in per cent of the truth's mean, for cells found by both: "
+        f"{shown.sample}. {dots_are(shown.unit)} Grey: the noise floor, by which discs as large as "
+        "the true and the found cells would differ when drawn on pixels."
     )

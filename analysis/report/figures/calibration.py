@@ -1,4 +1,4 @@
-"""What calibration gains: mean AP on the test images, by default and calibrated."""
+"""What calibration gains: mean AP on the test images with default and calibrated parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from analysis.report.tables import (
 )
 
 LOOKS = {"default": ("white", -0.14), "calibrated": (COLOURS[0], 0.14)}
-"""Of parameters: colour, and how far they lie below or above the middle of their method's row."""
+"""Colour of each kind of parameters, and its distance from the middle of the method's row."""
 
 
 class Scores(NamedTuple):
@@ -32,29 +32,29 @@ class Scores(NamedTuple):
     """Place in `Calibration.methods`."""
     parameters: str
     own: NDArray[np.float64]
-    """Of the representative seed."""
+    """Score of the representative seed."""
     others: NDArray[np.float64]
-    """Of the other seeds."""
+    """Scores of the other seeds."""
     units: NDArray[np.float64]
-    """Of each independent unit alone."""
+    """Score in each independent unit alone."""
 
 
 class Calibration(NamedTuple):
-    """Mean AP of every method, by default and calibrated."""
+    """Mean AP of every method with default and calibrated parameters."""
 
     methods: list[str]
     scores: list[Scores]
     split: str
     dots: str
-    """What one small dot is; '' without dots."""
+    """Meaning of a small dot; '' without dots."""
     unit: str
     sample: str
-    """How much the scores are from."""
+    """How much data the scores come from."""
     other_seeds: bool
 
 
 def compute(evidence: Evidence) -> Calibration | None:
-    """Return the scores of both kinds of parameters, where there are both."""
+    """Return the scores with both kinds of parameters, if both were computed."""
     kinds = tuple(LOOKS)
     table = measured_scores(evidence, ("ap_mean",), kinds)
     if table.empty or table["parameters"].nunique() < 2:
@@ -108,8 +108,9 @@ def draw(shown: Calibration) -> Figure:
 
 
 def caption(shown: Calibration) -> str:
-    """Say what is compared, and from how much."""
+    """Say what is compared, and how much data it comes from."""
     return (
-        f"Mean AP over IoU 0.5 to 0.9 on {shown.sample}: instance parameters by default and "
-        f"calibrated on validation. {dots_are(shown.unit)} Ticks: other seeds of the method."
+        f"Mean AP over IoU 0.5 to 0.9 on {shown.sample}, with default parameters and with "
+        "parameters calibrated on validation images. "
+        f"{dots_are(shown.unit)} Ticks: other seeds of the method."
     )

@@ -20,7 +20,7 @@ from trainables.names import architecture_name, encoder_name, task_name
 from trainables.tasks import TASKS
 
 MISSING = "–"
-"""Stands where no such trial was asked for."""
+"""Shown for a combination that the sweep did not include."""
 
 
 class Map(NamedTuple):
@@ -32,24 +32,24 @@ class Map(NamedTuple):
     percent: NDArray[np.float64]
     """(rows, columns); NaN where there is no finished trial."""
     best: NDArray[np.bool_]
-    """Where the highest number of the map is, if it has several cells."""
+    """Marks the highest number of a map that has several cells."""
     status: list[list[str]]
-    """Of each cell: 'failed', 'waiting', ..., or `MISSING`."""
+    """Status for each cell: 'failed', 'waiting', ..., or `MISSING`."""
 
 
 class Maps(NamedTuple):
-    """The maps of all tasks: they share their colours."""
+    """The maps of all tasks, which share one colour scale."""
 
     maps: list[Map]
     low: float
     high: float
-    """Per cent at the ends of the colours."""
+    """Per cent at the ends of the colour scale."""
     done: int
-    """Finished trials."""
+    """Number of finished trials."""
 
 
 def compute(evidence: Evidence) -> Maps | None:
-    """Return what every candidate reaches on the test images."""
+    """Return the IoU that every candidate reaches on the test images."""
     board = evidence.leaderboard
     if board.empty or board["test_dataset_iou"].isna().all():
         return None
@@ -78,7 +78,7 @@ def _map(board: pd.DataFrame, best: pd.DataFrame, task: str) -> Map:
 
 
 def draw(shown: Maps) -> Figure:
-    """Draw one map per task; cells of all maps are alike, small maps stand beside the large one."""
+    """Draw one map per task, side by side and with cells of the same size."""
     # places in inches
     margin = 0.12 + 0.065 * max(len(name) for one in shown.maps for name in one.rows)
     count = sum(len(one.columns) for one in shown.maps)
@@ -126,16 +126,17 @@ def _draw_map(ax: Axes, one: Map, low: float, high: float) -> AxesImage:
 
 
 def _draw_missing(ax: Axes, i: int, j: int, word: str) -> None:
-    """Hatch a cell without a number and say why."""
+    """Hatch a cell that has no number and write the reason into it."""
     ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc="0.96", ec="0.75", hatch="////", lw=0))
     box = {"fc": "white", "ec": "none", "pad": 0.8}
     ax.text(j, i, word, ha="center", va="center", fontsize=7, color="0.25", bbox=box)
 
 
 def caption(shown: Maps) -> str:
-    """Say what a number is and which trial it is of."""
+    """Say what a number means and which trial it belongs to."""
     return (
-        f"Per cent, {shown.done} finished trials. Intersection and union are summed over all test "
-        "images, then divided. Where a cell has several trials, the one best on validation is "
-        "shown. Framed: the highest of its task. Hatched: no finished trial, with its status."
+        f"Per cent; {shown.done} finished trials. Intersection and union are summed over all test "
+        "images, then divided. Where several trials share a cell, the one best on "
+        "validation is shown. Framed: the highest value of its task. Hatched: no finished trial; "
+        "the word is its status."
     )

@@ -32,37 +32,37 @@ class Panel(NamedTuple):
     label: str
     """The feature and its unit."""
     boxes: list[dict[str, Any]]
-    """Of each method: quartiles, whiskers and values beyond (`matplotlib.cbook.boxplot_stats`)."""
+    """Box for each method: quartiles, whiskers, outliers (`matplotlib.cbook.boxplot_stats`)."""
     means: list[NDArray[np.float64]]
-    """Of each method: the mean of every independent unit; none where they are not drawn."""
+    """Means of the independent units for each method; empty where they are not drawn."""
     median: float | None
-    """The truth's."""
+    """Median of the true cells."""
     ends: tuple[float, float]
-    """Of the axis."""
+    """Ends of the axis."""
     beyond: int
-    """Cells that lie beyond these ends ..."""
+    """Number of cells beyond these ends."""
     cells: int
-    """... of so many."""
+    """Number of all cells."""
 
 
 class Features(NamedTuple):
     """All features of all methods."""
 
     methods: list[str]
-    """The truth first."""
+    """Names of the methods; the truth comes first."""
     counts: list[int]
-    """Cells of each method."""
+    """Number of cells of each method."""
     panels: list[Panel | None]
     """One per feature; None where no method has a value."""
     unit: str
     sample: str
-    """How much the features are from."""
+    """How much data the features come from."""
     size_known: bool
     """Whether sizes are in µm."""
 
 
 def compute(evidence: Evidence) -> Features | None:
-    """Return boxes of every feature and method."""
+    """Return a box for every feature and method."""
     objects = evidence.objects
     if objects.empty:
         return None
@@ -100,7 +100,7 @@ def _panel(
 
 
 def _ends(values: list[NDArray[Any]], means: list[NDArray[np.float64]]) -> tuple[float, float]:
-    """Return ends that hold what most cells have, and the means of all units."""
+    """Return axis ends that include the values of most cells and the means of all units."""
     lows, highs = [], []
     for part in filter(len, values):
         low, quarter, half, high = np.percentile(part, [0.5, 25, 75, 99.5])
@@ -168,12 +168,12 @@ def _draw_boxes(ax: Axes, panel: Panel, colours: list[str]) -> None:
 
 
 def caption(shown: Features) -> str:
-    """Say what boxes, diamonds and lines are, and where axes end."""
-    size = "" if shown.size_known else " No pixel size is known: sizes are in pixels."
+    """Say what boxes, diamonds and lines mean, and where the axes end."""
+    size = "" if shown.size_known else " The pixel size is not known, so sizes are in pixels."
     return (
-        f"All instances of {shown.sample}; n is the number of cells. Boxes: quartiles and median; "
+        f"All cells in {shown.sample}; n is the number of cells. Boxes: quartiles and median; "
         "whiskers: the last value within 1.5 box lengths; dots: values beyond. White diamonds: "
-        f"mean of each {shown.unit} (not drawn above {MOST_DOTS}). Dashed: the truth's median. "
-        "Axes end at the 0.5 and 99.5 % points, or three box lengths from the box where that "
-        f"is nearer; how many cells lie beyond is printed.{size}"
+        f"mean of each {shown.unit} (not drawn for more than {MOST_DOTS}). Dashed: median of the "
+        "truth. Axes end at the 0.5 and 99.5 % points, or at three box lengths from the box if "
+        f"that is nearer; each panel gives the number of cells beyond.{size}"
     )

@@ -20,7 +20,7 @@ from trainables.names import architecture_name, encoder_name, task_name
 from trainables.tasks import TASKS
 
 MOST_POINTS = 100
-"""Points of one line of a small panel: with more, five noisy lines cover each other."""
+"""Most points of a line; with more, five noisy lines in a small panel hide each other."""
 
 
 class Line(NamedTuple):
@@ -29,7 +29,7 @@ class Line(NamedTuple):
     encoder: int
     """Place in `Losses.encoders`."""
     again: bool
-    """Whether the panel has a line of this encoder already: a further seed or setting."""
+    """Whether the panel already has a line for this encoder (from another seed or setting)."""
     epochs: NDArray[np.float64]
     values: NDArray[np.float64]
 
@@ -42,22 +42,22 @@ class Panel(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The panels of one task: they share their axes."""
+    """The panels of one task, which share their axes."""
 
     panels: list[Panel]
     logarithmic: bool
-    """Whether the losses lie so far apart that a linear axis would hide the small ones."""
+    """Whether the losses differ so much that a linear axis would hide the small ones."""
 
 
 class Losses(NamedTuple):
     """Losses of all trials, as Figures 5 and 6 show them."""
 
     label: str
-    """Of the vertical axis."""
+    """Label of the vertical axis."""
     encoders: list[str]
     rows: list[Row]
     trials: int
-    """Lines in all panels together."""
+    """Number of lines in all panels together."""
 
 
 def compute_training(evidence: Evidence) -> Losses | None:
@@ -66,7 +66,7 @@ def compute_training(evidence: Evidence) -> Losses | None:
 
 
 def compute_validation(evidence: Evidence) -> Losses | None:
-    """Return the validation losses of all trials, of the epochs that were validated."""
+    """Return the validation losses of all trials at the epochs that were validated."""
     return _compute(evidence, "val_loss", "Validation loss")
 
 
@@ -105,7 +105,7 @@ def _lines(part: pd.DataFrame, column: str, encoders: list[str]) -> list[Line]:
 
 
 def _thinned(trial: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return medians of neighbouring epochs where there are more epochs than a print shows."""
+    """Return medians of neighbouring epochs if there are more epochs than a print can show."""
     if len(trial) <= MOST_POINTS:
         return trial
     return trial.groupby(np.arange(len(trial)) * MOST_POINTS // len(trial))[
@@ -149,7 +149,7 @@ def draw(shown: Losses) -> Figure:
 
 
 def _draw_lines(ax: Axes, lines: list[Line]) -> None:
-    """Draw every trial of one panel; those after an encoder's first are thin."""
+    """Draw every trial of one panel; further trials of the same encoder are thin."""
     for line in lines:
         ax.plot(
             line.epochs,
@@ -165,7 +165,7 @@ def _draw_lines(ax: Axes, lines: list[Line]) -> None:
 
 
 def _make_logarithmic(ax: Axes) -> None:
-    """Give an axis, and those that share it, plain numbers: nobody thinks of losses in powers."""
+    """Make an axis logarithmic, with plain numbers instead of powers of ten."""
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -173,15 +173,16 @@ def _make_logarithmic(ax: Axes) -> None:
 
 
 def caption(shown: Losses) -> str:
-    """Say what a line is, and what not to compare."""
+    """Say what a line means, and what not to compare."""
     return (
         f"One line per trial ({shown.trials} trials), one panel per architecture and task; colour "
-        "and dash tell the encoder. Further seeds of a candidate are thin. Panels of one task "
-        f"share their axes. With more than {MOST_POINTS} epochs, a point is the median of "
-        "neighbours. Losses of different tasks are different functions: do not compare them."
+        "and dash show the encoder. Further seeds of a candidate are thin lines. Panels of one "
+        f"task share their axes. With more than {MOST_POINTS} epochs, a point is the median of "
+        "neighbouring epochs. Do not compare losses of different tasks: they are different "
+        "functions."
     )
 
 
 def caption_validation(shown: Losses) -> str:
-    """Say the same, and what has no point."""
+    """Say what a line means, and which epochs have no point."""
     return f"{caption(shown)} Epochs that were not validated have no point."

@@ -1,4 +1,4 @@
-"""Figure 8: one window through every network of a task, architectures by encoders."""
+"""Figure 8: one window as every network of a task sees it, architectures by encoders."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from trainables.config import ARCHITECTURES, PAPER_ENCODERS
 from trainables.names import architecture_name, encoder_name
 
 TRUTH_LINE, HALF_LINE = "white", "black"
-"""Outlines on a probability map whose colours are neither: they differ by lightness alone."""
+"""Colours of outlines on a probability map that contains neither white nor black."""
 PROBABILITY = ListedColormap(colormaps["viridis"](np.linspace(0, 0.7, 256)), "probability")
 
 
 class Network(NamedTuple):
-    """What one network makes of the window."""
+    """The output of one network for the window."""
 
     probability: NDArray[np.float32]
-    """(h, w): of foreground."""
+    """(h, w) foreground probability."""
     half: list[NDArray[np.float64]]
-    """Lines (n, 2), x first, along which it is one half."""
+    """Lines (n, 2), x first, along which the probability is 0.5."""
 
 
 class Networks(NamedTuple):
-    """One window of an image, and every network's view of it."""
+    """One window of an image, and the output of every network for it."""
 
     image: str
     corner: tuple[int, int]
@@ -49,11 +49,14 @@ class Networks(NamedTuple):
     architectures: list[str]
     encoders: list[str]
     networks: dict[tuple[str, str], Network]
-    """By architecture and encoder; those without a finished trial are not in it."""
+    """Networks by architecture and encoder; those without a finished trial are missing."""
 
 
 def compute(evidence: Evidence, task: str) -> Networks | None:
-    """Return the crop through every network of a task: of several trials the best on validation."""
+    """Return the crop and what every network of a task makes of it.
+
+    Where several trials share architecture and encoder, the one best on validation is taken.
+    """
     crop = evidence.crop
     if crop is None or evidence.leaderboard.empty:
         return None
@@ -81,8 +84,8 @@ def _network(probability: NDArray[np.float32]) -> Network:
 class _Grid:
     """Places of square panels on a figure, in inches.
 
-    Rows are architectures and columns encoders, below a row of image and truth; of one encoder
-    alone, the architectures follow image and truth in reading order.
+    The first row shows image and truth; below it, rows are architectures and columns encoders.
+    With a single encoder, the architectures follow image and truth in reading order.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -113,7 +116,7 @@ class _Grid:
 
 
 def draw(shown: Networks) -> Figure:
-    """Draw image and truth, then every network's probability with both outlines."""
+    """Draw image and truth, then every network's probability with both sets of outlines."""
     grid = _Grid(len(shown.architectures), len(shown.encoders))
     show_pixels(grid.place(0, 0), shown.pixels, "Image")
     show_pixels(grid.place(0, 1), shown.pixels, "Ground truth", shown.truth)
@@ -159,11 +162,12 @@ def _add_key(figure: Figure, columns: int) -> None:
 
 
 def caption(shown: Networks) -> str:
-    """Say what the colours and lines are, and where the window lies."""
+    """Say what the colours and lines mean, and where the window is."""
     (high, wide), (row, column) = shown.pixels.shape[:2], shown.corner
     return (
-        "The same window through every network. Dark is probability 0, bright is 1. White: the "
-        "hand-drawn (or generated) outlines. Black: where the network's probability is 0.5. "
+        "The foreground probability of every network in the same window: dark is 0, bright is 1. "
+        "White: the hand-drawn (or generated) outlines. Black: where the probability is 0.5. "
         f"Image {shown.image}, window of {wide} × {high} pixels from row {row}, column {column}. "
-        "Of several seeds or settings, the one best on validation. A dash: no such finished trial."
+        "Where there are several seeds or settings, the one best on validation is shown. Dash: no "
+        "finished trial."
     )

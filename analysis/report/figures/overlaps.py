@@ -1,4 +1,4 @@
-"""AP by the overlap (IoU) that a match needs, one line per method."""
+"""AP by the overlap (IoU) required for a match, one line per method."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Line(NamedTuple):
 
     method: str
     points: NDArray[np.float64]
-    """(n, 2): overlap and AP, by overlap."""
+    """(n, 2) overlap and AP, sorted by overlap."""
     units: NDArray[np.float64]
-    """(m, 2): the same of each independent unit alone."""
+    """(m, 2) overlap and AP of each independent unit alone."""
 
 
 class Overlaps(NamedTuple):
@@ -45,18 +45,18 @@ class Overlaps(NamedTuple):
     lines: list[Line]
     split: str
     dots: str
-    """What one small dot is; '' without dots."""
+    """Meaning of a small dot; '' without dots."""
     unit: str
     sample: str
-    """How much the scores are from."""
+    """How much data the scores come from."""
 
 
 OVERLAPS = {f"ap_{round(100 * t)}": t for t in IOUS}
-"""Metric to the IoU that a match needs."""
+"""Required IoU by metric."""
 
 
 def compute(evidence: Evidence) -> Overlaps | None:
-    """Return AP by overlap, calibrated, of each method's representative seed."""
+    """Return calibrated AP by overlap for each method's representative seed."""
     table = measured_scores(evidence, list(OVERLAPS))
     if table.empty:
         return None
@@ -76,7 +76,7 @@ def _points(table: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def draw(shown: Overlaps) -> Figure:
-    """Draw a line per method, set apart sideways so that the units' dots can be seen."""
+    """Draw a line per method, shifted sideways so that the units' dots can be seen."""
     count = len(shown.lines)
     figure = Figure(figsize=(ONE_COLUMN, 2.6 + 0.17 * count), layout="constrained")
     ax = figure.subplots()
@@ -93,7 +93,7 @@ def draw(shown: Overlaps) -> Figure:
             ms=4,
             label=textwrap.shorten(line.method, 60),
         )
-    ax.set_xlabel("IoU that a match needs")
+    ax.set_xlabel("IoU required for a match")
     ax.set_ylabel(f"AP = TP / (TP + FP + FN), {shown.split} images")
     ax.set_xticks(IOUS)
     ax.set_ylim(0, 1.02)
@@ -104,8 +104,8 @@ def draw(shown: Overlaps) -> Figure:
 
 
 def caption(shown: Overlaps) -> str:
-    """Say what AP is, and from how much."""
+    """Say what AP means, and how much data it comes from."""
     return (
-        f"Calibrated, {shown.sample}. AP = TP / (TP + FP + FN) at each IoU. "
-        f"{dots_are(shown.unit)} Points are set apart sideways so that the dots can be seen."
+        f"Calibrated methods on {shown.sample}. AP = TP / (TP + FP + FN) at each IoU. "
+        f"{dots_are(shown.unit)} Points are shifted sideways so that the dots can be seen."
     )

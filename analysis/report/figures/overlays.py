@@ -26,23 +26,23 @@ from analysis.report.figures.style import TWO_COLUMNS
 from analysis.report.tables import letters, representatives
 
 SIDE = 360
-"""Pixels of the largest window that is printed: more, and a border of one pixel is lost."""
+"""Side in pixels of the largest window; in a larger one, a border of one pixel is not visible."""
 LARGEST = 4
-"""Methods at most in one figure of overlays."""
+"""Largest number of methods in one figure of overlays."""
 
 
 class Pair(NamedTuple):
-    """Two label images on each other."""
+    """Two label images laid over each other."""
 
     title: str
-    """Their letters, or 'truth'."""
+    """Letters of the two methods, or 'truth'."""
     pixels: NDArray[np.float64]
     """(h, w, 3)."""
     iou: float
 
 
 class Overlays(NamedTuple):
-    """One window of an image with the methods on it."""
+    """One window of an image with the methods laid over it."""
 
     image: str
     split: str
@@ -52,15 +52,15 @@ class Overlays(NamedTuple):
     """Outlines (n, 2), x first."""
     pairs: list[Pair]
     marks: dict[str, str]
-    """Method to letter."""
+    """Letter by method."""
     methods: int
-    """That there are; more than `marks` where not all are shown."""
+    """Number of all methods; larger than that of `marks` where some are not shown."""
     cropped: bool
     """Whether the image is larger than the window."""
 
 
 def compute(evidence: Evidence) -> Overlays | None:
-    """Return the first picture's densest window, each method on the truth and on the others."""
+    """Return the first picture's densest window with each method over the truth and the others."""
     if not evidence.pictures:
         return None
     picture = evidence.pictures[0]
@@ -89,7 +89,7 @@ def compute(evidence: Evidence) -> Overlays | None:
 
 
 def draw(shown: Overlays) -> Figure:
-    """Draw the image, then all pairs; below them the colours, and the methods' letters."""
+    """Draw the image and all pairs, and below them the colours and the methods' letters."""
     count = len(shown.pairs) + 1
     wide = min(4, count)
     high = -(-count // wide)
@@ -121,13 +121,13 @@ def draw(shown: Overlays) -> Figure:
 
 
 def caption(shown: Overlays) -> str:
-    """Say which image it is, how much of it, and what the colours are."""
+    """Say which part of which image is shown, and what the colours mean."""
     where = f"Image {shown.image} ({shown.split})"
     if shown.cropped:
-        where += f", cropped to the {SIDE} pixel window with most true foreground"
+        where += f", cropped to the {SIDE}-pixel window with the most true foreground"
     few = f"; the first {LARGEST} of {shown.methods} methods" if shown.methods > LARGEST else ""
     return (
-        f"{where}{few}. Pixels, not cells: pale where both have a cell, orange where only the "
-        "first has (false positive against the truth), blue where only the second has (false "
-        "negative). IoU is of the pixels shown."
+        f"{where}{few}. Pixels are compared, not cells: pale where both have a cell, orange where "
+        "only the first has one (a false positive against the truth), blue where only the second "
+        "has one (a false negative). IoU is that of the pixels shown."
     )

@@ -1,4 +1,4 @@
-"""What figures and viewer show of label images: outlines, borders, windows, agreement."""
+"""Helpers to show label images in figures and viewer: outlines, borders, windows, agreement."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from skimage.measure import approximate_polygon, find_contours
 
 RIGHT, EXTRA, LOST = (0.72, 0.80, 0.86), (0.835, 0.369, 0.0), (0.0, 0.447, 0.698)
-"""Colours of pixels that both have (pale: agreement is the background), that only the first has
-(Okabe and Ito's vermilion), that only the second has (their blue)."""
+"""Colours of pixels in both label images (pale, like a background), only in the first (Okabe and
+Ito's vermilion) and only in the second (their blue)."""
 
 
 def outlines(labels: NDArray[np.integer]) -> list[NDArray[np.float64]]:
@@ -29,7 +29,7 @@ def outlines(labels: NDArray[np.integer]) -> list[NDArray[np.float64]]:
 
 
 def simplified(contour: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Thin out a contour (row, column) to what a print can show; x first."""
+    """Remove points of a contour (row, column) that a print cannot show; return x first."""
     points: NDArray[np.float64] = approximate_polygon(contour, 0.25)[:, ::-1]
     return points
 
@@ -45,7 +45,7 @@ def border(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 
 def densest_window(truth: NDArray[np.integer], side: int) -> tuple[slice, slice]:
-    """Return the window of at most `side` pixels with most foreground: chosen without a method."""
+    """Return the window of at most `side` pixels with the most true foreground."""
     high, wide = truth.shape
     rows, columns = min(side, high), min(side, wide)
     total = np.pad((truth > 0).astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -58,7 +58,7 @@ def densest_window(truth: NDArray[np.integer], side: int) -> tuple[slice, slice]
 def agreement_image(
     pixels: NDArray[np.floating], first: NDArray[Any], second: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Colour the pixels that both, only the first and only the second label image have."""
+    """Colour pixels by whether both label images have a cell there, or only one of them."""
     image = np.repeat(0.55 * np.clip(pixels, 0, 1)[..., None], 3, axis=2).astype(np.float64)
     has, other = first > 0, second > 0
     for where, colour in ((has & other, RIGHT), (has & ~other, EXTRA), (~has & other, LOST)):
@@ -80,7 +80,7 @@ def show_pixels(
     colours: str | ListedColormap = "gray",
     line: str = "#E69F00",
 ) -> None:
-    """Show pixels between 0 and 1, and outlines on them."""
+    """Show pixels with values from 0 to 1, and outlines on top."""
     high, wide = pixels.shape[:2]
     ax.imshow(pixels, cmap=colours, vmin=0, vmax=1, interpolation="none")
     if lines:

@@ -1,4 +1,4 @@
-"""How much a figure was made from, as its caption says it."""
+"""How much data a figure is based on, in the words of its caption."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from analysis.report.tables import MOST_DOTS, counted, independent, measured_spl
 
 
 def scored_from(evidence: Evidence) -> str:
-    """Say what scores on the reported images are from: images, units, true cells."""
+    """Say how many images, units and true cells the scores on the reported images come from."""
     split = measured_split(evidence)
     count = counted(evidence, split)
     units = independent(count["units"], unit_of(evidence))
@@ -15,7 +15,7 @@ def scored_from(evidence: Evidence) -> str:
 
 
 def measured_from(evidence: Evidence) -> str:
-    """Say what features of cells are from: images without any cell do not count."""
+    """Say how many images and units cell features come from; images without cells do not count."""
     objects, unit = evidence.objects, unit_of(evidence, cells=True)
     images = objects["image"].nunique() if len(objects) else 0
     units = objects[unit].nunique() if len(objects) and unit in objects else 0
@@ -28,5 +28,5 @@ def _images(count: int, split: str) -> str:
 
 
 def dots_are(unit: str) -> str:
-    """Say what the small dots of a figure are."""
-    return f"Small dots: each {unit} alone (not drawn above {MOST_DOTS})."
+    """Say what the small dots of a figure mean."""
+    return f"Small dots: each {unit} alone (not drawn for more than {MOST_DOTS})."

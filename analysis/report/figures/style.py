@@ -1,4 +1,4 @@
-"""How all figures look: widths, colours, lines, letters, and the small dots, one per unit."""
+"""The look of all figures: widths, colours, lines, fonts, and the small dots, one per unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths in inches."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart by the colour-blind; yellow left out, too pale for lines."""
+"""Okabe and Ito's colours, which colour-blind people can distinguish; without yellow, which is too
+pale for lines."""
 MARKERS = "osD^vPX"
 DASHES = ((4, 1.5), (1, 1), (5, 1, 1, 1), (8, 2), (2, 2))
 LINES: tuple[Any, ...] = ("-", *((0, dash) for dash in DASHES))
@@ -34,17 +35,17 @@ STYLE: dict[str, Any] = {
     "path.simplify_threshold": 0.5,
     "savefig.dpi": 300,
 }
-"""Matplotlib's settings: nothing on a figure is smaller than 7 points."""
+"""Matplotlib's settings; no text in a figure is smaller than 7 points."""
 
 
 def draw_dots(ax: Axes, x: Any, y: Any, colour: str) -> None:
-    """Draw each unit's own value; small and pale, so that many do not hide the whole."""
+    """Draw a small pale dot for each unit, so that many dots do not hide the overall value."""
     x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
     ax.plot(x, y, ".", ms=5, color=colour, alpha=0.5, mew=0, gid="units", zorder=1.5)
 
 
 def dot_key(text: str, colour: str) -> list[Line2D]:
-    """Return what the legend says of the small dots: nothing where there are none."""
+    """Return the legend entry for the small dots; none where there are no dots."""
     if not text:
         return []
     return [Line2D([], [], marker=".", ms=5, ls="", color=colour, alpha=0.5, mew=0, label=text)]
@@ -53,5 +54,5 @@ def dot_key(text: str, colour: str) -> list[Line2D]:
 def share(
     box: tuple[float, float, float, float], size: tuple[float, float]
 ) -> tuple[float, float, float, float]:
-    """Turn left, bottom, width and height in inches into shares of the figure."""
+    """Convert left, bottom, width and height from inches to fractions of the figure."""
     return box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]

@@ -76,7 +76,7 @@ function startViewer(data) {
     stage.classList.toggle("small", state.zoom < 1);
     select.value = String(state.picture);
     get("v-zoom").textContent = `${Math.round(100 * state.zoom)} %`;
-    const said = found ? name : `${name}: not on this image`;
+    const said = found ? name : `${name}: no result for this image`;
     get("v-status").textContent = `${said}; image ${picture.image} (${picture.split}), ${picture.cut}.`;
     get("v-methods").childNodes.forEach((button, number) => {
       button.setAttribute("aria-pressed", String(number === state.method));

@@ -126,7 +126,7 @@ def test_stored_thresholds_are_a_star_convex_trials_defaults() -> None:
 
 def test_no_cells_cannot_be_calibrated_with() -> None:
     nothing = np.zeros((20, 20), np.int32)
-    with pytest.raises(ValueError, match="no validation image holds a cell"):
+    with pytest.raises(ValueError, match="no validation image contains a cell"):
         calibrate(TWO, [(np.zeros((1, 20, 20), np.float32), nothing)], {}, budget=2)
 
 

@@ -128,7 +128,7 @@ def test_a_typical_cell_is_the_median_over_all_images() -> None:
     small[:2, :2], small[5:9, 5:9] = 1, 2
     ends = limits(TWO, [(SEEN, large), (SEEN, small)])
     assert ends["min_size"] == (0, 8), "half of 16, the median of 4, 16, 900"
-    with pytest.raises(ValueError, match="no validation image holds a cell to calibrate with"):
+    with pytest.raises(ValueError, match="cannot calibrate: no validation image contains a cell"):
         limits(TWO, [])
 
 

@@ -135,7 +135,7 @@ def test_shapes_that_differ_are_named() -> None:
     for refuse in (match, image_scores):
         with pytest.raises(ValueError) as caught:
             refuse(one, other)
-        assert str(caught.value) == "true labels have shape (2, 3), predicted ones (3, 2)"
+        assert str(caught.value) == "true labels have shape (2, 3), but predicted ones (3, 2)"
 
 
 @pytest.mark.parametrize(

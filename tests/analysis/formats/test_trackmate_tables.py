@@ -231,9 +231,9 @@ def test_bad_requests_leave_no_file(tmp_path: Path) -> None:
     table = pd.DataFrame(SHAPE)
     with pytest.raises(ValueError) as caught:
         write_trackmate_objects(table.drop(columns=["radius", "area"]), tmp_path / "a.csv")
-    assert str(caught.value) == "an object table needs the columns area, radius"
+    assert str(caught.value) == "the object table lacks the columns area, radius"
     for name in ("label", "x", "y", "area", "perimeter", "radius"):
-        with pytest.raises(ValueError, match=f"needs the columns {name}$"):
+        with pytest.raises(ValueError, match=f"lacks the columns {name}$"):
             write_trackmate_objects(table.drop(columns=name), tmp_path / "a.csv")
     for name in ("pixel_size_um", "frame_interval_s"):
         for wrong in (0, -1.0, math.inf, math.nan):

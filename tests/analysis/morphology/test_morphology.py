@@ -132,7 +132,7 @@ def test_a_dropped_object_has_an_empty_row() -> None:
 @pytest.mark.parametrize(
     ("image", "options", "words"),
     [
-        (np.zeros((2, 2)), {}, "holds integers"),
+        (np.zeros((2, 2)), {}, "must contain integers"),
         (np.zeros((2, 2, 2), int), {}, "two dimensions"),
         (np.full((2, 2), -1), {}, "negative"),
         (np.zeros((2, 2), int), {"convention": "fiji"}, "trackmate"),
@@ -267,9 +267,9 @@ def test_columns_and_their_order() -> None:
             "pixel_size_um must be positive, not inf",
         ),
         (np.zeros((2, 2), int), {"pixel_size_um": -1}, "pixel_size_um must be positive, not -1"),
-        (np.zeros(3, int), {}, "a label image has two dimensions, not shape (3,)"),
-        (np.zeros((2, 2), np.float32), {}, "a label image holds integers, not float32"),
-        (np.full((2, 2), -1), {}, "a label image holds no negative numbers"),
+        (np.zeros(3, int), {}, "a label image must have two dimensions, not shape (3,)"),
+        (np.zeros((2, 2), np.float32), {}, "a label image must contain integers, not float32"),
+        (np.full((2, 2), -1), {}, "a label image must not contain negative numbers"),
         (np.full((2, 2), 2**63, np.uint64), {}, "labels must be smaller than 2**63"),
     ],
 )
@@ -304,4 +304,4 @@ def test_outlines_by_hand() -> None:
     assert 0 < len(simplified[5]) < len(found[5]) or len(found[5]) == 4
     with pytest.raises(ValueError) as caught:
         outlines(image, convention="imagej")
-    assert str(caught.value) == "outlines are those of trackmate or trackmate_raw, not imagej"
+    assert str(caught.value) == "outlines need trackmate or trackmate_raw, not imagej"

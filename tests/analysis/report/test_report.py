@@ -82,8 +82,8 @@ def test_answer_says_who_scores_highest_by_how_much_and_from_how_many(evidence: 
     )
     measured, why, test, features = said.sentences
     assert measured == (
-        "Measured on 8 independent groups of validation images (16 images, 420 true cells): the "
-        f"mean AP of {NAMES[0]} is 0.710 in the lowest group and 0.770 in the highest."
+        "Measured on validation images of 8 independent groups (16 images, 420 true cells): the "
+        f"mean AP of {NAMES[0]} ranges from 0.710 in the lowest group to 0.770 in the highest."
     )
     assert why == WHY
     assert "test images, not used for training, tuning or selection" in test
@@ -124,7 +124,7 @@ def test_page_claims_nothing_that_it_cannot_hold(units: int, tmp_path: Path) -> 
     for name, texts in figures.items():
         assert claims(" ".join(texts)) == [], name
     counted = "1 independent group" if units == 1 else f"{units} independent groups"
-    assert f"Measured on {counted} of validation images ({2 * units} image" in text
+    assert f"Measured on validation images of {counted} ({2 * units} image" in text
     in_figures = {"calibration", "overlaps", "bias"}
     for name in in_figures:
         caption = re.search(
@@ -133,13 +133,14 @@ def test_page_claims_nothing_that_it_cannot_hold(units: int, tmp_path: Path) -> 
         assert caption is not None
         assert counted in caption.group(1)
         assert any("one group" in words for words in figures[name])
-    assert "Bias against the ground truth (% of its mean)" in figures["bias"]
+    assert "Bias (% of the ground truth's mean)" in figures["bias"]
 
 
 def test_differences_are_shown_without_verdicts(evidence: Evidence) -> None:
     tables = {table.name: table for table in make_tables(evidence)}
     headings = [heading for heading, _ in tables["statistics"].headings]
-    assert {"difference", "units a", "units b", "cells a", "cliffs delta"} <= set(headings)
+    assert {"difference", "units in a", "units in b", "cells in a"} <= set(headings)
+    assert "cliffs delta" in headings
     assert not [h for h in headings if h.startswith("p ") or h.endswith(("low", "high"))]
     assert tables["statistics"].total == len(evidence.statistics)
     none = answer(replace(evidence, statistics=pd.DataFrame(), agreement=pd.DataFrame()))
@@ -149,15 +150,15 @@ def test_differences_are_shown_without_verdicts(evidence: Evidence) -> None:
 def test_parameters_at_their_bound_are_marked(evidence: Evidence) -> None:
     methods = evidence.methods.assign(at_bound="min_size")
     marked = {(name, text) for _, name, text in parameters(replace(evidence, methods=methods))}
-    assert ("min_size", "20 → 31 (at its bound)") in marked
+    assert ("min_size", "20 → 31 (at the end of its range)") in marked
     assert ("threshold", "0.5 → 0.42") in marked
-    assert not any("bound" in text for _, _, text in parameters(evidence))
+    assert not any("end of its range" in text for _, _, text in parameters(evidence))
 
 
 def test_page_without_anything(bare: Path, evidence: Evidence) -> None:
     text = bare.read_text()
     assert "No method could be analysed yet" in text
-    assert "Left out, since what it would show is not there: What calibration gains." in text
+    assert "Figure left out because its data are missing: What calibration gains." in text
     assert 'id="viewer"' not in text
     nothing = replace(empty(evidence), leaderboard=pd.DataFrame(), plan={}, settings={})
     assert write_report(nothing, bare.parent / "nothing").exists()
@@ -167,7 +168,7 @@ def test_one_method_and_one_trial(tmp_path: Path) -> None:
     one = make_evidence(names=[NAMES[3]], architectures=("PAN",), encoders=("vgg19",), pixel=None)
     text = write_report(one, tmp_path).read_text()
     assert f"One method was analysed: {NAMES[3]}." in text
-    assert "no pixel size is known" in text
+    assert "the pixel size is not known, so sizes are in pixels" in text
 
 
 def test_other_images_are_called_by_their_split(evidence: Evidence) -> None:

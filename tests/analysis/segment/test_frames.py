@@ -100,7 +100,7 @@ def test_nothing_of_a_file_is_left_out_silently(tmp_path: Path) -> None:
     )
     tifffile.imwrite(tmp_path / f"{'n' * 230}.tif", image())
     says = {
-        "mixed.tif": "different images",
+        "mixed.tif": "images of different kinds",
         "short.tif": "of its 5 images",
         "channels.tif": "2 channels",
         "planar.tif": "colour",
@@ -204,7 +204,8 @@ def test_what_is_skipped_is_named(tmp_path: Path) -> None:
         assert words in note
     assert "Thumbs" not in note
     (tmp_path / "a.tif").unlink()
-    with pytest.raises(InputError, match=r"holds no TIFF or PNG file, but 13 others: .*photo.JPEG"):
+    without = r"no TIFF or PNG file in this folder, only 13 others: .*photo.JPEG"
+    with pytest.raises(InputError, match=without):
         list_frames([tmp_path])
     # of a data set its images count
     root = grouped(tmp_path / "d", "")

@@ -27,7 +27,7 @@ def test_killed_and_resumed_equals_undisturbed(model: Path, tmp_path: Path) -> N
     (out / "labels" / ".film_t0001.tif.0.tmp").write_text("half")
     code, text, err = run(*words, "cut", cwd=tmp_path)
     assert (code, err) == (0, "")
-    assert f"{len(before)} of 14 images are done already" in text
+    assert f"{len(before)} of 14 images are already done" in text
     assert before.items() <= parts(out).items(), "what was done is not done again"
     assert not list(out.rglob("*.tmp"))
     (tmp_path / "whole").mkdir()  # killed before anything else was written
@@ -54,7 +54,7 @@ def test_interrupted_says_how_to_go_on(model: Path, tmp_path: Path, number: int)
     _, err = process.communicate(timeout=500)
     if process.returncode != 0:  # else it was faster than the second one
         assert process.returncode == 130
-        assert err == "interrupted; the same command goes on\n"
+        assert err == "interrupted; run the same command again to continue\n"
         assert "another process" in second[2]
 
 
@@ -90,7 +90,7 @@ def test_a_changed_image_is_another_request(
     assert main(words) == 0
     tifffile.imwrite(images / "a1.tif", picture(99)[0])
     assert main(words) == 2
-    assert "image a1 was changed since" in capsys.readouterr().err
+    assert "image a1 has changed since" in capsys.readouterr().err
 
 
 def test_what_was_taken_away_or_repaired_is_made_again(

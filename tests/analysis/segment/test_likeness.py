@@ -197,12 +197,12 @@ def test_segmenting_warns_of_images_unlike_the_training_images(
     (grey,) = segmented(
         capsys, model, tmp_path / "inverted", [255 - changes.eight_bit(image) for image in new]
     )[:1]
-    assert "4 of 4 images looked at are unlike the model's training images: " in grey
+    assert "4 of 4 checked images look different from the model's training images: " in grey
     assert "% of the way from dark to bright (training images: " in grey
     large = segmented(
         capsys, model, tmp_path / "large", [picture(seed, 30, 75)[0] for seed in range(4)]
     )
-    assert "pixels across, those of the model's training images 18 to 18" in large[-1]
+    assert "pixels across, but those in the model's training images 18 to 18" in large[-1]
 
     old = shutil.copytree(model, tmp_path / "old")
     manifest = json.loads((old / "checkpoint.json").read_text())

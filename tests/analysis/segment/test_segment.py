@@ -154,20 +154,26 @@ def test_the_same_images_by_another_path_are_the_same_request(
         ("--model MODEL field gone.tif --out out", "gone.tif: no such file"),
         ("--model MODEL --out out", "IMAGES"),
         ("--model MODEL field", "--out"),
-        ("--model MODEL field/a1.tif --out out --track", "--track needs a sequence"),
-        ("--model MODEL field --out out --max-distance 9", "--max-distance belongs to --track"),
+        ("--model MODEL field/a1.tif --out out --track", "--track needs a time-lapse"),
+        (
+            "--model MODEL field --out out --max-distance 9",
+            "--max-distance works only with --track",
+        ),
         ("--model MODEL field --out out --pixel-size-um 0", "must be positive"),
         ("--model MODEL field --out field", "field is the folder of the images"),
         ("--model MODEL field --out field/a1.tif", "is a file"),
-        ("--model MODEL field --out busy", "busy holds other files"),
+        ("--model MODEL field --out busy", "busy already contains other files"),
         ("--model MODEL field --out out --tile 100", "multiple of 32"),
         ("--model MODEL field --out out --tile half", "choose auto, whole, or a number"),
         (
             "--model MODEL field --out old --convention imagej --tile 96",
-            "another request (--tile: whole there, tiles of 96 here",
+            "another request (--tile was whole, is now tiles of 96",
         ),
-        ("--model MODEL field --out old", "another request (--convention: imagej there"),
-        ("--model MODEL field/a1.tif --out old --convention imagej", "4 images there, 1 here"),
+        ("--model MODEL field --out old", "another request (--convention was imagej, is now"),
+        (
+            "--model MODEL field/a1.tif --out old --convention imagej",
+            "it had 4 images, now there are 1",
+        ),
     ],
 )
 def test_refusals(
@@ -208,7 +214,7 @@ def test_images_are_predicted_in_the_tiles_that_were_asked_for(
         assert main([*words, "--tile", tile]) == 0
         found[tile] = tifffile.imread(out / "labels" / "a10.tif")
         said = "whole" if tile == "whole" else "tiles of 64"  # what the trial chose
-        assert f"images are predicted: {said}\n" in capsys.readouterr().out
+        assert f"prediction: {said}\n" in capsys.readouterr().out
         settings = json.loads((out / "settings.json").read_text())
         assert settings["request"]["inference"]["tile"] == (None if tile == "whole" else 64)
     np.testing.assert_array_equal(found["auto"], found["64"])
@@ -242,7 +248,7 @@ def test_python_refuses_what_is_no_image(model: Path) -> None:
     image = picture(1)[0].astype(float)
     image[3, 4] = np.nan
     with Segmenter(model) as one:
-        for wrong, words in ((image, "finite"), (image > 0, "numbers"), ([[1, "a"]], "numbers")):
+        for wrong, words in ((image, "NaN"), (image > 0, "numbers"), ([[1, "a"]], "numbers")):
             with pytest.raises(ValueError, match=words):
                 one(wrong)  # type: ignore[arg-type]
 

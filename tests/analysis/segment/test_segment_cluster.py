@@ -116,7 +116,7 @@ def test_a_cluster_gives_what_one_process_gives(model: Path, tmp_path: Path, add
     pd.testing.assert_frame_equal(near, far)
     code, text, err = segment(*words, "near", "--address", address, cwd=tmp_path)
     assert code == 1
-    assert "6 of 7 images are done already" in text
+    assert "6 of 7 images are already done" in text
 
 
 def test_no_cluster_is_said(model: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_no_cluster_is_said(model: Path, tmp_path: Path) -> None:
     words = ("--model", model, "a.tif", "--out", "out", "--address", "127.0.0.1:1")
     code, _, err = segment(*words, cwd=tmp_path)
     assert code == 2
-    assert err.startswith("error: no Ray cluster answers at '127.0.0.1:1'")
+    assert err.startswith("error: no Ray cluster responds at '127.0.0.1:1'")
     assert err.count("\n") == 1
 
 

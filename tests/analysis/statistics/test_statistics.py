@@ -188,7 +188,7 @@ def test_bad_requests() -> None:
         compare(table, feature="area", by="method", unit="frame")
     with pytest.raises(ValueError, match="independent unit"):
         compare(table, feature="area", by="image", unit="image")
-    with pytest.raises(ValueError, match="numbers"):
+    with pytest.raises(ValueError, match="is not numeric"):
         compare(table, feature="method", by="method", unit="image")
 
 

@@ -83,7 +83,7 @@ def test_a_plan_counts_on_what_a_real_start_uses(
     words = ["demo", "--data", str(data), "--plan", "--only", "architecture=Linknet"]
     assert main([*words, "--address", "localhost:6379"]) == 0
     text = capsys.readouterr().out
-    assert "the GPUs are the 4 (A10G) that its autoscaler may start" in text
+    assert "it assumes the 4 GPUs (A10G) that its autoscaler may start" in text
     assert "GPU 3" in text, "a time for each GPU, as with --gpus 4xA10G"
     for more in (["--set", "gpus_per_trial=0"], ["--gpus", "1xA10G"]):
         assert main([*words, "--address", "localhost:6379", *more]) == 0
@@ -113,7 +113,7 @@ def test_a_fresh_cluster_uses_the_gpus_that_it_may_start(
             cwd=tmp_path,
         )
         assert code == 0, text + err
-        assert "the GPUs are the 2 (A100) that its autoscaler may start" in text
+        assert "it assumes the 2 GPUs (A100) that its autoscaler may start" in text
         code, text, err = run(
             SPACE,
             "--data",

@@ -42,13 +42,13 @@ def test_look_finds_what_a_node_lacks(data: Path, tmp_path: Path) -> None:
         assert problem == f"has another folder at {other}"
         problems = look("a", str(tmp_path / "no"), token, str(tmp_path / "none"), patience=0)
         assert problems == (
-            f"does not see the run folder {tmp_path / 'no'}",
-            f"does not see the data set {tmp_path / 'none'}",
+            f"cannot find the run folder {tmp_path / 'no'}",
+            f"cannot find the data set {tmp_path / 'none'}",
         )
         (problem,) = look("a", None, "", str(other), {}, "1")
         assert problem.startswith(f"cannot read the data set {other} (")
         (problem,) = look("a", None, "", str(data), same[1], "1")
-        assert problem == f"has other files in the data set {data}"
+        assert problem == f"has different files in the data set {data}"
     assert not (out / FOLDER).exists()
     (problem,) = look("a", str(out), token, patience=0)
     assert "another folder" in problem
@@ -133,7 +133,7 @@ def test_the_first_node_of_a_fresh_cluster_is_asked(
     assert process.returncode == 2, err
     (line,) = err.splitlines()
     assert blind.node_id[:8] in line
-    assert f"does not see the run folder {out}" in line
+    assert f"cannot find the run folder {out}" in line
     assert not (out / "plan.json").exists()
 
 
@@ -148,7 +148,7 @@ def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, clus
     assert code == 2, text + err
     (line,) = err.splitlines()
     assert blind.node_id[:8] in line
-    assert f"does not see the run folder {out}" in line
+    assert f"cannot find the run folder {out}" in line
     assert good.node_id[:8] not in line
     assert not (out / "plan.json").exists()
     assert not (out / "ledger").exists()
@@ -166,7 +166,7 @@ def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, clus
     for told in (text, (out / "sweep.log").read_text()):
         (line,) = (one for one in told.splitlines() if "gets no trial" in one)
         assert late.node_id[:8] in line
-        assert f"does not see the run folder {out}" in line
+        assert f"cannot find the run folder {out}" in line
         assert f"cannot read the data set {data} (" in line
     assert not (out / FOLDER).exists()
 
@@ -184,7 +184,7 @@ def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, clu
     hide_from(raylet, out / "ledger")
     assert process.stdout is not None
     told = iter(process.stdout.readline, "")
-    assert any("its result did not arrive in the run folder; will be" in line for line in told)
+    assert any("its result is not in the run folder; it will be" in line for line in told)
     cluster.remove_node(second, allow_graceful=False)
     text, err = process.communicate(timeout=500)
     assert process.returncode == 0, text + err
@@ -198,7 +198,7 @@ def test_a_result_that_does_not_arrive_is_a_loss(data: Path, tmp_path: Path, clu
     (out / first["checkpoint"] / "checkpoint.json").unlink()
     code, text, _ = run(*words, cwd=tmp_path)
     assert code == 1
-    assert f"missing: {first['trial_id']}: its checkpoint is not there" in text
+    assert f"missing: {first['trial_id']}: its checkpoint is missing" in text
     # earlier versions said stopped of a lost result
     path = out / "ledger" / f"{first['trial_id']}.json"
     path.write_text(path.read_text().replace('"status": "done"', '"status": "stopped"'))
@@ -222,5 +222,5 @@ def test_no_node_is_left(data: Path, tmp_path: Path, cluster: Any) -> None:
     cluster.remove_node(good, allow_graceful=False)
     text, err = process.communicate(timeout=500)
     assert process.returncode == 1, text + err
-    assert "no node is left that sees the run folder and the data" in text
-    assert "--resume goes on" in text
+    assert "no node is left that can read the run folder and the data" in text
+    assert "run the same command with --resume to continue" in text

@@ -90,6 +90,6 @@ def test_kinds(
     assert len(given) >= 2
     assert all(low < one < high for one in given), given
     if kind == "A100":  # asked for: others get no trial
-        assert "note: V100 is not the A100 that was asked for and gets no trial" in text
+        assert "note: V100 is not the requested A100 and gets no trial" in text
         ran = {one["node"] for record in records(out) for one in record["attempts"]}
         assert ran == {nodes["A100"]}

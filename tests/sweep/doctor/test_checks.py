@@ -107,7 +107,7 @@ def test_wandb_never_stops_a_sweep(here: Machine, monkeypatch: pytest.MonkeyPatc
     gone = replace(here, key="~/.netrc", unreachable="timed out", server="https://me:pw@w.org/x")
     (one,) = of_wandb(gone, "here")
     assert one.state == "note"
-    assert "w.org does not answer (timed out), key from ~/.netrc" in one.detail
+    assert "w.org does not respond (timed out), key from ~/.netrc" in one.detail
     assert "pw" not in one.detail + one.advice
     assert states(of_wandb(replace(gone, unreachable=""), "here")) == ["ok"]
     (none,) = of_wandb(replace(gone, unreachable="", key=""), "here")

@@ -81,12 +81,12 @@ def test_this_machine(tmp_path: Path, server: str) -> None:
 
     assert f"{torch.__version__}, built for" in about(lines, "torch")[0]
     (wandb,) = about(lines, "wandb")
-    assert "127.0.0.1 answers, key from WANDB_API_KEY in the environment" in wandb
+    assert "127.0.0.1 responds, key from WANDB_API_KEY in the environment" in wandb
     assert not any(KEY in line for line in lines)
     assert f"{data}: 10 files" in about(lines, "data")[0]
     assert "train 3, val 1, test 1" in about(lines, "data")[0]
-    assert "will be made" in about(lines, "out")[0]
-    assert "answers" in about(lines, "weights")[0]
+    assert "will be created" in about(lines, "out")[0]
+    assert "responds" in about(lines, "weights")[0]
     assert not out.parent.exists(), "it changes nothing"
 
 
@@ -113,7 +113,7 @@ def test_all_that_is_wrong_is_listed(tmp_path: Path) -> None:
     assert "images/x.bmp: not a TIFF or PNG file" in wrong[1]
     assert "images/i0.tif: no mask" in wrong[2]
     assert f"{tmp_path / 'file'}" in wrong[3]
-    assert "no Ray cluster answers at '127.0.0.1:1'" in wrong[4]
+    assert "no Ray cluster responds at '127.0.0.1:1'" in wrong[4]
     assert about(lines, "python"), "this machine is looked at all the same"
 
 
@@ -157,7 +157,7 @@ def test_a_read_only_out_and_no_data(tmp_path: Path) -> None:
     assert code == 2
     wrong = [line for line in lines if line.startswith("problem")]
     (data,), (out,) = about(wrong, "data"), about(wrong, "out")
-    assert f"{tmp_path / 'none'}: no such folder; give the folder that holds images/" in data
+    assert f"{tmp_path / 'none'}: no such folder; give the folder that contains images/" in data
     assert "cannot be written to" in out
     assert str(runs) in out
 
@@ -228,7 +228,7 @@ def test_a_node_without_the_libraries(tmp_path: Path, cluster: Any) -> None:
     assert code == 2
     (line,) = [line for line in lines if line.startswith("problem")]
     assert broken in line
-    assert "runs no task (" in line
+    assert "cannot run a task (" in line
     assert "No module named tifffile" in line
 
 
@@ -244,7 +244,7 @@ def test_a_node_that_does_not_see_out_and_data(tmp_path: Path, cluster: Any) -> 
     wrong = [line for line in lines if line.startswith("problem")]
     assert [line.split()[1] for line in wrong] == ["out", "data"], "\n".join(lines)
     assert all(blind in line for line in wrong)
-    assert f"does not see the run folder {out}" in wrong[0]
+    assert f"cannot find the run folder {out}" in wrong[0]
     assert "shared" in wrong[0].rpartition("; ")[2]
     seen = [line for line in lines if cluster.head_node.node_id[:8] in line]
     assert [line.split()[:2] for line in seen] == [["ok", "out"], ["ok", "data"]]
@@ -266,5 +266,5 @@ def test_a_cluster_of_another_version(tmp_path: Path, cluster: Any) -> None:
         store.internal_kv_put(CLUSTER_METADATA_KEY, true, True, **place)
     assert code == 2
     (line,) = [line for line in lines if line.startswith("problem")]
-    assert "started with Ray: 2.49.1 Python: 3.11.1; here are Ray: " in line
+    assert "started with Ray: 2.49.1 Python: 3.11.1; this machine has Ray: " in line
     assert f"install ray=={ray.__version__}" in line

@@ -39,7 +39,7 @@ def test_processes_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask("import os; os._exit(3)").error == "its process ended with 3"
     assert ask("import os; os.abort()").error
     monkeypatch.setattr("sweep.doctor.machine.CHILD_SECONDS", 0.2)
-    assert "no answer within" in ask("import time; time.sleep(60)").error
+    assert "no response within" in ask("import time; time.sleep(60)").error
     assert CHILD_SECONDS > 1
 
 
@@ -80,7 +80,7 @@ def test_a_folder_whose_server_does_not_answer(
     monkeypatch.setattr("sweep.doctor.folders.STORAGE_SECONDS", 0.1)
     (silent,) = look_at_out(tmp_path)
     server.set()
-    assert (silent.state, "no answer" in silent.detail) == ("problem", True)
+    assert (silent.state, "no response" in silent.detail) == ("problem", True)
 
 
 def test_what_is_found_on_many_nodes_is_one_line() -> None:

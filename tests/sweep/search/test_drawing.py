@@ -116,10 +116,10 @@ def test_trials_that_are_all_combinations_are_drawn() -> None:
     [
         ((), 3, "--seeds 3: search=optuna trains each draw once"),
         (("seed=1,2",), None, "--set seed: search=optuna"),
-        (("batch_size=4", "learning_rate=0.1"), None, "nothing is drawn"),
+        (("batch_size=4", "learning_rate=0.1"), None, "--set fixes every dimension"),
         (("batch_size=1,4",), None, "--set batch_size: .*greater than or equal to 2"),
-        (("gap=0,1", "task=stardist"), None, "gap changes nothing in trials of task stardist"),
-        (("gap=0,1", "task=stardist", "architecture=Unet,FPN"), None, "gap changes nothing"),
+        (("gap=0,1", "task=stardist"), None, "gap has no effect in trials of task stardist"),
+        (("gap=0,1", "task=stardist", "architecture=Unet,FPN"), None, "gap has no effect"),
         (("architecture=Unet,SegNet",), None, "unknown architecture 'SegNet'"),
         (("architecture=Unet,PAN", "crop_size=64"), None, "PAN needs crop_size of at least 128"),
     ],

@@ -68,7 +68,7 @@ def test_equal_draws_run_once_and_a_killed_search_goes_on(data: Path, tmp_path: 
 
     code, _, err = run(space, *words[1:-2], "--resume", cwd=tmp_path)
     assert code == 2
-    assert "draws augmentation from other values" in err
+    assert "draws augmentation from different values" in err
     code, text, err = run(*words, "--resume", cwd=tmp_path)
     assert code == 0, text + err
     after = {r["trial_id"]: r for r in records(out)}

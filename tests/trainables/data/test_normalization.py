@@ -197,7 +197,7 @@ def test_8_and_16_bit_cannot_share_a_scale(tmp_path: Path) -> None:
     done = plan(*words)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert "some are of 8 bit and some of 16 bit" in done.stderr
+    assert "some have 8 bit and some 16 bit" in done.stderr
 
 
 def test_an_empty_scale_is_refused(tmp_path: Path) -> None:

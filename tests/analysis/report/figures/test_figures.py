@@ -194,11 +194,12 @@ def test_boxes_say_how_many_lie_beyond_the_axis(evidence: Evidence) -> None:
     assert beyond > 0
     assert ax.get_title(loc="right") == f"{beyond} of {len(area):,} beyond the axis"
     assert ax.get_xlabel() == "Area (µm²)"
-    assert "No pixel size" not in features.caption(shown)
+    assert "pixel size is not known" not in features.caption(shown)
     pixels = features.compute(make_evidence(pixel=None))
     assert pixels is not None
     assert features.draw(pixels).axes[0].get_xlabel() == "Area (px²)"
-    assert features.caption(pixels).endswith("No pixel size is known: sizes are in pixels.")
+    unknown = "The pixel size is not known, so sizes are in pixels."
+    assert features.caption(pixels).endswith(unknown)
 
 
 def test_boxes_are_quartiles_and_means_of_units(evidence: Evidence) -> None:
@@ -276,8 +277,8 @@ def test_overlays_compare_the_window_that_is_shown(evidence: Evidence) -> None:
     assert cut.pixels.shape == (360, 360)
     assert {pair.iou for pair in cut.pairs} == {1.0}
     assert overlays.caption(cut).startswith(
-        "Image b (val), cropped to the 360 pixel window with most true foreground; the first 4 of "
-        "5 methods. Pixels"
+        "Image b (val), cropped to the 360-pixel window with the most true foreground; the first 4 "
+        "of 5 methods. Pixels"
     )
 
 
