@@ -29,6 +29,7 @@ from trainables import checkpoint
 from trainables.config import EpochRecord, Normalization, TrialConfig, with_changes
 from trainables.data.dataset import DataSet, Item, open_dataset
 from trainables.data.examples import forget_images
+from trainables.names import network_name
 from trainables.predict import Predictor
 from trainables.records.progress import History
 from trainables.train import train
@@ -78,8 +79,11 @@ def test_the_leaderboard_and_what_is_printed_of_it(rows: list[dict[str, Any]]) -
     assert names(ranked) == BY_VAL
     screen = io.StringIO()
     print_leaderboard(Console(file=screen, width=120), ranked, top=3)
-    shown = [line.split() for line in screen.getvalue().splitlines()[1:4]]
-    assert [(line[1], int(line[2])) for line in shown] == BY_VAL[:3]
+    shown = [" ".join(line.split()) for line in screen.getvalue().splitlines()]
+    for place, (architecture, seed) in enumerate(BY_VAL[:3], 1):
+        network = network_name(architecture, "resnet18", "semantic2")
+        iou = f"{VAL[architecture, seed]:.4f}"
+        assert shown[place + 1].startswith(f"{place} {network} {seed} {iou} "), shown
 
 
 def test_candidates_by_their_mean(rows: list[dict[str, Any]]) -> None:
