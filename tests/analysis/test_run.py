@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import pytest
 import tifffile
 
 from analysis.evidence import FEATURES, TRUTH
+from analysis.morphology.features import measure
 from analysis.report.answer import WHY
 from analysis.run import main
 from analysis.runfolder import read_run
+from analysis.study.comparisons import agreements, comparisons, noise_of
 from analysis.study.gather import CAUTION
 from analysis.study.objects import KEYS
 from tests.analysis.page_text import claims, drawn, visible
@@ -235,6 +238,70 @@ def test_the_same_command_again_gives_the_same_numbers(analysed: tuple[Path, str
     assert all(path.stat().st_mtime_ns == then for path, then in calibrations.items())
     for name, frame in before.items():
         pd.testing.assert_frame_equal(table(out, name), frame)
+
+
+@pytest.mark.slow  # an analysis of its own, and its statistics twice
+def test_options_change_what_they_name(
+    analysed: tuple[Path, str],
+    swept: Path,
+    cells: Path,
+    tmp_path: Path,
+    analyse: Callable[..., tuple[int, str, str]],
+) -> None:
+    """Every option at another value than usual, on other images, which are of three groups."""
+    out, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(swept, out, ignore=shutil.ignore_patterns("tune", "wandb"))
+    stems = [f"i{n}" for n in range(12, 18)]
+    for name in ("images", "masks"):
+        (data / name).mkdir(parents=True)
+        for stem in stems:
+            shutil.copy(cells / name / f"{stem}.tif", data / name)
+    groups = ", ".join(f"{stem}: g{n // 2}" for n, stem in enumerate(stems))
+    (data / "dataset.yaml").write_text(f"groups: {{{groups}}}\n")
+    given = {"convention": "skimage", "unit": "image", "resamples": 40, "seed": 3}
+    more = {"top": 1, "budget": 5}
+    words = [word for name, value in (given | more).items() for word in (f"--{name}", value)]
+    code, text, err = analyse(out, "--data", data, "--flips", *words)
+    assert code == 0, text + err
+
+    settings = json.loads((out / "report" / "settings.json").read_text())
+    assert {name: settings[name] for name in given | more} == given | more
+    assert settings["flips"] is True
+    methods, usual = table(out, "methods"), table(analysed[0], "methods")
+    assert methods["trial_id"].nunique() < usual["trial_id"].nunique(), "--top"
+    for trial_id in methods["trial_id"]:
+        stored = json.loads((out / "checkpoints" / trial_id / "calibration.json").read_text())
+        assert (stored["budget"], stored["seed"], stored["flips"]) == (5, 3, True)
+
+    objects = pd.read_parquet(out / "report" / "objects.parquet")
+    assert set(objects["group"]) == {"g0", "g1", "g2"}
+    truth = objects[(objects["method"] == TRUTH) & (objects["image"] == "i12")]
+    labels = tifffile.imread(data / "masks" / "i12.tif")
+    assert (
+        truth["perimeter"].tolist() == measure(labels, convention="skimage")["perimeter"].tolist()
+    )
+
+    def same(name: str, computed: pd.DataFrame) -> bool:
+        written = table(out, name).drop(columns="caution", errors="ignore")
+        return written.equals(pd.read_csv(StringIO(computed.to_csv(index=False))))
+
+    assert same(
+        "statistics",
+        comparisons(objects, unit="image", convention="skimage", resamples=40, seed=3),
+    )
+    assert not same("statistics", comparisons(objects, unit="image", resamples=41, seed=4))
+    assert same("agreement", agreements(objects, unit="image", seed=3))
+    assert not same("agreement", agreements(objects, unit="group", seed=3))
+    assert same("noise", noise_of(objects, "skimage"))
+    assert not same("noise", noise_of(objects, "trackmate"))
+
+    scores, before = table(out, "scores"), table(analysed[0], "scores")
+    assert set(scores.loc[scores["split"] == "other", "units"]) == {6}, "images, not groups"
+    keys = ["trial_id", "method", "split", "parameters", "metric"]
+    both = scores.merge(before, on=keys, suffixes=("", "_before"))
+    both = both[(both["parameters"] == "default") & (both["split"] == "val")]
+    assert len(both)
+    assert (both["value"] != both["value_before"]).any(), "--flips"
 
 
 def as_recipe_1(out: Path) -> None:

@@ -119,6 +119,12 @@ def test_normalization_names_what_is_not_the_default() -> None:
     assert shown(high=99.0, mean=0.1) == "image high=99.0 mean=0.1"
 
 
+def test_a_normalization_recorded_before_there_were_two() -> None:
+    config = dumped()
+    del config["normalization"]["mode"]
+    assert trial_row("t", config, None)["normalization"] == "image"
+
+
 def test_rows_are_ranked_by_state_then_validation_then_name() -> None:
     ranked = rank(
         [

@@ -86,6 +86,7 @@ def test_a_record_that_says_done_stays(ledger: Ledger) -> None:
 def test_attempts_are_listed_with_node_process_and_time(ledger: Ledger) -> None:
     began = time.time()
     ledger.write_start("a", CONFIG, "node1", limits={"gpu": 0.5})
+    assert record(ledger)["limits"] == {"gpu": 0.5}
     ledger.write_start("a", CONFIG, "node2")
     found = record(ledger)
     assert found["status"] == "running"

@@ -310,3 +310,31 @@ def test_batches_without_cells_cost_in_training(name: str, tmp_path: Path) -> No
     )
     result = train(config, open_dataset(tmp_path / "data"), tmp_path / "t")
     assert result.history[0].train_loss > 0.6  # at most 0.25 where empty batches cost nothing
+
+
+def test_losses_of_an_empty_batch_by_hand() -> None:
+    """Two pixels of background: the Lovasz hinge is the mean hinge, and not that of the worst."""
+    logits = torch.tensor([-0.5, -3.0]).reshape(1, 1, 1, 2)
+    target = torch.zeros(1, 1, 1, 2)
+    assert float(build_loss("lovasz")(logits, target)) == pytest.approx(0.25)
+    expected = np.log1p(np.exp([-0.5, -3.0])).mean()
+    assert float(build_loss("cross_entropy")(logits, target)) == pytest.approx(expected)
+
+
+def test_a_loss_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lossesofmine.py").write_text(
+        "from torch import nn\n\n\nclass Mine(nn.MSELoss):\n"
+        "    def __init__(self, classes):\n        super().__init__()\n"
+        "        self.classes = classes\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    loss = build_loss("lossesofmine:Mine", classes=3)
+    assert isinstance(loss, torch.nn.MSELoss)
+    assert loss.classes == 3
+    with pytest.raises(ValueError) as caught:
+        build_loss("builtins:dict", classes=3)
+    assert str(caught.value) == "builtins:dict gives a dict, not a torch.nn.Module"
+    with pytest.raises(ValueError) as caught:
+        build_loss("l2")
+    known = "dice, jaccard, focal, tversky, lovasz, cross_entropy, dice_cross_entropy"
+    assert str(caught.value) == f"unknown loss 'l2'; known: {known}"

@@ -64,7 +64,7 @@ def lines_of(path: Path) -> list[list[str]]:
 
 def test_every_cell_of_a_table_in_micrometres_and_seconds(tmp_path: Path) -> None:
     table = pd.DataFrame(SHAPE | PLACE | SEEN | MOMENTS | {"method": ["U-Net", "µ"]})
-    path = tmp_path / "new" / "a.csv"
+    path = tmp_path / "new" / "folder" / "a.csv"
     count = write_trackmate_objects(
         table, str(path), pixel_size_um=0.5, frame_interval_s=30, extra=("method",)
     )

@@ -118,6 +118,7 @@ def test_rows_keep_the_index_of_the_features() -> None:
     features = measure(labels).set_axis([7, 3])
     assert measure_intensities(image, labels, features).index.tolist() == [7, 3]
     none = measure_intensities(image, np.zeros_like(labels), features.iloc[:0])
+    assert set(map(str, none.dtypes)) == {"float64"}
     assert none.empty
     assert tuple(none) == (*INTENSITIES, *ELLIPSE)
 

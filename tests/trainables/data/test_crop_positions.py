@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from trainables.data.augmentation import Augmenter
 from trainables.data.crops import CropDataset, EpochBatches
 from trainables.data.crop_positions import (
     Cutter,
@@ -68,6 +69,13 @@ def test_the_crop_of_one_cell_serves_the_next() -> None:
     assert crop_corners(labels, 32)[4:] == [(16, 16), (16, 0)]
 
 
+def test_numbers_that_are_missing_and_large_cells_end_nothing() -> None:
+    """A cell of a higher number still gets its crop."""
+    labels = empty(64, 64)
+    labels[0:40, 0:3], labels[0:3, 0:3], labels[30:34, 60:64] = 5, 7, 9
+    assert crop_corners(labels, 32)[4:] == [(16, 32)]
+
+
 def test_a_small_image_is_mirrored_and_its_mirrored_cells_are_others() -> None:
     image = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
     labels = np.array([[0, 7, 7], [900, 0, 0]], np.uint16)
@@ -79,6 +87,7 @@ def test_a_small_image_is_mirrored_and_its_mirrored_cells_are_others() -> None:
         assert numbers.setdefault(int(kind), int(number)) == number
     assert numbers[0] == 0
     assert len(set(numbers.values())) == 7
+    assert cells.max() < 3 * 6, "three kinds of pixels in six images"
     assert cells.dtype == np.uint8, "in the smallest type that holds the numbers"
 
 
@@ -96,6 +105,14 @@ def test_a_side_may_be_mirrored_more_than_once() -> None:
     assert column[1:8] == [column[1]] * 7
     assert column[8] == column[9]
     assert len(set(column)) == 3, "one row before, seven, two behind"
+
+
+def test_an_image_without_background_is_mirrored_too() -> None:
+    for value in (1, 5):
+        _, cells = pad_to_size(np.zeros((2, 4), np.float32), np.full((2, 4), value), 4)
+        assert cells.min() > 0
+        assert [len(np.unique(row)) for row in cells] == [1, 1, 1, 1]
+        assert len(np.unique(cells)) == 3
 
 
 def test_an_image_that_is_large_enough_is_left_alone() -> None:
@@ -132,6 +149,15 @@ def test_augmentation_follows_seed_epoch_and_crop() -> None:
     assert len({cut(1, 2, 1), cut(2, 2, 1), cut(1, 3, 1), cut(1, 2, 0)}) == 4
 
 
+def test_the_augmentation_of_a_crop_has_a_seed_of_its_own() -> None:
+    pair = (np.random.default_rng(0).random((40, 40)).astype(np.float32), empty(40, 40))
+    crop, cells = Cutter([pair], 32, "strong", 5).cut(0, 7)
+    rng = np.random.default_rng(derived_seed(5, "augmentation", 7, 0))
+    expected = Augmenter("strong")(*pair, (0, 0), 32, rng)
+    np.testing.assert_array_equal(crop, expected[0])
+    np.testing.assert_array_equal(cells, expected[1])
+
+
 def test_seeds_that_earlier_trials_had() -> None:
     """The order and the augmentation of every trial follow from these."""
     assert derived_seed(0, "order", 1) == 901835043
@@ -162,6 +188,8 @@ def test_an_epoch_deals_out_every_crop_once(
 
 
 def test_the_order_follows_seed_and_epoch_and_one_crop_comes_twice() -> None:
+    before = [batch.tolist() for batch in epoch_batches(8, 2, seed=3, epoch=5)]
+    assert before == [[1, 2, 7, 6], [5, 4, 0, 3]], "the order that earlier trials had"
     orders = {
         tuple(np.concatenate(epoch_batches(20, 4, seed, epoch)))
         for seed in range(2)

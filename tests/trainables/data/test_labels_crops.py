@@ -14,6 +14,7 @@ from trainables.data.crop_positions import crop_corners
 from trainables.labels import (
     BOUNDARY,
     CELL,
+    compact,
     foreground,
     outline,
     semantic2_target,
@@ -21,6 +22,25 @@ from trainables.labels import (
     touching_gap,
 )
 from trainables.losses import build_loss
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "expected"),
+    [
+        ([[0, 7], [255, 7]], np.uint8, [[0, 7], [255, 7]]),
+        ([[0, 256]], np.uint16, [[0, 256]]),
+        ([[0, 65535]], np.uint16, [[0, 65535]]),
+        ([[0, 65536, 9], [9, 0, 10**9]], np.uint8, [[0, 2, 1], [1, 0, 3]]),
+        ([[65536, 10**9]], np.uint8, [[1, 2]]),  # without background, too
+        ([[0]], np.uint8, [[0]]),
+    ],
+)
+def test_labels_in_the_smallest_type(
+    labels: list[list[int]], kind: type, expected: list[list[int]]
+) -> None:
+    found = compact(np.array(labels, np.int64))
+    assert found.dtype == kind
+    assert found.tolist() == expected
 
 
 def test_gap_is_one_pixel_wide() -> None:
