@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -137,7 +137,12 @@ def reservable_gb(node: str) -> float | None:
     """
     import ray
 
-    for one in ray.nodes():
+    return reservable_on(ray.nodes(), node)
+
+
+def reservable_on(nodes: Iterable[Mapping[str, Any]], node: str) -> float | None:
+    """Return the memory in GB that trials may reserve on a node; None if it has left."""
+    for one in nodes:
         if one["NodeID"] == node and one["Alive"] and "memory" in one["Resources"]:
             # never rounded up: Ray waits for ever for more memory than a node has
             return math.floor(float(one["Resources"]["memory"]) / 2**30 * 1000) / 1000

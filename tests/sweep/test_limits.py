@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from sweep.limits import Limits, after_shortage, limits_from, next_host_limits, next_limits
+from sweep.limits import (
+    Limits,
+    after_shortage,
+    limits_from,
+    next_host_limits,
+    next_limits,
+    reservable_on,
+)
 from trainables.config import RunOptions, TrialConfig
 
 
@@ -196,3 +205,20 @@ def test_a_record_without_limits_leaves_the_default() -> None:
     assert limits_from({"status": "running", "retry": None, "limits": None}, default) == default
     ended = {"status": "done", "retry": Limits(gpu=1).to_dict()}
     assert limits_from(ended, default) == default
+
+
+def test_memory_that_can_be_reserved_on_a_node() -> None:
+    def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+        return {"NodeID": name, "Alive": alive, "Resources": resources}
+
+    nodes = [
+        node("a", memory=2.0**30),
+        node("b", False, memory=2.0**30),
+        node("c", CPU=4.0),
+        node("d", memory=2.9999 * 2**30),
+        node("e", memory=0.5 * 2**30),
+    ]
+    found = {name: reservable_on(nodes, name) for name in "abcdef"}
+    # a node that has left, one without memory, one that is not known; never rounded up
+    assert found == {"a": 1.0, "b": None, "c": None, "d": 2.999, "e": 0.5, "f": None}
+    assert reservable_on([node("b", False), node("b", memory=3 * 2.0**30)], "b") == 3.0

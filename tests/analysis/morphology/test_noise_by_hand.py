@@ -89,6 +89,9 @@ def test_draws_follow_seed_and_number() -> None:
     assert (noise_floor([80.0], shifts=30, seed=5)["sd"] != first["sd"]).any()
     assert (noise_floor([80.0], shifts=31, seed=4)["bias"] != first["bias"]).any()
     assert noise_floor([80.0], shifts=1)["sd"].isna().all(), "one has no spread"
+    two = noise_floor([80.0], shifts=2)
+    assert two["sd"].notna().all()
+    assert (two.loc[two["feature"] == "circularity", "sd"] > 0).all()
 
 
 def test_the_smallest_cells_may_have_no_features() -> None:
@@ -165,6 +168,8 @@ def test_cells_without_an_area_are_left_out() -> None:
     some = [20.0, 30.0]
     found = discretisation_difference([*some, 0.0, math.nan], [900.0], "perimeter")
     assert found == discretisation_difference(some, [900.0], "perimeter")
+    for small, other in (([0.5], [900.0]), ([900.0], [0.5])):
+        assert discretisation_difference(small, other, "area") > 0, "less than a pixel is an area"
     for empty in (np.zeros(0), np.zeros(1), np.full(1, math.nan)):
         assert math.isnan(discretisation_difference(empty, [3.0], "area"))
         assert math.isnan(discretisation_difference([3.0], empty, "area"))
