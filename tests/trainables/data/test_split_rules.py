@@ -388,6 +388,12 @@ def test_a_key_that_appears_twice(tmp_path: Path, text: str, key: str) -> None:
     assert "unicode string" not in problem
 
 
+def test_a_key_that_is_a_list(tmp_path: Path) -> None:
+    found, (problem,) = metadata(tmp_path, "? [a]\n: 1\n")
+    assert problem.startswith("dataset.yaml: not valid YAML: ")
+    assert found == Metadata()
+
+
 def test_the_same_name_as_text_and_number_is_not_twice(tmp_path: Path) -> None:
     (tmp_path / "dataset.yaml").write_text("groups: {1: a, '1': b}")
     assert metadata(tmp_path, None)[1] == []
