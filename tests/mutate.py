@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -76,6 +77,7 @@ def main() -> int:
     if not arguments.table:
         last = {1: "", 2: "[02468]", 5: "[05]", 10: "0"}[arguments.one_in]
         names = [f"{module}.*{last}" for module in arguments.modules or ["*"]]
+        shutil.rmtree(ROOT / "mutants" / "tests", ignore_errors=True)  # tests that have moved
         mutmut = Path(sys.executable).with_name("mutmut")
         command = [mutmut, "run", "--max-children", arguments.jobs, *names]
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
