@@ -64,15 +64,20 @@ class Evidence:
     leaderboard: pd.DataFrame
     """leaderboard.csv: one row per trial."""
     candidates: pd.DataFrame
-    """candidates.csv."""
+    """candidates.csv, with what `analysis.statistics.tied_set` says of validation IoU: iou_mean
+    (over groups of images and seeds), iou_low, iou_high, tied."""
     history: pd.DataFrame
     """history.csv: one row per trial and epoch."""
     methods: pd.DataFrame
     """One row per analysed trial, best first: method, trial_id, task, architecture, encoder, seed,
     way ('2-class + watershed', '3-class', 'StarDist', 'star-convex head'), representative (bool),
-    default and calibrated (JSON of the parameters), val_score (mean AP over `IOUS` of the method
-    on validation), val_units (independent units there), val_lowest, val_highest (mean AP of the
-    lowest and the highest unit), command."""
+    default and calibrated (JSON of the parameters), val_score (mean over validation units and
+    seeds of the mean AP over `IOUS`), val_low, val_high (its 95 % confidence interval), tied
+    (whether it may be the best: `analysis.statistics.tied_set`), val_units (independent units),
+    val_lowest, val_highest (the lowest and the highest unit), measured_low, measured_high (the 95 %
+    confidence interval of the same mean on the measured images, representative seed), command."""
+    standing: pd.DataFrame
+    """The validation scores behind val_score: method, seed (numbered from 0), unit, score."""
     scores: pd.DataFrame
     """Long format: method, trial_id, split ('val', 'test'), parameters ('default', 'calibrated'),
     metric

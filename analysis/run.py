@@ -152,17 +152,21 @@ def _say_sizes(console: Console, run: Run, other: DataSet) -> None:
 def _say(console: Console, evidence: Any) -> None:
     from rich.table import Table
 
-    from analysis.report.answer import WHY
+    from analysis.report.answer import answer
 
     table = Table(title="mean average precision (IoU 0.5 to 0.9), validation", title_style="")
     unit = "image" if evidence.settings["unit"] == "image" else "group"
-    for name in ("method", "score", f"lowest {unit}", f"highest {unit}", f"{unit}s"):
+    for name in ("method", "score", "95 % interval", "may be the best", f"{unit}s"):
         table.add_column(name)
     for row in evidence.methods[evidence.methods["representative"]].to_dict("records"):
-        values = (row["val_score"], row["val_lowest"], row["val_highest"])
-        table.add_row(row["method"], *(f"{v:.3f}" for v in values), str(row["val_units"]))
+        known = row["val_low"] == row["val_low"]
+        interval = f"{row['val_low']:.3f} to {row['val_high']:.3f}" if known else ""
+        tied = "" if not known else "yes" if row["tied"] else "no"
+        table.add_row(
+            row["method"], f"{row['val_score']:.3f}", interval, tied, str(row["val_units"])
+        )
     console.print(table)
-    console.print(WHY, markup=False)
+    console.print(answer(evidence).headline, markup=False)
     for line in evidence.missing:
         console.print(f"note: {line}", markup=False)
 

@@ -11,7 +11,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Run:
     history: pd.DataFrame
     configs: dict[str, TrialConfig]
     """Configuration of every trial in the plan."""
+    per_image: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def done(self) -> list[str]:
         """Return the trials with a checkpoint, best first."""
@@ -123,9 +124,8 @@ def read_run(out: Path) -> Run:
             configs[trial_id] = config
     for name in _NUMBERS:
         board[name] = pd.to_numeric(board[name], errors="coerce") if name in board else np.nan
-    run = Run(
-        out, plan, board, _table(out / "candidates.csv"), _table(out / "history.csv"), configs
-    )
+    tables = {name: _table(out / f"{name}.csv") for name in ("candidates", "history", "per_image")}
+    run = Run(out, plan, board, configs=configs, **tables)
     if not run.done():
         if (board["status"] == "done").any():
             raise AnalysisError(

@@ -31,11 +31,17 @@ PROMISED: dict[str, Promised] = {
         lambda label_image, *, convention="trackmate", pixel_size_um=None: None
     ),
     "analysis.statistics.compare": lambda objects, *, feature, by, unit: None,
+    "analysis.statistics.tied_set": lambda scores, *, alpha=0.05, seed=0: None,
+    "analysis.statistics.mean_interval": lambda values, *, level=0.95: None,
     "analysis.segment.segment": lambda image, model: None,
 }
 """Of each function the parameters that callers may rely on; there may be more with a default."""
 SHAPE = re.compile(r"\((\d+|[A-Za-z_]+)(, \w+)*,?\)")
-TABLE_UNITS = {"analysis.morphology.measure": "pixels", "analysis.statistics.compare": "95 %"}
+TABLE_UNITS = {
+    "analysis.morphology.measure": "pixels",
+    "analysis.statistics.compare": "95 %",
+    "analysis.statistics.tied_set": "95 %",
+}
 
 
 FORMULAS = {name for name in PROMISED if not name.startswith(("trainables.arch", "trainables.ch"))}

@@ -16,7 +16,7 @@ import tifffile
 import torch
 from rich.console import Console
 
-from analysis.report.tables import chosen_trials
+from analysis.report.table1 import chosen_trials
 from analysis.runfolder import candidates, choose_candidates, read_run
 from analysis.segment.model import choose_model
 from sweep import leaderboard

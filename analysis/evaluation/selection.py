@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from analysis.evaluation.scores import METRICS, ImageScores, pooled, unit_members
+from analysis.statistics.tied import tied_set
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,24 @@ class Selected:
     """The validation scores of one method."""
 
     score: float
-    """Mean average precision, averaged over seeds; NaN if images have no true and no found cell."""
+    """Mean over independent units, and over seeds, of a unit's mean average precision. NaN where
+    no unit shows or has a cell."""
+    low: float
+    high: float
+    """The score's 95 % confidence interval, within 0 and 1; NaN with fewer than six units."""
+    tied: bool
+    """Whether the method may be the best (`analysis.statistics.tied_set`)."""
     units: int
-    """Number of independent units that the images come from."""
+    """Independent units that have a score."""
     lowest: float
     highest: float
-    """Mean average precision (mean over seeds) of the lowest and of the highest unit."""
+    """The score (mean over seeds) of the lowest and of the highest unit."""
 
 
-def select(
+def unit_scores(
     methods: Mapping[str, Sequence[Sequence[ImageScores]]], units: Sequence[str]
-) -> dict[str, Selected]:
-    """Score every method on validation.
+) -> pd.DataFrame:
+    """Return the mean average precision of each method's seeds on each unit.
 
     Parameters
     ----------
@@ -38,23 +44,50 @@ def select(
 
     Returns
     -------
-    dict of str to Selected
-        Estimates and the spread of the data. They do not show which differences between methods
-        are real.
+    DataFrame
+        Columns method, seed (numbered from 0), unit and score, as `tied_set` takes them. In a unit
+        without true cells a method that shows none scores 1 if others show some, else all are NaN.
     """
     column = METRICS.index("ap_mean")
     names, members = unit_members(units)
-    found = {}
-    for method, seeds in methods.items():
-        whole = np.array([pooled(images)[column] for images in seeds])
-        each = np.stack([pooled(images, members)[:, column] for images in seeds])
-        means = each.mean(axis=0)  # a unit without cells is NaN with every seed or with none
-        known = means[~np.isnan(means)]
-        lowest, highest = (known.min(), known.max()) if known.size else (np.nan, np.nan)
-        found[method] = Selected(_mean(whole), len(names), float(lowest), float(highest))
-    return found
+    rows = [
+        (method, seed, str(unit), score)
+        for method, seeds in methods.items()
+        for seed, images in enumerate(seeds)
+        for unit, score in zip(names, pooled(images, members)[:, column])
+    ]
+    table = pd.DataFrame(rows, columns=["method", "seed", "unit", "score"])
+    # who shows nothing where nothing is has made no mistake, where others have invented cells
+    shown = table.groupby("unit")["score"].transform(lambda scores: scores.notna().any())
+    return table.assign(score=table["score"].where(table["score"].notna() | ~shown, 1.0))
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+def select(scores: pd.DataFrame) -> dict[str, Selected]:
+    """Say where every method stands on validation.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        As `unit_scores` gives them.
+
+    Returns
+    -------
+    dict of str to Selected
+        Best first.
+    """
+    known = scores[scores.groupby("unit")["score"].transform(lambda s: s.notna().all())]
+    each = known.groupby(["method", "unit"])["score"].mean().groupby(level="method")
+    lowest, highest, count = each.min(), each.max(), known["unit"].nunique()
+    nan = float("nan")
+    return {
+        row["method"]: Selected(
+            row["score"],
+            max(0.0, row["low"]) if row["low"] == row["low"] else nan,
+            min(1.0, row["high"]) if row["high"] == row["high"] else nan,
+            row["tied"],
+            count,
+            float(lowest.get(row["method"], nan)),
+            float(highest.get(row["method"], nan)),
+        )
+        for row in tied_set(scores).to_dict("records")
+    }

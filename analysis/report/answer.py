@@ -1,9 +1,9 @@
-"""What the page says first: estimates, and how much data they come from."""
+"""What the page says first: which methods may be the best, and from how much that is known."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,18 @@ from analysis.report.tables import (
     representatives,
     unit_of,
 )
+from analysis.statistics.power import smallest_lead, units_needed
+from analysis.statistics.resampling import FEWEST_UNITS
 
-WHY = (
-    "This page does not yet say which differences between methods are real: in simulations with "
-    "few independent units, intervals missed the truth and tests rejected equal methods more often "
-    "than they claim, so both are left out until they have been rebuilt."
+FEATURES_OPEN = (
+    "Whether methods or populations differ in cell features, this page does not test yet: its "
+    "tables show estimates."
 )
-"""Why the page shows estimates only; the page says it once."""
+"""Said once on the page."""
+ENOUGH_SEEDS = 3
+"""Trainings of a network from which something can be said of its architecture."""
+WANTED_LEAD = 0.02
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,22 @@ class Answer:
 
 
 def answer(evidence: Evidence) -> Answer:
-    """Say which method scores highest, by how much and on how many units: estimates only."""
+    """Say which methods may be the best, from how much that is known, and what is not known."""
     methods = representatives(evidence)
     if methods.empty:
         text = "No method could be analysed yet, so there is no answer."
-        return Answer(text, [f"The leaderboard has {len(evidence.leaderboard)} trials.", WHY])
+        return Answer(text, [f"The leaderboard has {len(evidence.leaderboard)} trials."])
     first = methods.iloc[0].to_dict()
-    sentences = [*_measured(evidence, first), WHY, *_tested(evidence), *_features(evidence, first)]
+    sentences = [
+        *_contradictions(evidence, methods),
+        *_recommended(methods),
+        *_measured(evidence, first),
+        *_what_is_not_known(evidence, methods),
+        *_chosen(evidence),
+        *_tested(evidence),
+        *_features(evidence, first),
+        FEATURES_OPEN,
+    ]
     return Answer(_headline(methods), sentences)
 
 
@@ -53,17 +67,56 @@ def _headline(methods: pd.DataFrame) -> str:
         return f"One method was analysed: {names[0]}."
     if not math.isfinite(scores[0]):
         return f"{len(names)} methods were analysed; none has a validation score."
-    equal = scores.count(scores[0])
-    said = f"mean AP {scores[0]:.3f} on validation"
-    if equal < len(names):
-        lead = scores[0] - scores[equal]
-        more = "less than 0.001" if lead < 0.0005 else f"{lead:.3f}"
-        known = math.isfinite(lead)
-        said += f", {more} more than {names[equal]}" if known else f"; {names[equal]} has no score"
-    if equal > 1:
-        both = " and ".join(names[:equal])
-        return f"{both} score highest of {len(names)} methods, with the same {said}."
-    return f"{names[0]} scores highest of {len(names)} methods: {said}."
+    tied = methods.loc[methods["tied"].astype(bool), "method"].tolist()
+    known = math.isfinite(methods["val_low"].iloc[0])
+    if known and tied == names[:1]:
+        return f"{names[0]} is better than the {len(names) - 1} other methods: {_score(methods)}."
+    others = [name for name in tied if name != names[0]]
+    if known:
+        return (
+            f"{names[0]} scores highest of {len(names)} methods ({_score(methods)}); "
+            f"{_share(len(others), len(names) - 1)} statistically tied with it."
+        )
+    return f"{names[0]} scores highest of {len(names)} methods: {_score(methods)}."
+
+
+def _share(count: int, total: int) -> str:
+    """Say how many of the others.
+
+    >>> [_share(*pair) for pair in ((1, 3), (2, 3), (3, 3), (1, 1))]
+    ['1 of the 3 others is', '2 of the 3 others are', 'all 3 others are', 'the other one is']
+    """
+    if count == total:
+        return "the other one is" if total == 1 else f"all {total} others are"
+    return f"{count} of the {total} others {'is' if count == 1 else 'are'}"
+
+
+def _score(methods: pd.DataFrame) -> str:
+    first = methods.iloc[0]
+    said = f"mean AP {first['val_score']:.3f}"
+    if math.isfinite(first["val_low"]):
+        said += f", 95 % confidence interval {first['val_low']:.3f} to {first['val_high']:.3f}"
+    return f"{said}, on validation"
+
+
+def _recommended(methods: pd.DataFrame) -> list[str]:
+    """Say which method to use, by which rule, and which others may be as good."""
+    names = methods["method"].tolist()
+    known = math.isfinite(methods["val_low"].iloc[0])
+    others = [n for n in methods.loc[methods["tied"].astype(bool), "method"] if n != names[0]]
+    if len(names) == 1 or not known or not others:
+        return []
+    return [
+        f"Recommended: {names[0]}. Of methods that are tied, the page takes the one with the "
+        f"highest mean AP; the data cannot tell whether it is better than {_listed(others)}."
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names[:MOST_NAMED])
+    if len(names) > MOST_NAMED:
+        return "; ".join(shown) + f"; and {len(names) - MOST_NAMED} more"
+    return shown[0] if len(shown) == 1 else "; ".join(shown[:-1]) + f"; or {shown[-1]}"
 
 
 def _measured(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
@@ -85,6 +138,80 @@ def _measured(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
     return [
         f"{said}: the mean AP of {first['method']} ranges from {low:.3f} in the lowest {unit} to "
         f"{high:.3f} in the highest."
+    ]
+
+
+def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
+    """Say what so few units and trainings cannot show, and how many more would."""
+    if len(methods) < 2 or not math.isfinite(methods["val_score"].iloc[0]):
+        return []
+    units, unit = int(methods["val_units"].iloc[0]), unit_of(evidence)
+    if units < FEWEST_UNITS:
+        return [
+            f"Validation images of {independent(units, unit)} with cells cannot show which methods "
+            f"are better: at least {FEWEST_UNITS} are needed."
+        ]
+    said = []
+    lead = smallest_lead(evidence.standing)
+    if math.isfinite(lead):
+        said.append(_power(evidence, units, unit, lead))
+    seeds = evidence.standing.groupby("method")["seed"].nunique()
+    if seeds.max() == 1:
+        said.append(
+            "Each network was trained once, so this is about these trained networks, not about "
+            f"their architectures; {ENOUGH_SEEDS} trainings of each (--seeds {ENOUGH_SEEDS}) "
+            "would tell."
+        )
+    elif seeds.min() < ENOUGH_SEEDS:
+        said.append(
+            f"Some networks were trained fewer than {ENOUGH_SEEDS} times: what is said of them "
+            "assumes that they vary from training to training as the others do."
+        )
+    return said
+
+
+def _power(evidence: Evidence, units: int, unit: str, lead: float) -> str:
+    said = f"{units} {unit}s usually show a lead of {lead:.2g} in mean AP, not a smaller one"
+    if lead <= WANTED_LEAD:
+        return f"{said}."
+    needed = units_needed(evidence.standing, WANTED_LEAD)
+    if needed is None:
+        return f"{said}; more {unit}s alone could not show one of {WANTED_LEAD}."
+    return f"{said}; to show one of {WANTED_LEAD}, about {needed - units} more are needed."
+
+
+def _contradictions(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
+    """Name the methods whose validation and test scores contradict each other."""
+    found = []
+    for method in methods.to_dict("records"):
+        ends = [method[name] for name in ("val_low", "val_high", "measured_low", "measured_high")]
+        if not all(map(math.isfinite, ends)) or (ends[1] >= ends[2] and ends[3] >= ends[0]):
+            continue
+        found.append(
+            f"{method['method']} ({ends[0]:.3f} to {ends[1]:.3f} against {ends[2]:.3f} to "
+            f"{ends[3]:.3f})"
+        )
+    if not found:
+        return []
+    return [
+        "Validation and test disagree: the 95 % confidence intervals of mean AP do not overlap for "
+        f"{'; '.join(found)}. The {measured_split(evidence)} images are of another kind, or the "
+        "choice of methods and parameters fitted the validation images."
+    ]
+
+
+def _chosen(evidence: Evidence) -> list[str]:
+    """Say how the methods of the page were chosen, and whether others may be as good by IoU."""
+    table = evidence.candidates
+    if table.empty or "tied" not in table or table["iou_low"].isna().all():
+        return []
+    known = table[table["tied"].notna()]
+    tied = int(known["tied"].astype(bool).sum())
+    analysed = evidence.methods["method"].nunique()
+    return [
+        f"The page analyses {analysed} methods: the candidates with the highest validation IoU, "
+        f"and for every way of making cells its best candidate. By IoU, {tied} of {len(known)} "
+        "candidates are statistically tied."
     ]
 
 

@@ -17,7 +17,8 @@ from markupsafe import Markup
 from analysis.evidence import TRUTH, Evidence
 from analysis.report.answer import answer
 from analysis.report.figures import Drawn, figures_of, make_figures
-from analysis.report.tables import make_tables, number, representatives, table1, unit_of
+from analysis.report.table1 import table1
+from analysis.report.tables import make_tables, number, representatives, unit_of
 from analysis.report.viewer import viewer_pictures
 from trainables.records.files import write_text, write_with
 

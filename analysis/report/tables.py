@@ -6,7 +6,7 @@ Pure functions of the evidence; nothing is drawn or written here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,22 +14,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import FEATURES, TRUTH, Evidence
+from analysis.report.table1 import table1
 from analysis.statistics.pairs import TOO_FEW
-from trainables.config import STARDIST
 from trainables.names import network_name
 
-PAPER: dict[str, tuple[float, str, float, float]] = {
-    "Unet": (67.2, "21:41", 0.0165, 87.21),
-    "UnetPlusPlus": (83.6, "30:10", 0.0149, 88.88),
-    "MAnet": (182.0, "25:31", 0.0242, 87.37),
-    "Linknet": (65.8, "21:02", 0.0517, 86.76),
-    "FPN": (60.8, "15:39", 0.0272, 84.01),
-    "DeepLabV3": (74.3, "18:49", 0.0572, 75.57),
-    "DeepLabV3Plus": (61.3, "48:33", 0.0394, 83.50),
-    "PAN": (58.9, "16:46", 0.0581, 80.35),
-}
-"""Table 1 of Vasinkova et al. 2024, encoder ResNet-152, two classes: parameters in millions,
-training time, loss, data-set IoU on the test images in per cent."""
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
 MOST_DOTS = 30
 """With more independent units than this, figures do not draw each of them."""
@@ -39,6 +27,12 @@ HEADINGS = {
     "mark": "letter in Figure 10",
     "val_score": "mean AP, validation",
     "val_units": "validation units",
+    "val_low": "95 % interval, from",
+    "val_high": "to",
+    "tied": "may be the best",
+    "iou_mean": "IoU, validation, mean over units",
+    "iou_low": "95 % interval, from",
+    "iou_high": "to",
     "val_lowest": "lowest unit",
     "val_highest": "highest unit",
     "test_ap": "mean AP, test",
@@ -133,71 +127,6 @@ def letters(methods: pd.DataFrame) -> dict[str, str]:
     return marks
 
 
-def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished trial that is best on validation for each task, architecture, encoder."""
-    done = board[board["status"] == "done"]
-    done = done.sort_values("val_dataset_iou", ascending=False, kind="stable")
-    keys = done[["task", "architecture", "encoder"]].fillna("")
-    return done[~keys.duplicated()]
-
-
-def table1(evidence: Evidence) -> pd.DataFrame:
-    """Return the paper's Table 1 for our trials, with the paper's numbers beside ours.
-
-    It has one row per task, architecture and encoder, for the trial that is best on validation.
-    The loss is the training loss at the epoch whose weights were kept. Numbers are rounded as
-    in the paper.
-    """
-    if evidence.leaderboard.empty:
-        return pd.DataFrame()
-    rows = []
-    for trial in chosen_trials(evidence.leaderboard).to_dict("records"):
-        encoder = trial["encoder"] if trial["architecture"] != STARDIST else ""
-        printed = PAPER.get(trial["architecture"])
-        same = printed if encoder == "resnet152" and trial["task"] == "semantic2" else None
-        rows.append(
-            {
-                "model": network_name(trial["architecture"], encoder, trial["task"]),
-                "task": trial["task"],
-                "seed": trial["seed"],
-                "parameters_m": _rounded(trial["parameters_m"], 1),
-                "training_time": minutes(trial["train_seconds"]),
-                "loss": _rounded(_kept_loss(evidence.history, trial), 4),
-                "test_dataset_iou_percent": _rounded(100 * trial["test_dataset_iou"], 2),
-                "paper_parameters_m": same[0] if same else None,
-                "paper_training_time": same[1] if same else None,
-                "paper_loss": same[2] if same else None,
-                "paper_iou_percent": same[3] if same else None,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _kept_loss(history: pd.DataFrame, trial: Mapping[Any, Any]) -> float:
-    """Return the training loss at the epoch whose weights were kept; NaN when unknown."""
-    if history.empty or "train_loss" not in history:
-        return math.nan
-    lines = history[history["trial_id"] == trial["trial_id"]]
-    lines = lines[lines["epoch"] == trial["best_epoch"]]
-    return float(lines["train_loss"].iloc[-1]) if len(lines) else math.nan
-
-
-def _rounded(value: Any, digits: int) -> float:
-    return math.nan if value is None else round(float(value), digits)
-
-
-def minutes(seconds: Any) -> str | None:
-    """Return a duration in the paper's format, mm:ss.
-
-    >>> minutes(1301.4)
-    '21:41'
-    """
-    if seconds is None or not math.isfinite(seconds):
-        return None
-    whole = round(seconds)
-    return f"{whole // 60:02d}:{whole % 60:02d}"
-
-
 def feature_column(evidence: Evidence, feature: str) -> tuple[str, str]:
     """Return the column that holds a feature, and its unit ('' for a pure number)."""
     if feature not in UNITS:
@@ -216,6 +145,27 @@ def relative_bias(evidence: Evidence) -> pd.DataFrame:
     return table[["method", "feature", "n", "units", "value"]].dropna(subset=["value"])
 
 
+def own_units(
+    evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
+) -> pd.DataFrame:
+    """Return method, parameters, metric, unit and value of each unit of the reported images, of
+    representative seeds.
+    """
+    table = evidence.units
+    keys = ["method", "parameters", "metric", "unit", "value"]
+    if table.empty:
+        return pd.DataFrame(columns=keys)
+    chosen = representatives(evidence)
+    own = set(zip(chosen["method"], chosen["trial_id"]))
+    table = table[
+        (table["split"] == measured_split(evidence))
+        & table["metric"].isin(metrics)
+        & table["parameters"].isin(parameters)
+    ]
+    chosen_rows = [key in own for key in zip(table["method"], table["trial_id"])]
+    return table.loc[np.array(chosen_rows, bool), keys]  # an empty list would choose columns
+
+
 def unit_values(
     evidence: Evidence, metrics: Sequence[str], parameters: Sequence[str] = ("calibrated",)
 ) -> tuple[pd.DataFrame, str]:
@@ -229,24 +179,12 @@ def unit_values(
     str
         Name of one dot in a figure's legend.
     """
-    table = evidence.units
-    keys = ["method", "parameters", "metric", "unit", "value"]
-    if table.empty:
-        return pd.DataFrame(columns=keys), ""
-    chosen = representatives(evidence)
-    own = set(zip(chosen["method"], chosen["trial_id"]))
-    table = table[
-        (table["split"] == measured_split(evidence))
-        & table["metric"].isin(metrics)
-        & table["parameters"].isin(parameters)
-    ]
-    chosen_rows = [key in own for key in zip(table["method"], table["trial_id"])]
-    table = table[np.array(chosen_rows, bool)]  # an empty list would choose columns
+    table = own_units(evidence, metrics, parameters)
     bias = bool(metrics) and metrics[0].startswith("bias")
     one, count = unit_of(evidence, cells=bias), table["unit"].nunique()
     if not 0 < count <= MOST_DOTS:
-        return table.loc[[], keys], ""
-    return table.loc[table["value"].notna(), keys], f"one {one} (of {independent(count, one)})"
+        return table.iloc[:0], ""
+    return table[table["value"].notna()], f"one {one} (of {independent(count, one)})"
 
 
 def unit_of(evidence: Evidence, *, cells: bool = False) -> str:
@@ -405,15 +343,20 @@ def ranking(evidence: Evidence) -> pd.DataFrame:
     if methods.empty:
         return pd.DataFrame()
     scores, biases = measured_scores(evidence, tuple(SHOWN.values())), relative_bias(evidence)
+    each = own_units(evidence, ["ap_mean"])
     rows = []
     for mark, method in zip(letters(methods).values(), methods.to_dict("records")):
-        known = ("method", "val_score", "val_units", "val_lowest", "val_highest")
+        known = ("method", "tied", "val_score", "val_low", "val_high", "val_units")
         row = {name: method[name] for name in known}
+        if not math.isfinite(method["val_low"]):
+            row["tied"] = None  # too few units to say
         for name, metric in SHOWN.items():
             row[name] = math.nan
             if not scores.empty:
                 own = scores[scores["own"] & (scores["metric"] == metric)]
                 row[name] = own.loc[own["method"] == method["method"], "value"].max()
+        if len(mine := each[each["method"] == method["method"]]):
+            row["test_ap"] = float(mine["value"].mean())
         for feature in FEATURES if len(biases) else ():
             ours = biases[(biases["method"] == method["method"]) & (biases["feature"] == feature)]
             row[f"bias_{feature}"] = 100 * ours["value"].iloc[0] if len(ours) else math.nan
@@ -454,12 +397,14 @@ def make_tables(evidence: Evidence) -> list[Table]:
         kinds = zip(board["architecture"], board["encoder"].fillna(""), board["task"])
         board.insert(1, "network", [network_name(*kind) for kind in kinds])
     ranked = (
-        "Methods in the order of their calibrated validation scores; these are estimates. Mean AP "
-        "is the mean over IoU 0.5 to 0.9, and on validation also over seeds. Lowest and highest "
-        f"unit: validation mean AP of a single {unit_of(evidence)}. PQ is panoptic quality, SEG "
-        "the score of the Cell Tracking Challenge, IoU that of foreground pixels. Bias is the mean "
-        "of method minus truth over cells found by both, in per cent of the truth's mean. Test "
-        f"columns show the {measured_split(evidence)} images."
+        "Methods in the order of their validation scores, calibrated. Mean AP: over IoU 0.5 to "
+        f"0.9, as the mean over {unit_of(evidence)}s; on validation over seeds, too, with its 95 % "
+        "confidence interval. May be the best: statistically tied with the best method, all pairs "
+        "being compared at once (a method as good as the best is left out in 5 % of studies). PQ: "
+        "panoptic quality. SEG: the Cell Tracking Challenge's. IoU: of pixels. Bias: mean of "
+        "method minus truth for cells found by "
+        "both, in per cent of the truth's mean. Test columns: the "
+        f"{measured_split(evidence)} images."
     )
     paper = (
         "Table 1 of the paper: our numbers beside the paper's (which exist for ResNet-152 with two "
@@ -470,6 +415,10 @@ def make_tables(evidence: Evidence) -> list[Table]:
         "Differences in cell features (a minus b, in pixels) between the means over all cells, and "
         "between the means of independent units. Grey rows: the difference is no larger than "
         "pixels alone produce."
+    )
+    candidates = (
+        "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "
+        "groups of validation images."
     )
     cells = (
         "Agreement with the ground truth in pixels, for cells found by both. Limits of agreement: "
@@ -482,7 +431,7 @@ def make_tables(evidence: Evidence) -> list[Table]:
         make_table("agreement", cells, agreed(evidence)),
         make_table("scores", "All scores of all seeds.", wide_scores(evidence.scores)),
         make_table("leaderboard", "All trials, best on validation first.", board),
-        make_table("candidates", "Candidates: mean and SD over their seeds.", evidence.candidates),
+        make_table("candidates", candidates, evidence.candidates),
         make_table(
             "noise", "Noise floor: how far pixels alone change each feature.", evidence.noise
         ),

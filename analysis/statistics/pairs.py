@@ -17,22 +17,26 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from analysis.statistics.intervals import (
+    FEWEST_UNPAIRED,
+    difference_interval,
+    jackknife_interval,
+    mean_interval,
+    without_each,
+)
 from analysis.statistics.resampling import (
     FEWEST_UNITS,
     cliffs_deltas,
     least_p,
-    percentiles,
     ratio_of_sums,
     signs_p,
-    unit_draws,
     units_p,
 )
 
 RESAMPLES = 9999
 """Number of permutations of units, unless fewer are possible."""
-MOST_BOOTSTRAPS = 2000
-"""Largest number of bootstrap resamples: intervals need fewer than small p-values do."""
 TOO_FEW = "too few independent units"
+BETWEEN_GROUPS = "groups are the units, as none holds both"
 COLUMNS = (
     "feature",
     "a",
@@ -85,11 +89,12 @@ def compare(
     by : str
         Column with the groups: method, population, ...
     unit : str
-        Column with the independent units: image, field, track, patient, ... The same value in two
-        groups means the same unit.
+        Column of what is independent of each other: image, field, track, patient, ... The same
+        value in two groups means the same unit. Where `objects` have a column ``group`` (of
+        images that share a specimen, a well, a film) and two sets of cells lie in different
+        groups, the groups are their units, whatever `unit` says, and `note` says so.
     resamples : int
-        Number of permutations for `p_unit`, and of bootstrap resamples (at most 2,000) for
-        intervals.
+        Permutations for `p_unit`.
     seed : int
         Random seed.
 
@@ -108,15 +113,15 @@ def compare(
         - cliffs_delta: P(a > b) - P(a < b) over all pairs of cells, from -1 to 1 (Cliff 1993,
           doi:10.1037/0033-2909.114.3.494)
         - unit_difference: mean over units of the difference of their means (paired), or the
-          difference of the means of units (unpaired); every unit has the same weight
-        - p_unit: two-sided p of a permutation test. Paired: the labels a and b are swapped within
-          units. Unpaired: units are permuted between a and b
-        - p_least: the smallest p that this number of units can give
-        - \*_low, \*_high: percentile intervals of a bootstrap over units. They are meant to
-          contain the truth in 95 % of studies, but do so less often if units are few
-          (docs/statistics.md)
-        - note: remarks on the row. With fewer than six units it is 'too few independent units',
-          and p_unit and the intervals are missing
+          difference of the means of units; every unit counts the same
+        - p_unit: two-sided, by permutation. Paired: the labels a and b are swapped within units.
+          Unpaired: units are permuted between a and b
+        - p_least: the smallest p that so few units could give
+        - \*_low, \*_high: 95 % confidence intervals that count units. Of unit_difference by
+          Student's t (paired) or Welch's; of difference and cliffs_delta (as delta) by the
+          jackknife over units. How often they hold the truth is in docs/statistics.md
+        - note: what to know of the row; with fewer than six paired units, or four on a side,
+          'too few independent units', and no p_unit and no intervals
 
     Raises
     ------
@@ -145,7 +150,7 @@ def compare(
 
 
 def _values_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> pd.DataFrame:
-    """Return the columns value, by and unit of a table of cells, or refuse it."""
+    """Return the columns value, by, unit and group of a table of cells, or refuse it."""
     for column in (feature, by, unit):
         if column not in objects:
             raise KeyError(
@@ -157,10 +162,11 @@ def _values_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> pd.Da
         numbers = pd.to_numeric(objects[feature]).to_numpy(float, na_value=np.nan)
     except (TypeError, ValueError):
         raise ValueError(f"column {feature!r} is not numeric") from None
-    values = {"value": numbers}
-    return pd.DataFrame(
-        values | {"by": objects[by].to_numpy(object), "unit": objects[unit].to_numpy(object)}
-    )
+    # who compares groups themselves has said what their units are
+    group = "group" if "group" in objects and by != "group" else unit
+    columns = {"by": by, "unit": unit, "group": group}
+    taken = {name: objects[column].to_numpy(object) for name, column in columns.items()}
+    return pd.DataFrame({"value": numbers, **taken})
 
 
 def _pair(
@@ -190,11 +196,15 @@ def _pair(
         p_mann_whitney=float(u.pvalue),
         cliffs_delta=2 * float(u.statistic) / (len(a) * len(b)) - 1,
     )
+    if _between_groups(a, b):
+        row["note"] = BETWEEN_GROUPS
+        a, b = a.assign(unit=a["group"]), b.assign(unit=b["group"])
+        row.update(units_a=a["unit"].nunique(), units_b=b["unit"].nunique())
     shared = set(a["unit"]) & set(b["unit"])
     everything = set(a["unit"]) | set(b["unit"])
     paired = shared == everything or len(shared) >= FEWEST_UNITS
     row["design"] = "paired" if paired else "unpaired"
-    if shared and shared != everything:
+    if shared and shared != everything:  # not where groups are the units: they share none
         if paired:
             row["note"] = f"within the {len(shared)} units that hold both"
             a, b = a[a["unit"].isin(shared)], b[b["unit"].isin(shared)]
@@ -205,6 +215,17 @@ def _pair(
     return row
 
 
+def _between_groups(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    """Whether two sets of cells are of different groups of images, and units are parts of groups:
+    they then share their group's conditions, and are no independent evidence.
+    """
+    both = pd.concat([a, b])
+    if both["group"].isna().any() or set(a["group"]) & set(b["group"]):
+        return False
+    within = both.groupby("unit")["group"].nunique().max() == 1
+    return bool(within) and both["unit"].nunique() > both["group"].nunique()
+
+
 def _by_units(
     a: pd.DataFrame,
     b: pd.DataFrame,
@@ -213,11 +234,10 @@ def _by_units(
     rng: np.random.Generator,
     note: str,
 ) -> dict[str, Any]:
-    """Return the results for independent units: p, and intervals from a bootstrap over them."""
+    """Return what counts independent units: p, and intervals."""
     names_a, unit_a = np.unique(a["unit"].astype(str), return_inverse=True)
     names_b, unit_b = np.unique(b["unit"].astype(str), return_inverse=True)
-    units = len(names_a) if paired else len(names_a) + len(names_b)
-    enough = units >= FEWEST_UNITS and min(len(names_a), len(names_b)) >= 2
+    enough = min(len(names_a), len(names_b)) >= (FEWEST_UNITS if paired else FEWEST_UNPAIRED)
     values_a, values_b = a["value"].to_numpy(float), b["value"].to_numpy(float)
     sums_a, counts_a = _totals(values_a, unit_a, len(names_a))
     sums_b, counts_b = _totals(values_b, unit_b, len(names_b))
@@ -232,17 +252,22 @@ def _by_units(
     else:
         found["p_unit"] = units_p(means_a, means_b, resamples, rng)
     found["p_least"] = least_p(len(names_a), len(names_b), paired, resamples)
-    bootstraps = min(resamples, MOST_BOOTSTRAPS)
-    draws_a = unit_draws(len(names_a), bootstraps, rng)
-    draws_b = draws_a if paired else unit_draws(len(names_b), bootstraps, rng)
+    draws_a, draws_b = without_each(len(names_a), len(names_b), paired)
+    differences = ratio_of_sums(draws_a, sums_a, counts_a)
+    differences -= ratio_of_sums(draws_b, sums_b, counts_b)
+    deltas = cliffs_deltas(values_a, values_b, unit_a, unit_b, draws_a, draws_b)
+    sides = None if paired else (len(names_a), len(names_b))
     intervals = {
-        "difference": ratio_of_sums(draws_a, sums_a, counts_a)
-        - ratio_of_sums(draws_b, sums_b, counts_b),
-        "unit_difference": draws_a @ means_a / len(names_a) - draws_b @ means_b / len(names_b),
-        "delta": cliffs_deltas(values_a, values_b, unit_a, unit_b, draws_a, draws_b),
+        "unit_difference": mean_interval(means_a - means_b)
+        if paired
+        else difference_interval(means_a, means_b),
+        "difference": jackknife_interval(differences, sides),
+        "delta": jackknife_interval(deltas, sides),
     }
-    for name, resampled in intervals.items():
-        found[f"{name}_low"], found[f"{name}_high"] = percentiles(resampled)
+    for name, (low, high) in intervals.items():
+        found[f"{name}_low"], found[f"{name}_high"] = low, high
+    for end in ("delta_low", "delta_high"):
+        found[end] = min(1.0, max(-1.0, found[end]))
     return found
 
 
@@ -310,8 +335,6 @@ def agreement(
     feature_true: str,
     feature_pred: str,
     unit: str,
-    resamples: int = MOST_BOOTSTRAPS,
-    seed: int = 0,
 ) -> Mapping[str, float]:
     """Measure how well predicted values agree with true ones, for cells that have both.
 
@@ -322,19 +345,16 @@ def agreement(
     feature_true, feature_pred : str
         Columns with the two values.
     unit : str
-        Column with the independent units.
-    resamples, seed : int
-        Number of bootstrap resamples over units, and random seed.
+        Column of what is independent.
 
     Returns
     -------
     mapping
-        bias (mean of pred - true); sd of these differences; loa_low and loa_high (limits of
-        agreement, bias -+ 1.96 sd: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8); ccc
-        (concordance correlation, Lin 1989, doi:10.2307/2532051: 1 only if all values are equal); n
-        and units. bias and ccc have an interval (bias_low, ...), which is NaN with fewer than six
-        units, and contains the truth less often than in the intended 95 % of studies if units are
-        few (docs/statistics.md).
+        bias (mean of pred - true), sd of these differences, loa_low and loa_high (limits of
+        agreement, bias -+ 1.96 sd: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8), ccc
+        (concordance correlation, Lin 1989, doi:10.2307/2532051: 1 only when all values are
+        equal), each of bias and ccc with a 95 % confidence interval (bias_low, ...) by the
+        jackknife over units, NaN with fewer than six; n, units.
 
     Raises
     ------
@@ -366,10 +386,10 @@ def agreement(
         ccc=float(ccc[0]),
     )
     if len(names) >= FEWEST_UNITS:
-        draws = unit_draws(len(names), resamples, np.random.default_rng(seed))
-        biases, cccs = _bias_and_ccc(draws, sums)
-        result["bias_low"], result["bias_high"] = percentiles(biases)
-        result["ccc_low"], result["ccc_high"] = percentiles(cccs)
+        biases, cccs = _bias_and_ccc(without_each(len(names), len(names), True)[0], sums)
+        result["bias_low"], result["bias_high"] = jackknife_interval(biases)
+        low, high = jackknife_interval(cccs)
+        result["ccc_low"], result["ccc_high"] = max(-1.0, low), min(1.0, high)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Inference from independent units: permutation tests and bootstraps."""
+"""Inference from independent units: permutation tests, and results without single units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from analysis.kernels.cliffs_delta import resampled_deltas
 
 FEWEST_UNITS = 6
 """With fewer units, even a perfect separation of pairs does not reach p = 0.05 (2 / 2**5)."""
-LEVEL = 0.95
 Array = NDArray[np.float64]
 
 
@@ -106,23 +105,8 @@ def _ratio(above: Array, below: Array) -> Array:
     return np.where(tiny, np.where(above > 0, 1e300, 0.0), above / np.where(tiny, 1.0, below))
 
 
-def unit_draws(units: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return how often each unit is drawn in each bootstrap resample: (resamples, units)."""
-    return rng.multinomial(units, np.full(units, 1 / units), size=resamples)
-
-
-def percentiles(values: Array) -> tuple[float, float]:
-    """Return the ends of the middle 95 % of bootstrap values; NaN if there are none."""
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return math.nan, math.nan
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(known, [tail, 100 - tail])
-    return float(low), float(high)
-
-
 def ratio_of_sums(draws: NDArray[np.int64], sums: Array, counts: Array) -> Array:
-    """Return the mean over cells in each resample; NaN if no cell was drawn."""
+    """Return the mean over cells for each choice of units; NaN where it has no cell."""
     below = draws @ counts
     means = np.full(len(draws), np.nan)
     np.divide(draws @ sums, below, out=means, where=below > 0)
@@ -137,20 +121,20 @@ def cliffs_deltas(
     draws_a: NDArray[np.int64],
     draws_b: NDArray[np.int64],
 ) -> Array:
-    """Return Cliff's delta in each resample.
+    """Return Cliff's delta for each choice of units.
 
     Parameters
     ----------
     values_a, values_b : (n,), (m,) array
     unit_a, unit_b : (n,), (m,) int array
-        Unit of each value, as a column number of the draws.
-    draws_a, draws_b : (resamples, units) int array
-        How often each unit of a and of b counts; the same array for paired units.
+        Each value's unit: a column of the draws.
+    draws_a, draws_b : (choices, units) int array
+        How often each unit of a and of b counts. The same array for paired units.
 
     Returns
     -------
-    (resamples,) array
-        P(a > b) - P(a < b), from -1 to 1; NaN if either side has no value.
+    (choices,) array
+        P(a > b) - P(a < b), from -1 to 1; NaN where either side has no value.
     """
     values = np.concatenate([values_a, values_b])
     side = np.repeat([0, 1], [len(values_a), len(values_b)])

@@ -42,8 +42,9 @@ def comparisons(
 ) -> pd.DataFrame:
     """Compare all pairs of methods, and within each method all pairs of populations.
 
-    If objects.csv names no population and `unit` is ``image`` or ``track``, the groups of images
-    (patients, treatments, ...) are compared like populations.
+    Where objects.csv names no population and units are smaller than groups (``image`` or
+    ``track``), the groups of images (patients, treatments, ...) are described like populations;
+    they are not tested, since one group against another is one unit against one.
 
     Parameters
     ----------
@@ -96,7 +97,9 @@ def _questions(table: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.Da
     by_group = unit != "group" and table["population"].isna().all()
     if by_group and 2 <= table["group"].nunique() <= MOST_GROUPS:
         for method, rows in table.groupby("method", sort=False):
-            yield "groups", str(method), rows.sort_values("group"), "group"
+            # under another name: what differs between groups has groups as its units
+            between = rows.sort_values("group").assign(between=lambda cells: cells["group"])
+            yield "groups", str(method), between, "between"
     for method, rows in table.groupby("method", sort=False):
         named = rows[rows["population"].notna()]
         if named["population"].nunique() > 1:
@@ -112,8 +115,8 @@ def _discretisation(
     return float(discretisation_difference(a, b, feature, convention=convention))
 
 
-def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> pd.DataFrame:
-    """Compare the features of each method with the truth, for cells that both have.
+def agreements(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
+    """Compare each method's features with the truth's, for cells that both have.
 
     Returns
     -------
@@ -122,9 +125,7 @@ def agreements(objects: pd.DataFrame, *, unit: str = "group", seed: int = 0) -> 
     """
     rows = []
     for method, feature, pairs in _matched(objects, unit):
-        one = dict(
-            agreement(pairs, feature_true="true", feature_pred="pred", unit="unit", seed=seed)
-        )
+        one = dict(agreement(pairs, feature_true="true", feature_pred="pred", unit="unit"))
         mean = pairs["true"].mean()
         relative = one["bias"] / mean if mean else np.nan
         rows.append(

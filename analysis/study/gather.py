@@ -14,7 +14,12 @@ from analysis.runfolder import candidates, choose_candidates, unfinished
 from analysis.study.comparisons import agreements, comparisons, noise_of, unit_biases
 from analysis.study.objects import together
 from analysis.study.study import Study
-from analysis.study.tables import method_table, score_tables
+from analysis.study.tables import (
+    method_table,
+    score_tables,
+    tied_candidates,
+    validation_scores,
+)
 from analysis.study.trials import NewTask, analyse_trials, crop_of_networks, pictures_of
 from analysis.study.truth import measure_truth
 from trainables.errors import CheckpointError
@@ -58,13 +63,15 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     objects = together([*truth.objects, *(table for trial in trials for table in trial.objects)])
     scores, units = score_tables(trials, unit, study.measurer.split)
     biases = unit_biases(objects, unit=unit).assign(parameters="calibrated")
+    standing = validation_scores(trials, unit)
     return Evidence(
         out=run.out,
         plan=run.plan,
         leaderboard=run.leaderboard,
-        candidates=run.candidates,
+        candidates=tied_candidates(run),
         history=run.history,
-        methods=method_table(run, trials, unit),
+        methods=method_table(run, trials, standing, unit),
+        standing=standing,
         scores=scores,
         units=pd.concat([units, biases], ignore_index=True),
         objects=objects,
@@ -75,7 +82,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
             resamples=options.resamples,
             seed=options.seed,
         ),
-        agreement=agreements(objects, unit=unit, seed=options.seed),
+        agreement=agreements(objects, unit=unit),
         noise=noise_of(objects, options.convention),
         crop=crop,
         pictures=pictures_of(trials, truth),

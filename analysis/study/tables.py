@@ -8,20 +8,21 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.evaluation.scores import METRICS, ImageScores, pooled, unit_members
-from analysis.evaluation.selection import Selected, select
+from analysis.evaluation.selection import select, unit_scores
 from analysis.instances.methods import GIVEN_BACK, way_of
 from analysis.runfolder import Run, command_of
+from analysis.statistics import mean_interval, tied_set
 from analysis.study.trials import AnalysedTrial, Scored
 
 
-def standing(trials: Sequence[AnalysedTrial], unit: str) -> dict[str, Selected]:
-    """Return the calibrated validation score of each method over all its seeds."""
+def validation_scores(trials: Sequence[AnalysedTrial], unit: str) -> pd.DataFrame:
+    """Return the mean AP of each method, calibrated, on each validation unit; all seeds."""
     methods: dict[str, list[list[ImageScores]]] = {}
     for trial in trials:
         for variant, scores in trial.validation.scores.items():
             if variant.calibrated:
                 methods.setdefault(variant.method, []).append(scores)
-    return select(methods, units_of(trials[0].validation, unit))
+    return unit_scores(methods, units_of(trials[0].validation, unit))
 
 
 def units_of(scored: Scored, unit: str) -> list[str]:
@@ -29,9 +30,21 @@ def units_of(scored: Scored, unit: str) -> list[str]:
     return scored.images if unit == "image" else scored.groups
 
 
-def method_table(run: Run, trials: Sequence[AnalysedTrial], unit: str) -> pd.DataFrame:
-    """Return `analysis.evidence.Evidence.methods`: one row per method and trial, best first."""
-    places = standing(trials, unit)
+def method_table(
+    run: Run, trials: Sequence[AnalysedTrial], scores: pd.DataFrame, unit: str
+) -> pd.DataFrame:
+    """Return `analysis.evidence.Evidence.methods`: one row per method and trial, best first.
+
+    Parameters
+    ----------
+    run : Run
+    trials : sequence of AnalysedTrial
+    scores : DataFrame
+        As `validation_scores` gives them.
+    unit : str
+        What is independent.
+    """
+    places, tested = select(scores), _measured_intervals(trials, unit)
     rows = []
     for trial in trials:
         config = run.configs[trial.trial_id]
@@ -52,9 +65,14 @@ def method_table(run: Run, trials: Sequence[AnalysedTrial], unit: str) -> pd.Dat
                     "calibrated": json.dumps(calibration.calibrated),
                     "at_bound": " ".join(calibration.at_bound),
                     "val_score": place.score,
+                    "val_low": place.low,
+                    "val_high": place.high,
+                    "tied": place.tied,
                     "val_units": place.units,
                     "val_lowest": place.lowest,
                     "val_highest": place.highest,
+                    "measured_low": tested[variant.method][0],
+                    "measured_high": tested[variant.method][1],
                     "command": command_of(run, trial.trial_id),
                 }
             )
@@ -64,6 +82,48 @@ def method_table(run: Run, trials: Sequence[AnalysedTrial], unit: str) -> pd.Dat
         kind="stable",
         ignore_index=True,
     )
+
+
+def _measured_intervals(
+    trials: Sequence[AnalysedTrial], unit: str
+) -> dict[str, tuple[float, float]]:
+    """Return the interval of each method's mean AP on the measured images: as val_score's, a mean
+    over units, of the representative seed.
+    """
+    found = {}
+    for trial in (one for one in trials if one.representative):
+        for variant, images in trial.measured.scores.items():
+            if variant.calibrated:
+                each = unit_scores({variant.method: [images]}, units_of(trial.measured, unit))
+                found[variant.method] = mean_interval(each["score"].to_numpy(float))
+    return found
+
+
+def tied_candidates(run: Run) -> pd.DataFrame:
+    """Return candidates.csv with what its validation IoU says of the best.
+
+    Returns
+    -------
+    DataFrame
+        With further columns iou_mean (over groups of validation images and seeds), iou_low,
+        iou_high (its 95 % confidence interval) and tied, as `tied_set` gives them, for the
+        candidates with a finished trial; in `run`'s order. As in the run folder where that has no
+        IoU of single images.
+    """
+    table, images = run.candidates, run.per_image
+    if table.empty or images.empty or "candidate" not in run.leaderboard:
+        return table
+    done = run.leaderboard.loc[run.leaderboard["status"] == "done"]
+    trials = done[["trial_id", "candidate", "seed"]]
+    images = images[images["split"] == "val"].merge(trials, on="trial_id")
+    unit = images["group"].where(images["group"].notna(), images["image"])
+    sums = images.assign(unit=unit).groupby(["candidate", "seed", "unit"], sort=False)
+    counts = sums[["intersection", "union"]].sum().reset_index()
+    share = counts["intersection"] / counts["union"]
+    scores = counts.assign(score=share.where(counts["union"] > 0, 1.0), method=counts["candidate"])
+    found = tied_set(scores)[["method", "score", "low", "high", "tied"]]
+    names = ["candidate", "iou_mean", "iou_low", "iou_high", "tied"]
+    return table.merge(found.set_axis(names, axis=1), on="candidate", how="left")
 
 
 def score_tables(

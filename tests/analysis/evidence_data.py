@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from analysis.evaluation.selection import select
 from analysis.evidence import FEATURES, IOUS, TRUTH, Crop, Evidence, Picture
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
 
@@ -124,7 +125,7 @@ def make_history(rng: np.random.Generator, board: pd.DataFrame, epochs: int = 60
     return pd.concat(parts, ignore_index=True)
 
 
-def make_methods(board: pd.DataFrame, names: list[str], units: int = 8) -> pd.DataFrame:
+def make_methods(board: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Give the analysed trials; the first has two seeds."""
     rows = []
     for rank, name in enumerate(names):
@@ -146,13 +147,37 @@ def make_methods(board: pd.DataFrame, names: list[str], units: int = 8) -> pd.Da
                     "default": json.dumps({"threshold": 0.5, "min_size": 20}),
                     "calibrated": json.dumps({"threshold": 0.42, "min_size": 31}),
                     "val_score": score,
-                    "val_units": units,
-                    "val_lowest": score - spread(units),
-                    "val_highest": score + spread(units),
                     "command": f"python -m analysis.segment --model runs/x/checkpoints/{rank}",
                 }
             )
     return pd.DataFrame(rows)
+
+
+def make_standing(methods: pd.DataFrame, units: int = 8) -> pd.DataFrame:
+    """Give the validation scores of each unit: by its difficulty, and a little by chance."""
+    rng = np.random.default_rng(1)
+    difficulty = np.linspace(-spread(units), spread(units), units)
+    rows = []
+    for method in methods["method"].unique():
+        scores = methods.loc[methods["method"] == method, "val_score"].to_numpy()
+        chance = rng.normal(0, 0.02, units)
+        for seed in range(len(scores)):
+            values = scores[0] + difficulty + chance - chance.mean()
+            rows += [(method, seed, f"field{n}", value) for n, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["method", "seed", "unit", "score"])
+
+
+def placed(methods: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
+    """Give the methods with what their validation scores say."""
+    places = select(standing)
+    names = {"score": "val_score", "low": "val_low", "high": "val_high", "tied": "tied"}
+    names |= {"units": "val_units", "lowest": "val_lowest", "highest": "val_highest"}
+    columns = {
+        column: [getattr(places[method], name) for method in methods["method"]]
+        for name, column in names.items()
+    }
+    columns |= {f"measured_{end}": columns[f"val_{end}"] for end in ("low", "high")}
+    return methods.assign(**columns)
 
 
 def spread(units: int) -> float:
@@ -354,7 +379,9 @@ def make_evidence(
     rng = np.random.default_rng(0)
     names = list(METHODS) if names is None else names
     leaderboard = make_board(rng, seeds=seeds, **board)
-    methods = make_methods(leaderboard, names, units)
+    methods = make_methods(leaderboard, names)
+    standing = make_standing(methods, units)
+    methods = placed(methods, standing)
     objects = make_objects(rng, methods, images=units, pixel=pixel)
     scores, agreement = make_scores(methods, units), make_agreement(objects, units)
     return Evidence(
@@ -378,6 +405,7 @@ def make_evidence(
         ].mean(),
         history=make_history(rng, leaderboard),
         methods=methods,
+        standing=standing,
         scores=scores,
         units=make_units(scores, agreement, units),
         objects=objects,
@@ -407,7 +435,16 @@ def empty(evidence: Evidence) -> Evidence:
     """Give `evidence` of a sweep of which nothing could be analysed."""
     none = {
         name: getattr(evidence, name).iloc[:0]
-        for name in ("methods", "scores", "units", "objects", "statistics", "agreement", "noise")
+        for name in (
+            "methods",
+            "standing",
+            "scores",
+            "units",
+            "objects",
+            "statistics",
+            "agreement",
+            "noise",
+        )
     }
     return replace(
         evidence,

@@ -19,7 +19,6 @@ import tifffile
 
 from analysis.evidence import FEATURES, TRUTH
 from analysis.morphology.features import measure
-from analysis.report.answer import WHY
 from analysis.run import main
 from analysis.runfolder import read_run
 from analysis.study.comparisons import agreements, comparisons, noise_of
@@ -75,9 +74,9 @@ def test_three_ways_are_compared(analysed: tuple[Path, str]) -> None:
     for name in methods["method"]:
         assert name.split(",")[0] in text
     assert methods["val_score"].is_monotonic_decreasing
-    assert (methods["val_units"] == 6).all()
-    assert (methods["val_lowest"] <= methods["val_score"]).all()
-    assert (methods["val_score"] <= methods["val_highest"]).all()
+    assert (methods["val_units"] == 5).all()  # in one group is no cell, and none was found
+    assert (methods["val_lowest"] <= methods["val_score"] + 1e-12).all()
+    assert (methods["val_score"] <= methods["val_highest"] + 1e-12).all()
     scores = table(out, "scores")
     best = scores[(scores["split"] == "test") & (scores["parameters"] == "calibrated")]
     f1 = best[best["metric"] == "f1_50"].groupby("method")["value"].max()
@@ -108,29 +107,36 @@ def test_page_claims_nothing_that_it_cannot_hold(analysed: tuple[Path, str]) -> 
     out, said = analysed
     page = out / "report" / "index.html"
     text, figures = visible(page), drawn(page)
-    assert claims(text, WHY) == []
-    assert text.count(WHY) == 1
+    assert claims(text) == []
     assert len(figures) >= 8
     for name, texts in figures.items():
         assert claims(" ".join(texts)) == [], name
     methods = table(out, "methods")
     highest = methods.loc[methods["val_score"] == methods["val_score"].max(), "method"]
-    assert f"{' and '.join(highest)} score{'s' * (len(highest) == 1)} highest of" in text
+    best = highest.iloc[0]
+    assert f"{best} scores highest of" in text or f"{best} is better than" in text
     assert "Measured on validation images of 6 independent groups (6 images, 25 true cells)" in text
     assert any("6 independent groups" in words for words in figures["calibration"])
     printed = " ".join(said.split())
-    assert printed.count(WHY) == 1
-    assert claims(printed.split("this took")[0], WHY) == []
-    for name in ("methods", "scores", "units"):
-        assert not {"among_best", "low", "high", "val_low", "val_high"} & set(table(out, name))
+    assert f"{best} scores highest of" in printed or f"{best} is better than" in printed
+    assert claims(printed.split("this took")[0]) == []
+    few = (
+        "Validation images of 5 independent groups with cells cannot show which methods are better"
+    )
+    assert few in text
+    assert methods["val_low"].isna().all()
+    assert methods["tied"].all()
     for name in ("statistics", "agreement"):
         assert table(out, name).columns[0] == "caution"
         assert (table(out, name)["caution"] == CAUTION).all()
 
 
 def test_methods_are_ranked_by_validation_alone(analysed: tuple[Path, str]) -> None:
-    methods, scores = (table(analysed[0], name) for name in ("methods", "scores"))
+    methods, scores = (table(analysed[0], name) for name in ("methods", "units"))
     scores = scores[(scores["metric"] == "ap_mean") & (scores["parameters"] == "calibrated")]
+    # an image without true cells: 1 for methods that show none, if others do
+    invented = scores.groupby(["split", "unit"])["value"].transform(lambda v: v.notna().any())
+    scores = scores.assign(value=scores["value"].where(~(scores["value"].isna() & invented), 1.0))
     by_split = {
         split: rows.groupby("method")["value"].mean() for split, rows in scores.groupby("split")
     }
@@ -290,8 +296,8 @@ def test_options_change_what_they_name(
         comparisons(objects, unit="image", convention="skimage", resamples=40, seed=3),
     )
     assert not same("statistics", comparisons(objects, unit="image", resamples=41, seed=4))
-    assert same("agreement", agreements(objects, unit="image", seed=3))
-    assert not same("agreement", agreements(objects, unit="group", seed=3))
+    assert same("agreement", agreements(objects, unit="image"))
+    assert not same("agreement", agreements(objects, unit="group"))
     assert same("noise", noise_of(objects, "skimage"))
     assert not same("noise", noise_of(objects, "trackmate"))
 

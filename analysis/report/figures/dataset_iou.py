@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
 from analysis.report.figures.style import COLOURS, TWO_COLUMNS, share
-from analysis.report.tables import chosen_trials, in_order
+from analysis.report.table1 import chosen_trials
+from analysis.report.tables import in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
 from trainables.names import architecture_name, encoder_name, task_name
 from trainables.tasks import TASKS

@@ -18,7 +18,8 @@ from skimage.measure import find_contours
 from analysis.evidence import Evidence
 from analysis.report.figures.pixels import outlines, show_pixels, simplified
 from analysis.report.figures.style import TWO_COLUMNS, share
-from analysis.report.tables import chosen_trials, in_order
+from analysis.report.table1 import chosen_trials
+from analysis.report.tables import in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
 from trainables.names import architecture_name, encoder_name
 

@@ -1,13 +1,12 @@
 """Scores per object: by hand, against stardist's, and per unit."""
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from scipy import stats
 from stardist.matching import matching, matching_dataset
 
 from analysis.evaluation.scores import (
@@ -18,7 +17,7 @@ from analysis.evaluation.scores import (
     pooled,
     unit_members,
 )
-from analysis.evaluation.selection import select
+from analysis.evaluation.selection import select, unit_scores
 
 
 def scores_of(*pairs: tuple[NDArray[np.integer], NDArray[np.integer]]) -> dict[str, float]:
@@ -148,9 +147,52 @@ def test_standing_is_a_mean_over_seeds_with_the_outermost_units() -> None:
         "one": [[image(4, 10), image(9, 10), nothing]],
         "two": [[image(1, 10), image(2, 10), nothing], [image(3, 10), image(6, 10), nothing]],
     }
-    found = select(methods, ["x", "y", "z"])
-    assert astuple(found["one"]) == pytest.approx((0.65, 3, 0.4, 0.9))
-    assert astuple(found["two"]) == pytest.approx((0.3, 3, 0.2, 0.4))
-    unknown = select({"none": [[nothing]]}, ["x"])["none"]
+    scores = unit_scores(methods, ["x", "y", "z"])
+    two = scores[(scores["method"] == "two") & (scores["unit"] == "y")]
+    assert two["score"].tolist() == pytest.approx([0.2, 0.6])
+    found = select(scores)
+    assert list(found) == ["one", "two"]
+    one, two_seeds = found["one"], found["two"]
+    assert (one.score, one.lowest, one.highest) == pytest.approx((0.65, 0.4, 0.9))
+    assert (two_seeds.score, two_seeds.lowest, two_seeds.highest) == pytest.approx((0.3, 0.2, 0.4))
+    assert one.units == 2  # of z there is nothing to say
+    assert two_seeds.tied  # two units show nothing
+    assert np.isnan([one.low, one.high]).all()
+    unknown = select(unit_scores({"none": [[nothing]]}, ["x"]))["none"]
     assert np.isnan([unknown.score, unknown.lowest, unknown.highest]).all()
-    assert unknown.units == 1
+    assert unknown.units == 0
+
+
+def test_inventing_cells_is_worse_than_showing_none() -> None:
+    nothing, invented = image(0, 0), image(0, 3)
+    methods = {"careful": [[image(4, 10), nothing]], "inventive": [[image(4, 10), invented]]}
+    found = unit_scores(methods, ["x", "y"]).set_index(["method", "unit"])["score"]
+    assert found.to_dict() == {
+        ("careful", "x"): 0.4,
+        ("careful", "y"): 1.0,
+        ("inventive", "x"): 0.4,
+        ("inventive", "y"): 0.0,
+    }
+    none = unit_scores({"careful": [[image(4, 10), nothing]]}, ["x", "y"])
+    assert none["score"].isna().tolist() == [False, True]
+
+
+def test_standing_of_enough_units_has_an_interval_and_a_tied_set() -> None:
+    good, bad = (9, 8, 9, 7, 8, 9, 8), (3, 2, 4, 2, 3, 3, 1)
+    scores = unit_scores(
+        {
+            "bad": [[image(n, 10) for n in bad]],
+            "good": [[image(n, 10) for n in good]],
+            "also good": [[image(n, 10) for n in reversed(good)]],
+        },
+        [f"u{n}" for n in range(7)],
+    )
+    found = select(scores)
+    assert {name: one.tied for name, one in found.items()} == {
+        "good": True,
+        "also good": True,
+        "bad": False,
+    }
+    shares = np.array(good) / 10
+    low, high = stats.t.interval(0.95, 6, shares.mean(), stats.sem(shares))
+    assert (found["good"].low, found["good"].high) == pytest.approx((low, high))

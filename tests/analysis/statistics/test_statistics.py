@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +13,19 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.statistics.pairs import COLUMNS, TOO_FEW, agreement, compare, holm
+from analysis.statistics import mean_interval
+from analysis.statistics.pairs import (
+    BETWEEN_GROUPS,
+    COLUMNS,
+    TOO_FEW,
+    agreement,
+    compare,
+    holm,
+)
 from analysis.statistics.resampling import cliffs_deltas, least_p, signs_p, units_p
 
 
-def cells(values: dict[tuple[str, object], list[float]]) -> pd.DataFrame:
+def cells(values: Mapping[tuple[str, Any], list[float]]) -> pd.DataFrame:
     rows = [(by, unit, v) for (by, unit), found in values.items() for v in found]
     return pd.DataFrame(rows, columns=["method", "image", "area"])
 
@@ -72,15 +82,15 @@ def test_paired_p_is_that_of_all_swaps_by_hand() -> None:
 
 
 def test_unpaired_p_is_that_of_all_permutations_by_hand() -> None:
-    a, b = np.array([1.0, 2.0, 1.5]), np.array([3.0, 2.8, 4.1, 1.9])
+    a, b = np.array([1.0, 2.0, 1.5, 1.2]), np.array([3.0, 2.8, 4.1, 1.9])
     everything = np.concatenate([a, b])
 
     def welch(x: np.ndarray, y: np.ndarray) -> float:
-        return float(abs(x.mean() - y.mean()) / math.sqrt(x.var(ddof=1) / 3 + y.var(ddof=1) / 4))
+        return float(abs(x.mean() - y.mean()) / math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 4))
 
     found = [
         welch(everything[list(c)], np.delete(everything, list(c)))
-        for c in itertools.combinations(range(7), 3)
+        for c in itertools.combinations(range(8), 4)
     ]
     expected = np.mean([f >= welch(a, b) - 1e-12 for f in found])
     assert units_p(a, b, 9999, np.random.default_rng(0)) == pytest.approx(expected)
@@ -89,6 +99,9 @@ def test_unpaired_p_is_that_of_all_permutations_by_hand() -> None:
     row = only(cells(values))
     assert row["design"] == "unpaired"
     assert row["p_unit"] == pytest.approx(expected)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert row["unit_difference_low"] == pytest.approx(interval.low)
+    assert row["unit_difference_high"] == pytest.approx(interval.high)
 
 
 def test_least_p_is_reached_by_perfect_separation() -> None:
@@ -146,6 +159,7 @@ def test_partly_shared_units() -> None:
     few = table[~((table["method"] == "b") & (table["image"] >= 2))]
     row = only(few)
     assert row["design"] == "unpaired"
+    assert row["units_b"] == 2
     assert TOO_FEW in row["note"]
     assert "without the 2 units" in row["note"]
 
@@ -190,6 +204,71 @@ def test_bad_requests() -> None:
         compare(table, feature="area", by="image", unit="image")
     with pytest.raises(ValueError, match="is not numeric"):
         compare(table, feature="method", by="method", unit="image")
+
+
+def test_too_few_on_one_side_is_too_few() -> None:
+    values = {("a", i): [float(i)] for i in range(9)} | {("b", 20 + i): [9.0 + i] for i in range(3)}
+    row = only(cells(values))  # twelve units, but no interval of a mean of three
+    assert TOO_FEW in row["note"]
+    assert math.isnan(row["p_unit"])
+    assert math.isnan(row["unit_difference_low"])
+    row = only(cells(values | {("b", 30): [12.0]}))
+    assert row["p_unit"] == pytest.approx(2 / math.comb(13, 4))
+    assert row["unit_difference_low"] < row["unit_difference"] < row["unit_difference_high"] < 0
+
+
+def test_paired_intervals_by_hand() -> None:
+    """The jackknife of a mean of units is Student's t."""
+    d = np.array([0.3, -0.1, 0.5, 0.2, 0.9, 0.4])
+    values = {("b", i): [float(i)] for i in range(6)} | {("a", i): [i + d[i]] for i in range(6)}
+    row = only(cells({k: values[k] for k in sorted(values)}))
+    low, high = stats.t.interval(0.95, 5, d.mean(), stats.sem(d))
+    for name in ("difference", "unit_difference"):
+        assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx((low, high))
+
+
+def wells(effect: float = 0.0) -> pd.DataFrame:
+    """Two wells of each treatment with 10 fields each, which share their well's conditions."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for well, treatment in (("w1", "a"), ("w2", "b"), ("w3", "a"), ("w4", "b")):
+        own = rng.normal(0, 1) + effect * (treatment == "b")
+        rows += [
+            (treatment, f"{well}/{field}", well, own + rng.normal(0, 0.1))
+            for field in range(10)
+            for _ in range(3)
+        ]
+    return pd.DataFrame(rows, columns=["method", "image", "group", "area"])
+
+
+def test_what_differs_between_groups_is_tested_over_groups() -> None:
+    row = only(wells())
+    assert (row["units_a"], row["units_b"], row["design"]) == (2, 2, "unpaired")
+    assert BETWEEN_GROUPS in row["note"]
+    assert TOO_FEW in row["note"]
+    assert math.isnan(row["p_unit"])
+    # fields are units of what differs within a well
+    table = wells()
+    table["method"] = np.resize(["a", "b", "b"], len(table))
+    row = only(table)
+    assert (row["units_a"], row["design"], row["note"]) == (40, "paired", "")
+    assert row["p_unit"] > 0.05
+    # patients that are more than one well are units as they are
+    table = wells().rename(columns={"image": "field"}).assign(image="p")
+    table["image"] += (table["group"].isin(["w3", "w4"])).astype(str)
+    assert BETWEEN_GROUPS not in only(table)["note"]
+
+
+def test_mean_interval_is_students_t() -> None:
+    values = np.random.default_rng(0).gamma(4, 1, 9)
+    expected = stats.t.interval(0.9, 8, values.mean(), stats.sem(values))
+    assert mean_interval([*values, math.nan], level=0.9) == pytest.approx(expected)
+    assert np.isnan(mean_interval(values[:5])).all()
+    for level in (0.0, 1.0, 95):
+        with pytest.raises(ValueError, match="level must be between 0 and 1"):
+            mean_interval(values, level=level)
+    with pytest.raises(ValueError, match="one value per unit"):
+        mean_interval(values.reshape(3, 3))
 
 
 def test_holm_by_hand_and_without_missing() -> None:

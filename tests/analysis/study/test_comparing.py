@@ -34,8 +34,8 @@ def test_groups_are_compared_where_no_population_is_named() -> None:
     assert set(groups["method"]) == {TRUTH, "U-Net"}
     assert set(groups["a"] + groups["b"]) == {"ab"}
     assert groups["difference"].to_numpy() == pytest.approx(-200, abs=5)
-    assert (groups["design"] == "unpaired").all()
-    assert (groups["units_a"] == 5).all()
+    assert (groups["units_a"] == 1).all()  # a patient, whatever the number of images
+    assert groups["p_unit"].isna().all()
     assert not groups["below_noise"].any()
     methods = found[(found["comparison"] == "methods") & (found["feature"] == "area")].iloc[0]
     assert methods["design"] == "paired"

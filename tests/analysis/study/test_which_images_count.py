@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from analysis.evaluation.calibration import Calibration
 from analysis.evaluation.prediction import OnePass
 from analysis.evaluation.scores import METRICS, ImageScores, image_scores, pooled, unit_members
-from analysis.evaluation.selection import select
+from analysis.evaluation.selection import select, unit_scores
 from analysis.instances.methods import make_instances
 from analysis.runfolder import Candidate, Run
 from analysis.study.annotations import CellAnnotations
@@ -44,7 +44,7 @@ def test_methods_are_compared_by_the_mean_over_their_seeds() -> None:
         "one lucky seed": [[found(10), found(9)], [found(2), found(1)]],
         "two good seeds": [[found(7), found(7)], [found(6), found(6)]],
     }
-    standing = select(methods, ["a", "b"])
+    standing = select(unit_scores(methods, ["a", "b"]))
     assert standing["one lucky seed"].score == pytest.approx((0.95 + 0.15) / 2)
     assert standing["two good seeds"].score == pytest.approx(0.65)
 
@@ -59,7 +59,7 @@ def test_the_score_of_a_unit_is_that_of_its_images() -> None:
     names, members = unit_members(["b", "a", "b", "a"])
     assert names.tolist() == ["a", "b"]
     assert pooled(images, members)[:, AP] == pytest.approx([0.3, 0.8])
-    one = select({"method": [images]}, ["b", "a", "b", "a"])["method"]
+    one = select(unit_scores({"method": [images]}, ["b", "a", "b", "a"]))["method"]
     assert one.units == 2
     assert (one.lowest, one.highest) == pytest.approx((0.3, 0.8))
 

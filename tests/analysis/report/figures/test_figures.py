@@ -40,6 +40,7 @@ from analysis.report.figures.pixels import (
     pixel_iou,
 )
 from analysis.report.figures.style import STYLE, TWO_COLUMNS
+from analysis.report.table1 import chosen_trials, table1
 from analysis.report.viewer import viewer_pictures
 from tests.analysis.evidence_data import METHODS, empty, make_evidence
 
@@ -317,7 +318,7 @@ def test_without_units_of_the_reported_images_no_dots_are_drawn(evidence: Eviden
 
 
 def test_table1_puts_the_paper_beside_resnet152(evidence: Evidence) -> None:
-    table = report_tables.table1(evidence).set_index("model")
+    table = table1(evidence).set_index("model")
     two = table[table["task"] == "semantic2"]
     assert len(two) == 39
     assert two.loc["U-Net++, ResNet-152, 2-class", "paper_iou_percent"] == 88.88
@@ -335,7 +336,7 @@ def test_chosen_by_validation_never_by_test() -> None:
             {**common, "trial_id": "b", "val_dataset_iou": 0.8, "test_dataset_iou": 0.9},
         ]
     )
-    assert report_tables.chosen_trials(board)["trial_id"].tolist() == ["a"]
+    assert chosen_trials(board)["trial_id"].tolist() == ["a"]
 
 
 def test_overlay_colours_each_kind_of_pixel() -> None:
