@@ -21,6 +21,7 @@ from analysis.evidence import FEATURES, TRUTH
 from analysis.morphology.features import measure
 from analysis.run import main
 from analysis.runfolder import read_run
+from analysis.segment import main as segment_main
 from analysis.study.comparisons import agreements, comparisons, noise_of
 from analysis.study.gather import CAUTION
 from analysis.study.objects import KEYS
@@ -152,19 +153,14 @@ def test_methods_are_ranked_by_validation_alone(analysed: tuple[Path, str]) -> N
 
 
 def test_segmenting_takes_the_first_method_of_the_report(
-    analysed: tuple[Path, str], cells: Path, tmp_path: Path
+    analysed: tuple[Path, str], cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = analysed
     words = ("--model", out, cells / "images" / "i12.tif", "--out", tmp_path / "segmented")
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.segment", *map(str, words)],
-        text=True,
-        capture_output=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr
+    assert segment_main([*map(str, words)]) == 0
     first = table(out, "methods").iloc[0]
-    assert f"model: {first['method']}, the first method of the report" in done.stdout
+    text = capsys.readouterr().out
+    assert f"model: {first['method']}, the first method of the report" in text
     settings = json.loads((tmp_path / "segmented" / "settings.json").read_text())
     assert settings["model"]["checkpoint"].endswith(first["trial_id"])
 
@@ -234,11 +230,13 @@ def test_calibration_is_kept_and_beside_the_checkpoint(analysed: tuple[Path, str
     assert page.count("(at the end of its range)") == marked
 
 
-def test_the_same_command_again_gives_the_same_numbers(analysed: tuple[Path, str]) -> None:
+def test_the_same_command_again_gives_the_same_numbers(
+    analysed: tuple[Path, str], analyse: Analyse
+) -> None:
     out, _ = analysed
     before = {name: table(out, name) for name in ("scores", "statistics", "methods")}
     calibrations = {path: path.stat().st_mtime_ns for path in out.glob("checkpoints/*/cal*.json")}
-    code, _, err = run(out, "--budget", 12, "--resamples", 300, cwd=out.parent)
+    code, _, err = analyse(out, "--budget", 12, "--resamples", 300)
     assert code == 0, err
     assert len(calibrations) == 4
     assert all(path.stat().st_mtime_ns == then for path, then in calibrations.items())

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sweep.command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run
+from tests.sweep.command_line import QUICK, SPACE, TINY_TUNE, make_data, records, rows, run
 from trainables import checkpoint
+from trainables.config import RunOptions, TrialConfig
+from trainables.data.dataset import open_dataset
 from trainables.predict import Predictor
+from trainables.train import train
 
 
 @pytest.fixture(scope="module")
@@ -31,51 +34,57 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Run folders of the same request, run twice."""
-    folder = tmp_path_factory.mktemp("runs")
-    data = make_data(folder / "discs")
-    for name in ("first", "second"):
-        code, text, err = run(
-            SPACE,
-            "--data",
-            data,
-            "--out",
-            folder / name,
-            "--set",
-            "architecture=Unet",
-            *QUICK,
-            *TINY_TUNE,
-            "--set",
-            "epochs=4",
-            "--set",
-            "learning_rate=1e-9",
-            "--set",
-            "augmentation=strong",
-            "--set",
-            "checkpoint_seconds=0",
-            "--set",
-            f"encoder_weights={weights}",
-            cwd=folder,
-        )
-        assert code == 0, text + err
-    return folder / "first", folder / "second"
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "discs")
 
 
-def test_every_epoch_sees_crops_of_its_own(runs: tuple[Path, Path]) -> None:
-    first, second = ([float(row["train_loss"]) for row in rows(out, "history.csv")] for out in runs)
-    assert first == second
+@pytest.fixture(scope="module")
+def out(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    code, text, err = run(
+        SPACE,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--set",
+        "architecture=Unet",
+        *QUICK,
+        *TINY_TUNE,
+        "--set",
+        "epochs=4",
+        "--set",
+        "learning_rate=1e-9",
+        "--set",
+        "augmentation=strong",
+        "--set",
+        "checkpoint_seconds=0",
+        "--set",
+        f"encoder_weights={weights}",
+        cwd=out.parent,
+    )
+    assert code == 0, text + err
+    return out
+
+
+def test_every_epoch_sees_crops_of_its_own(out: Path, data: Path, tmp_path: Path) -> None:
+    first = [float(row["train_loss"]) for row in rows(out, "history.csv")]
+    # the same again, without a sweep
+    (record,) = records(out)
+    config = TrialConfig.model_validate(record["config"])
+    options = RunOptions(device="cpu", checkpoint_seconds=0)
+    again = train(config, open_dataset(data), tmp_path / "again", options=options)
+    assert first == [epoch.train_loss for epoch in again.history]
     assert len(first) == 4
     # the same crops give losses that differ by 2e-4 at most (steps of 1e-9, running averages)
     assert min(abs(a - b) for a, b in itertools.combinations(first, 2)) > 1e-3, first
 
 
-def test_encoders_start_from_the_weights_that_were_named(
-    runs: tuple[Path, Path], weights: Path
-) -> None:
-    (row,) = rows(runs[0])
+def test_encoders_start_from_the_weights_that_were_named(out: Path, weights: Path) -> None:
+    (row,) = rows(out)
     assert row["encoder_weights"] == str(weights)
-    predictor = checkpoint.load(runs[0] / row["checkpoint"])
+    predictor = checkpoint.load(out / row["checkpoint"])
     assert isinstance(predictor, Predictor)
     parameter = next(predictor.network.get_submodule("encoder").parameters())
     # summed over colours

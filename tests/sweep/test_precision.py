@@ -216,9 +216,10 @@ def test_plan_says_it_and_a_wrong_request_is_refused(data: Path, tmp_path: Path)
     ("first", "second", "expected"),
     [
         (("--gpus", "1xA100"), (), "bf16"),
-        pytest.param((), ("--gpus", "1xA100"), "32", marks=pytest.mark.slow),
+        ((), ("--gpus", "1xA100"), "32"),
     ],
 )
+@pytest.mark.slow
 def test_a_run_keeps_its_precision_on_other_machines(
     data: Path, tmp_path: Path, first: tuple[str, ...], second: tuple[str, ...], expected: str
 ) -> None:
@@ -253,7 +254,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    arguments = {"num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=arguments)
     yield cluster
     cluster.shutdown()
 
@@ -274,7 +276,7 @@ def request(data: Path, out: Path, address: str, epochs: int, *more: str) -> tup
         address,
         *QUICK,
         "--set",
-        "architecture=Unet,FPN,Linknet,UnetPlusPlus",
+        "architecture=UnetPlusPlus,Linknet",
         "--set",
         f"epochs={epochs}",
         "--set",
@@ -290,25 +292,17 @@ def test_gpu_types_of_a_cluster(data: Path, tmp_path: Path, cluster: Any) -> Non
     words = request(data, out, cluster.address, 6)
     process = start(*words, cwd=tmp_path, RAY_AUTH_MODE="disabled")
     wait_for(lambda: nodes_of(out), process)
-    late = add_gpu(cluster, "V100")
-    assert len(records(out)) < 4, "no trial waited any more"
+    add_gpu(cluster, "V100")
+    assert len(records(out)) < 2, "no trial waited any more"
     text, err = process.communicate(timeout=400)
     assert process.returncode == 0, text + err
     assert "precision=auto is bf16: A100" in text or "precision=auto is bf16 in" in text
     assert precisions(out) == {"bf16"}
     assert nodes_of(out) == {able}
-    # a run that starts on both computes on both, and alike
-    out = tmp_path / "both"
-    code, text, err = run(
-        *request(data, out, cluster.address, 1), cwd=tmp_path, RAY_AUTH_MODE="disabled"
-    )
-    assert code == 0, text + err
-    assert kept(out) == "32"
-    assert precisions(out) == {"32"}
-    assert nodes_of(out) == {able, late}
 
 
 @WITH_CPU
+@pytest.mark.slow
 def test_a_cpu_that_joins_late_without_bf16_gets_no_trial(
     data: Path, tmp_path: Path, cluster: Any
 ) -> None:
@@ -317,7 +311,7 @@ def test_a_cpu_that_joins_late_without_bf16_gets_no_trial(
     process = start(*words, cwd=tmp_path, RAY_AUTH_MODE="disabled")
     wait_for(lambda: nodes_of(out), process)
     late = cluster.add_node(num_cpus=1, env_vars=NO_BF16).node_id
-    assert len(records(out)) < 4, "no trial waited any more"
+    assert len(records(out)) < 2, "no trial waited any more"
     text, err = process.communicate(timeout=400)
     assert process.returncode == 0, text + err
     assert "gets no trial: its CPU does not compute in bfloat16" in text

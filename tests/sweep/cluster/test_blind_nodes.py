@@ -25,9 +25,11 @@ from tests.sweep.command_line import (
 )
 from tests.sweep.namespaces import add_blind_node, available, hide_from
 from trainables.data.dataset import index_dataset
+from trainables.machine.hardware import cpu_computes_bf16
 
 TOGETHER = pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
 
 
 def test_look_finds_what_a_node_lacks(data: Path, tmp_path: Path) -> None:
@@ -139,6 +141,7 @@ def test_the_first_node_of_a_fresh_cluster_is_asked(
 
 @TOGETHER
 def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, cluster: Any) -> None:
+    """Nor do those whose CPU cannot compute as the run does."""
     runs = tmp_path / "runs"
     runs.mkdir()
     out, good = runs / "one", cluster.add_node(num_cpus=1)
@@ -152,19 +155,25 @@ def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, clus
     assert good.node_id[:8] not in line
     assert not (out / "plan.json").exists()
     assert not (out / "ledger").exists()
-    # without it the same command completes, also when another one joins
+    # without it the same command completes, also when such nodes join
     cluster.remove_node(blind, allow_graceful=False)
     process = start(*words, cwd=tmp_path, **NO_TOKEN)
     wait_for(lambda: nodes_of(out), process, 500)
     late = add_blind_node(cluster, runs, data, num_cpus=1)
-    assert len(records(out)) < 4, "no trial waited any more"
+    able = cpu_computes_bf16()  # else the run is one that any CPU computes
+    if able:
+        cluster.add_node(num_cpus=1, env_vars=NO_BF16)
+    assert len(records(out)) < 3, "a trial waits for each of them"
     text, err = process.communicate(timeout=500)
     assert process.returncode == 0, text + err
     assert [row["status"] for row in rows(out)] == ["done"] * 4
     assert nodes_of(out) == {good.node_id}
     assert {len(record["attempts"]) for record in records(out)} == {1}
+    refused = [line for line in text.splitlines() if "gets no trial" in line]
+    assert len(refused) == 1 + able
+    assert sum("its CPU does not compute in bfloat16" in line for line in refused) == able
     for told in (text, (out / "sweep.log").read_text()):
-        (line,) = (one for one in told.splitlines() if "gets no trial" in one)
+        (line,) = (one for one in told.splitlines() if "gets no trial: does not see" in one)
         assert late.node_id[:8] in line
         assert f"cannot find the run folder {out}" in line
         assert f"cannot read the data set {data} (" in line
