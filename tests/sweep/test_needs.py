@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from sweep.packing import order_large_first
 from sweep.preview import storage_gb, warn_of_storage
 from sweep.request import RequestError, SweepSettings
 from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
+from sweep.run import main
 from sweep.search.drawn_limits import DrawnLimits
 from sweep.throughput import THROUGHPUT
 from trainables.config import TrialConfig
@@ -136,20 +135,26 @@ def test_estimates_are_kept(tmp_path: Path) -> None:
         assert larger.waiting == 2
 
 
-def plan(*words: str, home: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "sweep.run", *words, "--plan"],
-        capture_output=True,
-        text=True,
-        cwd=home,
-        env={**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "COLUMNS": "160"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Plan in this process, with nothing estimated before; return what is printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def planned(*words: str) -> str:
+        assert main([*words, "--plan"]) == 0
+        text, err = capsys.readouterr()
+        assert err == ""
+        return text
+
+    return planned
 
 
-def test_a_plan_shows_shares_packing_and_makespan(tmp_path: Path) -> None:
-    text = plan("demo", "--gpus", "2xV100-32", home=tmp_path)
+def test_a_plan_shows_shares_packing_and_makespan(plan: Callable[..., str], tmp_path: Path) -> None:
+    text = plan("demo", "--gpus", "2xV100-32")
     assert "11 trials" in text
     assert len(re.findall(r"0\.\d+ GPU", text)) == 10
     assert "in addition, 1 trial on CPU cores; the longest takes about" in text
@@ -180,7 +185,7 @@ def test_a_disk_that_may_fill_up_is_said(tmp_path: Path) -> None:
     ("space", "count"),
     [("paper", 40), ("three_class", 12), ("stardist", 4), ("study", 56), ("compare", 12)],
 )
-def test_the_studys_spaces_are_complete(space: str, count: int, tmp_path: Path) -> None:
-    text = plan(space, "--gpus", "4xV100-32", home=tmp_path)
+def test_the_studys_spaces_are_complete(space: str, count: int, plan: Callable[..., str]) -> None:
+    text = plan(space, "--gpus", "4xV100-32")
     assert f"{count} trials" in text
     assert len(re.findall(r"\d GPU ", text)) >= count

@@ -182,17 +182,16 @@ def test_what_a_sweep_left_that_was_killed_early_is_in_nobodys_way(
     assert read_plan(tmp_path / "run") is None
 
 
-def test_plan_prints_the_trials_and_starts_nothing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sweep.run", "demo", "--plan", "--seeds", "2"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "22 trials" in done.stdout
+def test_plan_prints_the_trials_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(["demo", "--plan", "--seeds", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "22 trials" in text
     for name in ARCHITECTURES:
-        assert f"semantic2-{name}-resnet18-s1-" in done.stdout
+        assert f"semantic2-{name}-resnet18-s1-" in text
     assert not list(tmp_path.iterdir())
 
 

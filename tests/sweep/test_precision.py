@@ -19,6 +19,7 @@ from sweep.cluster.nodes import choose_nodes, label_selector
 from sweep.ledger import Ledger
 from sweep.limits import Limits
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
+from sweep.run import main
 from sweep.trial import Assignment, unfit
 from tests.sweep.command_line import QUICK, SPACE, records, rows, run, start, wait_for
 from trainables.checkpoint import load
@@ -186,27 +187,28 @@ def test_selector_is_one_that_ray_takes() -> None:
     assert label_selector((), on_gpu=False) == {}
 
 
-def test_plan_says_it_and_a_wrong_request_is_refused(data: Path, tmp_path: Path) -> None:
-    words = (
-        SPACE,
-        "--data",
-        data,
-        "--out",
-        tmp_path / "new",
-        "--plan",
-        *QUICK,
-        "--set",
-        "architecture=Linknet",
-    )
-    path = str(nvidia_smi(tmp_path, "Tesla V100-SXM2-32GB, 7.0\nNVIDIA A100-SXM4-40GB, 8.0\n"))
-    code, text, err = run(
-        *words, "--gpus", "2", cwd=tmp_path, PATH=f"{path}{os.pathsep}{os.environ['PATH']}"
-    )
+def test_plan_says_it_and_a_wrong_request_is_refused(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = ("--data", str(data), "--out", str(tmp_path / "new"), "--plan", *QUICK)
+
+    def plan(*more: str) -> tuple[int, str, str]:
+        code = main([str(SPACE), *words, "--set", "architecture=Linknet", *more])
+        return (code, *capsys.readouterr())
+
+    nvidia_smi(tmp_path, "Tesla V100-SXM2-32GB, 7.0\nNVIDIA A100-SXM4-40GB, 8.0\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        code, text, err = plan("--gpus", "2")
     assert code == 0, err
     assert "precision=auto is 32 in this run: Tesla V100-SXM2-32GB and NVIDIA A100" in text
-    _, text, _ = run(*words, "--gpus", "2xA100", cwd=tmp_path)
+    _, text, _ = plan("--gpus", "2xA100")
     assert "precision=auto is bf16 in this run: A100 can compute" in text
-    code, _, err = run(*words, "--gpus", "2xV100-32", "--set", "precision=bf16", cwd=tmp_path)
+    code, _, err = plan("--gpus", "2xV100-32", "--set", "precision=bf16")
     assert code == 2
     assert err.startswith("error: V100 cannot compute in precision=bf16")
     assert len(err.splitlines()) == 1

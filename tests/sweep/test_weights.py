@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from search_spaces import SearchSpace, grid
 from sweep.request import RequestError, make_request
+from sweep.run import main
 from sweep.trial import config_of
 from sweep.weights import name_weights, weights_ids
 from trainables.config import TrialConfig
@@ -24,15 +24,24 @@ SPACE = SearchSpace(trials=grid(encoder="resnet18", epochs=1, crop_size=64))
 """
 
 
-def plan(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    (folder / "mine.py").write_text(SPACE)
-    words = words if words and words[0] == "paper" else ("mine.py", *words)
-    return subprocess.run(
-        [sys.executable, "-m", "sweep.run", *words, "--plan"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
+Planned = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Planned:
+    """Plan in this process, in the test's own folder; return exit code, text and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "mine.py").write_text(SPACE)
+
+    def planned(*words: str) -> tuple[int, str, str]:
+        space = () if words and words[0] == "paper" else ("mine.py",)
+        code = main([*space, *words, "--plan"])
+        return (code, *capsys.readouterr())
+
+    return planned
 
 
 def trial_ids(output: str) -> list[str]:
@@ -40,39 +49,40 @@ def trial_ids(output: str) -> list[str]:
 
 
 def test_other_content_at_the_same_path_is_another_trial(
-    tiny_dataset: Path, tmp_path: Path
+    tiny_dataset: Path, tmp_path: Path, plan: Planned
 ) -> None:
-    path, found = tmp_path / "resnet18.pth", []
+    path = tmp_path / "resnet18.pth"
+    found: list[str] = []
     for value in (1.0, 2.0, 1.0):
         torch.save({"conv1.weight": torch.full((3,), value)}, path)
         words = ("--data", str(tiny_dataset), "--set", "encoder_weights=resnet18.pth")
-        done = plan(tmp_path, *words)
-        assert done.returncode == 0, done.stderr
-        assert hashlib.sha256(path.read_bytes()).hexdigest() in done.stdout
-        assert "licence not known" in done.stdout
-        found += trial_ids(done.stdout)
+        code, text, err = plan(*words)
+        assert code == 0, err
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+        assert "licence not known" in text
+        found += trial_ids(text)
     first, second, third = found
     assert first == third != second
 
 
 def test_the_plan_names_training_data_licence_and_revision(
-    hub: Any, tiny_dataset: Path, tmp_path: Path
+    hub: Any, tiny_dataset: Path, plan: Planned
 ) -> None:
     words = ("--data", str(tiny_dataset), "--set", "encoder_weights=pretrained,swsl")
-    done = plan(tmp_path, *words)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("encoder weights")]
+    code, text, err = plan(*words)
+    assert code == 0, err
+    lines = [line for line in text.splitlines() if line.startswith("encoder weights")]
     imagenet, swsl = lines
     assert "resnet18.imagenet: trained on ImageNet-1k; BSD-3-Clause" in imagenet
     assert "resnet18.swsl: trained on 940 million public images with hashtags" in swsl
     assert "CC-BY-NC-4.0 (no commercial use)" in swsl
     digest = hub.digests["model.safetensors"]
     assert all(re.search(rf"revision [0-9a-f]{{40}}; SHA-256 {digest}", line) for line in lines)
-    assert len(set(trial_ids(done.stdout))) == 2
+    assert len(set(trial_ids(text))) == 2
     assert hub.asked["GET", "model.safetensors"] == 0
     hub.digests["model.safetensors"] = "2" * 64  # the hub now holds another file
-    again = plan(tmp_path, *words)
-    assert not set(trial_ids(again.stdout)) & set(trial_ids(done.stdout))
+    _, again, _ = plan(*words)
+    assert not set(trial_ids(again)) & set(trial_ids(text))
 
 
 @pytest.mark.parametrize(
@@ -100,12 +110,12 @@ def test_the_plan_names_training_data_licence_and_revision(
         (["--set", "weights_id=a"], ["--set weights_id: cannot be set; set encoder_weights"]),
     ],
 )
-def test_weights_that_there_are_not(words: list[str], expected: list[str], tmp_path: Path) -> None:
-    done = plan(tmp_path, *words)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_weights_that_there_are_not(words: list[str], expected: list[str], plan: Planned) -> None:
+    code, _, err = plan(*words)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
     for text in expected:
-        assert text in done.stderr
+        assert text in err
 
 
 def test_names_are_not_taken_for_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

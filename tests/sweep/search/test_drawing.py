@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from search_spaces import COMMON_DIMENSIONS, SearchSpace, grid
 from search_spaces._dimensions import Range, dimension
 from sweep.plan import Plan
 from sweep.request import Request, RequestError, load_space, make_request
+from sweep.run import main
 from sweep.search.dimensions import to_json
 
 ONE = grid(architecture="Unet", encoder="resnet18")
@@ -165,7 +164,11 @@ def test_a_run_of_an_earlier_version_is_the_same_search() -> None:
     assert json.loads(json.dumps(to_json(ints))) == to_json(ints)
 
 
-def test_spaces_with_distributions_by_the_command_line(tmp_path: Path) -> None:
+def test_spaces_with_distributions_by_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "mine.py").write_text(
         "from optuna.distributions import FloatDistribution, IntDistribution\n"
         "from search_spaces import SearchSpace, grid\n"
@@ -173,14 +176,9 @@ def test_spaces_with_distributions_by_the_command_line(tmp_path: Path) -> None:
         "    dimensions={'learning_rate': FloatDistribution(1e-4, 1e-2, log=True),\n"
         "                'batch_size': IntDistribution(4, 16, step=4), 'gap': [0, 1]})\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "sweep.run", "mine.py", "--plan", "--set", "gap=1"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "learning_rate: 0.0001 to 0.01, logarithmic" in done.stdout
-    assert "batch_size: 4 to 16, steps of 4" in done.stdout
-    assert "gap" not in done.stdout
+    assert main(["mine.py", "--plan", "--set", "gap=1"]) == 0
+    text = capsys.readouterr().out
+    assert "learning_rate: 0.0001 to 0.01, logarithmic" in text
+    assert "batch_size: 4 to 16, steps of 4" in text
+    assert "gap" not in text
     assert optuna.__version__

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sweep.run
+import trainables.data.dataset
 from trainables import checkpoint
 from trainables.config import Normalization, TrialConfig
 from trainables.data.appearance import appearance_of
@@ -218,35 +218,39 @@ SPACE = SearchSpace(trials=grid(encoder="mobilenet_v2", crop_size=64, batch_size
 """
 
 
-def plan(*words: object, module: str = "sweep.run") -> subprocess.CompletedProcess[str]:
-    head = [sys.executable, "-m", module]
-    return subprocess.run([*head, *map(str, words)], capture_output=True, text=True, timeout=300)
+def test_crops_are_told_of_and_the_grid_spans_both_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
+    def plan(*more: str) -> tuple[int, str, str]:
+        words = ["space.py", "--data", str(root), "--plan", "--wandb", "off"]
+        code = sweep.run.main([*words, *more])
+        return (code, *capsys.readouterr())
 
-def test_crops_are_told_of_and_the_grid_spans_both_modes(tmp_path: Path) -> None:
     root = write(tmp_path / "d")
     (tmp_path / "space.py").write_text(SPACE)
-    done = plan("check", root, module="trainables.data")
-    assert done.returncode == 0
+    assert trainables.data.dataset.main(["check", str(root)]) == 0
+    text = capsys.readouterr().out
     told = "as small as cut-outs (at most 90x80 pixels; training crops have 224x224"
-    assert told in done.stdout
-    assert "--set normalization=dataset" in done.stdout
-    words = (tmp_path / "space.py", "--data", root, "--plan", "--wandb", "off")
-    one = plan(*words)
-    assert one.returncode == 0, one.stderr
-    assert told in one.stdout
-    both = plan(*words, "--set", "normalization=image,dataset")
-    assert both.returncode == 0, both.stderr
-    assert "2 trials" in both.stdout
-    assert told in both.stdout
+    assert told in text
+    assert "--set normalization=dataset" in text
+    code, text, err = plan()
+    assert code == 0, err
+    assert told in text
+    code, text, err = plan("--set", "normalization=image,dataset")
+    assert code == 0, err
+    assert "2 trials" in text
+    assert told in text
     # whoever has taken the advice is not given it again
-    taken = plan(*words, "--set", "normalization=dataset")
-    assert told not in taken.stdout
-    assert "1 trials" in taken.stdout
-    wrong = plan(*words, "--set", "normalization=film")
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: --set normalization.mode: ")
-    assert "'image' or 'dataset', not 'film'" in wrong.stderr
+    _, text, _ = plan("--set", "normalization=dataset")
+    assert told not in text
+    assert "1 trials" in text
+    code, _, err = plan("--set", "normalization=film")
+    assert code == 2
+    assert err.startswith("error: --set normalization.mode: ")
+    assert "'image' or 'dataset', not 'film'" in err
 
 
 def test_small_training_images_beside_whole_frames(tmp_path: Path) -> None:
