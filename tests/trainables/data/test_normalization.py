@@ -14,23 +14,17 @@ from hypothesis import strategies as st
 
 import sweep.run
 import trainables.data.dataset
+from tests.trainables.data.intensities import DATASET, assert_intensities_are_kept
 from trainables import checkpoint
 from trainables.config import Normalization, TrialConfig
-from trainables.data.appearance import appearance_of
 from trainables.data.dataset import DataError, open_dataset
 from trainables.data.imagefiles import read_image
 from trainables.data.normalization import Intensities, intensities_of, normalize
-from trainables.errors import CheckpointError
 from trainables.module import SegmentationModule
-from trainables.stardist.client import train_stardist
 from trainables.train import train
 
-DATASET = Normalization(mode="dataset")
 SMALL = {"crop_size": 64, "batch_size": 4, "epochs": 1, "augmentation": "none"}
 UNET = TrialConfig(encoder="mobilenet_v2", normalization=DATASET, **SMALL)
-STARDIST = TrialConfig(
-    task="stardist", architecture="StarDist", rays=16, normalization=DATASET, **SMALL
-)
 
 
 def write(root: Path, count: int = 5, dtype: type = np.uint16) -> Path:
@@ -88,38 +82,11 @@ def test_an_image_is_scaled_as_the_training_set_was(tmp_path: Path) -> None:
         normalize(image, DATASET)
 
 
-@pytest.mark.parametrize("config", [UNET, STARDIST], ids=["torch", "stardist"])
-def test_the_checkpoint_keeps_the_intensities(config: TrialConfig, tmp_path: Path) -> None:
+def test_the_checkpoint_keeps_the_intensities(tmp_path: Path) -> None:
+    """So does that of StarDist: tests/trainables/stardist."""
     dataset = open_dataset(write(tmp_path / "d"))
-    trainer = train_stardist if config is STARDIST else train
-    result = trainer(config, dataset, tmp_path / "t")
-    manifest = json.loads((tmp_path / "t" / "checkpoint.json").read_text())
-    intensities = dataset.intensities(DATASET)
-    assert intensities is not None
-    assert {k: manifest["input"][k] for k in ("low", "high", "bits")} == intensities._asdict()
-    assert manifest["data"]["image_shape"] == [80, 90]
-    appearance = appearance_of(dataset)
-    assert appearance["low"]["typical"] <= appearance["high"]["typical"] < 1
-    assert manifest["data"]["appearance"] == appearance
-    image = read_image(dataset.subset("test")[0].image)
-    predictor = checkpoint.load(tmp_path / "t")
-    try:
-        whole, scaled = predictor.probability(image), predictor.normalize(image)
-        np.testing.assert_array_equal(scaled, dataset.load(dataset.subset("test")[0], DATASET)[0])
-        # a part is scaled as the whole was: that is the purpose
-        part = image[16:48, :64]
-        np.testing.assert_array_equal(predictor.normalize(part), scaled[16:48, :64])
-        assert whole.shape == image.shape
-        with pytest.raises(ValueError, match="image has 8 bit, but the training images had 16"):
-            predictor.probability((image // 16).astype(np.uint8))
-    finally:
-        if config is STARDIST:
-            predictor.close()
-    del manifest["input"]["low"]
-    (tmp_path / "t" / "checkpoint.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="it has no intensities"):
-        checkpoint.load(tmp_path / "t")
-    assert result.epochs == 1
+    assert train(UNET, dataset, tmp_path / "t").epochs == 1
+    assert_intensities_are_kept(tmp_path / "t", dataset, (80, 90))
 
 
 def test_the_test_score_is_that_of_the_loaded_checkpoint(

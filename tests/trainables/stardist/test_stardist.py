@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
+from tests.trainables.data.intensities import DATASET, assert_intensities_are_kept
 from trainables import checkpoint
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
@@ -40,6 +42,7 @@ LONGER = CONFIG.model_copy(
         "lr_schedule": "constant",
         "augmentation": "none",
         "validate_every": 10,
+        "normalization": DATASET,
     }
 )
 """Long enough to find the cells."""
@@ -200,6 +203,13 @@ def test_a_limit_on_memory_is_felt(dataset: DataSet, tmp_path: Path) -> None:
     options = RunOptions(memory_gb=0.05)
     with pytest.raises(OutOfMemory, match="out of memory"):
         train_stardist(large, dataset, tmp_path / "t", options=options)
+
+
+def test_the_checkpoint_keeps_the_intensities(
+    longer: TrialResult, dataset: DataSet, tmp_path: Path
+) -> None:
+    shutil.copytree(longer.checkpoint, tmp_path / "t")
+    assert_intensities_are_kept(tmp_path / "t", dataset, (90, 100))
 
 
 def test_damaged_checkpoints_are_refused(longer: TrialResult, tmp_path: Path) -> None:
