@@ -37,6 +37,40 @@ if os.environ.get("SEGSWEEP_QUICK"):  # make test-quick: whoever imports them is
 os.environ.setdefault("SEGSWEEP_PRETEND_GPUS", "1")
 
 
+FIRST = """
+sweep/test_sweep.py
+analysis/report/test_report.py
+sweep/test_resume.py
+analysis/evaluation/test_calibration.py
+sweep/cluster/test_blind_nodes.py
+analysis/test_run.py
+trainables/stardist/test_stardist.py
+sweep/test_shortage.py
+trainables/stardist/test_stardist_scripted.py
+sweep/doctor/test_doctor.py
+analysis/report/figures/test_figures.py
+sweep/test_wandb_online.py
+analysis/kernels/test_kernels.py
+sweep/cluster/test_lost_node.py
+sweep/test_precision.py
+trainables/records/test_resumable.py
+sweep/test_learning.py
+analysis/segment/test_interrupted.py
+sweep/test_own_networks.py
+trainables/tasks/test_tasks.py
+"""
+"""Files that take longest: begun first, so that pytest-xdist's two processes end together, and in
+turn those that wait for Ray and those that compute. The first makes `swept`, which others need.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hand out the files of `FIRST` before all others."""
+    folder = Path(__file__).parent
+    places = {folder / name: place for place, name in enumerate(FIRST.split())}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real microscopy images; the test skips where they are absent."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FIRST
+
 ROOT = Path(__file__).parents[1]
 QUICK = (ROOT / "tests" / "quick.txt").read_text().split()
 NEED_RAY = {"swept", "sweep_of_cells"}
@@ -31,6 +33,10 @@ def test_listed_files_need_neither(name: str) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert not {argument.arg for argument in node.args.args} & NEED_RAY, node.name
+
+
+def test_files_that_are_begun_first_are_there() -> None:
+    assert [name for name in FIRST.split() if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_every_package_is_covered() -> None:
