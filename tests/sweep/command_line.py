@@ -72,6 +72,28 @@ def records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((out / "ledger").glob("*.json"))]
 
 
+def precisions(out: Path) -> set[str]:
+    """Return every precision that plan, ledger, leaderboard and candidates name."""
+    plan = json.loads((out / "plan.json").read_text())
+    return {
+        *(trial["config"]["precision"] for trial in plan["trials"]),
+        *(record["config"]["precision"] for record in records(out)),
+        *(row["precision"] for row in rows(out)),
+        *(row["precision"] for row in rows(out, "candidates.csv")),
+    }
+
+
+def kept_precision(out: Path) -> str:
+    """Return what precision=auto is in a run."""
+    precision: str = json.loads((out / "plan.json").read_text())["precision"]["auto"]
+    return precision
+
+
+def nodes_of(out: Path) -> set[str]:
+    """Return Ray's ids of the nodes that have trained something."""
+    return {a["node"] for record in records(out) for a in record["attempts"]}
+
+
 def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return what a driver has started, and what that has started."""
     family: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)

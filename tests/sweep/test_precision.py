@@ -7,7 +7,6 @@ environment variable.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,18 @@ from sweep.limits import Limits
 from sweep.precision import Precision, Processor, decide, gpu_computes_bf16
 from sweep.run import main
 from sweep.trial import Assignment, unfit
-from tests.sweep.command_line import QUICK, SPACE, records, rows, run, start, wait_for
+from tests.sweep.command_line import (
+    QUICK,
+    SPACE,
+    kept_precision,
+    nodes_of,
+    precisions,
+    records,
+    rows,
+    run,
+    start,
+    wait_for,
+)
 from trainables.checkpoint import load
 from trainables.config import TrialConfig
 from trainables.machine.hardware import Gpu, cpu_computes_bf16, local_gpus
@@ -30,25 +40,6 @@ NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
 WITH_CPU = pytest.mark.skipif(not cpu_computes_bf16(), reason="needs a CPU with bfloat16")
 A100, V100 = Processor("A100", True, "a", 1), Processor("V100", False, "v", 1)
 UNKNOWN, CPU, OLD_CPU = Processor("X1", None), Processor("CPU", True), Processor("CPU", False, "o")
-
-
-def precisions(out: Path) -> set[str]:
-    """Return every precision that plan, ledger, leaderboard and candidates name."""
-    plan = json.loads((out / "plan.json").read_text())
-    return {
-        *(trial["config"]["precision"] for trial in plan["trials"]),
-        *(record["config"]["precision"] for record in records(out)),
-        *(row["precision"] for row in rows(out)),
-        *(row["precision"] for row in rows(out, "candidates.csv")),
-    }
-
-
-def kept(out: Path) -> str:
-    return str(json.loads((out / "plan.json").read_text())["precision"]["auto"])
-
-
-def nodes_of(out: Path) -> set[str]:
-    return {a["node"] for record in records(out) for a in record["attempts"]}
 
 
 def flags(path: Path, *lines: str) -> Path:
@@ -232,7 +223,7 @@ def test_a_run_keeps_its_precision_on_other_machines(
     code, text, err = run(*one, *first, cwd=tmp_path, **NO_BF16)
     assert code == 0, text + err
     assert f"precision=auto is {expected}" in text
-    assert kept(out) == expected
+    assert kept_precision(out) == expected
     assert precisions(out) == {expected}
     code, text, err = run(*two, "--plan", *second, cwd=tmp_path, **NO_BF16)
     assert code == 0, err
@@ -241,7 +232,7 @@ def test_a_run_keeps_its_precision_on_other_machines(
     assert code == 0, text + err
     assert "1 trials" in text
     assert ("is emulated" in text) == (expected == "bf16")
-    assert kept(out) == expected
+    assert kept_precision(out) == expected
     assert precisions(out) == {expected}
     assert {load(out / row["checkpoint"]).config.precision for row in rows(out)} == {expected}
     # a finished run is answered on any machine
@@ -317,7 +308,7 @@ def test_a_cpu_that_joins_late_without_bf16_gets_no_trial(
     text, err = process.communicate(timeout=400)
     assert process.returncode == 0, text + err
     assert "gets no trial: its CPU does not compute in bfloat16" in text
-    assert kept(out) == "bf16"
+    assert kept_precision(out) == "bf16"
     assert nodes_of(out) == {able}
     assert {len(record["attempts"]) for record in records(out)} == {1}
     # a run that starts on both computes on both, and alike

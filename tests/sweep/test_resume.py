@@ -16,7 +16,17 @@ import pytest
 
 from sweep.run import main
 from tests.conftest import SHARE_ONE_GPU, Swept
-from tests.sweep.command_line import environment, family_of, records, rows, run, start, wait_for
+from tests.sweep.command_line import (
+    environment,
+    family_of,
+    kept_precision,
+    precisions,
+    records,
+    rows,
+    run,
+    start,
+    wait_for,
+)
 from tests.sweep.conftest import Finished
 
 
@@ -26,6 +36,7 @@ def test_finished_run_answers_at_once_without_torch(
     out, *_ = finished
     before = (out / "ledger").stat().st_mtime_ns, (out / "plan.json").read_bytes()
     words = [str(sweep_of_cells.space), "--data", str(sweep_of_cells.data), "--out", str(out)]
+    words += ["--gpus", "1xA100"]  # a finished run is answered on any machine
     code = (
         "import sys; from sweep.run import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'ray', 'lightning', 'tensorflow'} & set(sys.modules);"
@@ -102,7 +113,16 @@ def test_extended_grid_runs_only_new_trials(
     )
     before = {r["trial_id"]: r for r in records(out) if r["status"] == "done"}
     code, text, err = run(
-        space, "--data", sweep_of_cells.data, "--out", out, "--wandb", "offline", cwd=tmp_path
+        space,
+        "--data",
+        sweep_of_cells.data,
+        "--out",
+        out,
+        "--wandb",
+        "offline",
+        "--gpus",
+        "1xA100",
+        cwd=tmp_path,
     )
     assert code == 1, text + err
     assert "2 trials" in text
@@ -117,6 +137,8 @@ def test_extended_grid_runs_only_new_trials(
     ids = {row["trial_id"]: row["wandb_id"] for row in rows(out)}
     assert {ids[i] for i in before} == before.keys()
     assert ids[new] == f"{new}-{plan['run_token']}"
+    # and it computes as the others did, also on a GPU that could compute in bfloat16
+    assert precisions(out) == {kept_precision(out)} == {kept_precision(finished[0])}
 
 
 def refusal(words: Sequence[object], capsys: pytest.CaptureFixture[str]) -> str:

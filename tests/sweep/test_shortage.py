@@ -52,6 +52,7 @@ def test_out_of_memory_is_tried_again_larger_and_then_fails_alone(
     assert "will be tried again with" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 def test_ctrl_c_leaves_trials_that_ran_out_of_memory_for_resume(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "short"

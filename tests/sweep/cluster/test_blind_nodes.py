@@ -17,6 +17,7 @@ from sweep.cluster.visibility import FOLDER, look, token_in
 from tests.sweep.command_line import (
     QUICK,
     SPACE,
+    nodes_of,
     records,
     rows,
     run,
@@ -107,10 +108,6 @@ def request(
         f"epochs={epochs}",
         *more,
     )
-
-
-def nodes_of(out: Path) -> set[str]:
-    return {a["node"] for record in records(out) for a in record["attempts"]}
 
 
 @TOGETHER
