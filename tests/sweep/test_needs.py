@@ -154,16 +154,16 @@ def plan(
 
 
 def test_a_plan_shows_shares_packing_and_makespan(plan: Callable[..., str], tmp_path: Path) -> None:
-    text = plan("demo", "--gpus", "2xV100-32")
-    assert "11 trials" in text
-    assert len(re.findall(r"0\.\d+ GPU", text)) == 10
+    text = plan("demo", "--gpus", "2xV100-32", "--only", "architecture=Unet,FPN,StarDist")
+    assert "5 trials" in text
+    assert len(re.findall(r"0\.\d+ GPU", text)) == 4
     assert "in addition, 1 trial on CPU cores; the longest takes about" in text
     assert re.search(r"GPU 1 +\d+ trials", text)
     assert re.search(r"about \d+ (s|min) in all", text)
     assert re.search(r"checkpoints need about [\d.]+ GB of disk; \d+ GB are free", text)
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
     kept = json.loads((tmp_path / "cache" / "segsweep" / "footprints.json").read_text())
-    assert len(kept) == 11
+    assert len(kept) == 5
 
 
 def test_a_disk_that_may_fill_up_is_said(tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, clus
     runs.mkdir()
     out, good = runs / "one", cluster.add_node(num_cpus=1)
     blind = add_blind_node(cluster, runs, num_cpus=1)
+    able = cpu_computes_bf16()  # else the run is one that any CPU computes
     words = request(data, out, cluster.address, "Unet,FPN,Linknet,UnetPlusPlus", 8)
+    words = (*words, "--set", f"precision={'bf16' if able else '32'}")
     code, text, err = run(*words, cwd=tmp_path, **NO_TOKEN)
     assert code == 2, text + err
     (line,) = err.splitlines()
@@ -157,7 +159,6 @@ def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, clus
     process = start(*words, cwd=tmp_path, **NO_TOKEN)
     wait_for(lambda: nodes_of(out), process, 500)
     late = add_blind_node(cluster, runs, data, num_cpus=1)
-    able = cpu_computes_bf16()  # else the run is one that any CPU computes
     if able:
         cluster.add_node(num_cpus=1, env_vars=NO_BF16)
     assert len(records(out)) < 3, "a trial waits for each of them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,25 @@ def write(root: Path, count: int = 5, dtype: type = np.uint16) -> Path:
         tifffile.imwrite(root / "images" / f"i{number}.tif", image.astype(dtype))
         tifffile.imwrite(root / "masks" / f"i{number}.tif", labels)
     return root
+
+
+Planned = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Planned:
+    """Plan a sweep of a data set in this process; return exit code, text and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def planned(space: str, root: Path, *more: str) -> tuple[int, str, str]:
+        words = [space, "--data", str(root), "--plan", "--wandb", "off"]
+        code = sweep.run.main([*words, *more])
+        return (code, *capsys.readouterr())
+
+    return planned
 
 
 @given(
@@ -144,7 +164,7 @@ def test_names_of_trials() -> None:
     assert word == TrialConfig(normalization=DATASET)
 
 
-def test_8_and_16_bit_cannot_share_a_scale(tmp_path: Path) -> None:
+def test_8_and_16_bit_cannot_share_a_scale(tmp_path: Path, plan: Planned) -> None:
     root = write(tmp_path / "d")
     image = tifffile.imread(root / "images" / "i2.tif")
     tifffile.imwrite(root / "images" / "i2.tif", (image // 16).astype(np.uint8))
@@ -160,11 +180,10 @@ def test_8_and_16_bit_cannot_share_a_scale(tmp_path: Path) -> None:
     dataset = open_dataset(root)
     with pytest.raises(DataError, match=r"images/i2.tif: the image has 8 bit"):
         dataset.load(dataset.subset("val")[0], DATASET)
-    words = ("--data", root, "--plan", "--set", "normalization=dataset", "--wandb", "off")
-    done = plan(*words)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "some have 8 bit and some 16 bit" in done.stderr
+    code, _, err = plan("demo", root, "--set", "normalization=dataset")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "some have 8 bit and some 16 bit" in err
 
 
 def test_an_empty_scale_is_refused(tmp_path: Path) -> None:
@@ -186,16 +205,8 @@ SPACE = SearchSpace(trials=grid(encoder="mobilenet_v2", crop_size=64, batch_size
 
 
 def test_crops_are_told_of_and_the_grid_spans_both_modes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, plan: Planned, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-    def plan(*more: str) -> tuple[int, str, str]:
-        words = ["space.py", "--data", str(root), "--plan", "--wandb", "off"]
-        code = sweep.run.main([*words, *more])
-        return (code, *capsys.readouterr())
-
     root = write(tmp_path / "d")
     (tmp_path / "space.py").write_text(SPACE)
     assert trainables.data.dataset.main(["check", str(root)]) == 0
@@ -203,18 +214,18 @@ def test_crops_are_told_of_and_the_grid_spans_both_modes(
     told = "as small as cut-outs (at most 90x80 pixels; training crops have 224x224"
     assert told in text
     assert "--set normalization=dataset" in text
-    code, text, err = plan()
+    code, text, err = plan("space.py", root)
     assert code == 0, err
     assert told in text
-    code, text, err = plan("--set", "normalization=image,dataset")
+    code, text, err = plan("space.py", root, "--set", "normalization=image,dataset")
     assert code == 0, err
     assert "2 trials" in text
     assert told in text
     # whoever has taken the advice is not given it again
-    _, text, _ = plan("--set", "normalization=dataset")
+    _, text, _ = plan("space.py", root, "--set", "normalization=dataset")
     assert told not in text
     assert "1 trials" in text
-    code, _, err = plan("--set", "normalization=film")
+    code, _, err = plan("space.py", root, "--set", "normalization=film")
     assert code == 2
     assert err.startswith("error: --set normalization.mode: ")
     assert "'image' or 'dataset', not 'film'" in err
