@@ -10,14 +10,17 @@ import pytest
 import tifffile
 
 from analysis.segment.cli import main
-from tests.analysis.segment.command_line import moving, parts, picture, run, spots, start
+from tests.analysis.segment.command_line import moving, parts, picture, spots, start
 from tests.waiting import wait_for
 
 
-def test_killed_and_resumed_equals_undisturbed(model: Path, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "film.tif", moving(14, (160, 200)))
-    words = ("--model", model, "film.tif", "--track", "--out")
-    process, out = start(*words, "cut", cwd=tmp_path), tmp_path / "cut"
+def test_killed_and_resumed_equals_undisturbed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film, out, whole = (tmp_path / name for name in ("film.tif", "cut", "whole"))
+    tifffile.imwrite(film, moving(14, (160, 200)))
+    words = ["--model", str(model), str(film), "--track", "--out"]
+    process = start(*words, out, cwd=tmp_path)
     wait_for(lambda: len(parts(out)) >= 3, process)
     process.kill()
     process.wait()
@@ -25,20 +28,19 @@ def test_killed_and_resumed_equals_undisturbed(model: Path, tmp_path: Path) -> N
     before = parts(out)
     assert 3 <= len(before) < 14
     (out / "labels" / ".film_t0001.tif.0.tmp").write_text("half")
-    code, text, err = run(*words, "cut", cwd=tmp_path)
-    assert (code, err) == (0, "")
+    assert main([*words, str(out)]) == 0
+    text, err = capsys.readouterr()
+    assert err == ""
     assert f"{len(before)} of 14 images are already done" in text
     assert before.items() <= parts(out).items(), "what was done is not done again"
     assert not list(out.rglob("*.tmp"))
-    (tmp_path / "whole").mkdir()  # killed before anything else was written
-    (tmp_path / "whole" / ".settings.json.0123abcd.tmp").write_text("half")
-    assert run(*words, "whole", cwd=tmp_path)[0] == 0
+    whole.mkdir()  # killed before anything else was written
+    (whole / ".settings.json.0123abcd.tmp").write_text("half")
+    assert main([*words, str(whole)]) == 0
     files = {p.relative_to(out) for p in out.rglob("*.*") if p.is_file()}
-    assert files == {
-        p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.*") if p.is_file()
-    }
+    assert files == {p.relative_to(whole) for p in whole.rglob("*.*") if p.is_file()}
     for file in sorted(files - {Path("settings.json")}):
-        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+        assert (out / file).read_bytes() == (whole / file).read_bytes(), file
 
 
 @pytest.mark.parametrize(
