@@ -153,8 +153,11 @@ def plan(
     return planned
 
 
-def test_a_plan_shows_shares_packing_and_makespan(plan: Callable[..., str], tmp_path: Path) -> None:
-    text = plan("demo", "--gpus", "2xV100-32", "--only", "architecture=Unet,FPN,StarDist")
+def test_a_plan_shows_shares_packing_and_makespan(
+    plan: Callable[..., str], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    words = ("--gpus", "2xV100-32", "--only", "architecture=Unet,FPN,StarDist")
+    text = plan("demo", "--data", str(tiny_dataset), *words)
     assert "5 trials" in text
     assert len(re.findall(r"0\.\d+ GPU", text)) == 4
     assert "in addition, 1 trial on CPU cores; the longest takes about" in text
