@@ -171,7 +171,9 @@ def test_blind_nodes_are_named_and_get_no_trial(data: Path, tmp_path: Path, clus
     assert len(refused) == 1 + able
     assert sum("its CPU does not compute in bfloat16" in line for line in refused) == able
     for told in (text, (out / "sweep.log").read_text()):
-        (line,) = (one for one in told.splitlines() if "gets no trial: it does not see" in one)
+        (line,) = (
+            one for one in told.splitlines() if "gets no trial" in one and "the run folder" in one
+        )
         assert late.node_id[:8] in line
         assert f"cannot find the run folder {out}" in line
         assert f"cannot read the data set {data} (" in line
