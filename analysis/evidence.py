@@ -75,7 +75,7 @@ class Evidence:
     seeds of the mean AP over `IOUS`), val_low, val_high (its 95 % confidence interval), tied
     (whether it may be the best: `analysis.statistics.tied_set`), val_units (independent units),
     val_lowest, val_highest (the lowest and the highest unit), measured_low, measured_high (the 95 %
-    confidence interval of the same mean on the measured images, representative seed), command."""
+    confidence interval of the same mean on the measured images), command."""
     standing: pd.DataFrame
     """The validation scores behind val_score: method, seed (numbered from 0), unit, score."""
     scores: pd.DataFrame

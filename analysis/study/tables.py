@@ -87,16 +87,17 @@ def method_table(
 def _measured_intervals(
     trials: Sequence[AnalysedTrial], unit: str
 ) -> dict[str, tuple[float, float]]:
-    """Return the interval of each method's mean AP on the measured images: as val_score's, a mean
-    over units, of the representative seed.
+    """Return the interval of each method's mean AP on the measured images: as val_score, a mean
+    over units and seeds.
     """
-    found = {}
-    for trial in (one for one in trials if one.representative):
+    measured: dict[str, list[list[ImageScores]]] = {}
+    for trial in trials:
         for variant, images in trial.measured.scores.items():
             if variant.calibrated:
-                each = unit_scores({variant.method: [images]}, units_of(trial.measured, unit))
-                found[variant.method] = mean_interval(each["score"].to_numpy(float))
-    return found
+                measured.setdefault(variant.method, []).append(images)
+    scores = unit_scores(measured, units_of(trials[0].measured, unit))
+    each = scores.groupby(["method", "unit"])["score"].mean().groupby(level="method")
+    return {str(method): mean_interval(values.to_numpy(float)) for method, values in each}
 
 
 def tied_candidates(run: Run) -> pd.DataFrame:
