@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "--convention",
         choices=CONVENTIONS,
         default="trackmate",
-        help="measure cells as TrackMate, ImageJ or scikit-image does (default: trackmate)",
+        help="measure cells as TrackMate, ImageJ or scikit-image does; trackmate_raw: without "
+        "simplified outlines (default: trackmate)",
     )
     add(
         "--unit",

@@ -1,8 +1,4 @@
-"""Upload missing results of a sweep to W&B: ``python -m sweep.wandb_upload OUT``.
-
-Use it if W&B's server was not available, if the sweep ran without W&B, or if it was killed before
-everything was uploaded. All results come from the run folder; those that W&B has are not repeated.
-"""
+"""Upload missing results of a sweep to W&B: ``python -m sweep.wandb_upload OUT``."""
 
 from __future__ import annotations
 
@@ -30,6 +26,12 @@ from sweep.tracking import (
 from sweep.trial import shown_config
 from trainables import cli
 from trainables.config import EpochRecord, TrialConfig
+
+ABOUT = (
+    "Upload missing results of a sweep to W&B. Use it if W&B's server was not available, if the "
+    "sweep ran without W&B, or if it was killed before everything was uploaded. All results come "
+    "from the run folder; those that W&B has are not repeated."
+)
 
 
 def upload(out: Path) -> tuple[int, int]:
@@ -107,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 if W&B has all trials, 1 if not, 2 if refused, 130 if
     interrupted.
     """
-    parser = cli.Parser(prog="python -m sweep.wandb_upload", description=__doc__)
+    parser = cli.Parser(prog="python -m sweep.wandb_upload", description=ABOUT)
     parser.add_argument("out", metavar="OUT", type=Path, help="the run folder")
     return cli.run(
         parser,

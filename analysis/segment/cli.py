@@ -109,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         "--convention",
         choices=CONVENTIONS,
         default="trackmate",
-        help="measure cells as TrackMate, ImageJ or scikit-image does (default: trackmate)",
+        help="measure cells as TrackMate, ImageJ or scikit-image does; trackmate_raw: without "
+        "simplified outlines (default: trackmate)",
     )
     add("--track", action="store_true", help="track cells through each time-lapse")
     add(

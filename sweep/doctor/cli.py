@@ -1,8 +1,5 @@
 """Check whether everything that a sweep needs exists: ``python -m sweep.doctor [--address ADDR]``.
 
-Prints one table with one line per finding, ready to paste into an issue. The exit code is 2 if
-something would stop or spoil a sweep, else 0. It starts and changes nothing.
-
 Before it has checked that all libraries are installed, it imports only Python's own.
 """
 
@@ -17,10 +14,15 @@ from pathlib import Path
 from trainables import cli
 
 FIRST_PYTHON = (3, 11)
+ABOUT = (
+    "Check whether everything that a sweep needs exists. Prints one table with one line per "
+    "finding, ready to paste into an issue. The exit code is 2 if something would stop or spoil a "
+    "sweep, else 0. Trains nothing and changes nothing."
+)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog="python -m sweep.doctor", description=__doc__)
+    parser = cli.Parser(prog="python -m sweep.doctor", description=ABOUT)
     add = parser.add_argument
     add(
         "--address",
