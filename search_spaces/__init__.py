@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from search_spaces._dimensions import dimension
-from trainables.config import STARDIST, TrialConfig, with_changes
+from trainables.config import NO_ENCODER, STARDIST, TrialConfig, with_changes
+from trainables.tasks import TASKS, StarConvex
 
 
 class BuiltinData(BaseModel):
@@ -136,8 +137,12 @@ def override(
 def _kept(trial: TrialConfig, changes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return a trial's fields without those that only its own task has."""
     fields = trial.model_dump()
-    if trial.task == "stardist" and {"task", "architecture"} & set(changes):
-        for name, own in (("loss", "stardist"), ("encoder", "none"), ("precision", "32")):
+    if not {"task", "architecture"} & set(changes):
+        return fields
+    if TASKS[trial.task].own_loss is not None:
+        del fields["loss"]
+    if trial.task == StarConvex.name:
+        for name, own in (("encoder", NO_ENCODER), ("precision", "32")):
             if fields[name] == own:
                 del fields[name]
         if trial.architecture == STARDIST:

@@ -12,7 +12,7 @@ from typing import Any
 from sweep.ledger import Ledger
 from trainables.config import Normalization, TrialConfig
 from trainables.records.files import write_text
-from trainables.tasks import settings_of_others
+from trainables.tasks import TASKS, settings_of_others
 
 COLUMNS = (
     "trial_id",
@@ -227,7 +227,7 @@ def ceilings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lowest: dict[str, float] = {}
     for row in rows:
         if row["ceiling_iou"] is not None and row["ceiling_iou"] < 1:
-            what = "2 classes with a gap" if row["gap"] else f"{row['rays']} rays"
+            what = TASKS[row["task"]].limited_by(row)
             lowest[what] = min(lowest.get(what, 1.0), row["ceiling_iou"])
     return [
         f"A perfect network would reach validation IoU {iou:.4f} with {what}."
@@ -244,7 +244,7 @@ def paper_correlation(rows: Sequence[Mapping[str, Any]]) -> float | None:
     values: dict[str, list[float]] = {name: [] for name in PAPER_TABLE1}
     for row in rows:
         ours = values.get(row["architecture"])  # None of networks that the paper lacks
-        if ours is not None and row["status"] == "done" and row["task"] == "semantic2":
+        if ours is not None and row["status"] == "done" and TASKS[row["task"]].in_table1:
             ours.append(row["test_dataset_iou"])
     if not all(values.values()):
         return None

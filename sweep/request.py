@@ -22,6 +22,7 @@ from trainables.data.splits import DataOptions, some
 from trainables.encoders.licences import TRAINING_DATA
 from trainables.encoders.sources import WeightsInfo, is_path
 from trainables.extensions import look_in
+from trainables.tasks import TASKS
 
 Pair = tuple[str, str]
 """An encoder and the value of ``encoder_weights`` that it starts from."""
@@ -301,7 +302,8 @@ def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfi
     """Refuse a change that affects no trial, such as rays without a StarDist trial."""
     if key == "weight_decay" and all(config.architecture == STARDIST for config in configs):
         raise RequestError(f"--set {key}: {STARDIST} does not use it; remove it")
-    if key in ("gap", "boundary", "rays", "grid", "loss", "encoder", "encoder_weights"):
+    of_tasks = {name for task in TASKS.values() for name in task.settings}
+    if key in {*of_tasks, "loss", "encoder", "encoder_weights"}:
         taken = {str(getattr(config, key)) for config in configs}
         if not taken & {str(value) for value in values}:
             raise RequestError(f"--set {key}: no trial of this space uses it; remove it")

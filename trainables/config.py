@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trainables import extensions
-from trainables.tasks import TASKS, settings_of_others
+from trainables.tasks import DEFAULT_TASK, TASKS, StarConvex, settings_of_others
 
 Boundary = Literal["outline", "touching"]
 Augmentation = Literal["none", "light", "medium", "strong"]
@@ -201,9 +201,9 @@ class TrialConfig(_Frozen):
     it runs (`RunOptions`) is not part of it.
     """
 
-    task: str = "semantic2"
+    task: str = DEFAULT_TASK
     """Which labels are learnt, of `trainables.tasks.TASKS`: foreground, three classes, or
-    star-convex polygons."""
+    star-convex polygons, or what a further task teaches."""
     architecture: str = "Unet"
     """One of `ARCHITECTURES` (case and punctuation ignored), or `STARDIST`; or another's, as
     `architecture_name` takes it."""
@@ -274,13 +274,13 @@ class TrialConfig(_Frozen):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        task = values.get("task", "semantic2")
+        task = values.get("task", DEFAULT_TASK)
         if task in TASKS:
             for name in settings_of_others(task):
                 values.pop(name, None)
             if TASKS[task].own_loss is not None:
                 values["loss"] = TASKS[task].own_loss
-        if task == "stardist" and _key(values.get("architecture", "")) == _key(STARDIST):
+        if task == StarConvex.name and _key(values.get("architecture", "")) == _key(STARDIST):
             # it is trained by Adam, without weight decay; TensorFlow computes in float32
             values.update(encoder="none", encoder_weights="none", weight_decay=0.0, precision="32")
         if values.get("encoder") == NO_ENCODER:
@@ -294,8 +294,9 @@ class TrialConfig(_Frozen):
         for name, task in TASKS.items():
             if self.loss == task.own_loss and self.task != name:
                 raise ValueError(f"loss {self.loss!r} needs task {name!r}, not {self.task!r}")
-        if self.architecture == STARDIST and self.task != "stardist":
-            raise ValueError(f"architecture {STARDIST} needs task 'stardist', not {self.task!r}")
+        needed = StarConvex.name
+        if self.architecture == STARDIST and self.task != needed:
+            raise ValueError(f"architecture {STARDIST} needs task {needed!r}, not {self.task!r}")
         smallest = SMALLEST_CROP.get(self.architecture, 0)
         if self.crop_size < smallest:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -120,8 +120,14 @@ class EpochEnd(pl.Callback):
             val_dataset_iou=scores.dataset_iou if scores else None,
             val_image_iou=scores.image_iou if scores else None,
             seconds=time.monotonic() - self.started,
-            **{f"val_{k}_iou": v for k, v in (scores.class_iou if scores else {}).items()},
+            **_class_fields(scores.class_iou if scores else {}),
         )
+
+
+def _class_fields(class_iou: Mapping[str, float]) -> dict[str, float]:
+    """Return the IoU of classes that `EpochRecord` has a field for, by field."""
+    known = {f"val_{name}_iou": iou for name, iou in class_iou.items()}
+    return {name: iou for name, iou in known.items() if name in EpochRecord.__dataclass_fields__}
 
 
 def _not_finite(name: str, loss: float, epoch: int) -> TrainingError:

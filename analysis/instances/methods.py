@@ -22,8 +22,9 @@ WAYS: dict[str, Way] = {
 """Ways by task, as in `trainables.tasks.TASKS`. To add one, write its file and a line here."""
 OFFICIAL = "StarDist"
 """Name of the way that StarDist's own model uses."""
-GIVEN_BACK = f"{Watershed.name}, gap given back"
-"""An option of the first way: the line that the watershed cuts is given back to the cells."""
+GIVEN_BACK = ", gap given back"
+"""Ends the name of a way that has a gap, and of its method, where the line that is cut between
+cells goes back to them: our option."""
 
 
 def way_of(config: TrialConfig) -> str:
@@ -69,8 +70,9 @@ def make_instances(
     -------
     (H, W) int32 array
     """
-    keywords: dict[str, Any] = dict(parameters)
-    if "min_size" in keywords:
-        keywords["min_size"] = int(keywords["min_size"])
     way = WAYS[config.task]
+    whole = {name for name, one in way.ranges.items() if one.whole}
+    keywords: dict[str, Any] = {
+        name: int(value) if name in whole else value for name, value in parameters.items()
+    }
     return way.instances(config, maps, shape, give_back_gap=give_back_gap, **keywords)

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.evidence import Evidence
 from trainables.config import STARDIST
 from trainables.names import network_name
+from trainables.tasks import TASKS
 
 PAPER: dict[str, tuple[float, str, float, float]] = {
     "Unet": (67.2, "21:41", 0.0165, 87.21),
@@ -46,7 +47,7 @@ def table1(evidence: Evidence) -> pd.DataFrame:
     for trial in chosen_trials(evidence.leaderboard).to_dict("records"):
         encoder = trial["encoder"] if trial["architecture"] != STARDIST else ""
         printed = PAPER.get(trial["architecture"])
-        same = printed if encoder == "resnet152" and trial["task"] == "semantic2" else None
+        same = printed if encoder == "resnet152" and TASKS[trial["task"]].in_table1 else None
         rows.append(
             {
                 "model": network_name(trial["architecture"], encoder, trial["task"]),

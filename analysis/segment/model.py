@@ -87,7 +87,7 @@ def choose_model(model: Path) -> Choice:
                 f"{table} cannot be read ({error!r}); run python -m analysis.run to make it again"
             ) from error
         why = f"{name}, the first method of the report"
-        return _choice(run.checkpoint(trial_id), bool(way == GIVEN_BACK), why)
+        return _choice(run.checkpoint(trial_id), str(way).endswith(GIVEN_BACK), why)
     best_candidate = candidates(run)[0]
     why = f"{best_candidate.name}, the best by validation IoU ({folder.name} has no report yet)"
     return _choice(run.checkpoint(best_candidate.trials[0]), None, why)

@@ -59,7 +59,7 @@ def method_table(
                     "architecture": config.architecture,
                     "encoder": config.encoder,
                     "seed": config.seed,
-                    "way": GIVEN_BACK if variant.give_back_gap else way_of(config),
+                    "way": way_of(config) + GIVEN_BACK * variant.give_back_gap,
                     "representative": trial.representative,
                     "default": json.dumps(calibration.default),
                     "calibrated": json.dumps(calibration.calibrated),

@@ -16,7 +16,7 @@ from analysis.evaluation.images import LabelledImage
 from analysis.evaluation.prediction import OnePass, Predicted, foreground_probability
 from analysis.evaluation.scores import ImageScores, image_scores
 from analysis.evidence import Crop, Picture
-from analysis.instances.methods import WAYS, make_instances
+from analysis.instances.methods import GIVEN_BACK, WAYS, make_instances
 from analysis.instances.way import Parameters
 from analysis.runfolder import Candidate
 from analysis.study.objects import CellMeasurer, Labels
@@ -257,7 +257,7 @@ def variants_of(candidate: Candidate, *, both_gaps: bool) -> list[Variant]:
     """Return the scored variants of a candidate: default, calibrated, and with the gap closed."""
     variants = [Variant(candidate.name, name) for name in ("default", "calibrated")]
     if both_gaps:
-        variants.append(Variant(f"{candidate.name}, gap given back", "calibrated", True))
+        variants.append(Variant(candidate.name + GIVEN_BACK, "calibrated", True))
     return variants
 
 

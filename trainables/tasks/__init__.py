@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
 
 __all__ = [
+    "DEFAULT_TASK",
     "MOST_CALIBRATION_IMAGES",
     "TASKS",
     "Semantic2",
@@ -35,7 +36,9 @@ TASKS: dict[str, type[Task]] = {
     "semantic3": Semantic3,
     "stardist": StarConvex,
 }
-"""All tasks by name; the first is the default."""
+"""All tasks by name."""
+DEFAULT_TASK = next(iter(TASKS))
+"""What a configuration that names no task means."""
 
 
 def build_task(config: TrialConfig, state: Mapping[str, Any] | None = None) -> Task:

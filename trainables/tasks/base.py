@@ -40,7 +40,11 @@ class Task:
     own_loss: ClassVar[str | None] = None
     """The one loss that fits the task's targets; None: any loss on pixels."""
     class_names: ClassVar[tuple[str, ...]] = ()
-    """Classes whose IoU is recorded besides that of the foreground."""
+    """Classes whose IoU is recorded besides that of the foreground; after every epoch only that of
+    classes which `trainables.config.EpochRecord` has a field for."""
+    in_table1: ClassVar[bool] = False
+    """Whether the networks of the paper's Table 1 learnt this, so that their numbers are compared
+    with ours."""
     keeps_targets: ClassVar[bool] = False
     """Whether targets are slow to make, so that those of validation images are kept."""
     recipe1: ClassVar[Mapping[str, Any]] = {}
@@ -64,6 +68,11 @@ class Task:
     def grid_of(cls, config: TrialConfig) -> int:
         """Return the distance in pixels, in both directions, of logits and targets."""
         return 1
+
+    @classmethod
+    def limited_by(cls, settings: Mapping[str, Any]) -> str:
+        """Say what keeps a perfect network's IoU below 1, for given fields of `TrialConfig`."""
+        return f"the targets of task {cls.name}"
 
     @classmethod
     def for_training(cls, config: TrialConfig, labels: Sequence[NDArray[np.integer]]) -> Task:
@@ -97,7 +106,7 @@ class Task:
 
         Foreground probability (1, H, W) for two classes, class probabilities (3, H, W) for
         three, probability and distances (1 + rays, h, w) of every ``config.grid``-th pixel for a
-        star-convex head.
+        star-convex head; what its way in `analysis.instances` reads for any other task.
         """
         raise NotImplementedError
 

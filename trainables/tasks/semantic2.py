@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +24,18 @@ class Semantic2(Task):
     name = "semantic2"
     short = "2-class"
     settings = ("gap",)
+    in_table1 = True
     recipe1 = {"gap": 1}  # noqa: RUF012 - a constant of the class
 
     @classmethod
     def channels_of(cls, config: TrialConfig) -> int:
         """One."""
         return 1
+
+    @classmethod
+    def limited_by(cls, settings: Mapping[str, Any]) -> str:
+        """Name the gap."""
+        return "2 classes with a gap"
 
     def target(self, labels: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return a (1, H, W) target of 0 and 1."""

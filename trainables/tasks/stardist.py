@@ -59,6 +59,11 @@ class StarConvex(Task):
         return config.grid
 
     @classmethod
+    def limited_by(cls, settings: Mapping[str, Any]) -> str:
+        """Name the number of rays: polygons round corners off."""
+        return f"{settings['rays']} rays"
+
+    @classmethod
     def for_training(cls, config: TrialConfig, labels: Sequence[NDArray[np.integer]]) -> StarConvex:
         """Measure distances in units of the training cells' typical radius."""
         return cls(config, {"scale": typical_radius(labels)})
