@@ -111,9 +111,9 @@ def test_a_setting_of_another_task_is_refused(
     monkeypatch.setattr(centres[0], "settings", ("crop_size",))
     name, space = load_space("paper")
     with pytest.raises(RequestError, match="--set crop_size: no trial of this space uses it"):
-        make_request(name, space, ["crop_size=64"], None)
-    request = make_request(name, space, ["crop_size=64", "task=centres"], None)
-    assert {config.crop_size for config in request.configs} == {64}
+        make_request(name, space, ["crop_size=128"], None)
+    request = make_request(name, space, ["crop_size=128", "task=centres"], None)
+    assert {config.crop_size for config in request.configs} == {128}
 
 
 @pytest.mark.usefixtures("centres")
