@@ -202,8 +202,8 @@ def test_the_way_is_calibrated_and_measured(finished: Analysed) -> None:
 def test_the_way_is_named_on_the_page(finished: Analysed) -> None:
     text, figures = visible(finished.page), drawn(finished.page)
     assert text.count(NAME) >= 4
-    assert "No trial of the way 'star-convex head'" in text
-    assert "No trial of the way 'centres + watershed'" not in text
+    assert "No trial with 'star-convex head' is finished" in text
+    assert "No trial with 'centres + watershed' is finished" not in text
     assert "centres" in figures["figure7_dataset_iou"]
     assert "figure8_networks_centres" in figures
     for name in ("figure9_features", "figure10_overlays", "calibration", "overlaps"):
