@@ -14,12 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.evaluation.calibration import Calibration
-from analysis.evaluation.scores import image_scores
 from analysis.instances.methods import WAYS, make_instances, way_of
-from analysis.runfolder import Candidate, Run
-from analysis.study.tables import method_table
-from analysis.study.trials import AnalysedTrial, variants_of
 from search_spaces import grid, override
 from sweep.leaderboard import ceilings
 from sweep.recorder import short_name
@@ -166,18 +161,8 @@ def test_classes_may_be_called_anything(
     assert set(result.class_iou["test"]) == set(Nuclei.class_names)
 
 
-def test_a_gap_is_named_after_its_own_way(
-    centres: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(centres[1], "has_gap", True)
+@pytest.mark.usefixtures("centres")
+def test_a_gap_is_named_after_its_own_way() -> None:
     config = TrialConfig(task="centres")
-    run = Run(tmp_path, {"commands": ["sweep"]}, *[None] * 3, {"t": config})  # type: ignore[arg-type]
-    candidate = Candidate("Unet", config, ("t",), 0.5)
-    calibration = Calibration({}, {}, 0.0, 0.0, 1, [], {}, [])
-    trial = AnalysedTrial(candidate, "t", calibration, variants_of(candidate, both_gaps=True))
-    labels = np.eye(4, dtype=np.int32)
-    trial.validation.images, trial.validation.groups = ["i"], ["i"]
-    for scores in trial.validation.scores.values():
-        scores.append(image_scores(labels, labels))
-    methods = method_table(run, [trial], "image")
-    assert set(methods["way"]) == {way_of(config), f"{way_of(config)}, gap given back"}
+    assert way_of(config) == "centres + watershed"
+    assert way_of(config, give_back_gap=True) == "centres + watershed, gap given back"

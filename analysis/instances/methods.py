@@ -27,9 +27,10 @@ GIVEN_BACK = ", gap given back"
 cells goes back to them: our option."""
 
 
-def way_of(config: TrialConfig) -> str:
-    """Return the name of a trial's way of making instances."""
-    return OFFICIAL if config.architecture == STARDIST else WAYS[config.task].name
+def way_of(config: TrialConfig, *, give_back_gap: bool = False) -> str:
+    """Return the name of a trial's way of making instances, and whether the gap is given back."""
+    name = OFFICIAL if config.architecture == STARDIST else WAYS[config.task].name
+    return f"{name}{GIVEN_BACK}" if give_back_gap else name
 
 
 def default_parameters(config: TrialConfig, info: Mapping[str, Any]) -> dict[str, float]:

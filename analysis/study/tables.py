@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.evaluation.scores import METRICS, ImageScores, pooled, unit_members
 from analysis.evaluation.selection import select, unit_scores
-from analysis.instances.methods import GIVEN_BACK, way_of
+from analysis.instances.methods import way_of
 from analysis.runfolder import Run, command_of
 from analysis.statistics import mean_interval, tied_set
 from analysis.study.trials import AnalysedTrial, Scored
@@ -59,7 +59,7 @@ def method_table(
                     "architecture": config.architecture,
                     "encoder": config.encoder,
                     "seed": config.seed,
-                    "way": way_of(config) + GIVEN_BACK * variant.give_back_gap,
+                    "way": way_of(config, give_back_gap=variant.give_back_gap),
                     "representative": trial.representative,
                     "default": json.dumps(calibration.default),
                     "calibrated": json.dumps(calibration.calibrated),
