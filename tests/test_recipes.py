@@ -162,7 +162,7 @@ def finished(tree: Path, cells: Path, tmp_path_factory: pytest.TempPathFactory) 
 def centres(finished: Analysed) -> Path:
     """Give the checkpoint of the way that was added."""
     board = finished.board
-    trial_id = board.loc[board["task"] == "centres", "trial_id"].item()
+    trial_id = str(board.loc[board["task"] == "centres", "trial_id"].item())
     return finished.out / "checkpoints" / trial_id
 
 

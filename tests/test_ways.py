@@ -48,21 +48,22 @@ def centres(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
 def names_of_tasks(tree: ast.AST) -> Iterator[int]:
     """Give the lines that compare with the name of a task, or look something up by it."""
     for node in ast.walk(tree):
+        asked: list[ast.AST] = []
         if isinstance(node, ast.Compare):
             asked = [part for one in (node.left, *node.comparators) for part in ast.walk(one)]
         elif isinstance(node, ast.Dict):
-            asked = [key for key in node.keys if not _is_library(key)]
+            asked = [key for key in node.keys if key is not None and not _is_library(key)]
         elif isinstance(node, ast.MatchValue):
             asked = [node.value]
-        else:
-            continue
-        if any(isinstance(one, ast.Constant) and one.value in (*TASKS,) for one in asked):
-            yield asked[0].lineno
+        for one in asked:
+            if isinstance(one, ast.Constant) and one.value in (*TASKS,):
+                yield one.lineno
+                break
 
 
-def _is_library(key: ast.expr | None) -> bool:
+def _is_library(key: ast.expr) -> bool:
     """Whether a dictionary's key may mean the package that is called like a task."""
-    return key is None or (isinstance(key, ast.Constant) and key.value == "stardist")
+    return isinstance(key, ast.Constant) and key.value == "stardist"
 
 
 def test_nothing_asks_which_task_it_is() -> None:
