@@ -1,4 +1,4 @@
-"""What the page says first: which methods may be the best, and from how much that is known."""
+"""What the page says first: which methods may be the best, and how much data that is based on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from analysis.statistics.power import smallest_lead, units_needed
 from analysis.statistics.resampling import FEWEST_UNITS
 
 FEATURES_OPEN = (
-    "Whether methods or populations differ in cell features, this page does not test yet: its "
+    "This page does not yet test whether methods or populations differ in cell features; its "
     "tables show estimates."
 )
-"""Said once on the page."""
+"""The page says this once."""
 ENOUGH_SEEDS = 3
-"""Trainings of a network from which something can be said of its architecture."""
+"""Number of trainings of a network that say something about its architecture."""
 WANTED_LEAD = 0.02
 MOST_NAMED = 4
 
@@ -42,7 +42,7 @@ class Answer:
 
 
 def answer(evidence: Evidence) -> Answer:
-    """Say which methods may be the best, from how much that is known, and what is not known."""
+    """Say which methods may be the best, how much data that is based on, and what is unknown."""
     methods = representatives(evidence)
     if methods.empty:
         text = "No method could be analysed yet, so there is no answer."

@@ -28,7 +28,7 @@ training time, loss, data-set IoU of the test images in per cent."""
 
 
 def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
-    """Return, of each task, architecture and encoder, the finished trial best on validation."""
+    """Return the finished trial that is best on validation for each task, architecture, encoder."""
     done = board[board["status"] == "done"]
     done = done.sort_values("val_dataset_iou", ascending=False, kind="stable")
     keys = done[["task", "architecture", "encoder"]].fillna("")
@@ -36,7 +36,7 @@ def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def table1(evidence: Evidence) -> pd.DataFrame:
-    """Return the paper's Table 1 of our trials, the paper's numbers beside ours.
+    """Return the paper's Table 1 for our trials, with the paper's numbers beside ours.
 
     The loss is the training loss of the epoch whose weights were kept. One row per task,
     architecture and encoder: the trial best on validation. Numbers are rounded as printed.
@@ -67,7 +67,7 @@ def table1(evidence: Evidence) -> pd.DataFrame:
 
 
 def _kept_loss(history: pd.DataFrame, trial: Mapping[Any, Any]) -> float:
-    """Return the training loss at the epoch whose weights were kept, NaN when not known."""
+    """Return the training loss at the epoch whose weights were kept; NaN when unknown."""
     if history.empty or "train_loss" not in history:
         return math.nan
     lines = history[history["trial_id"] == trial["trial_id"]]
@@ -80,7 +80,7 @@ def _rounded(value: Any, digits: int) -> float:
 
 
 def minutes(seconds: Any) -> str | None:
-    """Return a duration as the paper prints it, mm:ss.
+    """Return a duration in the paper's format, mm:ss.
 
     >>> minutes(1301.4)
     '21:41'
