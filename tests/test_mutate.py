@@ -42,3 +42,6 @@ def test_bugs_that_are_found_by_module(tmp_path: Path) -> None:
         "| all | 14 | 10 | 1 | 71.4 |",
     ]
     assert not enough
+    chosen, enough = table(tmp_path, ["sweep.plan"])
+    assert chosen[2:] == ["| `sweep.plan` | 10 | 9 | 0 | 90.0 |", "| all | 10 | 9 | 0 | 90.0 |"]
+    assert enough
