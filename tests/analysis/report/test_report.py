@@ -280,7 +280,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def opened(browser: Any, page: Path, width: int = 1280) -> None:
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    # the same address again may otherwise be answered by the page that is leaving
+    browser.get("about:blank")
     browser.get(page.as_uri())
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    there = "return location.protocol === 'file:' && document.readyState === 'complete'"
+    WebDriverWait(browser, 300).until(lambda one: one.execute_script(there))
 
 
 def requested(browser: Any) -> set[str]:
