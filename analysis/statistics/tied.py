@@ -21,6 +21,13 @@ from analysis.statistics.intervals import LEVEL, around, degrees_of_freedom, mea
 from analysis.statistics.resampling import FEWEST_UNITS
 
 PERMUTATIONS = 1999
+PERMUTATIONS_OF_MANY = 999
+MANY = 30
+"""Methods above which a test makes fewer permutations: its time grows with their square."""
+BLOCK = 2**22
+"""Numbers of the pairs of methods that are held in memory at once."""
+CLEARLY_TIED = 0.5
+"""Where a test's p is above this, the methods that are left are not tested further."""
 MOST_EXACT = 12
 """Units of two methods up to which all swaps are made, instead of random ones."""
 Array = NDArray[np.float64]
@@ -50,8 +57,8 @@ def tied_set(scores: pd.DataFrame, *, alpha: float = 0.05, seed: int = 0) -> pd.
         - low, high : 95 % confidence interval of the method's own mean score; NaN with fewer than
           six units
         - tied : whether the method may be the best. True of all with fewer than six units
-        - p : the largest `alpha` with which the method would still be in the set; NaN with fewer
-          than six units
+        - p : the largest `alpha` with which the method would still be in the set; 1 of all that
+          are left once it would be above 0.5; NaN with fewer than six units
 
     Raises
     ------
@@ -107,14 +114,14 @@ def _leaving(trials: dict[object, Array], seed: int) -> dict[object, float]:
     left, p, so_far = list(trials), {}, 0.0
     several = any(len(one) > 1 for one in trials.values())
     rng = np.random.default_rng(seed)
-    while len(left) > 1:
+    while len(left) > 1 and so_far <= CLEARLY_TIED:
         if several:
             step, worst = _by_variances([trials[name] for name in left])
         else:
             step, worst = _by_permutation(np.stack([trials[name][0] for name in left], 1), rng)
         so_far = max(so_far, step)
         p[left.pop(worst)] = so_far
-    return {**p, left[0]: 1.0}
+    return {**p, **dict.fromkeys(left, 1.0)}
 
 
 def _by_permutation(scores: Array, rng: np.random.Generator) -> tuple[float, int]:
@@ -135,14 +142,15 @@ def _by_permutation(scores: Array, rng: np.random.Generator) -> tuple[float, int
         permuted = scores[None] * signs[:, :, None]
         exceeds = _studentised(permuted).max((1, 2)) >= observed.max() * (1 - 1e-9)
         return float(exceeds.mean()), int(observed.max(0).argmax())
-    count, done, block = 1, 0, max(1, 2**22 // (units * methods))
-    while done < PERMUTATIONS:
-        size = min(block, PERMUTATIONS - done)
+    total = PERMUTATIONS if methods <= MANY else min(PERMUTATIONS, PERMUTATIONS_OF_MANY)
+    count, done, block = 1, 0, max(1, BLOCK // (methods * max(units, methods)))
+    while done < total:
+        size = min(block, total - done)
         permuted = rng.permuted(np.broadcast_to(scores, (size, *scores.shape)), axis=2)
         largest = _studentised(permuted).max((1, 2))
         count += int(np.count_nonzero(largest >= observed.max() * (1 - 1e-9)))
         done += size
-    return count / (PERMUTATIONS + 1), int(observed.max(0).argmax())
+    return count / (total + 1), int(observed.max(0).argmax())
 
 
 def _studentised(scores: Array) -> Array:
