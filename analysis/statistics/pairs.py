@@ -68,6 +68,7 @@ COLUMNS = (
 Array = NDArray[np.float64]
 
 
+# Long: its docstring describes a table of 26 columns.
 def compare(
     objects: pd.DataFrame,
     *,

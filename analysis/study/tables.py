@@ -112,7 +112,8 @@ def tied_candidates(run: Run) -> pd.DataFrame:
         IoU of single images.
     """
     table, images = run.candidates, run.per_image
-    if table.empty or images.empty or "candidate" not in run.leaderboard:
+    needed = {"trial_id", "split", "image", "group", "intersection", "union"}
+    if table.empty or not needed <= set(images) or "candidate" not in run.leaderboard:
         return table
     done = run.leaderboard.loc[run.leaderboard["status"] == "done"]
     trials = done[["trial_id", "candidate", "seed"]]
@@ -120,6 +121,9 @@ def tied_candidates(run: Run) -> pd.DataFrame:
     unit = images["group"].where(images["group"].notna(), images["image"])
     sums = images.assign(unit=unit).groupby(["candidate", "seed", "unit"], sort=False)
     counts = sums[["intersection", "union"]].sum().reset_index()
+    # where the table was cut short, a trial may lack units
+    here = counts.groupby(["candidate", "seed"])["unit"].transform("nunique")
+    counts = counts[here == counts["unit"].nunique()]
     share = counts["intersection"] / counts["union"]
     scores = counts.assign(score=share.where(counts["union"] > 0, 1.0), method=counts["candidate"])
     found = tied_set(scores)[["method", "score", "low", "high", "tied"]]

@@ -146,6 +146,7 @@ class Draws(Searcher):
 
     ahead = 1
 
+    # Eight parameters: what draws, what is drawn, and what a sweep asks of it.
     def __init__(
         self,
         study: optuna.Study,

@@ -65,3 +65,15 @@ def test_images_without_a_group_are_units_and_empty_ones_are_perfect() -> None:
 def test_without_single_images_the_table_stays_as_it_is() -> None:
     run = run_of(NONE, ["one"])
     pd.testing.assert_frame_equal(tied_candidates(run), run.candidates)
+
+
+def test_a_trial_of_which_images_are_missing_says_nothing() -> None:
+    """per_image.csv was cut short, or a column of it is gone."""
+    images = pixels({"good": 0.9, "bad": 0.7, "same": 0.9})
+    images = images[images["split"] == "val"].iloc[:-9]
+    found = tied_candidates(run_of(images, ["bad", "good", "same"])).set_index("candidate")
+    whole = tied_candidates(run_of(images, ["bad", "good"])).set_index("candidate")
+    assert found.loc[["good"], "iou_mean"].tolist() == whole.loc[["good"], "iou_mean"].tolist()
+    assert found.loc[["good", "bad"], "tied"].tolist() == [True, False]
+    run = run_of(images.drop(columns="union"), ["good"])
+    pd.testing.assert_frame_equal(tied_candidates(run), run.candidates)
