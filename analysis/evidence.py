@@ -16,6 +16,9 @@ FEATURES = ("area", "perimeter", "circularity", "solidity", "radius", "shape_ind
 """The paper's six features."""
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Overlaps at which objects are matched."""
+LENGTHS = ("masd", "hd95")
+"""Metrics that are distances in pixels; where the pixel size is known, tables also have them in
+micrometres, with ``_um`` added to their names."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ class Evidence:
     scores: pd.DataFrame
     """Long format: method, trial_id, split ('val', 'test'), parameters ('default', 'calibrated'),
     metric
-    (precision_50 recall_50 f1_50 ap_50 ap_60 ap_70 ap_80 ap_90 ap_mean pq seg hausdorff_mean
-    hausdorff_95 iou), value, units, images, true_objects, predicted_objects."""
+    (precision_50 recall_50 f1_50 ap_50 ap_60 ap_70 ap_80 ap_90 ap_mean pq seg masd hd95 iou, and
+    masd_um hd95_um where the pixel size is known; masd and hd95 are in pixels), value, units,
+    images, true_objects, predicted_objects."""
     units: pd.DataFrame
     """Long format, one value per independent unit: method, trial_id, split, parameters, metric
     (those of `scores`, and 'bias_area' etc., the relative bias of each feature), unit, value. NaN

@@ -35,6 +35,12 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m analysis.run",
@@ -82,9 +88,17 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=9999,
         metavar="N",
-        help="number of permutations and bootstrap resamples for statistics.csv (default: 9999)",
+        help="number of random permutations behind each p_unit in statistics.csv (default: 9999); "
+        "where fewer different ones exist, each of them is used once",
     )
-    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add(
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="seed of all that is random (default: 0): the search of the calibration, the "
+        "permutations behind the tied methods and statistics.csv, the shapes in noise.csv",
+    )
     return parser
 
 

@@ -62,13 +62,15 @@ def unit_scores(
     return table.assign(score=table["score"].where(table["score"].notna() | ~shown, 1.0))
 
 
-def select(scores: pd.DataFrame) -> dict[str, Selected]:
+def select(scores: pd.DataFrame, *, seed: int = 0) -> dict[str, Selected]:
     """Say where every method stands on validation.
 
     Parameters
     ----------
     scores : DataFrame
         As `unit_scores` gives them.
+    seed : int
+        See `analysis.statistics.tied_set`.
 
     Returns
     -------
@@ -89,5 +91,5 @@ def select(scores: pd.DataFrame) -> dict[str, Selected]:
             float(lowest.get(row["method"], nan)),
             float(highest.get(row["method"], nan)),
         )
-        for row in tied_set(scores).to_dict("records")
+        for row in tied_set(scores, seed=seed).to_dict("records")
     }

@@ -83,7 +83,12 @@ def noise_floor(
 
 
 def discretisation_difference(
-    areas_a: ArrayLike, areas_b: ArrayLike, feature: str, *, convention: str = "trackmate"
+    areas_a: ArrayLike,
+    areas_b: ArrayLike,
+    feature: str,
+    *,
+    convention: str = "trackmate",
+    seed: int = 0,
 ) -> float:
     """Return the difference of means between two populations that pixels alone may produce.
 
@@ -99,6 +104,8 @@ def discretisation_difference(
         One of `FEATURES`.
     convention : str
         See `analysis.morphology.measure`.
+    seed : int
+        Of the discs' random shifts.
 
     Returns
     -------
@@ -109,8 +116,8 @@ def discretisation_difference(
     a, b = a[a > 0], b[b > 0]
     if not a.size or not b.size:
         return math.nan
-    bias_a, variance_a = _expected(a, feature, convention)
-    bias_b, variance_b = _expected(b, feature, convention)
+    bias_a, variance_a = _expected(a, feature, convention, seed)
+    bias_b, variance_b = _expected(b, feature, convention, seed)
     return abs(bias_a - bias_b) + 1.96 * math.sqrt(variance_a + variance_b)
 
 
@@ -129,9 +136,11 @@ def ideal_features(radius: float, aspect: float = 1.0) -> dict[str, float]:
     }
 
 
-def _expected(areas: NDArray[np.float64], feature: str, convention: str) -> tuple[float, float]:
+def _expected(
+    areas: NDArray[np.float64], feature: str, convention: str, seed: int
+) -> tuple[float, float]:
     """Return the mean bias, and the variance of the mean, for discs of these areas."""
-    grid, bias, sd = _curve(convention)
+    grid, bias, sd = _curve(convention, seed)
     radii, column = np.sqrt(areas / math.pi), FEATURES.index(feature)
     scale = {"area": areas, "perimeter": 2 * math.pi * radii, "radius": radii}.get(
         feature, np.full(len(areas), ideal_features(1.0)[feature])
@@ -144,13 +153,13 @@ def _expected(areas: NDArray[np.float64], feature: str, convention: str) -> tupl
 
 @lru_cache(maxsize=8)
 def _curve(
-    convention: str,
+    convention: str, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return radii, and the relative bias and SD of each feature for discs of these radii."""
     bias, sd = [], []
     for radius in _RADII:
         ideal = np.array(list(ideal_features(radius).values()))
-        relative = _render(radius, 1.0, convention, SHIFTS, 0) / ideal
+        relative = _render(radius, 1.0, convention, SHIFTS, seed) / ideal
         bias.append(np.nanmean(relative, axis=0) - 1)
         sd.append(np.nanstd(relative, axis=0, ddof=1))
     return np.array(_RADII), np.array(bias), np.array(sd)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.evidence import FEATURES, TRUTH, Evidence
+from analysis.evidence import FEATURES, LENGTHS, TRUTH, Evidence
 from analysis.report.table1 import table1
 from analysis.statistics.pairs import TOO_FEW
 from trainables.names import network_name
@@ -30,7 +30,7 @@ HEADINGS = {
     "val_low": "95 % interval, from",
     "val_high": "to",
     "tied": "may be the best",
-    "iou_mean": "IoU, validation, mean over units",
+    "iou_mean": "IoU, validation, mean over groups",
     "iou_low": "95 % interval, from",
     "iou_high": "to",
     "val_lowest": "lowest unit",
@@ -41,8 +41,10 @@ HEADINGS = {
     "test_seg": "SEG, test",
     "test_iou": "IoU, test",
     **{f"bias_{f}": f"{f.replace('_', ' ')} bias (%)" for f in FEATURES},
-    "hausdorff_mean": "mean boundary distance (px)",
-    "hausdorff_95": "95th percentile of boundary distance (px)",
+    "masd": "MASD (px)",
+    "hd95": "HD95 (px)",
+    "masd_um": "MASD (µm)",
+    "hd95_um": "HD95 (µm)",
     "n": "cells",
     "n_a": "cells in a",
     "n_b": "cells in b",
@@ -294,14 +296,21 @@ def _cell(value: Any, column: str, numeric: bool) -> Cell:
 
 
 def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return scores with one column per metric and one row per trial, split and parameters."""
+    """Return scores with one column per metric and one row per trial, split and parameters.
+
+    Distances are in micrometres if they are known for all rows, else in pixels.
+    """
     if scores.empty:
         return scores
     keys = ["method", "trial_id", "split", "parameters"]
     counts = ["images", "true_objects", "predicted_objects"]
     wide = scores.pivot_table(index=keys, columns="metric", values="value", sort=False)
     metrics = list(dict.fromkeys(scores["metric"]))
-    wide = wide[[m for m in metrics if m in wide]]
+    known = all(
+        wide[f"{m}_um"].notna().equals(wide[m].notna()) for m in LENGTHS if f"{m}_um" in wide
+    )
+    left = {m if known else f"{m}_um" for m in LENGTHS if f"{m}_um" in wide}
+    wide = wide[[m for m in metrics if m in wide and m not in left]]
     few = scores.drop_duplicates(keys).set_index(keys)[counts]
     return wide.join(few).reset_index()
 
@@ -420,8 +429,9 @@ def make_tables(evidence: Evidence) -> list[Table]:
     )
     pairs = (
         "Differences in cell features (a minus b, in pixels) between the means over all cells, and "
-        "between the means of independent units. Grey rows: the difference is no larger than "
-        "pixels alone produce."
+        f"between the means of independent units ({unit_of(evidence, cells=True)}s; the note says "
+        "where groups count instead). Grey rows: the difference is no larger than pixels alone "
+        "produce."
     )
     candidates = (
         "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "
@@ -429,14 +439,20 @@ def make_tables(evidence: Evidence) -> list[Table]:
     )
     cells = (
         "Agreement with the ground truth in pixels, for cells found by both. Limits of agreement: "
-        "bias minus and plus 1.96 SD of single cells."
+        "bias minus and plus 1.96 SD of single cells. Units are "
+        f"{unit_of(evidence, cells=True)}s."
+    )
+    scores = (
+        "All scores of all seeds, pooled over images. MASD is the mean average surface distance of "
+        "matched cells, HD95 the 95th percentile of their Hausdorff distance, as Metrics Reloaded "
+        "defines them (doi:10.1038/s41592-023-02151-z)."
     )
     tables = [
         make_table("ranking", ranked, ranking(evidence)),
         make_table("table1", paper, table1(evidence)),
         make_table("statistics", pairs, differences(evidence), grey="below_noise"),
         make_table("agreement", cells, agreed(evidence)),
-        make_table("scores", "All scores of all seeds.", wide_scores(evidence.scores)),
+        make_table("scores", scores, wide_scores(evidence.scores)),
         make_table("leaderboard", "All trials, best on validation first.", board),
         make_table("candidates", candidates, evidence.candidates),
         make_table(

@@ -54,8 +54,10 @@ def comparisons(
         The independent unit.
     convention : str
         Convention with which the objects were measured.
-    resamples, seed : int
+    resamples : int
         See `analysis.statistics.compare`.
+    seed : int
+        Of all that is random: permutations, and the shifts of discs on their pixels.
 
     Returns
     -------
@@ -78,7 +80,7 @@ def comparisons(
                 level: rows["area"].dropna().to_numpy(float) for level, rows in part.groupby(by)
             }
             found["discretisation"] = [
-                _discretisation(areas.get(a), areas.get(b), feature, convention)
+                _discretisation(areas.get(a), areas.get(b), feature, convention, seed)
                 for a, b in zip(found["a"], found["b"])
             ]
             tables.append(found)
@@ -108,11 +110,11 @@ def _questions(table: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.Da
 
 
 def _discretisation(
-    a: np.ndarray | None, b: np.ndarray | None, feature: str, convention: str
+    a: np.ndarray | None, b: np.ndarray | None, feature: str, convention: str, seed: int
 ) -> float:
     if a is None or b is None or not len(a) or not len(b):
         return float("nan")
-    return float(discretisation_difference(a, b, feature, convention=convention))
+    return float(discretisation_difference(a, b, feature, convention=convention, seed=seed))
 
 
 def agreements(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
@@ -186,9 +188,10 @@ def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.Da
                 yield str(method), feature, pairs
 
 
-def noise_of(objects: pd.DataFrame, convention: str) -> pd.DataFrame:
+def noise_of(objects: pd.DataFrame, convention: str, *, seed: int = 0) -> pd.DataFrame:
     """Return the noise floor at the quartiles of the true cells' areas."""
     areas = objects.loc[objects["method"] == TRUTH, "area"].dropna()
     if areas.empty:
         return pd.DataFrame()
-    return noise_floor(areas.quantile(list(QUARTILES)).to_numpy(float), convention=convention)
+    quartiles = areas.quantile(list(QUARTILES)).to_numpy(float)
+    return noise_floor(quartiles, convention=convention, seed=seed)

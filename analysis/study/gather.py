@@ -61,16 +61,18 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         raise CheckpointError("; ".join(missing))
     crop, unseen = crop_of_networks(study, chosen, trials, truth.window, new_task)
     objects = together([*truth.objects, *(table for trial in trials for table in trial.objects)])
-    scores, units = score_tables(trials, unit, study.measurer.split)
+    sizes = {"val": study.dataset.pixel_size_um}
+    sizes[study.measurer.split] = study.measured.pixel_size_um
+    scores, units = score_tables(trials, unit, study.measurer.split, sizes)
     biases = unit_biases(objects, unit=unit).assign(parameters="calibrated")
     standing = validation_scores(trials, unit)
     return Evidence(
         out=run.out,
         plan=run.plan,
         leaderboard=run.leaderboard,
-        candidates=tied_candidates(run),
+        candidates=tied_candidates(run, seed=options.seed),
         history=run.history,
-        methods=method_table(run, trials, standing, unit),
+        methods=method_table(run, trials, standing, unit, seed=options.seed),
         standing=standing,
         scores=scores,
         units=pd.concat([units, biases], ignore_index=True),
@@ -83,7 +85,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
             seed=options.seed,
         ),
         agreement=agreements(objects, unit=unit),
-        noise=noise_of(objects, options.convention),
+        noise=noise_of(objects, options.convention, seed=options.seed),
         crop=crop,
         pictures=pictures_of(trials, truth),
         missing=[*missing, *unseen],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.evaluation.scores import METRICS, ImageScores, pooled, unit_members
 from analysis.evaluation.selection import select, unit_scores
+from analysis.evidence import LENGTHS
 from analysis.instances.methods import way_of
 from analysis.runfolder import Run, command_of
 from analysis.statistics import mean_interval, tied_set
@@ -31,7 +34,7 @@ def units_of(scored: Scored, unit: str) -> list[str]:
 
 
 def method_table(
-    run: Run, trials: Sequence[AnalysedTrial], scores: pd.DataFrame, unit: str
+    run: Run, trials: Sequence[AnalysedTrial], scores: pd.DataFrame, unit: str, *, seed: int = 0
 ) -> pd.DataFrame:
     """Return `analysis.evidence.Evidence.methods`: one row per method and trial, best first.
 
@@ -43,8 +46,10 @@ def method_table(
         As `validation_scores` gives them.
     unit : str
         What is independent.
+    seed : int
+        See `analysis.statistics.tied_set`.
     """
-    places, tested = select(scores), _measured_intervals(trials, unit)
+    places, tested = select(scores, seed=seed), _measured_intervals(trials, unit)
     rows = []
     for trial in trials:
         config = run.configs[trial.trial_id]
@@ -100,8 +105,14 @@ def _measured_intervals(
     return {str(method): mean_interval(values.to_numpy(float)) for method, values in each}
 
 
-def tied_candidates(run: Run) -> pd.DataFrame:
+def tied_candidates(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """Return candidates.csv with what its validation IoU says of the best.
+
+    Parameters
+    ----------
+    run : Run
+    seed : int
+        See `analysis.statistics.tied_set`.
 
     Returns
     -------
@@ -126,13 +137,16 @@ def tied_candidates(run: Run) -> pd.DataFrame:
     counts = counts[here == counts["unit"].nunique()]
     share = counts["intersection"] / counts["union"]
     scores = counts.assign(score=share.where(counts["union"] > 0, 1.0), method=counts["candidate"])
-    found = tied_set(scores)[["method", "score", "low", "high", "tied"]]
+    found = tied_set(scores, seed=seed)[["method", "score", "low", "high", "tied"]]
     names = ["candidate", "iou_mean", "iou_low", "iou_high", "tied"]
     return table.merge(found.set_axis(names, axis=1), on="candidate", how="left")
 
 
 def score_tables(
-    trials: Sequence[AnalysedTrial], unit: str, split: str
+    trials: Sequence[AnalysedTrial],
+    unit: str,
+    split: str,
+    pixel_sizes: Mapping[str, float | None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scores of all images together, and those of each independent unit.
 
@@ -143,16 +157,21 @@ def score_tables(
         The independent unit.
     split : str
         Name for the split of the measured images.
+    pixel_sizes : mapping of str to float, optional
+        Side of a pixel in micrometres by split, where it is known: distances are then given in
+        micrometres as well.
 
     Returns
     -------
     scores, units : DataFrame
         See `analysis.evidence.Evidence`.
     """
+    pixel_sizes = pixel_sizes or {}
     rows, each = [], []
     for trial in trials:
         for name, scored in (("val", trial.validation), (split, trial.measured)):
             units, members = unit_members(units_of(scored, unit))
+            size = pixel_sizes.get(name)
             for variant, images in scored.scores.items():
                 common = {
                     "method": variant.method,
@@ -168,11 +187,19 @@ def score_tables(
                 }
                 rows += [
                     {**common, "metric": metric, "value": value, **counts}
-                    for metric, value in zip(METRICS, pooled(images))
+                    for metric, value in _named(pooled(images), size)
                 ]
                 each += [
                     {**common, "metric": metric, "unit": unit_name, "value": value}
                     for unit_name, values in zip(units, pooled(images, members))
-                    for metric, value in zip(METRICS, values)
+                    for metric, value in _named(values, size)
                 ]
     return pd.DataFrame(rows), pd.DataFrame(each)
+
+
+def _named(values: NDArray[np.float64], pixel_size_um: float | None) -> list[tuple[str, float]]:
+    """Name the values of all metrics; add distances in micrometres if the pixel size is known."""
+    named = dict(zip(METRICS, values))
+    if pixel_size_um is not None:
+        named |= {f"{metric}_um": named[metric] * pixel_size_um for metric in LENGTHS}
+    return list(named.items())

@@ -198,7 +198,7 @@ def make_scores(methods: pd.DataFrame, units: int = 8) -> pd.DataFrame:
                 }
                 values |= {"ap_mean": best, "iou": best + 0.14, "f1_50": best + 0.2}
                 values |= {"precision_50": best + 0.21, "recall_50": best + 0.19, "pq": best}
-                values |= {"seg": best, "hausdorff_mean": 2.31, "hausdorff_95": 4.8}
+                values |= {"seg": best, "masd": 2.31, "hd95": 4.8}
                 for metric, value in values.items():
                     columns = {"method": row["method"], "trial_id": row["trial_id"]}
                     columns |= {"split": split, "parameters": parameters, "metric": metric}

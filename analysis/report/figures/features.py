@@ -54,7 +54,8 @@ class Features(NamedTuple):
     """Number of cells of each method."""
     panels: list[Panel | None]
     """One per feature; None where no method has a value."""
-    unit: str
+    means: str
+    """What a white diamond is; '' where none is drawn."""
     sample: str
     """How much data the features come from."""
     size_known: bool
@@ -68,14 +69,16 @@ def compute(evidence: Evidence) -> Features | None:
         return None
     methods = in_order(objects["method"], (TRUTH, *representatives(evidence)["method"]))
     tables = [objects[objects["method"] == name] for name in methods]
-    unit = evidence.settings.get("unit", "image")
-    if unit not in {"group", "image"} & set(objects) or objects[unit].nunique() > MOST_DOTS:
-        unit = None
+    unit = unit_of(evidence, cells=True)
+    drawn = unit in {"group", "image"} & set(objects) and objects[unit].nunique() <= MOST_DOTS
     return Features(
         methods,
         [len(table) for table in tables],
-        [_panel(feature, *feature_column(evidence, feature), tables, unit) for feature in FEATURES],
-        unit_of(evidence, cells=True),
+        [
+            _panel(feature, *feature_column(evidence, feature), tables, unit if drawn else None)
+            for feature in FEATURES
+        ],
+        f"mean of each {unit}" if drawn else "",
         measured_from(evidence),
         feature_column(evidence, "area")[1] == "µm²",
     )
@@ -170,10 +173,10 @@ def _draw_boxes(ax: Axes, panel: Panel, colours: list[str]) -> None:
 def caption(shown: Features) -> str:
     """Say what boxes, diamonds and lines mean, and where the axes end."""
     size = "" if shown.size_known else " The pixel size is not known, so sizes are in pixels."
+    means = f"White diamonds: {shown.means}. " if shown.means else ""
     return (
         f"All cells in {shown.sample}; n is the number of cells. Boxes: quartiles and median; "
-        "whiskers: the last value within 1.5 box lengths; dots: values beyond. White diamonds: "
-        f"mean of each {shown.unit} (not drawn for more than {MOST_DOTS}). Dashed: median of the "
-        "truth. Axes end at the 0.5 and 99.5 % points, or at three box lengths from the box if "
-        f"that is nearer; each panel gives the number of cells beyond.{size}"
+        f"whiskers: the last value within 1.5 box lengths; dots: values beyond. {means}Dashed: "
+        "median of the truth. Axes end at the 0.5 and 99.5 % points, or at three box lengths from "
+        f"the box if that is nearer; each panel gives the number of cells beyond.{size}"
     )

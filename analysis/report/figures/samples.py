@@ -18,7 +18,10 @@ def measured_from(evidence: Evidence) -> str:
     """Say how many images and units cell features come from; images without cells do not count."""
     objects, unit = evidence.objects, unit_of(evidence, cells=True)
     images = objects["image"].nunique() if len(objects) else 0
-    units = objects[unit].nunique() if len(objects) and unit in objects else 0
+    # tracks are numbered within their group
+    names = ["group", "track"] if unit == "track" else [unit]
+    known = len(objects) and set(names) <= set(objects)
+    units = len(objects[names].dropna().drop_duplicates()) if known else 0
     seen = _images(images, measured_split(evidence))
     return f"{seen} with cells, {independent(units, unit)}"
 

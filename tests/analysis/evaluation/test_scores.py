@@ -48,9 +48,10 @@ def test_scores_by_hand() -> None:
     assert found["pq"] == pytest.approx((1 + 2 / 3) / (2 + 0.5 + 0.5))
     assert found["seg"] == pytest.approx((1 + 2 / 3 + 0) / 3)
     assert found["iou"] == pytest.approx(180 / (300 + 264 - 180))
-    # outline pixels of a square of 10, moved by 2 along x: the same rows, two columns further
-    assert found["hausdorff_95"] == pytest.approx((0 + 2) / 2)
-    assert 0.2 < found["hausdorff_mean"] < 1
+    # 36 outline pixels of a square of 10, moved by 2 along x. In either direction 10 of one side
+    # are 2 away; of the other side 2 are 1 away and 6 are 2 away; 2 beside the corners are 1 away
+    assert found["hd95"] == pytest.approx((0 + 2) / 2)
+    assert found["masd"] == pytest.approx((0 + (10 * 2 + 2 * 1 + 6 * 2 + 2 * 1) / 36) / 2)
 
 
 def test_pairs_carry_the_labels_of_their_images() -> None:

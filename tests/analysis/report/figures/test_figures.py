@@ -219,6 +219,32 @@ def test_boxes_are_quartiles_and_means_of_units(evidence: Evidence) -> None:
     assert shown.counts == [8 * 50] * 5
 
 
+@pytest.mark.parametrize(
+    ("unit", "counted", "diamonds"),
+    [
+        ("group", "8 independent groups", "mean of each group."),
+        ("image", "8 independent images", "mean of each image."),
+        ("track", "400 independent tracks", None),
+    ],
+)
+def test_captions_name_the_unit_that_was_used(
+    unit: str, counted: str, diamonds: str | None, evidence: Evidence
+) -> None:
+    """Of 8 groups of one image with 50 tracks each, which are numbered from 1 in every group."""
+    one = replace(evidence, settings=evidence.settings | {"unit": unit})
+    shown, biases = features.compute(one), bias.compute(one)
+    assert shown is not None
+    assert biases is not None
+    said = features.caption(shown)
+    assert f"with cells, {counted};" in said
+    assert f"with cells, {counted}." in bias.caption(biases)
+    assert ("White diamonds" in said) == (diamonds is not None)
+    assert diamonds is None or f"White diamonds: {diamonds}" in said
+    captions = {table.name: table.caption for table in report_tables.make_tables(one)}
+    assert f"independent units ({unit}s;" in captions["statistics"]
+    assert f"Units are {unit}s." in captions["agreement"]
+
+
 def test_features_without_values_are_left_out(evidence: Evidence) -> None:
     without = evidence.objects.assign(solidity=np.nan)
     shown = features.compute(replace(evidence, objects=without))
