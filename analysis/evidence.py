@@ -92,9 +92,24 @@ class Evidence:
     (those of `scores`, and 'bias_area' etc., the relative bias of each feature), unit, value. NaN
     where the unit has nothing to score."""
     objects: pd.DataFrame
-    """One row per instance in the test images (those of method `TRUTH` included): trial_id method
-    image group split label matched_label iou track population, then the columns of
-    `analysis.morphology.measure`."""
+    """One row per instance in the measured images (those of method `TRUTH` included): trial_id
+    method image group split label, then
+
+    - matched_label, iou: the true cell with an IoU of at least 0.5, if there is one
+    - track, population: those of the true cell that the instance overlaps most
+    - overlap_label: this true cell; empty for invented cells
+    - outcome: 'found', 'invented', 'merged', 'split' or 'boundary', see
+      `analysis.evaluation.outcomes`
+    - at_border (bool): whether it touches the border of the image
+    - left_out (bool): whether comparisons of cell features leave it out: true cells at the border,
+      all that overlap these most, and invented cells at the border
+
+    and the columns of `analysis.morphology.measure`."""
+    errors: pd.DataFrame
+    """What became of the cells, for representative seeds and measured images. One row per method,
+    image and cause ('missed', 'invented', 'merged', 'split', 'boundary'): cause, true_cells,
+    predicted_cells, tp_50 ... tp_90, method, image, group, split; see
+    `analysis.evaluation.outcomes.Outcomes.counts`."""
     statistics: pd.DataFrame
     """The columns of `analysis.statistics.compare` for all features, and comparison ('methods',
     'populations', 'groups'), method (whose cells were compared, for populations and groups),
@@ -114,3 +129,13 @@ class Evidence:
     settings: dict[str, Any]
     """convention, pixel_size_um (or None), unit (the independent one), top, flips, versions,
     seeds, budget of the calibration, data root and fingerprint, command of the analysis."""
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """`objects` whose features are compared: without those that are left out."""
+        return compared(self.objects)
+
+
+def compared(objects: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of an object table whose features are compared, see `Evidence.objects`."""
+    return objects[~objects["left_out"].astype(bool)] if len(objects) else objects

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,16 +65,17 @@ class Matching:
 _NAMES = tuple(name for name in METRICS if name != "ap_mean")
 
 
-def numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.integer]]:
+def numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Number a label image's instances 1..n, since stardist's tables grow with the largest label.
 
     Returns
     -------
     small : (H, W) int32 array
-    values : (n + 1,) array
+    values : (n + 1,) int64 array
         ``values[k]`` is the label that became k; the first one is 0.
     """
-    values, index = np.unique(labels, return_inverse=True)
+    found, index = np.unique(labels, return_inverse=True)
+    values = found.astype(np.int64)
     if not values.size or values[0] != 0:
         values, index = np.concatenate([[0], values]), index + 1
     return index.reshape(labels.shape).astype(np.int32), values
@@ -105,21 +105,18 @@ def match(
     if true.shape != pred.shape:
         raise ValueError(f"true labels have shape {true.shape}, but predicted ones {pred.shape}")
     (a, names_a), (b, names_b) = numbered(true), numbered(pred)
-    return _match(a, b, names_a, names_b, threshold)
+    found = match_numbered(a, b, threshold=threshold)
+    return Matching(names_a[found.true], names_b[found.pred], found.iou)
 
 
-def _match(
-    a: NDArray[np.int32],
-    b: NDArray[np.int32],
-    names_a: NDArray[Any],
-    names_b: NDArray[Any],
-    threshold: float,
+def match_numbered(
+    a: NDArray[np.int32], b: NDArray[np.int32], *, threshold: float = 0.5
 ) -> Matching:
+    """Pair the instances of two label images as `match` does, if `numbered` made them."""
     found = matching(a, b, thresh=threshold, report_matches=True)
     ok = np.asarray(found.matched_scores, float) >= threshold
     pairs = np.asarray(found.matched_pairs, np.int64).reshape(-1, 2)[ok]
-    iou = np.asarray(found.matched_scores, float)[ok]
-    return Matching(names_a[pairs[:, 0]], names_b[pairs[:, 1]], iou)
+    return Matching(pairs[:, 0], pairs[:, 1], np.asarray(found.matched_scores, float)[ok])
 
 
 def image_scores(
@@ -156,7 +153,7 @@ def image_scores(
         half.tp + half.fp / 2 + half.fn / 2,
     )
     values["seg"] = (_seg(a, b), half.n_true)
-    pairs = _match(a, b, np.arange(a.max() + 1), np.arange(b.max() + 1), 0.5)
+    pairs = match_numbered(a, b)
     distances = outline_distances(a, b, pairs) if boundaries else np.zeros((0, 2))
     for name, column in zip(LENGTHS, distances.T):
         values[name] = (column.sum(), len(column))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, compared
 from analysis.formats.trackmate import write_trackmate_objects
 from analysis.runfolder import candidates, choose_candidates, unfinished
 from analysis.study.comparisons import agreements, comparisons, noise_of, unit_biases
@@ -61,10 +61,11 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         raise CheckpointError("; ".join(missing))
     crop, unseen = crop_of_networks(study, chosen, trials, truth.window, new_task)
     objects = together([*truth.objects, *(table for trial in trials for table in trial.objects)])
+    cells = compared(objects)
     sizes = {"val": study.dataset.pixel_size_um}
     sizes[study.measurer.split] = study.measured.pixel_size_um
     scores, units = score_tables(trials, unit, study.measurer.split, sizes)
-    biases = unit_biases(objects, unit=unit).assign(parameters="calibrated")
+    biases = unit_biases(cells, unit=unit).assign(parameters="calibrated")
     standing = validation_scores(trials, unit)
     return Evidence(
         out=run.out,
@@ -77,15 +78,16 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         scores=scores,
         units=pd.concat([units, biases], ignore_index=True),
         objects=objects,
+        errors=together([table for trial in trials for table in trial.errors]),
         statistics=comparisons(
-            objects,
+            cells,
             unit=unit,
             convention=options.convention,
             resamples=options.resamples,
             seed=options.seed,
         ),
-        agreement=agreements(objects, unit=unit),
-        noise=noise_of(objects, options.convention, seed=options.seed),
+        agreement=agreements(cells, unit=unit),
+        noise=noise_of(cells, options.convention, seed=options.seed),
         crop=crop,
         pictures=pictures_of(trials, truth),
         missing=[*missing, *unseen],
@@ -118,7 +120,7 @@ def write_tables(evidence: Evidence, report: Path) -> None:
             pixel_size_um=evidence.settings.get("pixel_size_um"),
             extra=OBJECT_COLUMNS,
         )
-    for name in ("methods", "scores", "units", "statistics", "agreement", "noise"):
+    for name in ("methods", "scores", "units", "errors", "statistics", "agreement", "noise"):
         table: pd.DataFrame = getattr(evidence, name).copy()
         if name in ("statistics", "agreement"):
             table.insert(0, "caution", CAUTION)

@@ -70,6 +70,8 @@ class AnalysedTrial:
         Scores on the sweep's validation images and on the measured images.
     objects : list of DataFrame
         Cells of a representative, one table per image and method.
+    errors : list of DataFrame
+        What became of its cells, likewise.
     labels : dict
         Label images of a representative for the report's pictures, by image and then method.
     probability : (h, w) float32 array, optional
@@ -87,6 +89,7 @@ class AnalysedTrial:
         self.representative = trial_id == candidate.trials[0]
         self.validation, self.measured = Scored(variants), Scored(variants)
         self.objects: list[pd.DataFrame] = []
+        self.errors: list[pd.DataFrame] = []
         self.labels: dict[str, dict[str, Labels]] = {}
         self.probability: NDArray[np.float32] | None = None
 
@@ -130,9 +133,11 @@ class AnalysedTrial:
         for variant, labels in cells.items():
             if not variant.calibrated:
                 continue
-            self.objects.append(
-                measurer.found_cells(labels, image, method=variant.method, trial_id=self.trial_id)
+            found, errors = measurer.found_cells(
+                labels, image, method=variant.method, trial_id=self.trial_id
             )
+            self.objects.append(found)
+            self.errors.append(errors)
             if keep:
                 self.labels.setdefault(image.item.stem, {})[variant.method] = labels
 

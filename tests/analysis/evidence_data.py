@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from analysis.evaluation.outcomes import CAUSES
 from analysis.evaluation.selection import select
 from analysis.evidence import FEATURES, IOUS, TRUTH, Crop, Evidence, Picture
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
@@ -258,6 +259,10 @@ def make_objects(
                     "iou": rng.uniform(0.6, 0.95, 50),
                     "track": np.arange(1, 51),
                     "population": np.where(np.arange(50) % 2, "large", "small"),
+                    "overlap_label": np.arange(1, 51),
+                    "outcome": "found",
+                    "at_border": np.arange(50) == 49,
+                    "left_out": np.arange(50) == 49,
                     "x": rng.uniform(0, 224, 50),
                     "y": rng.uniform(0, 224, 50),
                     "area": area,
@@ -275,6 +280,23 @@ def make_objects(
                 table["radius_um"] = found * pixel
             parts.append(table)
     return pd.concat(parts, ignore_index=True)
+
+
+def make_errors(methods: pd.DataFrame, images: int = 8) -> pd.DataFrame:
+    """Give what became of 50 true cells in each image; each method misses one more."""
+    rows = []
+    for rank, method in enumerate(methods.loc[methods["representative"], "method"]):
+        counts = {"missed": (rank, 0), "invented": (0, 1), "merged": (4, 2), "split": (1, 2)}
+        counts["boundary"] = (45 - rank, 45 - rank)
+        for image in range(images):
+            for cause in CAUSES:
+                true, pred = counts[cause]
+                right = {"merged": 1, "boundary": 43 - rank}.get(cause, 0)
+                row = {"cause": cause, "true_cells": true, "predicted_cells": pred}
+                row |= {f"tp_{round(100 * t)}": max(0, right - 4 * i) for i, t in enumerate(IOUS)}
+                row |= {"method": method, "image": f"t{image:03d}", "group": f"field{image}"}
+                rows.append(row | {"split": "test"})
+    return pd.DataFrame(rows)
 
 
 def make_statistics(
@@ -410,6 +432,7 @@ def make_evidence(
         scores=scores,
         units=make_units(scores, agreement, units),
         objects=objects,
+        errors=make_errors(methods, units),
         statistics=make_statistics(objects, significant, units),
         agreement=agreement,
         noise=make_noise(),
@@ -442,6 +465,7 @@ def empty(evidence: Evidence) -> Evidence:
             "scores",
             "units",
             "objects",
+            "errors",
             "statistics",
             "agreement",
             "noise",

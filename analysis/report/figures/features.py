@@ -64,7 +64,7 @@ class Features(NamedTuple):
 
 def compute(evidence: Evidence) -> Features | None:
     """Return a box for every feature and method."""
-    objects = evidence.objects
+    objects = evidence.cells
     if objects.empty:
         return None
     methods = in_order(objects["method"], (TRUTH, *representatives(evidence)["method"]))
@@ -175,8 +175,9 @@ def caption(shown: Features) -> str:
     size = "" if shown.size_known else " The pixel size is not known, so sizes are in pixels."
     means = f"White diamonds: {shown.means}. " if shown.means else ""
     return (
-        f"All cells in {shown.sample}; n is the number of cells. Boxes: quartiles and median; "
-        f"whiskers: the last value within 1.5 box lengths; dots: values beyond. {means}Dashed: "
-        "median of the truth. Axes end at the 0.5 and 99.5 % points, or at three box lengths from "
-        f"the box if that is nearer; each panel gives the number of cells beyond.{size}"
+        f"All cells in {shown.sample}, without those at the border of an image; n is the number "
+        "of cells. Boxes: quartiles and median; whiskers: the last value within 1.5 box lengths; "
+        f"dots: values beyond. {means}Dashed: median of the truth. Axes end at the 0.5 and 99.5 % "
+        "points, or at three box lengths from the box if that is nearer; each panel gives the "
+        f"number of cells beyond.{size}"
     )

@@ -16,7 +16,7 @@ def scored_from(evidence: Evidence) -> str:
 
 def measured_from(evidence: Evidence) -> str:
     """Say how many images and units cell features come from; images without cells do not count."""
-    objects, unit = evidence.objects, unit_of(evidence, cells=True)
+    objects, unit = evidence.cells, unit_of(evidence, cells=True)
     images = objects["image"].nunique() if len(objects) else 0
     # tracks are numbered within their group
     names = ["group", "track"] if unit == "track" else [unit]

@@ -49,7 +49,7 @@ def measurer(known: CellAnnotations, **changes: object) -> CellMeasurer:
 
 
 def found(labels: NDArray[np.int32], image: LabelledImage, of: CellMeasurer) -> pd.DataFrame:
-    return of.found_cells(labels, image, method="U-Net", trial_id="unet-s0")
+    return of.found_cells(labels, image, method="U-Net", trial_id="unet-s0")[0]
 
 
 def test_cells_of_a_method_are_paired_with_true_ones(
@@ -68,6 +68,10 @@ def test_cells_of_a_method_are_paired_with_true_ones(
         "iou",
         "track",
         "population",
+        "overlap_label",
+        "outcome",
+        "at_border",
+        "left_out",
     )
     assert table["label"].tolist() == [1, 2, 5]
     assert table["matched_label"].tolist() == [8, pd.NA, 3]
@@ -88,6 +92,53 @@ def test_cells_of_a_method_are_paired_with_true_ones(
     assert kinds["matched_label"] == kinds["track"] == "Int64"
     assert kinds["population"] == "string"
     assert kinds["iou"] == "float64"
+    assert kinds["overlap_label"] == "Int64"
+    assert kinds["at_border"] == kinds["left_out"] == "bool"
+    assert table["overlap_label"].tolist() == [8, pd.NA, 3]
+    assert table["outcome"].tolist() == ["found", "invented", "found"]
+
+
+def test_a_cell_has_the_population_of_the_true_cell_that_it_overlaps_most(
+    image: LabelledImage, known: CellAnnotations
+) -> None:
+    fused = np.zeros_like(FOUND)
+    fused[2:12, 2:29] = 4  # all of 3, and 90 of the 100 pixels of 8: an IoU of 100 / 270
+    table = found(fused, image, measurer(known))
+    assert table["matched_label"].isna().all()
+    assert table["population"].tolist() == ["round"]
+    assert table["track"].tolist() == [11]
+    assert table["outcome"].tolist() == ["merged"]
+
+
+def test_cells_at_the_border_and_all_that_overlap_them_most_are_left_out(
+    image: LabelledImage, known: CellAnnotations
+) -> None:
+    truth = TRUTH.copy()
+    truth[16:20, 30:36] = 9  # touches the lower border
+    truth[0, 15] = 10  # the upper one
+    labels = FOUND.copy()
+    labels[16:19, 30:36] = 7  # the same cell as 9, not quite to the border
+    labels[10:20, 12:14] = 8  # invented, at the border
+    labels[2:12, 32:40] = 9  # touches the right border; its true cell does not
+    labels[labels == 1] = 0
+    truth[2:12, 31:39] = 8
+    truth[2:12, 20:30] = 0
+    other = LabelledImage(image.item, image.image, truth)
+    true = measurer(known).true_cells(other).set_index("label")
+    assert true["left_out"].to_dict() == {3: False, 8: False, 9: True, 10: True}
+    assert true["at_border"].equals(true["left_out"])
+    table = found(labels, other, measurer(known)).set_index("label")
+    assert table["at_border"].to_dict() == {2: False, 5: False, 7: False, 8: True, 9: True}
+    assert table["left_out"].to_dict() == {2: False, 5: False, 7: True, 8: True, 9: False}
+
+
+def test_errors_say_where_they_are_from(image: LabelledImage, known: CellAnnotations) -> None:
+    errors = measurer(known).found_cells(FOUND, image, method="U-Net", trial_id="unet-s0")[1]
+    keys = errors[["method", "image", "group", "split"]].drop_duplicates()
+    assert keys.to_numpy().tolist() == [["U-Net", "t7", "fieldB", "test"]]
+    counts = errors.set_index("cause")[["true_cells", "predicted_cells"]]
+    assert list(counts.loc["boundary"]) == [2, 2]
+    assert list(counts.loc["invented"]) == [0, 1]
 
 
 def test_features_are_those_of_measure_in_the_given_convention_and_units(
