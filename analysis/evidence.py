@@ -110,6 +110,9 @@ class Evidence:
     image and cause ('missed', 'invented', 'merged', 'split', 'boundary'): cause, true_cells,
     predicted_cells, tp_50 ... tp_90, method, image, group, split; see
     `analysis.evaluation.outcomes.Outcomes.counts`."""
+    frames: pd.DataFrame
+    """One row per image of the measured data set: image, sequence, frame
+    (`analysis.study.films.frames_of`)."""
     statistics: pd.DataFrame
     """The columns of `analysis.statistics.compare` for all features, and comparison ('methods',
     'populations', 'groups'), method (whose cells were compared, for populations and groups),
@@ -127,8 +130,9 @@ class Evidence:
     missing: list[str]
     """What the report cannot show and why, one sentence each."""
     settings: dict[str, Any]
-    """convention, pixel_size_um (or None), unit (the independent one), top, flips, versions,
-    seeds, budget of the calibration, data root and fingerprint, command of the analysis."""
+    """convention, pixel_size_um and frame_interval_s (or None), unit (the independent one), top,
+    flips, versions, seeds, budget of the calibration, data root and fingerprint, command of the
+    analysis."""
 
     @property
     def cells(self) -> pd.DataFrame:

@@ -115,7 +115,8 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     began = time.monotonic()
     # slow imports, after everything that can be refused
     from analysis.report.page import write_report
-    from analysis.study.gather import gather, write_tables
+    from analysis.study.files import write_tables
+    from analysis.study.gather import gather
     from analysis.study.study import StudyOptions, make_study
 
     options = StudyOptions(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.evidence import Evidence, compared
-from analysis.formats.trackmate import write_trackmate_objects
 from analysis.runfolder import candidates, choose_candidates, unfinished
 from analysis.study.comparisons import agreements, comparisons, noise_of, unit_biases
+from analysis.study.films import frames_of
 from analysis.study.objects import together
 from analysis.study.study import Study
 from analysis.study.tables import (
@@ -23,13 +21,7 @@ from analysis.study.tables import (
 from analysis.study.trials import NewTask, analyse_trials, crop_of_networks, pictures_of
 from analysis.study.truth import measure_truth
 from trainables.errors import CheckpointError
-from trainables.records.files import write_json, write_with
 from trainables.records.manifest import library_versions
-
-CAUTION = "intervals and p-values are not yet reliable with few units: docs/statistics.md"
-"""Text in the first column of the tables that contain them."""
-OBJECT_COLUMNS = ("method", "trial_id", "group", "split", "matched_label", "iou", "population")
-"""Columns of ``objects.csv`` in addition to TrackMate's."""
 
 
 def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
@@ -79,6 +71,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         units=pd.concat([units, biases], ignore_index=True),
         objects=objects,
         errors=together([table for trial in trials for table in trial.errors]),
+        frames=frames_of(study.measured),
         statistics=comparisons(
             cells,
             unit=unit,
@@ -100,6 +93,7 @@ def _record(study: Study, command: str) -> dict[str, Any]:
     return {
         **study.options.__dict__,
         "pixel_size_um": measured.pixel_size_um,
+        "frame_interval_s": measured.frame_interval_s,
         "data": str(dataset.root),
         "fingerprint": dataset.fingerprint,
         "measured_data": str(measured.root),
@@ -107,22 +101,3 @@ def _record(study: Study, command: str) -> dict[str, Any]:
         "command": command,
         "versions": library_versions("scikit-image", "scipy", "pandas", "stardist", "optuna"),
     }
-
-
-def write_tables(evidence: Evidence, report: Path) -> None:
-    """Write the evidence's tables into the report's folder."""
-    report.mkdir(parents=True, exist_ok=True)
-    write_with(report / "objects.parquet", evidence.objects.to_parquet)
-    if len(evidence.objects):
-        write_trackmate_objects(
-            evidence.objects,
-            report / "objects.csv",
-            pixel_size_um=evidence.settings.get("pixel_size_um"),
-            extra=OBJECT_COLUMNS,
-        )
-    for name in ("methods", "scores", "units", "errors", "statistics", "agreement", "noise"):
-        table: pd.DataFrame = getattr(evidence, name).copy()
-        if name in ("statistics", "agreement"):
-            table.insert(0, "caution", CAUTION)
-        write_with(report / f"{name}.csv", partial(table.to_csv, index=False))
-    write_json(report / "settings.json", {**evidence.settings, "missing": evidence.missing})

@@ -299,6 +299,12 @@ def make_errors(methods: pd.DataFrame, images: int = 8) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def make_frames(objects: pd.DataFrame) -> pd.DataFrame:
+    """Give each image as the only one of its field: of no film."""
+    table = objects[["image", "group"]].drop_duplicates().set_axis(["image", "sequence"], axis=1)
+    return table.assign(frame=pd.array([pd.NA] * len(table), dtype="Int64"))
+
+
 def make_statistics(
     objects: pd.DataFrame, significant: bool = True, units: int = 8
 ) -> pd.DataFrame:
@@ -433,6 +439,7 @@ def make_evidence(
         units=make_units(scores, agreement, units),
         objects=objects,
         errors=make_errors(methods, units),
+        frames=make_frames(objects),
         statistics=make_statistics(objects, significant, units),
         agreement=agreement,
         noise=make_noise(),

@@ -23,7 +23,7 @@ from analysis.run import main
 from analysis.runfolder import read_run
 from analysis.segment import main as segment_main
 from analysis.study.comparisons import agreements, comparisons, noise_of
-from analysis.study.gather import CAUTION
+from analysis.study.files import CAUTION, file_names
 from analysis.study.objects import KEYS
 from tests.analysis.page_text import claims, drawn, visible
 
@@ -178,17 +178,34 @@ def test_object_table(analysed: tuple[Path, str]) -> None:
     assert matched["population"].notna().all()
 
 
-def test_object_table_as_trackmate_exports_it(analysed: tuple[Path, str]) -> None:
+def test_object_table_is_there_plain(analysed: tuple[Path, str]) -> None:
     folder = analysed[0] / "report"
     ours = pd.read_parquet(folder / "objects.parquet")
-    ours = ours[ours["area"].notna()].reset_index(drop=True)
-    theirs = pd.read_csv(folder / "objects.csv", skiprows=[1, 2, 3])
-    assert list(theirs["METHOD"]) == list(ours["method"])
-    assert list(theirs["LABEL"]) == list(ours["image"] + ":" + ours["label"].astype(str))
-    assert theirs["AREA"].to_numpy() == pytest.approx(ours["area_um2"].to_numpy(float))
-    assert theirs["POSITION_X"].to_numpy() == pytest.approx(
-        ours["x"].to_numpy(float) * ours["radius_um"][0] / ours["radius"][0]
-    )
+    plain = pd.read_csv(folder / "objects.csv", keep_default_na=False, na_values=[""])
+    assert list(plain) == list(ours)
+    for name in ours:
+        column = plain[name].astype(ours[name].dtype)
+        filled = column.where(column.notna(), "") if name == "trial_id" else column
+        pd.testing.assert_series_equal(filled, ours[name], check_exact=True)
+
+
+def test_object_table_as_trackmate_exports_it(analysed: tuple[Path, str]) -> None:
+    folder = analysed[0] / "report"
+    everything = pd.read_parquet(folder / "objects.parquet")
+    everything = everything[everything["area"].notna()]
+    methods = everything["method"].unique()
+    files = file_names(methods)
+    assert {path.name for path in (folder / "trackmate").iterdir()} == set(files.values())
+    assert files[TRUTH] == "ground_truth.csv"
+    for method in methods:
+        ours = everything[everything["method"] == method].reset_index(drop=True)
+        theirs = pd.read_csv(folder / "trackmate" / files[method], skiprows=[1, 2, 3])
+        assert list(theirs["LABEL"]) == list(ours["image"] + ":" + ours["label"].astype(str))
+        assert theirs["AREA"].to_numpy() == pytest.approx(ours["area_um2"].to_numpy(float))
+        assert theirs["POSITION_X"].to_numpy() == pytest.approx(ours["x"].to_numpy(float) * 0.5)
+        assert theirs["ID"].is_unique
+        # each image is a group by itself: no film, no time
+        assert theirs[["FRAME", "POSITION_T", "TRACK_ID"]].isna().all(axis=None)
 
 
 def test_statistics_are_over_units(analysed: tuple[Path, str]) -> None:

@@ -1,0 +1,92 @@
+"""The tables beside the page: what the analysis found, as files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.evidence import Evidence
+from analysis.formats.trackmate import write_trackmate_objects
+from trainables.records.files import write_json, write_with
+
+CAUTION = "intervals and p-values are not yet reliable with few units: docs/statistics.md"
+"""Text in the first column of the tables that contain them."""
+TRACKMATE = "trackmate"
+"""Folder of the tables in TrackMate's form."""
+OBJECT_COLUMNS = ("group", "split", "trial_id", "matched_label", "iou", "population", "outcome")
+"""Columns of these tables in addition to TrackMate's."""
+LONGEST_NAME = 100
+
+
+def write_tables(evidence: Evidence, report: Path) -> None:
+    """Write the evidence's tables into the report's folder."""
+    report.mkdir(parents=True, exist_ok=True)
+    write_with(report / "objects.parquet", evidence.objects.to_parquet)
+    write_with(report / "objects.csv", partial(evidence.objects.to_csv, index=False))
+    write_trackmate(evidence, report / TRACKMATE)
+    for name in ("methods", "scores", "units", "errors", "statistics", "agreement", "noise"):
+        table: pd.DataFrame = getattr(evidence, name).copy()
+        if name in ("statistics", "agreement"):
+            table.insert(0, "caution", CAUTION)
+        write_with(report / f"{name}.csv", partial(table.to_csv, index=False))
+    write_json(report / "settings.json", {**evidence.settings, "missing": evidence.missing})
+
+
+def write_trackmate(evidence: Evidence, folder: Path) -> None:
+    """Write the cells of each method, and the true ones, as TrackMate exports spots.
+
+    Frame numbers are those of `analysis.study.films.frames_of`; times are empty where a cell's
+    image is of no film. A track has the same TRACK_ID in all files, and no other track has it,
+    whatever film it is in. Tables of an earlier analysis whose methods are no longer there are
+    removed.
+    """
+    objects = evidence.objects
+    files: dict[str, str] = {}
+    if len(objects):
+        table = _placed(objects, evidence.frames)
+        files = file_names(table["method"].unique())
+        for method, rows in table.groupby("method", sort=False):
+            write_trackmate_objects(
+                rows,
+                folder / files[str(method)],
+                pixel_size_um=evidence.settings.get("pixel_size_um"),
+                frame_interval_s=evidence.settings.get("frame_interval_s"),
+                extra=OBJECT_COLUMNS,
+            )
+    for old in folder.glob("*.csv"):
+        if old.name not in files.values():
+            old.unlink()
+
+
+def _placed(objects: pd.DataFrame, frames: pd.DataFrame) -> pd.DataFrame:
+    """Add each object's frame, and a track_id that no other track has."""
+    table = objects.merge(frames, on="image", how="left")
+    known = table["track"].notna()
+    # each film of a data set numbers its own tracks
+    numbers = table.loc[known, ["sequence", "track"]].drop_duplicates()
+    numbers = numbers.sort_values(["sequence", "track"])
+    numbers["track_id"] = pd.array(range(len(numbers)), dtype="Int64")
+    return table.merge(numbers, on=["sequence", "track"], how="left")
+
+
+def file_names(methods: Iterable[str]) -> dict[str, str]:
+    """Return a name of a file for each method that every file system takes.
+
+    >>> list(file_names(["ground truth", "U-Net, 3-class", "a/b", "A b"]).values())
+    ['ground_truth.csv', 'U-Net_3-class.csv', 'a_b.csv', 'A_b-2.csv']
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for method in methods:
+        # a dot in front would hide the file
+        plain = re.sub(r"[^A-Za-z0-9.+-]+", "_", method).strip("_.")[:LONGEST_NAME] or "method"
+        free, number = plain, 2
+        while free.casefold() in taken:
+            free, number = f"{plain}-{number}", number + 1
+        taken.add(free.casefold())
+        names[method] = f"{free}.csv"
+    return names
