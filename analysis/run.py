@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="PATH",
-        help="new place of the sweep's data, or other images to measure instead of its test images",
+        help="new place of the sweep's data, or other images to measure instead of its test "
+        "images (no copies or parts of its training and validation images)",
     )
     add(
         "--convention",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.evaluation.unseen import refuse_seen
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
@@ -238,7 +239,8 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
     Raises
     ------
     AnalysisError, DataError
-        When data are missing, have changed, or are wrong.
+        When data are missing, have changed, or are wrong, or the other images show what training
+        or validation images show.
     """
     recorded = run.plan["data"]
     options = recorded_options(recorded.get("options", {}))
@@ -264,10 +266,7 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
         )
     if data is None:
         return dataset, None
-    if {i.stem for i in found.items} & set(dataset.split["train"]) and found.root == dataset.root:
-        raise AnalysisError(
-            f"{data} contains images that the networks were trained on; give other images"
-        )
+    refuse_seen(dataset, found)
     return dataset, found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data.copies import digest
 from trainables.data.imagefiles import ImageFileError, read_image, read_labels
 from trainables.data.maskcheck import Pieces, count_pieces
 from trainables.data.splits import SPLITS, some
@@ -23,7 +23,7 @@ class Pixels:
     """What the checks need to know of one image, so that its pixels need not be kept."""
 
     shape: tuple[int, ...]
-    digest: str
+    digest: bytes
     thumbnail: NDArray[np.float32]
     has_cells: bool
     binary: bool
@@ -85,9 +85,8 @@ def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pix
             f"masks/{mask.name} cannot be seen; export the image again"
         )
         return None
-    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     return Pixels(
-        pixels.shape, digest, thumbnail(pixels), has_cells, labels.was_binary,
+        pixels.shape, digest(pixels), thumbnail(pixels), has_cells, labels.was_binary,
         8 * pixels.dtype.itemsize, count_pieces(labels.labels), flat,
     )
 
@@ -97,7 +96,7 @@ def duplicates(
 ) -> list[str]:
     """Report equal images in different splits as problems, within one split as notes."""
     side = {stem: name for name in SPLITS for stem in split[name]}
-    by_digest: dict[str, list[str]] = {}
+    by_digest: dict[bytes, list[str]] = {}
     for stem, one in pixels.items():
         by_digest.setdefault(one.digest, []).append(stem)
     notes = []
