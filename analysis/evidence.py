@@ -114,15 +114,16 @@ class Evidence:
     """One row per image of the measured data set: image, sequence, frame
     (`analysis.study.films.frames_of`)."""
     statistics: pd.DataFrame
-    """The columns of `analysis.statistics.compare` for all features, and comparison ('methods',
-    'populations', 'groups'), method (whose cells were compared, for populations and groups),
-    p_mann_whitney_holm, p_unit_holm, discretisation (the difference of means that pixels alone
-    would produce) and below_noise (bool: the difference is no larger than that)."""
+    """The columns of `analysis.statistics.compare` for all features, in um where the pixel size is
+    known (column feature_unit), and comparison ('methods', 'populations', 'groups'), method (whose
+    cells were compared, for populations and groups), family, margin, p_family, p_equivalent,
+    verdict and further_units, see `analysis.study.families.with_verdicts`. In 'methods', a
+    difference from the truth is method minus truth."""
     agreement: pd.DataFrame
-    """One row per method and feature, for cells found by both the method and the truth: method,
-    feature, n, units, bias, bias_low, bias_high, sd, loa_low, loa_high (limits of agreement), ccc,
-    ccc_low, ccc_high (concordance correlation), relative_bias (bias divided by the truth's
-    mean)."""
+    """One row per method and feature, for cells that all methods found: method, feature, n, units,
+    bias, bias_low, bias_high, sd, loa_low, loa_high (limits of agreement), ccc, ccc_low, ccc_high
+    (concordance correlation), relative_bias, relative_low, relative_high (bias and its interval
+    divided by the truth's mean); in pixels."""
     noise: pd.DataFrame
     """The result of `analysis.morphology.noise.noise_floor` for the sizes of the true cells."""
     crop: Crop | None

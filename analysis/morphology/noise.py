@@ -8,7 +8,6 @@ cells are perfect circles. Such a difference is not a finding.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ FEATURES = ("area", "perimeter", "circularity", "solidity", "radius", "shape_ind
 SHAPES = {"disc": 1.0, "ellipse 3:2": 1.5}
 """Ideal shapes and their aspect ratios."""
 SHIFTS = 200
-_RADII = tuple(float(r) for r in np.geomspace(1.5, 96, 25))
 
 
 def noise_floor(
@@ -82,45 +80,6 @@ def noise_floor(
     return pd.DataFrame(rows)
 
 
-def discretisation_difference(
-    areas_a: ArrayLike,
-    areas_b: ArrayLike,
-    feature: str,
-    *,
-    convention: str = "trackmate",
-    seed: int = 0,
-) -> float:
-    """Return the difference of means between two populations that pixels alone may produce.
-
-    Every cell is treated as a disc with its area. The mean of each population is then biased by
-    the mean bias of such discs, and varies with their random shifts. The result is the difference
-    of the two biases plus 1.96 standard errors of the random part.
-
-    Parameters
-    ----------
-    areas_a, areas_b : (N,), (M,) array_like
-        Areas of the cells of each population, in pixels.
-    feature : str
-        One of `FEATURES`.
-    convention : str
-        See `analysis.morphology.measure`.
-    seed : int
-        Of the discs' random shifts.
-
-    Returns
-    -------
-    float
-        Difference in the feature's unit (pixels); NaN if a population has no cell.
-    """
-    a, b = (np.asarray(areas, float).ravel() for areas in (areas_a, areas_b))
-    a, b = a[a > 0], b[b > 0]
-    if not a.size or not b.size:
-        return math.nan
-    bias_a, variance_a = _expected(a, feature, convention, seed)
-    bias_b, variance_b = _expected(b, feature, convention, seed)
-    return abs(bias_a - bias_b) + 1.96 * math.sqrt(variance_a + variance_b)
-
-
 def ideal_features(radius: float, aspect: float = 1.0) -> dict[str, float]:
     """Return the features of an ellipse whose area is that of a disc of `radius` (pixels)."""
     major = radius * math.sqrt(aspect)
@@ -134,35 +93,6 @@ def ideal_features(radius: float, aspect: float = 1.0) -> dict[str, float]:
         "radius": radius,
         "shape_index": perimeter / math.sqrt(area),
     }
-
-
-def _expected(
-    areas: NDArray[np.float64], feature: str, convention: str, seed: int
-) -> tuple[float, float]:
-    """Return the mean bias, and the variance of the mean, for discs of these areas."""
-    grid, bias, sd = _curve(convention, seed)
-    radii, column = np.sqrt(areas / math.pi), FEATURES.index(feature)
-    scale = {"area": areas, "perimeter": 2 * math.pi * radii, "radius": radii}.get(
-        feature, np.full(len(areas), ideal_features(1.0)[feature])
-    )
-    place = np.log(np.clip(radii, grid[0], grid[-1]))
-    one_bias = np.interp(place, np.log(grid), bias[:, column]) * scale
-    one_sd = np.interp(place, np.log(grid), sd[:, column]) * scale
-    return float(one_bias.mean()), float((one_sd**2).sum() / len(areas) ** 2)
-
-
-@lru_cache(maxsize=8)
-def _curve(
-    convention: str, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return radii, and the relative bias and SD of each feature for discs of these radii."""
-    bias, sd = [], []
-    for radius in _RADII:
-        ideal = np.array(list(ideal_features(radius).values()))
-        relative = _render(radius, 1.0, convention, SHIFTS, seed) / ideal
-        bias.append(np.nanmean(relative, axis=0) - 1)
-        sd.append(np.nanstd(relative, axis=0, ddof=1))
-    return np.array(_RADII), np.array(bias), np.array(sd)
 
 
 def _render(

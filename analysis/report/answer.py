@@ -10,23 +10,18 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence import Evidence
+from analysis.report.feature_tables import cells_said, populations_said, untested
 from analysis.report.tables import (
     counted,
     independent,
     measured_split,
     ranking,
-    relative_bias,
     representatives,
     unit_of,
 )
 from analysis.statistics.power import smallest_lead, units_needed
 from analysis.statistics.resampling import FEWEST_UNITS
 
-FEATURES_OPEN = (
-    "This page does not yet test whether methods or populations differ in cell features; its "
-    "tables show estimates."
-)
-"""The page says this once."""
 ENOUGH_SEEDS = 3
 """Number of trainings of a network that say something about its architecture."""
 WANTED_LEAD = 0.02
@@ -55,8 +50,9 @@ def answer(evidence: Evidence) -> Answer:
         *_what_is_not_known(evidence, methods),
         *_chosen(evidence),
         *_tested(evidence),
-        *_features(evidence, first),
-        FEATURES_OPEN,
+        *cells_said(evidence, str(first["method"])),
+        *populations_said(evidence),
+        *untested(evidence),
     ]
     return Answer(_headline(methods), sentences)
 
@@ -232,21 +228,4 @@ def _tested(evidence: Evidence) -> list[str]:
         f"({independent(count['units'], unit)}, {images}"
         f"{_many(count['true_objects'], 'true cell')}): mean AP {row['test_ap']:.3f}, "
         f"IoU {row['test_iou']:.3f}."
-    ]
-
-
-def _features(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
-    """Say by how much the cell features of the first method differ from the truth."""
-    biases = relative_bias(evidence)
-    if biases.empty or not (biases["method"] == first["method"]).any():
-        return []
-    rows = biases[biases["method"] == first["method"]]
-    parts = ", ".join(
-        f"{feature.replace('_', ' ')} {100 * value:+.1f} %"
-        for feature, value in zip(rows["feature"], rows["value"])
-    )
-    units = _many(int(rows["units"].max()), unit_of(evidence, cells=True))
-    return [
-        f"Mean cell features of {first['method']} compared with the ground truth, for the "
-        f"{_many(int(rows['n'].max()), 'cell')} in {units} that both have: {parts}."
     ]

@@ -13,9 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.evidence import FEATURES, LENGTHS, TRUTH, Evidence
+from analysis.evidence import LENGTHS, Evidence
+from analysis.report.feature_tables import (
+    FEATURE_HEADINGS,
+    against_truth,
+    between_populations,
+    exploratory,
+    feature_captions,
+)
 from analysis.report.table1 import table1
-from analysis.statistics.pairs import TOO_FEW
 from trainables.names import network_name
 
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
@@ -40,7 +46,6 @@ HEADINGS = {
     "test_pq": "PQ, test",
     "test_seg": "SEG, test",
     "test_iou": "IoU, test",
-    **{f"bias_{f}": f"{f.replace('_', ' ')} bias (%)" for f in FEATURES},
     "masd": "MASD (px)",
     "hd95": "HD95 (px)",
     "masd_um": "MASD (µm)",
@@ -53,8 +58,7 @@ HEADINGS = {
     "loa_low": "limits of agreement, lower",
     "loa_high": "limits of agreement, upper",
     "ccc": "concordance correlation",
-    "discretisation": "difference from pixels alone",
-    "below_noise": "no larger than from pixels alone",
+    **FEATURE_HEADINGS,
     "command": "command to train it again",
     "parameters_m": "parameters (millions)",
     "test_dataset_iou_percent": "test data-set IoU (%)",
@@ -67,7 +71,9 @@ HEADINGS = {
 DIGITS = {
     "parameters_m": 1,
     "loss": 4,
-    **{f"bias_{feature}": 1 for feature in FEATURES},
+    "published": 1,
+    "matched": 1,
+    "cliffs_delta": 2,
     "test_dataset_iou_percent": 2,
     "paper_parameters_m": 1,
     "paper_loss": 4,
@@ -96,8 +102,6 @@ class Table:
     headings: list[tuple[str, bool]]
     """Text, and whether the column holds numbers."""
     rows: list[list[Cell]]
-    grey: list[bool]
-    """For each row, whether pixels alone could explain its difference."""
     total: int
     """Number of rows in the full table; the page may show only the first ones."""
 
@@ -218,17 +222,6 @@ def counted(evidence: Evidence, split: str) -> dict[str, int]:
     return {name: int(rows[name].iloc[0]) for name in names}
 
 
-def pixel_noise(evidence: Evidence, feature: str) -> float | None:
-    """Return by how much of the truth's mean a method may differ from it through pixels alone."""
-    table = evidence.statistics
-    if table.empty or "discretisation" not in table:
-        return None
-    pairs = table[(table["comparison"] == "methods") & (table["feature"] == feature)]
-    true = pairs["mean_a"].where(pairs["a"] == TRUTH, pairs["mean_b"].where(pairs["b"] == TRUTH))
-    share = (pairs["discretisation"] / true.abs()).dropna()
-    return float(share.max()) if len(share) else None
-
-
 def number(value: float) -> str:
     """Write a number with the digits a reader can use.
 
@@ -245,9 +238,7 @@ def number(value: float) -> str:
     return f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3}f}"
 
 
-def make_table(
-    name: str, caption: str, frame: pd.DataFrame, *, grey: str = "", most: int = 2000
-) -> Table:
+def make_table(name: str, caption: str, frame: pd.DataFrame, *, most: int = 2000) -> Table:
     """Turn a data frame into a table for the page.
 
     Parameters
@@ -256,12 +247,9 @@ def make_table(
         Id of the HTML element, and caption of the table.
     frame : DataFrame
         Its columns are shown in their order; columns without any value are left out.
-    grey : str, optional
-        Boolean column; rows in which it is true are shown in grey.
     most : int
         Largest number of rows on the page; the files beside the page contain all rows.
     """
-    greyed = frame[grey].fillna(False).astype(bool).tolist() if grey in frame else []
     frame = frame.loc[:, [c for c in frame if not _empty(frame[c])]]
     shown = frame.head(most)
     numeric = {
@@ -271,7 +259,7 @@ def make_table(
     columns = [[_cell(v, str(c), numeric[c]) for v in shown[c].tolist()] for c in shown]
     rows = [list(row) for row in zip(*columns)]
     titles = [(HEADINGS.get(str(c), str(c).replace("_", " ")), numeric[c]) for c in frame]
-    return Table(name, caption, titles, rows, greyed[:most] or [False] * len(rows), len(frame))
+    return Table(name, caption, titles, rows, len(frame))
 
 
 def _empty(values: pd.Series) -> bool:
@@ -352,11 +340,11 @@ SHOWN = {
 
 
 def ranking(evidence: Evidence) -> pd.DataFrame:
-    """Return one row per method in the order of validation scores, with test scores and biases."""
+    """Return one row per method in the order of validation scores, with test scores."""
     methods = representatives(evidence)
     if methods.empty:
         return pd.DataFrame()
-    scores, biases = measured_scores(evidence, tuple(SHOWN.values())), relative_bias(evidence)
+    scores = measured_scores(evidence, tuple(SHOWN.values()))
     each = own_units(evidence, ["ap_mean"], every_seed=True)
     rows = []
     for mark, method in zip(letters(methods).values(), methods.to_dict("records")):
@@ -373,29 +361,9 @@ def ranking(evidence: Evidence) -> pd.DataFrame:
                 row[name] = of_all["value"].mean()  # over seeds, as on validation
         if len(mine := each[each["method"] == method["method"]]):
             row["test_ap"] = float(mine["value"].mean())
-        for feature in FEATURES if len(biases) else ():
-            ours = biases[(biases["method"] == method["method"]) & (biases["feature"] == feature)]
-            row[f"bias_{feature}"] = 100 * ours["value"].iloc[0] if len(ours) else math.nan
         row["seeds"] = int((evidence.methods["method"] == method["method"]).sum())
         rows.append(row | {"mark": mark, "command": method["command"]})
     return pd.DataFrame(rows)
-
-
-def differences(evidence: Evidence) -> pd.DataFrame:
-    """Return the estimates of `statistics`: differences, effect sizes, cells and units."""
-    table = evidence.statistics
-    if table.empty:
-        return table
-    first = ["comparison", "method", "feature", "a", "b", "difference", "unit_difference"]
-    table = table[[*(c for c in first if c in table), *(c for c in table if c not in first)]]
-    ends = ("_low", "_high")
-    names = table.columns.astype(str)
-    left = [n for n in names if n.startswith("p_") or n.endswith(ends) or n in ("u", "design")]
-    table = table.drop(columns=left).sort_values("below_noise", kind="stable")
-    if "note" in table:  # of tests, which are not shown
-        notes = table["note"].fillna("").str.replace(TOO_FEW, "", regex=False)
-        table["note"] = notes.str.strip("; ")
-    return table
 
 
 def agreed(evidence: Evidence) -> pd.DataFrame:
@@ -418,39 +386,35 @@ def make_tables(evidence: Evidence) -> list[Table]:
         "with its 95 % confidence interval. May be the best: statistically tied with the best "
         "method, all pairs being compared at once (a method as good as the best is left out in 5 % "
         "of studies). PQ is panoptic quality, SEG the score of the Cell Tracking Challenge, IoU "
-        "that of foreground pixels; they are pooled over images. Bias is the mean of method minus "
-        "truth over cells found by both (best seed), in per cent of the truth's mean. Test columns "
-        f"show the {measured_split(evidence)} images."
+        "that of foreground pixels; they are pooled over images. Test columns show the "
+        f"{measured_split(evidence)} images."
     )
     paper = (
         "Table 1 of the paper: our numbers beside the paper's (which exist for ResNet-152 with two "
         "classes). Training time is mm:ss; loss is the training loss at the epoch whose weights "
         "were kept."
     )
-    pairs = (
-        "Differences in cell features (a minus b, in pixels) between the means over all cells, and "
-        f"between the means of independent units ({unit_of(evidence, cells=True)}s; the note says "
-        "where groups count instead). Grey rows: the difference is no larger than pixels alone "
-        "produce."
-    )
     candidates = (
         "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "
         "groups of validation images."
     )
     cells = (
-        "Agreement with the ground truth in pixels, for cells found by both. Limits of agreement: "
-        "bias minus and plus 1.96 SD of single cells. Units are "
-        f"{unit_of(evidence, cells=True)}s."
+        "Agreement with the ground truth in pixels, cell by cell, for the cells that all methods "
+        "found. Bias is the mean over units of their mean difference; limits of agreement: bias "
+        f"minus and plus 1.96 SD of single cells. Units are {unit_of(evidence, cells=True)}s."
     )
     scores = (
         "All scores of all seeds, pooled over images. MASD is the mean average surface distance of "
         "matched cells, HD95 the 95th percentile of their Hausdorff distance, as Metrics Reloaded "
         "defines them (doi:10.1038/s41592-023-02151-z)."
     )
+    features = feature_captions(unit_of(evidence, cells=True))
     tables = [
         make_table("ranking", ranked, ranking(evidence)),
+        make_table("features", features["features"], against_truth(evidence)),
+        make_table("populations", features["populations"], between_populations(evidence)),
         make_table("table1", paper, table1(evidence)),
-        make_table("statistics", pairs, differences(evidence), grey="below_noise"),
+        make_table("statistics", features["statistics"], exploratory(evidence)),
         make_table("agreement", cells, agreed(evidence)),
         make_table("scores", scores, wide_scores(evidence.scores)),
         make_table("leaderboard", "All trials, best on validation first.", board),

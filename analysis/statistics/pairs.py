@@ -17,13 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.statistics.intervals import (
-    FEWEST_UNPAIRED,
-    difference_interval,
-    jackknife_interval,
-    mean_interval,
-    without_each,
-)
+from analysis.statistics.intervals import jackknife_interval, without_each
 from analysis.statistics.resampling import (
     FEWEST_UNITS,
     cliffs_deltas,
@@ -32,11 +26,11 @@ from analysis.statistics.resampling import (
     signs_p,
     units_p,
 )
+from analysis.statistics.units import BETWEEN_GROUPS, UnitPair, pair_units
 
 RESAMPLES = 9999
 """Number of permutations of units, unless fewer are possible."""
 TOO_FEW = "too few independent units"
-BETWEEN_GROUPS = "groups are the units, as none holds both"
 COLUMNS = (
     "feature",
     "a",
@@ -138,20 +132,23 @@ def compare(
     """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
-    table = _values_of(objects, feature, by, unit)
-    levels = [level for level in table["by"].drop_duplicates() if not pd.isna(level)]
-    table = table[np.isfinite(table["value"]) & table["by"].notna() & table["unit"].notna()]
-    parts = {level: table.loc[table["by"] == level] for level in levels}
+    parts = cells_of(objects, feature, by, unit)
     rows = []
-    for number, (a, b) in enumerate(combinations(levels, 2)):
+    for number, (a, b) in enumerate(combinations(parts, 2)):
         rng = np.random.default_rng([seed, number])
         found = _pair(parts[a], parts[b], resamples, rng)
         rows.append({"feature": feature, "a": a, "b": b, **found})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _values_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> pd.DataFrame:
-    """Return the columns value, by, unit and group of a table of cells, or refuse it."""
+def cells_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> dict[Any, pd.DataFrame]:
+    """Return the cells of each group, in the order in which the groups appear; see `compare`.
+
+    Returns
+    -------
+    dict of DataFrame
+        Columns value, by, unit and group of the cells that count, by name of the group.
+    """
     for column in (feature, by, unit):
         if column not in objects:
             raise KeyError(
@@ -167,7 +164,10 @@ def _values_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> pd.Da
     group = "group" if "group" in objects and by != "group" else unit
     columns = {"by": by, "unit": unit, "group": group}
     taken = {name: objects[column].to_numpy(object) for name, column in columns.items()}
-    return pd.DataFrame({"value": numbers, **taken})
+    table = pd.DataFrame({"value": numbers, **taken})
+    levels = [level for level in table["by"].drop_duplicates() if not pd.isna(level)]
+    table = table[np.isfinite(table["value"]) & table["by"].notna() & table["unit"].notna()]
+    return {level: table.loc[table["by"] == level] for level in levels}
 
 
 def _pair(
@@ -197,71 +197,37 @@ def _pair(
         p_mann_whitney=float(u.pvalue),
         cliffs_delta=2 * float(u.statistic) / (len(a) * len(b)) - 1,
     )
-    if _between_groups(a, b):
-        row["note"] = BETWEEN_GROUPS
-        a, b = a.assign(unit=a["group"]), b.assign(unit=b["group"])
-        row.update(units_a=a["unit"].nunique(), units_b=b["unit"].nunique())
-    shared = set(a["unit"]) & set(b["unit"])
-    everything = set(a["unit"]) | set(b["unit"])
-    paired = shared == everything or len(shared) >= FEWEST_UNITS
-    row["design"] = "paired" if paired else "unpaired"
-    if shared and shared != everything:  # not where groups are the units: they share none
-        if paired:
-            row["note"] = f"within the {len(shared)} units that hold both"
-            a, b = a[a["unit"].isin(shared)], b[b["unit"].isin(shared)]
-        else:
-            row["note"] = f"without the {len(shared)} units that hold both"
-            a, b = a[~a["unit"].isin(shared)], b[~b["unit"].isin(shared)]
-    row.update(_by_units(a, b, paired, resamples, rng, row["note"]))
+    pair, a, b = pair_units(a, b)
+    row["note"] = pair.note
+    if pair.note == BETWEEN_GROUPS:
+        row.update(units_a=len(pair.units_a), units_b=len(pair.units_b))
+    row["design"] = "paired" if pair.paired else "unpaired"
+    row.update(_by_units(pair, a, b, resamples, rng))
     return row
 
 
-def _between_groups(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    """Whether two sets of cells are of different groups of images, and units are parts of groups:
-    they then share their group's conditions, and are no independent evidence.
-    """
-    both = pd.concat([a, b])
-    if both["group"].isna().any() or set(a["group"]) & set(b["group"]):
-        return False
-    within = both.groupby("unit")["group"].nunique().max() == 1
-    return bool(within) and both["unit"].nunique() > both["group"].nunique()
-
-
 def _by_units(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    paired: bool,
-    resamples: int,
-    rng: np.random.Generator,
-    note: str,
+    pair: UnitPair, a: pd.DataFrame, b: pd.DataFrame, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Return what counts independent units: p, and intervals."""
-    names_a, unit_a = np.unique(a["unit"].astype(str), return_inverse=True)
-    names_b, unit_b = np.unique(b["unit"].astype(str), return_inverse=True)
-    enough = min(len(names_a), len(names_b)) >= (FEWEST_UNITS if paired else FEWEST_UNPAIRED)
-    values_a, values_b = a["value"].to_numpy(float), b["value"].to_numpy(float)
-    sums_a, counts_a = _totals(values_a, unit_a, len(names_a))
-    sums_b, counts_b = _totals(values_b, unit_b, len(names_b))
-    means_a, means_b = sums_a / counts_a, sums_b / counts_b
-    found: dict[str, Any] = {"unit_difference": math.nan}
-    if len(means_a) and len(means_b):
-        found["unit_difference"] = float(means_a.mean() - means_b.mean())
-    if not enough:
-        return {**found, "note": "; ".join(n for n in (TOO_FEW, note) if n)}
-    if paired:
-        found["p_unit"] = signs_p(means_a - means_b, resamples, rng)
+    found: dict[str, Any] = {"unit_difference": pair.difference}
+    if not pair.enough:
+        return {**found, "note": "; ".join(n for n in (TOO_FEW, pair.note) if n)}
+    units_a, units_b = len(pair.units_a), len(pair.units_b)
+    if pair.paired:
+        found["p_unit"] = signs_p(pair.means_a - pair.means_b, resamples, rng)
     else:
-        found["p_unit"] = units_p(means_a, means_b, resamples, rng)
-    found["p_least"] = least_p(len(names_a), len(names_b), paired, resamples)
-    draws_a, draws_b = without_each(len(names_a), len(names_b), paired)
-    differences = ratio_of_sums(draws_a, sums_a, counts_a)
-    differences -= ratio_of_sums(draws_b, sums_b, counts_b)
+        found["p_unit"] = units_p(pair.means_a, pair.means_b, resamples, rng)
+    found["p_least"] = least_p(units_a, units_b, pair.paired, resamples)
+    unit_a, unit_b = (np.unique(t["unit"].astype(str), return_inverse=True)[1] for t in (a, b))
+    values_a, values_b = a["value"].to_numpy(float), b["value"].to_numpy(float)
+    draws_a, draws_b = without_each(units_a, units_b, pair.paired)
+    differences = ratio_of_sums(draws_a, *_totals(values_a, unit_a, units_a))
+    differences -= ratio_of_sums(draws_b, *_totals(values_b, unit_b, units_b))
     deltas = cliffs_deltas(values_a, values_b, unit_a, unit_b, draws_a, draws_b)
-    sides = None if paired else (len(names_a), len(names_b))
+    sides = None if pair.paired else (units_a, units_b)
     intervals = {
-        "unit_difference": mean_interval(means_a - means_b)
-        if paired
-        else difference_interval(means_a, means_b),
+        "unit_difference": pair.interval(),
         "difference": jackknife_interval(differences, sides),
         "delta": jackknife_interval(deltas, sides),
     }
@@ -278,43 +244,6 @@ def _totals(values: Array, unit: NDArray[np.int64], units: int) -> tuple[Array, 
         np.bincount(unit, values, minlength=units).astype(float),
         np.bincount(unit, minlength=units).astype(float),
     )
-
-
-def holm(table: pd.DataFrame) -> pd.DataFrame:
-    """Correct the p-values in all rows of a table for multiple testing.
-
-    Holm's step-down method (Holm 1979, https://www.jstor.org/stable/4615733; it has no DOI).
-
-    Parameters
-    ----------
-    table : DataFrame
-        Table with p_mann_whitney, p_unit or both; rows without a p do not count.
-
-    Returns
-    -------
-    DataFrame
-        The table with p_mann_whitney_holm and p_unit_holm, each after the column that it corrects.
-
-    Examples
-    --------
-    >>> holm(pd.DataFrame({"p_unit": [0.01, 0.04, 0.03]}))["p_unit_holm"].tolist()
-    [0.03, 0.06, 0.06]
-    """
-    result = table.copy()
-    for name in ("p_mann_whitney", "p_unit"):
-        if name in result:
-            place = list(result.columns).index(name) + 1
-            result.insert(place, f"{name}_holm", _holm(result[name].to_numpy(float)))
-    return result
-
-
-def _holm(p: Array) -> Array:
-    corrected = np.full(len(p), np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    steps = p[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else []
-    return corrected
 
 
 AGREEMENT = (
@@ -351,11 +280,12 @@ def agreement(
     Returns
     -------
     mapping
-        bias (mean of pred - true), sd of these differences, loa_low and loa_high (limits of
-        agreement, bias -+ 1.96 sd: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8), ccc
-        (concordance correlation, Lin 1989, doi:10.2307/2532051: 1 only when all values are
-        equal), each of bias and ccc with a 95 % confidence interval (bias_low, ...) by the
-        jackknife over units, NaN with fewer than six; n, units.
+        bias (mean over units of their mean pred - true), sd of these differences of cells, loa_low
+        and loa_high (limits of agreement, bias -+ 1.96 sd: Bland and Altman 1986,
+        doi:10.1016/S0140-6736(86)90837-8), ccc (concordance correlation, Lin 1989,
+        doi:10.2307/2532051: 1 only when all values are equal), each of bias and ccc with a 95 %
+        confidence interval (bias_low, ...) by the jackknife over units, NaN with fewer than six;
+        n, units. Every unit has the same weight, however many cells it has.
 
     Raises
     ------
@@ -372,13 +302,16 @@ def agreement(
     result.update(n=len(table), units=len(names))
     if not len(table):
         return result
-    # sums of each unit, from which bias and concordance of any resample follow; taken relative to
-    # the mean, so that squares lose no digits
+    # means of each unit, from which bias and concordance without any unit follow; taken relative
+    # to the mean of all, so that squares lose no digits
     x, y = true - true.mean(), pred - true.mean()
     moments = (np.ones_like(x), x, y, x * x, y * y, x * y)
-    sums = np.stack([np.bincount(index, v) for v in moments]).astype(float)
-    bias, ccc = _bias_and_ccc(np.ones((1, len(names))), sums)
-    sd = float((pred - true).std(ddof=1)) if len(table) > 1 else math.nan
+    means = np.stack([np.bincount(index, v) for v in moments]) / np.bincount(index)
+    bias, ccc = _bias_and_ccc(np.ones((1, len(names))), means)
+    sd = math.nan
+    if len(table) > 1:
+        squares = np.bincount(index, (y - x - bias[0]) ** 2) / np.bincount(index)
+        sd = math.sqrt(squares.mean() * len(table) / (len(table) - 1))
     result.update(
         bias=float(bias[0]),
         sd=sd,
@@ -387,15 +320,15 @@ def agreement(
         ccc=float(ccc[0]),
     )
     if len(names) >= FEWEST_UNITS:
-        biases, cccs = _bias_and_ccc(without_each(len(names), len(names), True)[0], sums)
+        biases, cccs = _bias_and_ccc(without_each(len(names), len(names), True)[0], means)
         result["bias_low"], result["bias_high"] = jackknife_interval(biases)
         low, high = jackknife_interval(cccs)
         result["ccc_low"], result["ccc_high"] = max(-1.0, low), min(1.0, high)
     return result
 
 
-def _bias_and_ccc(draws: NDArray[Any], sums: Array) -> tuple[Array, Array]:
-    n, x, y, xx, yy, xy = (draws @ one for one in sums)
+def _bias_and_ccc(draws: NDArray[Any], means: Array) -> tuple[Array, Array]:
+    n, x, y, xx, yy, xy = (draws @ one for one in means)
     mx, my = x / n, y / n
     vx, vy, cov = xx / n - mx**2, yy / n - my**2, xy / n - mx * my
     below = vx + vy + (mx - my) ** 2

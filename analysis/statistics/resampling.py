@@ -89,20 +89,43 @@ def least_p(units_a: int, units_b: int, paired: bool, resamples: int) -> float:
 
 def _abs_t(differences: Array, axis: int = -1) -> Array:
     mean, error = differences.mean(axis), differences.std(axis, ddof=1)
-    return _ratio(np.abs(mean), error)
+    return ratio(np.abs(mean), error)
 
 
 def _abs_welch(a: Array, b: Array, axis: int = -1) -> Array:
     difference = np.abs(a.mean(axis) - b.mean(axis))
     variance = a.var(axis, ddof=1) / a.shape[axis] + b.var(axis, ddof=1) / b.shape[axis]
-    return _ratio(difference, np.sqrt(variance))
+    return ratio(difference, np.sqrt(variance))
 
 
-def _ratio(above: Array, below: Array) -> Array:
+def ratio(above: Array, below: Array) -> Array:
+    """Return a statistic `above` / `below`, 0 where both are 0; `above` is not negative."""
     # units that do not vary at all are infinitely far apart, or equal; the tolerance keeps
     # rounding from making huge statistics of equal ones
     tiny = below <= 1e-12 * np.maximum(above, 1e-300)
     return np.where(tiny, np.where(above > 0, 1e300, 0.0), above / np.where(tiny, 1.0, below))
+
+
+def signs(units: int, count: int, rng: np.random.Generator) -> Array:
+    """Return in which units the two labels are swapped.
+
+    Parameters
+    ----------
+    units, count : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (swaps, units) array
+        1, or -1 for a swap. All 2**units swaps if these are no more than `count`, else `count`
+        random ones; in the first row, nothing is swapped.
+    """
+    if 2**units <= count:
+        bits = (np.arange(2**units)[:, None] >> np.arange(units)) & 1
+    else:
+        bits = rng.integers(0, 2, (count + 1, units))
+        bits[0] = 0
+    return (1 - 2 * bits).astype(float)
 
 
 def ratio_of_sums(draws: NDArray[np.int64], sums: Array, counts: Array) -> Array:

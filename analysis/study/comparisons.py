@@ -8,13 +8,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import FEATURES, TRUTH
-from analysis.morphology.noise import discretisation_difference, noise_floor
-from analysis.statistics.pairs import RESAMPLES, agreement, compare, holm
+from analysis.morphology.noise import noise_floor
+from analysis.statistics.pairs import RESAMPLES, agreement, compare
+from analysis.study.families import Question, length_unit, with_verdicts
 
 UNITS = ("group", "image", "track")
 MOST_GROUPS = 6
 """Most groups of images to compare with each other; more would give too many pairs."""
 QUARTILES = (0.25, 0.5, 0.75)
+FOUND_ENOUGH = 0.5
+"""Share of the true cells that a method must have found for cells found by all to be those that it
+found, too."""
 
 
 def with_unit(objects: pd.DataFrame, unit: str) -> pd.DataFrame:
@@ -37,6 +41,7 @@ def comparisons(
     *,
     unit: str = "group",
     convention: str = "trackmate",
+    recommended: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -54,10 +59,10 @@ def comparisons(
         The independent unit.
     convention : str
         Convention with which the objects were measured.
-    resamples : int
+    recommended : str, optional
+        The method whose populations are tested.
+    resamples, seed : int
         See `analysis.statistics.compare`.
-    seed : int
-        Of all that is random: permutations, and the shifts of discs on their pixels.
 
     Returns
     -------
@@ -65,60 +70,60 @@ def comparisons(
         See `analysis.evidence.Evidence.statistics`; empty if there is nothing to compare.
     """
     table = with_unit(objects, unit)
-    table = table[table["unit"].notna()]
+    questions = list(_questions(table[table["unit"].notna()], unit))
     tables = []
-    for kind, method, part, by in _questions(table, unit):
+    for question in questions:
         for feature in FEATURES:
+            column, length = length_unit(question.cells, feature)
             found = compare(
-                part, feature=feature, by=by, unit="unit", resamples=resamples, seed=seed
-            )
-            if not len(found):
-                continue
-            found.insert(0, "comparison", kind)
-            found.insert(1, "method", method)
-            areas = {
-                level: rows["area"].dropna().to_numpy(float) for level, rows in part.groupby(by)
-            }
-            found["discretisation"] = [
-                _discretisation(areas.get(a), areas.get(b), feature, convention, seed)
-                for a, b in zip(found["a"], found["b"])
-            ]
-            tables.append(found)
+                question.cells,
+                feature=column,
+                by=question.by,
+                unit="unit",
+                resamples=resamples,
+                seed=seed,
+            ).assign(feature=feature)
+            found.insert(0, "comparison", question.comparison)
+            found.insert(1, "method", question.method)
+            found.insert(3, "feature_unit", length)
+            if len(found):
+                tables.append(found)
     if not tables:
         return pd.DataFrame()
-    result = holm(pd.concat(tables, ignore_index=True))
-    # an unknown difference is not known to be larger than pixels alone produce
-    result["below_noise"] = ~(result["difference"].abs() > result["discretisation"])
-    return result
+    return with_verdicts(
+        pd.concat(tables, ignore_index=True),
+        questions,
+        recommended=recommended,
+        convention=convention,
+        resamples=resamples,
+        seed=seed,
+    )
 
 
-def _questions(table: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.DataFrame, str]]:
+def _questions(table: pd.DataFrame, unit: str) -> Iterator[Question]:
     if table["method"].nunique() > 1:
-        yield "methods", "", table, "method"
+        # the truth comes last: a difference is method minus truth
+        true = table["method"] == TRUTH
+        yield Question("methods", "", pd.concat([table[~true], table[true]]), "method")
     # groups of images are populations where nothing smaller is named and they are not the units
     by_group = unit != "group" and table["population"].isna().all()
     if by_group and 2 <= table["group"].nunique() <= MOST_GROUPS:
         for method, rows in table.groupby("method", sort=False):
             # under another name: what differs between groups has groups as its units
             between = rows.sort_values("group").assign(between=lambda cells: cells["group"])
-            yield "groups", str(method), between, "between"
+            yield Question("groups", str(method), between, "between")
     for method, rows in table.groupby("method", sort=False):
         named = rows[rows["population"].notna()]
         if named["population"].nunique() > 1:
             # the same pairs the same way round for every method
-            yield "populations", str(method), named.sort_values("population"), "population"
-
-
-def _discretisation(
-    a: np.ndarray | None, b: np.ndarray | None, feature: str, convention: str, seed: int
-) -> float:
-    if a is None or b is None or not len(a) or not len(b):
-        return float("nan")
-    return float(discretisation_difference(a, b, feature, convention=convention, seed=seed))
+            cells = named.sort_values("population", kind="stable")
+            yield Question("populations", str(method), cells, "population")
 
 
 def agreements(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
-    """Compare each method's features with the truth's, for cells that both have.
+    """Compare each method's features with the truth's, cell by cell, for cells that all have.
+
+    A method that found fewer than half of the true cells does not take cells from the others.
 
     Returns
     -------
@@ -128,7 +133,7 @@ def agreements(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
     rows = []
     for method, feature, pairs in _matched(objects, unit):
         one = dict(agreement(pairs, feature_true="true", feature_pred="pred", unit="unit"))
-        mean = pairs["true"].mean()
+        mean = _unit_mean(pairs)
         relative = one["bias"] / mean if mean else np.nan
         rows.append(
             {
@@ -144,18 +149,18 @@ def agreements(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
 
 
 def unit_biases(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
-    """Return the bias in each unit alone, for cells that a method and the truth both have.
+    """Return the bias in each unit alone, for the cells of `agreements`.
 
     Returns
     -------
     DataFrame
         One row per method, feature and unit: method, trial_id, split, metric ('bias_area', ...),
-        unit, value: mean of method minus truth over the unit's cells, divided by the truth's mean
-        over the cells of all units.
+        unit, value: mean of method minus truth over the unit's cells, divided by the mean of the
+        truth's means over units.
     """
     tables = []
     for method, feature, pairs in _matched(objects, unit):
-        mean = pairs["true"].mean()
+        mean = _unit_mean(pairs)
         if not mean:
             continue
         each = ((pairs["pred"] - pairs["true"]) / mean).groupby(pairs["unit"]).mean()
@@ -168,14 +173,30 @@ def unit_biases(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).join(trials, on="method")
 
 
+def _unit_mean(pairs: pd.DataFrame) -> float:
+    return float(pairs["true"].groupby(pairs["unit"]).mean().mean())
+
+
 def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield the matched cells of each method and feature as a table with true, pred and unit."""
+    """Yield the cells that all methods found, as a table with true, pred and unit, for each method
+    and feature.
+    """
     table = with_unit(objects, unit)
     true = table[table["method"] == TRUTH].set_index(["image", "label"])
+    keys: dict[str, pd.MultiIndex] = {}
+    rows: dict[str, pd.DataFrame] = {}
     for method, found in table[table["method"] != TRUTH].groupby("method", sort=False):
         found = found[found["matched_label"].notna()]
-        keys = pd.MultiIndex.from_arrays([found["image"], found["matched_label"].astype("int64")])
-        partner = true.reindex(keys)
+        own = pd.MultiIndex.from_arrays([found["image"], found["matched_label"].astype("int64")])
+        there = own.isin(true.index)  # not the cells at a border, which are left out
+        rows[str(method)], keys[str(method)] = found[there], own[there]
+    common = true.index
+    for own in keys.values():
+        if len(own) >= FOUND_ENOUGH * len(true):
+            common = common[common.isin(own)]
+    for method, own in keys.items():
+        shared = own.isin(common)
+        partner, found = true.reindex(own[shared]), rows[method][shared]
         for feature in FEATURES:
             pairs = pd.DataFrame(
                 {
@@ -185,7 +206,7 @@ def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.Da
                 }
             ).dropna()
             if len(pairs):
-                yield str(method), feature, pairs
+                yield method, feature, pairs
 
 
 def noise_of(objects: pd.DataFrame, convention: str, *, seed: int = 0) -> pd.DataFrame:

@@ -13,8 +13,6 @@ from analysis.evidence import Evidence
 from analysis.formats.trackmate import write_trackmate_objects
 from trainables.records.files import write_json, write_with
 
-CAUTION = "intervals and p-values are not yet reliable with few units: docs/statistics.md"
-"""Text in the first column of the tables that contain them."""
 TRACKMATE = "trackmate"
 """Folder of the tables in TrackMate's form."""
 OBJECT_COLUMNS = ("group", "split", "trial_id", "matched_label", "iou", "population", "outcome")
@@ -29,9 +27,7 @@ def write_tables(evidence: Evidence, report: Path) -> None:
     write_with(report / "objects.csv", partial(evidence.objects.to_csv, index=False))
     write_trackmate(evidence, report / TRACKMATE)
     for name in ("methods", "scores", "units", "errors", "statistics", "agreement", "noise"):
-        table: pd.DataFrame = getattr(evidence, name).copy()
-        if name in ("statistics", "agreement"):
-            table.insert(0, "caution", CAUTION)
+        table: pd.DataFrame = getattr(evidence, name)
         write_with(report / f"{name}.csv", partial(table.to_csv, index=False))
     write_json(report / "settings.json", {**evidence.settings, "missing": evidence.missing})
 

@@ -59,13 +59,14 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     scores, units = score_tables(trials, unit, study.measurer.split, sizes)
     biases = unit_biases(cells, unit=unit).assign(parameters="calibrated")
     standing = validation_scores(trials, unit)
+    methods = method_table(run, trials, standing, unit, seed=options.seed)
     return Evidence(
         out=run.out,
         plan=run.plan,
         leaderboard=run.leaderboard,
         candidates=tied_candidates(run, seed=options.seed),
         history=run.history,
-        methods=method_table(run, trials, standing, unit, seed=options.seed),
+        methods=methods,
         standing=standing,
         scores=scores,
         units=pd.concat([units, biases], ignore_index=True),
@@ -76,6 +77,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
             cells,
             unit=unit,
             convention=options.convention,
+            recommended=str(methods["method"].iloc[0]),
             resamples=options.resamples,
             seed=options.seed,
         ),

@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from analysis.evaluation.outcomes import CAUSES
 from analysis.evaluation.selection import select
-from analysis.evidence import FEATURES, IOUS, TRUTH, Crop, Evidence, Picture
+from analysis.evidence import FEATURES, IOUS, TRUTH, Crop, Evidence, Picture, compared
+from analysis.study.comparisons import comparisons
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS
 
 METHODS = {
@@ -305,50 +306,6 @@ def make_frames(objects: pd.DataFrame) -> pd.DataFrame:
     return table.assign(frame=pd.array([pd.NA] * len(table), dtype="Int64"))
 
 
-def make_statistics(
-    objects: pd.DataFrame, significant: bool = True, units: int = 8
-) -> pd.DataFrame:
-    """Give all pairs of methods and, of each method, the two populations."""
-    rows = []
-    names = list(dict.fromkeys(objects["method"]))
-    pairs = [("methods", None, a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    pairs += [("populations", name, "small", "large") for name in names]
-    for feature in FEATURES:
-        for comparison, method, a, b in pairs:
-            by = "method" if method is None else "population"
-            table = objects if method is None else objects[objects["method"] == method]
-            mean_a, mean_b = (table.loc[table[by] == side, feature].mean() for side in (a, b))
-            real = significant and "3-class" in f"{a}{b}" and feature in ("area", "radius")
-            rows.append(
-                {
-                    "feature": feature,
-                    "a": a,
-                    "b": b,
-                    "n_a": 400,
-                    "n_b": 400,
-                    "units_a": units,
-                    "units_b": units,
-                    "mean_a": mean_a,
-                    "mean_b": mean_b,
-                    "difference": mean_b - mean_a,
-                    "difference_low": mean_b - mean_a - 1,
-                    "difference_high": mean_b - mean_a + 1,
-                    "p_mann_whitney": 0.001 if real else 0.4,
-                    "cliffs_delta": 0.2,
-                    "p_unit": 0.004 if real else 0.5,
-                    "p_least": 2 / 2**units,
-                    "note": "" if units > 5 else "too few independent units",
-                    "comparison": comparison,
-                    "method": method,
-                    "p_mann_whitney_holm": 0.01 if real else 1.0,
-                    "p_unit_holm": 0.02 if real else 1.0,
-                    "discretisation": abs(mean_a) * 0.005,
-                    "below_noise": not real,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def make_agreement(objects: pd.DataFrame, units: int = 8) -> pd.DataFrame:
     """Give the bias of each method's features."""
     rows = []
@@ -396,7 +353,6 @@ def make_evidence(
     *,
     names: list[str] | None = None,
     pixel: float | None = PIXEL,
-    significant: bool = True,
     seeds: int = 1,
     units: int = 8,
     **board: Any,
@@ -440,7 +396,9 @@ def make_evidence(
         objects=objects,
         errors=make_errors(methods, units),
         frames=make_frames(objects),
-        statistics=make_statistics(objects, significant, units),
+        statistics=comparisons(
+            compared(objects), recommended=names[0] if names else None, resamples=499
+        ),
         agreement=agreement,
         noise=make_noise(),
         crop=make_crop(rng, leaderboard),

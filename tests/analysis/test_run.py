@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -18,13 +19,13 @@ import pandas as pd
 import pytest
 import tifffile
 
-from analysis.evidence import FEATURES, TRUTH
+from analysis.evidence import FEATURES, TRUTH, compared
 from analysis.morphology.features import measure
 from analysis.run import main
 from analysis.runfolder import read_run
 from analysis.segment import main as segment_main
 from analysis.study.comparisons import agreements, comparisons, noise_of
-from analysis.study.files import CAUTION, file_names
+from analysis.study.files import file_names
 from analysis.study.objects import KEYS
 from tests.analysis.page_text import claims, drawn, visible
 
@@ -128,9 +129,7 @@ def test_page_claims_nothing_that_it_cannot_hold(analysed: tuple[Path, str]) -> 
     assert few in text
     assert methods["val_low"].isna().all()
     assert methods["tied"].all()
-    for name in ("statistics", "agreement"):
-        assert table(out, name).columns[0] == "caution"
-        assert (table(out, name)["caution"] == CAUTION).all()
+    assert "Whether cell features differ from the truth cannot be tested: 5 independent" in text
 
 
 def test_methods_are_ranked_by_validation_alone(analysed: tuple[Path, str]) -> None:
@@ -215,12 +214,19 @@ def test_statistics_are_over_units(analysed: tuple[Path, str]) -> None:
     # five images show cells: too few for a p-value
     assert (statistics["note"] == "too few independent units").all()
     assert statistics["p_unit"].isna().all()
-    assert statistics["p_mann_whitney_holm"].notna().any()
+    assert statistics["p_mann_whitney"].notna().any()
+    assert statistics["verdict"].isna().all()
+    assert statistics["margin"].notna().all()
+    families = statistics.fillna({"family": ""}).groupby("family")["comparison"].unique()
+    assert families["methods against truth"].tolist() == ["methods"]
+    own = statistics.loc[statistics["family"] == "populations", "method"].unique()
+    assert own.tolist() == [table(analysed[0], "methods")["method"].iloc[0]]
     sizes = statistics[(statistics["comparison"] == "populations")]
     radius = sizes[(sizes["method"] == TRUTH) & (sizes["feature"] == "radius")].iloc[0]
     assert (radius["a"], radius["b"]) == ("large", "small")
-    assert radius["difference"] == pytest.approx(4, abs=1)
-    assert not radius["below_noise"]
+    assert radius["feature_unit"] == "um"
+    assert radius["difference"] == pytest.approx(2, abs=0.5)  # 4 pixels of 0.5 um
+    assert abs(radius["difference"]) > radius["margin"] == 0.25
 
 
 def test_what_is_missing_is_said(analysed: tuple[Path, str]) -> None:
@@ -304,14 +310,15 @@ def test_options_change_what_they_name(
     )
 
     def same(name: str, computed: pd.DataFrame) -> bool:
-        written = table(out, name).drop(columns="caution", errors="ignore")
-        return written.equals(pd.read_csv(StringIO(computed.to_csv(index=False))))
+        return table(out, name).equals(pd.read_csv(StringIO(computed.to_csv(index=False))))
 
+    options: dict[str, Any] = {"unit": "image", "recommended": methods["method"].iloc[0]}
+    objects = compared(objects)
     assert same(
         "statistics",
-        comparisons(objects, unit="image", convention="skimage", resamples=40, seed=3),
+        comparisons(objects, convention="skimage", resamples=40, seed=3, **options),
     )
-    assert not same("statistics", comparisons(objects, unit="image", resamples=41, seed=4))
+    assert not same("statistics", comparisons(objects, resamples=41, seed=4, **options))
     assert same("agreement", agreements(objects, unit="image"))
     assert not same("agreement", agreements(objects, unit="group"))
     assert same("noise", noise_of(objects, "skimage", seed=3))

@@ -1,4 +1,4 @@
-"""Relative bias of every feature against the ground truth, beside the noise of pixels."""
+"""Relative bias of every feature against the ground truth, beside its margin."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from analysis.report.figures.samples import dots_are, measured_from
 from analysis.report.figures.style import COLOURS, MARKERS, TWO_COLUMNS, dot_key, draw_dots
 from analysis.report.tables import (
     in_order,
-    pixel_noise,
     relative_bias,
     representatives,
     unit_of,
     unit_values,
 )
+from analysis.study.families import TRUTH_FAMILY
 
 
 class Point(NamedTuple):
@@ -40,8 +40,8 @@ class Bias(NamedTuple):
     """Bias in per cent of the truth's mean."""
 
     methods: list[str]
-    noise: list[float | None]
-    """Bias in per cent that pixels alone can cause for each feature, where it is known."""
+    margins: list[float | None]
+    """Change in per cent by half a pixel of boundary for each feature, where it is known."""
     points: list[Point]
     dots: str
     """Meaning of a small dot; '' without dots."""
@@ -51,13 +51,13 @@ class Bias(NamedTuple):
 
 
 def compute(evidence: Evidence) -> Bias | None:
-    """Return the bias of every feature and method, and the bias that pixels alone can cause."""
+    """Return the bias of every feature and method, and each feature's margin."""
     table = relative_bias(evidence)
     if table.empty:
         return None
     units, dots = unit_values(evidence, [f"bias_{feature}" for feature in FEATURES])
     methods = in_order(table["method"], tuple(representatives(evidence)["method"]))
-    noise = [pixel_noise(evidence, feature) for feature in FEATURES]
+    margins = [_margin(evidence, feature) for feature in FEATURES]
     points = []
     for i, feature in enumerate(FEATURES):
         for j, name in enumerate(methods):
@@ -65,20 +65,31 @@ def compute(evidence: Evidence) -> Bias | None:
             each = units[(units["method"] == name) & (units["metric"] == f"bias_{feature}")]
             values = (100 * t["value"].to_numpy(float) for t in (own, each))
             points.append(Point(i, j, *values))
-    percent = [None if share is None else 100 * share for share in noise]
     unit, sample = unit_of(evidence, cells=True), measured_from(evidence)
-    return Bias(methods, percent, points, dots, unit, sample)
+    return Bias(methods, margins, points, dots, unit, sample)
+
+
+def _margin(evidence: Evidence, feature: str) -> float | None:
+    """Return what half a pixel of boundary does to the true cells, in per cent of their mean."""
+    table = evidence.statistics
+    if table.empty:
+        return None
+    rows = table[(table["family"] == TRUTH_FAMILY) & (table["feature"] == feature)]
+    share = (100 * rows["margin"] / rows["mean_b"].abs()).dropna()
+    return float(share.iloc[0]) if len(share) else None
 
 
 def draw(shown: Bias) -> Figure:
-    """Draw one row per feature, methods below each other, on a grey bar as wide as the noise."""
+    """Draw one row per feature, methods below each other, on a grey bar as wide as the margin."""
     count = len(shown.methods)
     height = 0.9 + 6 * (0.2 + 0.11 * count)
     figure = Figure(figsize=(TWO_COLUMNS * 0.75, height), layout="constrained")
     ax = figure.subplots()
-    for position, noise in enumerate(shown.noise):
-        if noise is not None:
-            ax.add_patch(Rectangle((-noise, position - 0.45), 2 * noise, 0.9, fc="0.85", ec="none"))
+    for position, margin in enumerate(shown.margins):
+        if margin is not None:
+            ax.add_patch(
+                Rectangle((-margin, position - 0.45), 2 * margin, 0.9, fc="0.85", ec="none")
+            )
     for point in shown.points:
         _draw_point(ax, point, shown.methods)
     ax.axvline(0, color="black", lw=0.6)
@@ -88,8 +99,8 @@ def draw(shown: Bias) -> Figure:
     ax.set_xlabel("Bias (% of the ground truth's mean)")
     ax.grid(axis="x", color="0.92", lw=0.4)
     handles = [*ax.get_legend_handles_labels()[0], *dot_key(shown.dots, "0.3")]
-    if any(noise is not None for noise in shown.noise):
-        handles.append(Patch(fc="0.85", label="no larger than pixels alone produce"))
+    if any(margin is not None for margin in shown.margins):
+        handles.append(Patch(fc="0.85", label="within half a pixel of boundary"))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if count > 3 else 2)
     return figure
 
@@ -107,7 +118,7 @@ def _draw_point(ax: Axes, point: Point, methods: list[str]) -> None:
 def caption(shown: Bias) -> str:
     """Say what bias means, how much data it comes from, and what grey means."""
     return (
-        "Mean of (method − truth) in per cent of the truth's mean, for cells found by both: "
-        f"{shown.sample}. {dots_are(shown.unit)} Grey: the noise floor, by which discs as large as "
-        "the true and the found cells would differ when drawn on pixels."
+        "Mean over units of (method − truth) in per cent of the truth's mean, for the cells that "
+        f"all methods found: {shown.sample}. {dots_are(shown.unit)} Grey: what half a pixel of "
+        "boundary does to such cells."
     )

@@ -12,7 +12,6 @@ from analysis.morphology.noise import (
     FEATURES,
     SHAPES,
     SHIFTS,
-    discretisation_difference,
     ideal_features,
     noise_floor,
 )
@@ -124,52 +123,3 @@ def test_features_of_an_ellipse_by_hand() -> None:
     assert long["area"] == pytest.approx(2 * math.pi)
     assert long["circularity"] == pytest.approx(8 * math.pi**2 / 9.688448220547675**2)
     assert long["shape_index"] == pytest.approx(9.688448220547675 / math.sqrt(2 * math.pi))
-
-
-def disc(radius: float, feature: str, column: str = "bias") -> float:
-    return value(noise_floor([math.pi * radius**2]), "disc", feature, column)
-
-
-def test_the_difference_is_that_of_the_discs_and_its_chance() -> None:
-    """At radii of the curve itself, 1.5 * 64 ** (k / 24), nothing is interpolated."""
-    small, large = 1.5 * 64 ** (8 / 24), 1.5 * 64 ** (16 / 24)
-    one, other = (np.full(n, math.pi * r**2) for n, r in ((25, small), (100, large)))
-    tables = [noise_floor([math.pi * r**2]) for r in (small, large)]
-    for feature in FEATURES:
-        found = discretisation_difference(one, other, feature)
-        a, b = (value(table, "disc", feature, "bias") for table in tables)
-        sd_a, sd_b = (value(table, "disc", feature, "sd") for table in tables)
-        chance = math.sqrt(sd_a**2 / 25 + sd_b**2 / 100)
-        assert found == pytest.approx(abs(a - b) + 1.96 * chance, rel=1e-6), feature
-        assert discretisation_difference(other, one, feature) == pytest.approx(found)
-
-
-def test_cells_between_two_radii_of_the_curve() -> None:
-    lower, upper, far = (1.5 * 64 ** (k / 24) for k in (12, 13, 20))
-    middle = math.pi * lower * upper  # half way on the logarithmic scale
-    low, high, end = (disc(r, "circularity", "relative_bias") for r in (lower, upper, far))
-    many, others = np.full(10**5, middle), np.full(10**5, math.pi * far**2)
-    found = discretisation_difference(many, others, "circularity")
-    assert found == pytest.approx(abs((low + high) / 2 - end), abs=2e-4)
-
-
-def test_conventions_differ_and_cells_beyond_the_curve_take_its_ends() -> None:
-    one, other = np.full(50, 20.0), np.full(50, 900.0)
-    raw = discretisation_difference(one, other, "circularity", convention="trackmate_raw")
-    assert raw != discretisation_difference(one, other, "circularity")
-    end = math.pi * 96**2
-    larger, last = (
-        discretisation_difference([a] * 4, [end] * 4, "solidity") for a in (4 * end, end)
-    )
-    assert larger == pytest.approx(last)
-
-
-def test_cells_without_an_area_are_left_out() -> None:
-    some = [20.0, 30.0]
-    found = discretisation_difference([*some, 0.0, math.nan], [900.0], "perimeter")
-    assert found == discretisation_difference(some, [900.0], "perimeter")
-    for small, other in (([0.5], [900.0]), ([900.0], [0.5])):
-        assert discretisation_difference(small, other, "area") > 0, "less than a pixel is an area"
-    for empty in (np.zeros(0), np.zeros(1), np.full(1, math.nan)):
-        assert math.isnan(discretisation_difference(empty, [3.0], "area"))
-        assert math.isnan(discretisation_difference([3.0], empty, "area"))

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
-from analysis.morphology.noise import (
-    FEATURES,
-    discretisation_difference,
-    ideal_features,
-    noise_floor,
-)
+from analysis.morphology.noise import ideal_features, noise_floor
 
 
 def test_ideal_features_of_discs_and_ellipses() -> None:
@@ -34,21 +28,7 @@ def test_bias_of_a_disc_is_the_known_one() -> None:
     assert raw.loc[("disc", "circularity"), "relative_bias"] == pytest.approx(-0.38, abs=0.01)
 
 
-def test_difference_that_pixels_make_covers_that_of_real_discs() -> None:
-    rng = np.random.default_rng(0)
-    small, large = math.pi * rng.uniform(3, 4, 60) ** 2, math.pi * rng.uniform(15, 20, 60) ** 2
-    apart = discretisation_difference(small, large, "circularity")
-    assert 0.03 < apart < 0.08  # small discs look less round by about this
-    same = discretisation_difference(large, large, "circularity")
-    assert 0 < same < apart / 5
-    more = np.tile(large, 100)
-    assert discretisation_difference(more, more, "circularity") == pytest.approx(same / 10)
-    for feature in FEATURES:
-        assert discretisation_difference(small, large, feature) > 0
-
-
 def test_without_cells_nothing_is_known() -> None:
-    assert math.isnan(discretisation_difference([], [3.0], "area"))
     assert noise_floor([]).empty
     with pytest.raises(ValueError, match="positive"):
         noise_floor([0.0])

@@ -14,15 +14,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.statistics import mean_interval
-from analysis.statistics.pairs import (
-    BETWEEN_GROUPS,
-    COLUMNS,
-    TOO_FEW,
-    agreement,
-    compare,
-    holm,
-)
+from analysis.statistics.pairs import COLUMNS, TOO_FEW, agreement, compare
 from analysis.statistics.resampling import cliffs_deltas, least_p, signs_p, units_p
+from analysis.statistics.units import BETWEEN_GROUPS
 
 
 def cells(values: Mapping[tuple[str, Any], list[float]]) -> pd.DataFrame:
@@ -271,15 +265,6 @@ def test_mean_interval_is_students_t() -> None:
         mean_interval(values.reshape(3, 3))
 
 
-def test_holm_by_hand_and_without_missing() -> None:
-    table = holm(pd.DataFrame({"p_unit": [0.01, np.nan, 0.02, 0.9], "p_mann_whitney": [0.5] * 4}))
-    assert table["p_unit_holm"].tolist()[:1] == [0.03]
-    assert math.isnan(table["p_unit_holm"][1])
-    assert table["p_unit_holm"][2] == 0.04
-    assert table["p_mann_whitney_holm"].tolist() == [1.0] * 4
-    assert list(table) == ["p_unit", "p_unit_holm", "p_mann_whitney", "p_mann_whitney_holm"]
-
-
 def test_agreement_by_hand() -> None:
     pairs = pd.DataFrame({"t": [1.0, 2.0, 3.0], "p": [1.5, 2.5, 3.5], "u": [0, 1, 2]})
     found = agreement(pairs, feature_true="t", feature_pred="p", unit="u")
@@ -291,6 +276,16 @@ def test_agreement_by_hand() -> None:
     assert (found["n"], found["units"]) == (3, 3)
     same = agreement(pairs.assign(p=pairs["t"]), feature_true="t", feature_pred="p", unit="u")
     assert same["ccc"] == pytest.approx(1)
+
+
+def test_agreement_counts_units_not_cells() -> None:
+    """Three cells of one unit are 1 too large, one cell of the other is 5 too large."""
+    pairs = pd.DataFrame({"t": [1.0, 2, 3, 8], "p": [2.0, 3, 4, 13], "u": [0, 0, 0, 1]})
+    found = agreement(pairs, feature_true="t", feature_pred="p", unit="u")
+    assert found["bias"] == pytest.approx(3)
+    # each unit's mean square is 4; four cells
+    assert found["sd"] == pytest.approx(math.sqrt(4 * 4 / 3))
+    assert found["loa_low"] == pytest.approx(3 - 1.96 * found["sd"])
 
 
 def test_agreement_interval_holds_the_planted_bias() -> None:

@@ -36,10 +36,12 @@ def test_groups_are_compared_where_no_population_is_named() -> None:
     assert groups["difference"].to_numpy() == pytest.approx(-200, abs=5)
     assert (groups["units_a"] == 1).all()  # a patient, whatever the number of images
     assert groups["p_unit"].isna().all()
-    assert not groups["below_noise"].any()
+    assert (groups["verdict"] == "").all()
+    assert (groups["family"] == "").all()
     methods = found[(found["comparison"] == "methods") & (found["feature"] == "area")].iloc[0]
     assert methods["design"] == "paired"
-    assert abs(methods["unit_difference"]) == pytest.approx(10)
+    assert (methods["a"], methods["b"]) == ("U-Net", TRUTH)
+    assert methods["unit_difference"] == pytest.approx(10)
 
 
 @pytest.mark.parametrize(("population", "unit"), [(True, "image"), (False, "group")])
@@ -65,3 +67,97 @@ def test_each_unit_has_a_bias_of_its_own() -> None:
     assert set(zip(found["method"], found["trial_id"], found["split"])) == {("U-Net", "t1", "test")}
     assert len(unit_biases(table, unit="image")) == 10 * len(FEATURES)
     assert unit_biases(table[table["method"] == TRUTH]).empty
+
+
+def cells(extra: dict[str, float], images: int = 12) -> pd.DataFrame:
+    """Return 20 round cells of radius 8 in each image, true and found.
+
+    The method draws the boundary further out by `extra` pixels, by population.
+    """
+    rng = np.random.default_rng(0)
+    rows = []
+    for image in range(images):
+        field, drawn = rng.normal(0, 0.3), rng.normal(0, 0.1)
+        for label in range(1, 21):
+            population = ("large", "small")[label % 2]
+            radius = 8 + 2 * (population == "large") + field + rng.normal(0, 0.5)
+            for method in (TRUTH, "U-Net"):
+                own = radius
+                if method != TRUTH:
+                    own += extra[population] + drawn + rng.normal(0, 0.1)
+                noise = rng.normal(0, 0.004, 3)
+                row: dict[str, object] = {"area": np.pi * own**2, "perimeter": 2 * np.pi * own}
+                row |= {"circularity": 0.9 + noise[0], "solidity": 0.95 + noise[1]}
+                row |= {"radius": own, "shape_index": 3.7 + noise[2], "method": method}
+                row |= {"image": f"i{image}", "group": f"g{image}", "track": pd.NA}
+                row |= {"label": label, "matched_label": label, "population": population}
+                rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.astype({"population": "string", "matched_label": "Int64", "track": "Int64"})
+
+
+def verdicts(table: pd.DataFrame, comparison: str = "methods") -> dict[str, str]:
+    found = comparisons(table, recommended="U-Net", resamples=999)
+    own = found[(found["comparison"] == comparison) & (found["family"] != "")]
+    return dict(zip(own["feature"], own["verdict"]))
+
+
+def test_a_quarter_pixel_of_boundary_is_equivalent_and_a_whole_one_is_different() -> None:
+    shapes = {"circularity": "equivalent", "solidity": "equivalent"}
+    others = {"radius": "", "shape_index": ""}
+    quarter = verdicts(cells({"large": 0.25, "small": 0.25}))
+    assert quarter == {"area": "equivalent", "perimeter": "equivalent"} | shapes | others
+    whole = verdicts(cells({"large": 1.0, "small": 1.0}))
+    assert whole == {"area": "different", "perimeter": "different"} | shapes | others
+    half = verdicts(cells({"large": 0.5, "small": 0.5}))
+    assert half["area"] == half["perimeter"] == "different"
+
+
+def test_populations_are_tested_within_the_recommended_method_alone() -> None:
+    table = cells({"large": 0.0, "small": 0.0})
+    assert verdicts(table, "populations")["area"] == "different"
+    found = comparisons(table, recommended="U-Net", resamples=99)
+    rows = found[found["comparison"] == "populations"]
+    assert set(rows.loc[rows["family"] != "", "method"]) == {"U-Net"}
+    rest = rows[rows["method"] == TRUTH]
+    assert rest[["p_family", "p_equivalent"]].isna().all(axis=None)
+    assert rest["unit_difference_low"].notna().all()
+    few = comparisons(cells({"large": 0.0, "small": 0.0}, 5), recommended="U-Net", resamples=99)
+    assert (few["verdict"] == "").all()
+
+
+def test_sizes_are_in_micrometres_where_these_are_known() -> None:
+    table = cells({"large": 1.0, "small": 1.0})
+    known = table.assign(area_um2=table["area"] / 4, perimeter_um=table["perimeter"] / 2)
+    found, pixels = (comparisons(one, resamples=99) for one in (known, table))
+    for feature, unit, factor in (("area", "um2", 4), ("perimeter", "um", 2), ("radius", "px", 1)):
+        a, b = (one[one["feature"] == feature].iloc[0] for one in (found, pixels))
+        assert a["feature_unit"] == unit
+        for column in ("unit_difference", "margin", "mean_b"):
+            assert a[column] == pytest.approx(b[column] / factor)
+        assert (a["p_family"], a["verdict"]) == pytest.approx(
+            (b["p_family"], b["verdict"]), nan_ok=True
+        )
+
+
+def test_cells_that_all_methods_found() -> None:
+    """The second method fuses cells, so that only the other half can be compared.
+
+    A third one, which found almost nothing, takes no cells from the others.
+    """
+    table = cells({"large": 0.0, "small": 0.0})
+    second = table[table["method"] == "U-Net"].assign(method="second")
+    fused = second["population"] == "small"
+    second["matched_label"] = second["matched_label"].mask(fused)
+    second["area"] = second["area"].mask(fused, 900.0)
+    third = second[second["label"] == 2].assign(method="third")
+    found = agreements(pd.concat([table, second, third], ignore_index=True), unit="image")
+    n = found[found["feature"] == "area"].set_index("method")["n"]
+    assert n.to_dict() == {"U-Net": 120, "second": 120, "third": 12}
+    both = comparisons(pd.concat([table, second], ignore_index=True), resamples=99)
+    rows = both[(both["feature"] == "area") & (both["b"] == TRUTH)].set_index("a")
+    # what would be published has the fused cells, cells found by all do not
+    published = rows["difference"] / rows["mean_b"]
+    assert published["second"] > 1
+    bias = found[found["feature"] == "area"].set_index("method")["relative_bias"]
+    assert abs(bias["second"]) < 0.05

@@ -1,0 +1,310 @@
+"""Cell features on the page: effects with intervals and verdicts first, p-values after them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from analysis.evidence import Evidence
+from analysis.statistics.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
+from analysis.study.families import POPULATION_FAMILY, TRUTH_FAMILY
+
+PAPER_LEVEL = 0.0001
+"""Below it, the paper calls a difference significant."""
+LENGTHS = {"um2": "µm²", "um": "µm", "px2": "px²", "px": "px"}
+FEATURE_HEADINGS = {
+    "published": "mean of all cells (%)",
+    "matched": "cells that all methods found (%)",
+    "unit_mean": "mean over units",
+    "interval": "95 % interval",
+    "half_pixel": "half a pixel of boundary",
+    "p_text": "p",
+    "p_equal_text": "p, equivalent",
+    "paper_text": "p, Mann-Whitney over cells",
+    "more": "further units to decide",
+    "first_mean": "mean of a",
+    "second_mean": "mean of b",
+    "cliffs_delta": "Cliff's delta",
+}
+"""Column headings of these tables."""
+WHY_DIFFERENT = (
+    "The paper's Mann-Whitney test counts every cell as independent, so with thousands of cells it "
+    "finds almost any difference, and with cells that resemble their neighbours also differences "
+    "that do not exist; here independent {unit}s count."
+)
+
+
+def against_truth(evidence: Evidence) -> pd.DataFrame:
+    """Return one row per method and feature: method minus truth.
+
+    The bias of the distribution that would be published is that of the means over all cells; it
+    includes what a method missed, invented, merged and split. Beside it is the bias on the cells
+    that all methods found.
+    """
+    table = family_rows(evidence, TRUTH_FAMILY)
+    if table.empty:
+        return table
+    agreed = evidence.agreement
+    matched = {}
+    if len(agreed):
+        pairs = zip(agreed["method"], agreed["feature"])
+        matched = dict(zip(pairs, agreed["relative_bias"]))
+    rows: list[dict[str, Any]] = []
+    for row in table.to_dict("records"):
+        bias = matched.get((row["a"], row["feature"]), math.nan)
+        rows.append(
+            {
+                "method": row["a"],
+                "feature": row["feature"],
+                "published": 100 * published_bias(row),
+                "matched": 100 * bias,
+                **_tested(row),
+            }
+        )
+    order = {name: place for place, name in enumerate(dict.fromkeys(evidence.methods["method"]))}
+    # by method, best first; features keep their order
+    rows.sort(key=lambda row: order.get(row["method"], len(order)))
+    return pd.DataFrame(rows)
+
+
+def published_bias(row: Mapping[Any, Any]) -> float:
+    """Return the difference of the means over all cells, divided by the second one."""
+    return float(row["difference"] / row["mean_b"]) if row["mean_b"] else math.nan
+
+
+def between_populations(evidence: Evidence) -> pd.DataFrame:
+    """Return the populations' differences within the recommended method, one row per feature."""
+    table = family_rows(evidence, POPULATION_FAMILY)
+    rows = [
+        {
+            "a": row["a"],
+            "b": row["b"],
+            "feature": row["feature"],
+            "cliffs_delta": row["cliffs_delta"],
+            **_tested(row),
+        }
+        for row in table.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def exploratory(evidence: Evidence) -> pd.DataFrame:
+    """Return all other differences: estimates without tests or verdicts."""
+    table = evidence.statistics
+    if table.empty:
+        return table
+    table = table[table["family"] == ""]
+    rows = [
+        {
+            "comparison": row["comparison"],
+            "method": row["method"],
+            "feature": row["feature"],
+            "a": row["a"],
+            "b": row["b"],
+            "unit_mean": _signed(row["unit_difference"], row["feature_unit"]),
+            "interval": _interval(row),
+            "cliffs_delta": row["cliffs_delta"],
+            "n_a": row["n_a"],
+            "n_b": row["n_b"],
+            "note": "" if pd.isna(row["note"]) else row["note"],
+        }
+        for row in table.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def family_rows(evidence: Evidence, family: str) -> pd.DataFrame:
+    """Return the rows of one family."""
+    table = evidence.statistics
+    return table[table["family"] == family] if len(table) else table
+
+
+def _tested(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return effect, interval and margin, then verdict and p-values."""
+    length = row["feature_unit"]
+    return {
+        "unit_mean": _signed(row["unit_difference"], length),
+        "interval": _interval(row),
+        "half_pixel": _size(row["margin"], length),
+        "verdict": row["verdict"],
+        "more": row["further_units"],
+        "p_text": p_text(row["p_family"]),
+        "p_equal_text": p_text(row["p_equivalent"]),
+        "paper_text": p_text(row["p_mann_whitney"]),
+        "note": "" if pd.isna(row["note"]) else row["note"],
+    }
+
+
+def p_text(p: float) -> str:
+    """Write a p-value; the paper's least one is 0.0001.
+
+    >>> [p_text(p) for p in (0.00004, 0.0314, 0.5, 1.0, math.nan)]
+    ['< 0.0001', '0.031', '0.50', '1.00', '']
+    """
+    if math.isnan(p):
+        return ""
+    if p < PAPER_LEVEL:
+        return f"< {PAPER_LEVEL}"
+    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _digits(value: float) -> int:
+    """Return with how many decimals a value of this size has three digits, at most four."""
+    if not math.isfinite(value) or value == 0:
+        return 3
+    return min(4, max(0, 2 - math.floor(math.log10(abs(value)))))
+
+
+def _size(value: float, length: str) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.{_digits(value)}f} {LENGTHS.get(length, '')}".strip()
+
+
+def _signed(value: float, length: str) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:+.{_digits(value)}f} {LENGTHS.get(length, '')}".strip()
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    """Write the interval with as many decimals as its wider end has."""
+    low, high = row["unit_difference_low"], row["unit_difference_high"]
+    if math.isnan(low):
+        return ""
+    digits = _digits(max(abs(low), abs(high)))
+    return f"{low:+.{digits}f} to {high:+.{digits}f}"
+
+
+def feature_captions(unit: str) -> dict[str, str]:
+    """Return the captions of the tables of cell features."""
+    tests = (
+        f"Mean over {unit}s: the difference of the means of independent {unit}s, with its 95 % "
+        "confidence interval. Half a pixel of boundary: what moving the outline by half a pixel "
+        "does to such cells. Equivalent: the difference is smaller than that, whether it is real "
+        "or not (two one-sided tests, each at 5 %). Different: p is at most 0.05, corrected for "
+        "all differences of this table that have a verdict. Undecided: neither; further units say "
+        f"about how many more {unit}s would usually decide. Radius and shape index follow from "
+        f"area and circularity and are not tested. {WHY_DIFFERENT.format(unit=unit)}"
+    )
+    return {
+        "features": (
+            "Cell features against the ground truth (method minus truth). Mean of all cells: the "
+            "bias of the mean that would be published, with all that was missed, invented, merged "
+            f"or split. Cells at the border of an image are left out. {tests}"
+        ),
+        "populations": (f"Populations within the recommended method (a minus b). {tests}"),
+        "statistics": (
+            "All other differences (a minus b): exploratory, so without tests and verdicts. Mean "
+            f"over {unit}s with its 95 % confidence interval; Cliff's delta is the share of pairs "
+            "of cells in which the first is larger, minus the share in which it is smaller."
+        ),
+    }
+
+
+def cells_said(evidence: Evidence, method: str) -> list[str]:
+    """Say by how much a method's cells differ from the true ones, and what became of them."""
+    said = [_bias_said(evidence, method), _became(evidence, method)]
+    said += _verdicts_said(evidence, method, family_rows(evidence, TRUTH_FAMILY))
+    return [sentence for sentence in said if sentence]
+
+
+def _bias_said(evidence: Evidence, method: str) -> str:
+    table = family_rows(evidence, TRUTH_FAMILY)
+    rows = table[table["a"] == method] if len(table) else table
+    if rows.empty:
+        return ""
+    parts = [
+        f"{row['feature'].replace('_', ' ')} {100 * published_bias(row):+.1f} %"
+        for row in rows.to_dict("records")
+    ]
+    said = f"Means over all cells of {method}, compared with the ground truth: {', '.join(parts)}."
+    agreed = evidence.agreement
+    own = agreed[agreed["method"] == method] if len(agreed) else agreed
+    if len(own) and evidence.methods["method"].nunique() > 1:
+        parts = [
+            f"{row['feature'].replace('_', ' ')} {100 * row['relative_bias']:+.1f} %"
+            for row in own.to_dict("records")
+        ]
+        said += (
+            f" Only on the {int(own['n'].max()):,} cells that all methods found: "
+            f"{', '.join(parts)}."
+        )
+    return said
+
+
+def _became(evidence: Evidence, method: str) -> str:
+    errors = evidence.errors
+    rows = errors[errors["method"] == method] if len(errors) else errors
+    if rows.empty:
+        return ""
+    counts = rows.groupby("cause")[["true_cells", "predicted_cells"]].sum()
+    true, pred = counts["true_cells"], counts["predicted_cells"]
+    return (
+        f"Of {int(true.sum()):,} true cells it missed {true['missed']:,}, merged "
+        f"{true['merged']:,} with others and split {true['split']:,}; of the "
+        f"{int(pred.sum()):,} cells that it found, {pred['invented']:,} do not exist."
+    )
+
+
+def _verdicts_said(evidence: Evidence, method: str, table: pd.DataFrame) -> list[str]:
+    """Say what the tests against the truth found."""
+    rows = table[table["a"] == method] if len(table) else table
+    parts = _by_verdict(rows, _unit(evidence))
+    return [f"{method} against the ground truth: {parts}."] if parts else []
+
+
+def _unit(evidence: Evidence) -> str:
+    return str(evidence.settings.get("unit", "image"))
+
+
+def _by_verdict(rows: pd.DataFrame, unit: str) -> str:
+    found: dict[str, list[str]] = {}
+    for row in rows.to_dict("records"):
+        if row["verdict"]:
+            name = row["feature"].replace("_", " ")
+            if row["verdict"] == UNDECIDED and not math.isnan(row["further_units"]):
+                name += f" (about {int(row['further_units']):,} more {unit}s would decide)"
+            found.setdefault(row["verdict"], []).append(name)
+    words = (DIFFERENT, EQUIVALENT, UNDECIDED)
+    return "; ".join(f"{word} in {_and(found[word])}" for word in words if word in found)
+
+
+def _and(names: list[str]) -> str:
+    """Join names.
+
+    >>> _and(["a"]), _and(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def populations_said(evidence: Evidence) -> list[str]:
+    """Say which populations differ within the recommended method."""
+    table = family_rows(evidence, POPULATION_FAMILY)
+    said = []
+    for (a, b), rows in table.groupby(["a", "b"], sort=False) if len(table) else ():
+        if parts := _by_verdict(rows, _unit(evidence)):
+            said.append(f"{a} against {b}: {parts}")
+    if said:
+        method = table["method"].iloc[0]
+        more = f"; and {len(said) - 3} more pairs below" if len(said) > 3 else ""
+        return [f"Populations, in the cells of {method}: {'. '.join(said[:3])}{more}."]
+    if len(table):
+        return ["Populations cannot be tested: too few independent units hold them."]
+    return []
+
+
+def untested(evidence: Evidence) -> list[str]:
+    """Say that there are too few units to test cell features, where that is so."""
+    table = family_rows(evidence, TRUTH_FAMILY)
+    if table.empty or (table["verdict"] != "").any():
+        return []
+    units = int(table[["units_a", "units_b"]].min(axis=1).max())
+    return [
+        f"Whether cell features differ from the truth cannot be tested: {units} independent "
+        f"unit{'s' * (units != 1)} {'are' if units != 1 else 'is'} too few, at least 6 are needed."
+    ]
