@@ -28,9 +28,10 @@ from trainables.records.files import write_json
 from trainables.tiling import Maps
 
 CALIBRATION = "calibration.json"
-FORMAT = 2
-OLD_FORMATS = (1,)
-"""Formats that searched narrower ranges: they can be read, and the next analysis replaces them."""
+FORMAT = 3
+OLD_FORMATS = (1, 2)
+"""Formats of other ranges (1), or of seeds without a minimum size (1 and 2): they can be read, and
+the next analysis replaces them."""
 AT_BOUND = 0.01
 """Share of a range's length (on its scale) that still counts as its end."""
 BUDGET = 60

@@ -218,7 +218,7 @@ def test_a_calibration_of_the_narrow_search_is_made_again(dataset: DataSet, tmp_
     assert read_calibration(tmp_path) == old, "still good enough to segment with"
     assert calibrated(tmp_path, network, dataset, 4) == new
     assert json.loads((tmp_path / CALIBRATION).read_text()) == content
-    (tmp_path / CALIBRATION).write_text(json.dumps(content | {"format": 3}))
+    (tmp_path / CALIBRATION).write_text(json.dumps(content | {"format": 4}))
     assert read_calibration(tmp_path) is None
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.evaluation.calibration import (
     CALIBRATION,
+    FORMAT,
     MOST_IMAGES,
     Calibration,
     Tried,
@@ -254,7 +255,7 @@ def test_everything_that_is_stored(dataset: DataSet, tmp_path: Path) -> None:
     values = [float(pooled(scores)[METRICS.index("ap_mean")]) for _, scores in tried]
     best = best_parameters(tried)
     assert content == {
-        "format": 2,
+        "format": FORMAT,
         "weights": "abc",
         "data": dataset.fingerprint,
         "images": ["t1", "t2", "t3"],
@@ -288,7 +289,7 @@ def test_everything_that_is_stored(dataset: DataSet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("format", 1),
+        ("format", FORMAT - 1),
         ("weights", "def"),
         ("data", "other"),
         ("images", ["t1", "t2"]),
@@ -319,15 +320,15 @@ def test_other_requests_are_no_answer_to_this_one(dataset: DataSet, tmp_path: Pa
     assert calibrate(tmp_path, dataset, Network("def"), flips=True)[1] == 12
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "3", "null", "{}", '{"format": 3}'])
+@pytest.mark.parametrize("content", ["{", "[]", "3", "null", "{}", '{"format": 4}'])
 def test_a_file_that_is_no_calibration(tmp_path: Path, content: str) -> None:
     assert read_calibration(tmp_path) is None
     (tmp_path / CALIBRATION).write_text(content)
     assert read_calibration(tmp_path) is None
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_calibrations_of_both_formats_are_read(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [1, 2, FORMAT])
+def test_calibrations_of_all_formats_are_read(tmp_path: Path, number: int) -> None:
     (tmp_path / CALIBRATION).write_text(json.dumps({"format": number, "x": "µ"}))
     assert read_calibration(tmp_path) == {"format": number, "x": "µ"}
 
