@@ -16,7 +16,9 @@ from markupsafe import Markup
 
 from analysis.evidence import TRUTH, Evidence
 from analysis.report.answer import answer
+from analysis.report.errors import errors_table
 from analysis.report.figures import Drawn, figures_of, make_figures
+from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
 from analysis.report.table1 import table1
 from analysis.report.tables import make_tables, number, representatives, unit_of
 from analysis.report.viewer import viewer_pictures
@@ -157,7 +159,12 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         answer=answer(evidence),
         tables=make_tables(evidence),
         figures=shown(figures),
-        viewer=embedded({"pictures": pictures, "truth": TRUTH}) if pictures else None,
+        errors=errors_table(evidence, {name for one in pictures for name in one["layers"]}),
+        viewer=embedded({"pictures": pictures, "truth": TRUTH, "colours": OUTCOME_COLOURS})
+        if pictures
+        else None,
+        outcomes=[*OUTCOME_COLOURS],
+        lines=(CELL_LINE, TRUE_LINE),
         viewer_notes=notes,
         missing=[*evidence.missing, *left_out(evidence, figures)],
         data_notes=(evidence.plan.get("data") or {}).get("notes") or [],

@@ -90,6 +90,8 @@ class Cell:
     text: str
     sort: float | str
     number: bool = False
+    shows: tuple[str, str] | None = None
+    """Method and outcome of the cells that a click shows in the viewer."""
 
 
 @dataclass(frozen=True)

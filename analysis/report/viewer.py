@@ -11,22 +11,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from analysis.evaluation.outcomes import outcomes
 from analysis.evidence import TRUTH, Picture
-from analysis.report.figures.pixels import border, densest_window
+from analysis.report.figures.pixels import (
+    OUTCOMES,
+    border,
+    dashes,
+    densest_window,
+    left_out_pixels,
+    outcome_pixels,
+)
+from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
+from analysis.study.objects import border_labels
 
 MOST_PIXELS = 4_000_000
 """Pixels of all pictures together, which keeps the page below about 15 MB."""
 SMALLEST = 256
 """Side in pixels of the smallest window worth showing; below it, pictures are left out instead."""
+Window = tuple[slice, slice]
 
 
 def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return pictures as PNG data URIs, and notes that say what was left out.
 
     Each picture has a grey `base` and transparent `layers` for the truth and each method: the
-    outlines, and for methods also the pixels that differ from the truth. Large pictures are
-    cropped to the window with the most true foreground and never scaled: a pixel on the page is a
-    pixel of the image.
+    outlines (dashed for cells that comparisons of features leave out), and for methods also the
+    cells in the colours of their outcomes, and how many of each there are: true cells, but of
+    invented ones the predicted cells. Large pictures are cropped to the window with the most true
+    foreground and never scaled: a pixel on the page is a pixel of the image.
     """
     shown, notes = list(pictures), []
     most = MOST_PIXELS // SMALLEST**2
@@ -42,15 +54,9 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
     for picture in shown:
         window = densest_window(picture.truth, side)
         high, wide = picture.truth[window].shape
-        truth = picture.truth[window]
-        layers = {TRUTH: {"outlines": _layer({"#56B4E9": border(truth)}), "errors": ""}}
+        layers = {TRUTH: _truth_layer(picture.truth, window)}
         for name, labels in picture.labels.items():
-            found = labels[window]
-            extra, lost = (found > 0) & (truth == 0), (found == 0) & (truth > 0)
-            layers[name] = {
-                "outlines": _layer({"#E69F00": border(found)}),
-                "errors": _layer({"#D55E00": extra, "#0072B2": lost}),
-            }
+            layers[name] = _method_layers(picture.truth, labels, window)
         said = f"{wide} × {high} pixels"
         if (high, wide) != picture.truth.shape:
             whole = f"{picture.truth.shape[1]} × {picture.truth.shape[0]}"
@@ -64,6 +70,34 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
             f"{side} pixels with the most true foreground. Pictures are not scaled."
         )
     return made, notes
+
+
+def _truth_layer(truth: NDArray[np.int32], window: Window) -> dict[str, Any]:
+    cut = np.isin(truth, border_labels(truth))
+    return {"outlines": _layer({TRUE_LINE: _outline(truth, cut)[window]}), "outcomes": ""}
+
+
+def _method_layers(
+    truth: NDArray[np.int32], labels: NDArray[np.int32], window: Window
+) -> dict[str, Any]:
+    """Return a method's layers; outcomes are those of whole cells, also where these are cropped."""
+    became = outcomes(truth, labels)
+    _, left_out = left_out_pixels(truth, labels, became)
+    painted = outcome_pixels(truth, labels, became)[window]
+    colours = {c: painted == place for place, c in enumerate(OUTCOME_COLOURS.values(), 1)}
+    seen_true = np.isin(became.true, np.unique(truth[window]))
+    seen_pred = np.isin(became.pred, np.unique(labels[window]))
+    seen_pred &= became.pred_outcome == "invented"
+    named = [*became.true_outcome[seen_true], *became.pred_outcome[seen_pred]]
+    return {
+        "outlines": _layer({CELL_LINE: _outline(labels, left_out)[window]}),
+        "outcomes": _layer(colours),
+        "counts": {name: named.count(name) for name in OUTCOMES},
+    }
+
+
+def _outline(labels: NDArray[np.int32], dashed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return border(labels) & (~dashed | dashes(labels.shape))
 
 
 def _grey(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from analysis.evidence import Evidence
 from analysis.report.figures import (
     bias,
+    budget,
     calibration,
     dataset_iou,
     features,
@@ -86,6 +87,7 @@ FIGURES: dict[str, Kind[Any]] = {
         overlays.draw,
         overlays.caption,
     ),
+    "budget": Kind("What each kind of error costs", budget.compute, budget.draw, budget.caption),
     "calibration": Kind(
         "What calibration gains", calibration.compute, calibration.draw, calibration.caption
     ),

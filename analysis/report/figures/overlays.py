@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from analysis.evaluation.outcomes import FOUND, outcomes
 from analysis.evidence import Evidence
 from analysis.report.figures.pixels import (
-    EXTRA,
-    LOST,
-    RIGHT,
-    agreement_image,
     densest_window,
+    left_out_pixels,
+    outcome_image,
+    outcome_pixels,
     outlines,
     pixel_iou,
     show_pixels,
 )
-from analysis.report.figures.style import TWO_COLUMNS
+from analysis.report.figures.style import OUTCOME_COLOURS, TRUE_LINE, TWO_COLUMNS
 from analysis.report.tables import letters, representatives
 
 SIDE = 360
 """Side in pixels of the largest window; in a larger one, a border of one pixel is not visible."""
 LARGEST = 4
 """Largest number of methods in one figure of overlays."""
+LINE = "white"
+"""Colour of the outlines of the truth (or the second method) on coloured cells."""
+Outlines = list[NDArray[np.float64]]
+"""Outlines (n, 2) of cells, x first."""
 
 
 class Pair(NamedTuple):
@@ -37,8 +45,17 @@ class Pair(NamedTuple):
     title: str
     """Letters of the two methods, or 'truth'."""
     pixels: NDArray[np.float64]
-    """(h, w, 3)."""
+    """(h, w, 3); cells of the first in the colours of their outcomes."""
+    second: Outlines
+    """Cells of the second."""
+    second_cut: Outlines
+    """Those of its cells that touch the border of the image."""
     iou: float
+    """Of the foregrounds in the window."""
+    found: int
+    """Cells of the second in the window that the first has found."""
+    cells: int
+    """All cells of the second in the window."""
 
 
 class Overlays(NamedTuple):
@@ -48,8 +65,9 @@ class Overlays(NamedTuple):
     split: str
     pixels: NDArray[np.float32]
     """(h, w), 0 to 1."""
-    truth: list[NDArray[np.float64]]
-    """Outlines (n, 2), x first."""
+    truth: Outlines
+    truth_cut: Outlines
+    """True cells that touch the border of the image."""
     pairs: list[Pair]
     marks: dict[str, str]
     """Letter by method."""
@@ -70,21 +88,46 @@ def compute(evidence: Evidence) -> Overlays | None:
     if not marks:
         return None
     window = densest_window(picture.truth, SIDE)
-    pixels, truth = picture.pixels[window], picture.truth[window]
-    labels = {name: picture.labels[name][window] for name in marks}
-    compared = [(f"{mark} vs truth", labels[name], truth) for name, mark in marks.items()]
+    labels = picture.labels
+    compared = [(f"{mark} vs truth", labels[name], picture.truth) for name, mark in marks.items()]
     compared += [
         (f"{marks[a]} vs {marks[b]}", labels[a], labels[b]) for a, b in combinations(marks, 2)
     ]
+    pairs = [_pair(title, picture.pixels, a, b, window) for title, a, b in compared]
     return Overlays(
         picture.image,
         picture.split,
-        pixels,
-        outlines(truth),
-        [Pair(t, agreement_image(pixels, a, b), pixel_iou(a, b)) for t, a, b in compared],
+        picture.pixels[window],
+        pairs[0].second,
+        pairs[0].second_cut,
+        pairs,
         marks,
         len(picture.labels),
         max(picture.truth.shape) > SIDE,
+    )
+
+
+def _pair(
+    title: str,
+    pixels: NDArray[np.float32],
+    first: NDArray[np.int32],
+    second: NDArray[np.int32],
+    window: tuple[slice, slice],
+) -> Pair:
+    """Compare whole images, and return their window."""
+    became = outcomes(second, first)
+    cut, _ = left_out_pixels(second, first, became)
+    painted = outcome_pixels(second, first, became)[window]
+    a, b, cut = first[window], second[window], cut[window]
+    inside = np.isin(became.true, np.unique(b))
+    return Pair(
+        title,
+        outcome_image(pixels[window], a, painted),
+        outlines(np.where(cut, 0, b)),
+        outlines(np.where(cut, b, 0)),
+        pixel_iou(a, b),
+        int(np.count_nonzero(became.true_outcome[inside] == FOUND)),
+        int(np.count_nonzero(inside)),
     )
 
 
@@ -95,29 +138,51 @@ def draw(shown: Overlays) -> Figure:
     high = -(-count // wide)
     side = TWO_COLUMNS / max(wide, 3)
     tall = side * shown.pixels.shape[0] / shown.pixels.shape[1]
-    keys = 3 if wide > 2 else 1
-    extra = 0.2 + 0.16 * (3 // keys) + 0.14 * len(shown.marks)
-    figure = Figure(figsize=(side * wide, (tall + 0.22) * high + extra))
+    keys = 4 if wide > 2 else 2
+    above = 0.34  # two lines of text above each panel
+    extra = 0.12 + 0.16 * (8 // keys) + 0.14 * len(shown.marks)
+    figure = Figure(figsize=(side * wide, (tall + above) * high + extra))
     grid = figure.subplots(high, wide, squeeze=False)
     for ax in grid.flat:
         ax.set_axis_off()
-    show_pixels(grid.flat[0], shown.pixels, "Image, ground truth", shown.truth)
+    first = grid.flat[0]
+    show_pixels(first, shown.pixels, "Image, ground truth", shown.truth, line=TRUE_LINE)
+    _draw_lines(first, shown.truth_cut, TRUE_LINE, dashed=True)
     for ax, pair in zip(grid.flat[1:], shown.pairs):
-        ax.imshow(pair.pixels, interpolation="none")
-        ax.set_title(f"{pair.title}, IoU {pair.iou:.3f}", pad=3)
+        title = f"{pair.title}, IoU {pair.iou:.3f}\n{pair.found} of {pair.cells} cells found"
+        show_pixels(ax, pair.pixels, title)
+        _draw_lines(ax, pair.second, LINE)
+        _draw_lines(ax, pair.second_cut, LINE, dashed=True)
     height = figure.get_size_inches()[1]
-    figure.subplots_adjust(0.005, extra / height, 0.995, 1 - 0.2 / height, 0.03, 0.22 / tall)
-    handles = [
-        Patch(fc=RIGHT, label="both (true positive)"),
-        Patch(fc=EXTRA, label="only the first (false positive)"),
-        Patch(fc=LOST, label="only the second (false negative)"),
+    figure.subplots_adjust(0.005, extra / height, 0.995, 1 - above / height, 0.03, above / tall)
+    handles: list[Patch | Line2D] = [
+        Patch(fc=colour, label=name) for name, colour in OUTCOME_COLOURS.items()
     ]
-    legend = figure.legend(handles=handles, loc="lower center", ncols=keys, columnspacing=1.2)
-    below = (0.08 + 0.14 * len(shown.marks)) / height
-    legend.set_bbox_to_anchor((0.5, below), figure.transFigure)
+    for label, dash in (("truth, or the second", "-"), ("at the border", (0, (2, 1.5)))):
+        handles.append(Line2D([], [], color=LINE, ls=dash, lw=0.8, label=label))
+    below = (0.04 + 0.14 * len(shown.marks)) / height
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, below),
+        ncols=keys,
+        columnspacing=1.2,
+        frameon=True,
+        facecolor="0.3",  # white lines need a background in the legend too
+        labelcolor="white",
+        edgecolor="none",
+        borderpad=0.35,
+    )
     names = "\n".join(f"{mark}: {textwrap.shorten(n, 90)}" for n, mark in shown.marks.items())
     figure.text(0.01, below, names, va="top", fontsize=7, linespacing=1.25)
     return figure
+
+
+def _draw_lines(
+    ax: Axes, lines: Sequence[NDArray[np.float64]], colour: str, *, dashed: bool = False
+) -> None:
+    dash = (0, (2, 1.5)) if dashed else "-"
+    ax.add_collection(LineCollection(lines, colors=colour, linewidths=0.5, linestyles=dash))
 
 
 def caption(shown: Overlays) -> str:
@@ -127,7 +192,10 @@ def caption(shown: Overlays) -> str:
         where += f", cropped to the {SIDE}-pixel window with the most true foreground"
     few = f"; the first {LARGEST} of {shown.methods} methods" if shown.methods > LARGEST else ""
     return (
-        f"{where}{few}. Pixels are compared, not cells: pale where both have a cell, orange where "
-        "only the first has one (a false positive against the truth), blue where only the second "
-        "has one (a false negative). IoU is that of the pixels shown."
+        f"{where}{few}. Cells of the first method, coloured by what became of them; missed: cells "
+        "of the truth that it lacks. Where two methods are compared, the second is taken as the "
+        "truth. Merged: one cell covers several true ones. Split: one true cell is covered by "
+        "several. Boundary: one cell for one true cell, with an IoU below 0.5. White outlines: "
+        "the truth (or the second method), dashed for cells at the border of the image, which "
+        "comparisons of features leave out. IoU is that of the foreground pixels shown."
     )

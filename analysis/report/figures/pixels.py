@@ -1,4 +1,4 @@
-"""Helpers to show label images in figures and viewer: outlines, borders, windows, agreement."""
+"""Helpers to show label images in figures and viewer: outlines, borders, windows, outcomes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from numpy.typing import NDArray
 from skimage.measure import approximate_polygon, find_contours
 
-RIGHT, EXTRA, LOST = (0.72, 0.80, 0.86), (0.835, 0.369, 0.0), (0.0, 0.447, 0.698)
-"""Colours of pixels in both label images (pale, like a background), only in the first (Okabe and
-Ito's vermilion) and only in the second (their blue)."""
+from analysis.evaluation.outcomes import Outcomes
+from analysis.report.figures.style import OUTCOME_COLOURS, TRUE_LINE
+from analysis.study.objects import border_labels
+
+OUTCOMES = tuple(OUTCOME_COLOURS)
+"""Names of outcomes; pixels hold their places, counted from 1, and 0 where there is no cell."""
 
 
 def outlines(labels: NDArray[np.integer]) -> list[NDArray[np.float64]]:
@@ -55,14 +58,82 @@ def densest_window(truth: NDArray[np.integer], side: int) -> tuple[slice, slice]
     return slice(int(top), int(top) + rows), slice(int(left), int(left) + columns)
 
 
-def agreement_image(
-    pixels: NDArray[np.floating], first: NDArray[Any], second: NDArray[Any]
+def outcome_pixels(
+    truth: NDArray[np.integer], pred: NDArray[np.integer], became: Outcomes
+) -> NDArray[np.uint8]:
+    """Return the outcome of the cell in every pixel.
+
+    Parameters
+    ----------
+    truth, pred : (H, W) integer arrays
+        Label images.
+    became : Outcomes
+        What `analysis.evaluation.outcomes.outcomes` says of them.
+
+    Returns
+    -------
+    (H, W) uint8 array
+        Places in `OUTCOMES`, counted from 1; 0 is background. A missed cell is shown where no
+        predicted cell is.
+    """
+    places = {name: place for place, name in enumerate(OUTCOMES, 1)}
+
+    def painted(
+        labels: NDArray[np.integer], named: NDArray[np.int64], outcome: NDArray[np.str_]
+    ) -> NDArray[np.uint8]:
+        table = np.zeros(int(labels.max(initial=0)) + 1, np.uint8)
+        table[named] = [places[str(name)] for name in outcome]
+        return np.asarray(table[labels])
+
+    missed = became.true_outcome == "missed"
+    missing = painted(truth, became.true[missed], became.true_outcome[missed])
+    found = painted(pred, became.pred, became.pred_outcome)
+    return np.where(pred > 0, found, missing)
+
+
+def left_out_pixels(
+    truth: NDArray[np.integer], pred: NDArray[np.integer], became: Outcomes
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the pixels of true and of predicted cells that comparisons of features leave out.
+
+    These are the cells that `analysis.evidence.Evidence.objects` calls ``left_out``.
+    """
+    cut, invented = border_labels(truth), became.overlapped == 0
+    out = np.isin(became.overlapped, cut)
+    out |= invented & np.isin(became.pred, border_labels(pred))
+    return np.isin(truth, cut), np.isin(pred, became.pred[out])
+
+
+def dashes(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the pixels in which a dashed outline is drawn."""
+    rows, columns = np.indices(shape)
+    drawn: NDArray[np.bool_] = (rows + columns) % 6 < 3
+    return drawn
+
+
+def outcome_image(
+    pixels: NDArray[np.floating], pred: NDArray[np.integer], painted: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
-    """Colour pixels by whether both label images have a cell there, or only one of them."""
+    """Return the darkened image with every cell in the colour of its outcome.
+
+    Parameters
+    ----------
+    pixels : (H, W) array
+        The image, 0 to 1.
+    pred : (H, W) integer array
+        Label image; the edges of its cells are darker.
+    painted : (H, W) uint8 array
+        The result of `outcome_pixels`.
+
+    Returns
+    -------
+    (H, W, 3) array
+    """
     image = np.repeat(0.55 * np.clip(pixels, 0, 1)[..., None], 3, axis=2).astype(np.float64)
-    has, other = first > 0, second > 0
-    for where, colour in ((has & other, RIGHT), (has & ~other, EXTRA), (~has & other, LOST)):
-        image[where] = 0.2 * image[where] + 0.8 * np.asarray(colour)
+    colours = np.array([(0.0, 0.0, 0.0), *map(to_rgb, OUTCOME_COLOURS.values())])
+    cells = painted > 0
+    image[cells] = 0.2 * image[cells] + 0.8 * colours[painted[cells]]
+    image[border(pred) & cells] *= 0.7
     return image
 
 
@@ -78,7 +149,7 @@ def show_pixels(
     title: str,
     lines: list[NDArray[np.float64]] | None = None,
     colours: str | ListedColormap = "gray",
-    line: str = "#E69F00",
+    line: str = TRUE_LINE,
 ) -> None:
     """Show pixels with values from 0 to 1, and outlines on top."""
     high, wide = pixels.shape[:2]

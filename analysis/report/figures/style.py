@@ -1,4 +1,4 @@
-"""The look of all figures: widths, colours, lines, fonts, and the small dots, one per unit."""
+"""The look of all figures and of the viewer: widths, colours, lines, fonts, small dots."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from analysis.evaluation.outcomes import FOUND
+
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths in inches."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which colour-blind people can distinguish; without yellow, which is too
 pale for lines."""
+OUTCOME_COLOURS = {
+    FOUND: "#A9BCC9",
+    "missed": "#0072B2",
+    "invented": "#D55E00",
+    "merged": "#CC79A7",
+    "split": "#E69F00",
+    "boundary": "#009E73",
+}
+"""Colour for each outcome of a cell (`analysis.evaluation.outcomes`), the same everywhere: Okabe
+and Ito's colours for what went wrong, and a pale one for what is right."""
+CELL_LINE, TRUE_LINE = "#F0E442", "#56B4E9"
+"""Outlines of a method's cells and of the true ones on images; no outcome has these colours."""
 MARKERS = "osD^vPX"
 DASHES = ((4, 1.5), (1, 1), (5, 1, 1, 1), (8, 2), (2, 2))
 LINES: tuple[Any, ...] = ("-", *((0, dash) for dash in DASHES))

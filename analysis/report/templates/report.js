@@ -52,7 +52,8 @@ function startViewer(data) {
   const stage = get("v-stage");
   const box = get("v-box");
   const names = [...new Set(data.pictures.flatMap((picture) => Object.keys(picture.layers)))];
-  const state = { picture: 0, method: Math.min(1, names.length - 1), zoom: 1 };
+  // only: the outcome that alone is coloured; "" for all
+  const state = { picture: 0, method: Math.min(1, names.length - 1), zoom: 1, only: "" };
 
   const layer = (source, alt) => {
     const image = document.createElement("img");
@@ -61,13 +62,39 @@ function startViewer(data) {
     return image;
   };
 
+  const rgb = (colour) => parseInt(colour.slice(1), 16);
+  // The outcomes are colours in a picture. Here all but one of them are made transparent, or, where
+  // all are shown, those that are right are made pale.
+  const coloured = (source, picture) => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [picture.width, picture.height];
+    canvas.className = state.only ? "only" : "";
+    const image = new Image();
+    const only = state.only && rgb(data.colours[state.only]);
+    const found = rgb(data.colours.found);
+    image.onload = () => {
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(image, 0, 0);
+      const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
+      const bytes = pixels.data;
+      for (let at = 0; at < bytes.length; at += 4) {
+        const colour = (bytes[at] << 16) | (bytes[at + 1] << 8) | bytes[at + 2];
+        if (only && colour !== only) bytes[at + 3] = 0;
+        else if (!only && colour === found) bytes[at + 3] /= 3;
+      }
+      context.putImageData(pixels, 0, 0);
+    };
+    image.src = source;
+    return canvas;
+  };
+
   function show() {
     const picture = data.pictures[state.picture];
     const name = names[state.method];
     const found = picture.layers[name];
     const truth = picture.layers[data.truth];
     const images = [layer(picture.base, `Image ${picture.image}`)];
-    if (get("v-errors").checked && found && found.errors) images.push(layer(found.errors, ""));
+    if (get("v-colours").checked && found && found.outcomes) images.push(coloured(found.outcomes, picture));
     if (get("v-truth").checked && truth) images.push(layer(truth.outlines, ""));
     if (get("v-lines").checked && found) images.push(layer(found.outlines, `Outlines by ${name}`));
     stage.replaceChildren(...images);
@@ -81,7 +108,31 @@ function startViewer(data) {
     get("v-methods").childNodes.forEach((button, number) => {
       button.setAttribute("aria-pressed", String(number === state.method));
     });
+    for (const button of get("v-outcomes").children) {
+      const outcome = button.dataset.outcome;
+      const count = found && found.counts ? ` ${found.counts[outcome]}` : "";
+      button.querySelector("span:last-child").textContent = outcome + count;
+      button.setAttribute("aria-pressed", String(outcome === state.only));
+    }
   }
+
+  const showOnly = (outcome) => {
+    state.only = state.only === outcome ? "" : outcome;
+    get("v-colours").checked = true;
+    show();
+  };
+
+  // the picture that shows most cells of this outcome
+  window.showCells = (name, outcome) => {
+    const counts = data.pictures.map((picture) => picture.layers[name]?.counts?.[outcome] ?? -1);
+    state.picture = counts.indexOf(Math.max(...counts));
+    state.method = Math.max(0, names.indexOf(name));
+    state.only = outcome;
+    get("v-colours").checked = true;
+    show();
+    get("viewer").scrollIntoView();
+    box.focus({ preventScroll: true });
+  };
 
   const turn = (key, count, by) => {
     state[key] = (state[key] + by + count) % count;
@@ -114,7 +165,18 @@ function startViewer(data) {
     state.picture = Number(select.value);
     show();
   });
-  for (const id of ["v-lines", "v-truth", "v-errors"]) get(id).addEventListener("change", show);
+  Object.keys(data.colours).forEach((outcome) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.outcome = outcome;
+    const key = document.createElement("span");
+    key.className = "key";
+    key.style.background = data.colours[outcome];
+    button.append(key, document.createElement("span"));
+    button.addEventListener("click", () => showOnly(outcome));
+    get("v-outcomes").append(button);
+  });
+  for (const id of ["v-lines", "v-truth", "v-colours"]) get(id).addEventListener("change", show);
   get("v-in").addEventListener("click", () => zoom(2));
   get("v-out").addEventListener("click", () => zoom(0.5));
   const keys = {
@@ -126,8 +188,12 @@ function startViewer(data) {
     "=": () => zoom(2),
     "-": () => zoom(0.5),
     t: () => toggle("v-truth"),
-    e: () => toggle("v-errors"),
+    c: () => toggle("v-colours"),
+    0: () => showOnly(""),
   };
+  Object.keys(data.colours).forEach((outcome, number) => {
+    keys[number + 1] = () => showOnly(outcome);
+  });
   box.addEventListener("keydown", (event) => {
     const act = keys[event.key];
     if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -143,3 +209,9 @@ function startViewer(data) {
 
 const viewerData = document.getElementById("v-data");
 if (viewerData) startViewer(JSON.parse(viewerData.textContent));
+
+/* Numbers of cells: a click shows these cells in the viewer. */
+for (const button of document.querySelectorAll("button.cells")) {
+  button.disabled = !viewerData;
+  button.addEventListener("click", () => window.showCells(button.dataset.method, button.dataset.outcome));
+}

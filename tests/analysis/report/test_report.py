@@ -383,7 +383,10 @@ def test_viewer_flips(browser: Any, page: Path, evidence: Evidence) -> None:
     status = browser.find_element("id", "v-status")
 
     def layers() -> list[str]:
-        loaded = "return Array.from(document.querySelectorAll('#v-stage img'), i => i.src)"
+        loaded = (
+            "return Array.from(document.querySelectorAll('#v-stage img, #v-stage canvas'), "
+            "i => i.src || 'canvas')"
+        )
         sources: list[str] = browser.execute_script(loaded)
         return sources
 
@@ -401,9 +404,9 @@ def test_viewer_flips(browser: Any, page: Path, evidence: Evidence) -> None:
     buttons = browser.find_elements("css selector", "#v-methods button")
     buttons[2].click()
     assert [b.get_attribute("aria-pressed") for b in buttons].index("true") == 2
-    assert len(layers()) == 2
-    box.send_keys("te")
-    assert len(layers()) == 4
+    assert [source[:6] for source in layers()] == ["data:i", "canvas", "data:i"]
+    box.send_keys("tc")
+    assert [source[:6] for source in layers()] == ["data:i"] * 3
     before = browser.find_element("id", "v-stage").size["width"]
     browser.find_element("id", "v-in").click()
     assert browser.find_element("id", "v-stage").size["width"] == 2 * before
@@ -413,5 +416,33 @@ def test_viewer_flips(browser: Any, page: Path, evidence: Evidence) -> None:
         " c.height = i.naturalHeight; const x = c.getContext('2d'); x.drawImage(i, 0, 0);"
         " return x.getImageData(0, 0, c.width, c.height).data.some(v => v > 0); })))"
     )
-    assert browser.execute_script(drawn) == [True] * 4
+    assert browser.execute_script(drawn) == [True] * 3
+    assert browser.get_log("browser") == []
+
+
+def test_numbers_of_cells_show_these_cells(browser: Any, page: Path) -> None:
+    opened(browser, page)
+    rows = browser.find_elements("css selector", "#errors tbody tr")
+    button = rows[3].find_element("css selector", "button[data-outcome=missed]")
+    button.send_keys("\n")
+    assert browser.find_element("id", "v-status").text.startswith(NAMES[3])
+    pressed = browser.find_element("css selector", "#v-outcomes [aria-pressed=true]")
+    assert re.fullmatch(r"missed [1-9]\d*", pressed.text)
+    seen = (
+        "const c = document.querySelector('#v-stage canvas');"
+        "const d = c.getContext('2d', {willReadFrequently: true})"
+        ".getImageData(0, 0, c.width, c.height).data;"
+        "const s = new Set(); for (let i = 0; i < d.length; i += 4)"
+        " if (d[i + 3]) s.add([d[i], d[i + 1], d[i + 2]].join()); return [...s].sort()"
+    )
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60).until(lambda one: one.execute_script(seen) == ["0,114,178"])
+    box = browser.switch_to.active_element
+    assert box.get_attribute("id") == "v-box"
+    box.send_keys("1")  # found
+    WebDriverWait(browser, 60).until(lambda one: one.execute_script(seen) == ["169,188,201"])
+    box.send_keys("0")
+    WebDriverWait(browser, 60).until(lambda one: len(one.execute_script(seen)) > 1)
+    assert not browser.find_elements("css selector", "#v-outcomes [aria-pressed=true]")
     assert browser.get_log("browser") == []

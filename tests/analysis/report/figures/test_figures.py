@@ -31,10 +31,6 @@ from analysis.report.figures import (
     overlays,
 )
 from analysis.report.figures.pixels import (
-    EXTRA,
-    LOST,
-    RIGHT,
-    agreement_image,
     border,
     densest_window,
     outlines,
@@ -58,7 +54,7 @@ def test_everything_is_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     one = make_evidence(**ONE, encoders=("resnet152",))
     written = make_figures(one, tmp_path)
     assert [*written] == [*figures_of(one)]
-    assert len(written) == 9
+    assert len(written) == 10
     for name, figure in written.items():
         assert figure.path == tmp_path / f"{name}.svg"
         assert figure.path.stat().st_size > 100
@@ -298,7 +294,7 @@ def test_overlays_compare_the_window_that_is_shown(evidence: Evidence) -> None:
     assert shown.pairs[0].iou == pytest.approx((a & b).sum() / (a | b).sum())
     assert len(shown.pairs) == 4 + 6
     assert not shown.cropped
-    assert overlays.caption(shown).startswith("Image t000 (test). Pixels")
+    assert overlays.caption(shown).startswith("Image t000 (test). Cells")
     pixels, truth = np.tile(picture.pixels, (2, 2)), np.tile(picture.truth, (2, 2))
     large = Picture("b", "val", pixels, truth, {})
     large.labels.update(dict.fromkeys([*picture.labels, "one more"], large.truth))
@@ -306,9 +302,10 @@ def test_overlays_compare_the_window_that_is_shown(evidence: Evidence) -> None:
     assert cut is not None
     assert cut.pixels.shape == (360, 360)
     assert {pair.iou for pair in cut.pairs} == {1.0}
+    assert {pair.found - pair.cells for pair in cut.pairs} == {0}
     assert overlays.caption(cut).startswith(
         "Image b (val), cropped to the 360-pixel window with the most true foreground; the first 4 "
-        "of 5 methods. Pixels"
+        "of 5 methods. Cells"
     )
 
 
@@ -368,10 +365,7 @@ def test_chosen_by_validation_never_by_test() -> None:
     assert chosen_trials(board)["trial_id"].tolist() == ["a"]
 
 
-def test_overlay_colours_each_kind_of_pixel() -> None:
-    image = agreement_image(np.zeros((1, 4)), np.array([[1, 2, 0, 0]]), np.array([[3, 0, 4, 0]]))
-    for pixel, colour in zip(image[0], (RIGHT, EXTRA, LOST, (0, 0, 0))):
-        np.testing.assert_allclose(pixel, 0.8 * np.asarray(colour))
+def test_iou_of_foregrounds() -> None:
     assert pixel_iou(np.array([1, 1, 0]), np.array([0, 1, 1])) == pytest.approx(1 / 3)
     assert np.isnan(pixel_iou(np.zeros(3), np.zeros(3)))
 
