@@ -57,7 +57,8 @@ class Evidence:
 
     A *method* is a candidate with its way of making instances. All seeds of a method are
     calibrated and scored; `objects` and `pictures` come from the representative seed, which is
-    the best one on validation.
+    the best one on validation. With folds, the validation scores of a seed are those of all its
+    folds together, and the representative is the first fold of the best seed.
     """
 
     out: Path
@@ -73,12 +74,13 @@ class Evidence:
     """history.csv: one row per trial and epoch."""
     methods: pd.DataFrame
     """One row per analysed trial, best first: method, trial_id, task, architecture, encoder, seed,
-    way ('2-class + watershed', '3-class', 'StarDist', 'star-convex head'), representative (bool),
-    default and calibrated (JSON of the parameters), val_score (mean over validation units and
-    seeds of the mean AP over `IOUS`), val_low, val_high (its 95 % confidence interval), tied
-    (whether it may be the best: `analysis.statistics.tied_set`), val_units (independent units),
-    val_lowest, val_highest (the lowest and the highest unit), measured_low, measured_high (the 95 %
-    confidence interval of the same mean on the measured images), command."""
+    fold (empty without folds), way ('2-class + watershed', '3-class', 'StarDist', 'star-convex
+    head'), representative (bool), default and calibrated (JSON of the parameters), val_score (mean
+    over validation units and seeds of the mean AP over `IOUS`), val_low, val_high (its 95 %
+    confidence interval), tied (whether it may be the best: `analysis.statistics.tied_set`),
+    val_units (independent units), val_lowest, val_highest (the lowest and the highest unit),
+    measured_low, measured_high (the 95 % confidence interval of the same mean on the measured
+    images), command."""
     standing: pd.DataFrame
     """The validation scores behind val_score: method, seed (numbered from 0), unit, score."""
     scores: pd.DataFrame

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.evaluation.unseen import refuse_seen
+from analysis.folds import folds_of, pooled_iou, seed_score, whole_seeds
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
@@ -78,9 +79,10 @@ class Candidate:
     config: TrialConfig
     """Configuration of its best seed."""
     trials: tuple[str, ...]
-    """Its trial_ids, best validation data-set IoU first."""
+    """Its trial_ids, best validation data-set IoU first; with folds, those of the best seed first,
+    in the order of folds."""
     score: float
-    """Mean of that IoU over seeds."""
+    """Mean of that IoU over seeds; with folds, a seed's is over all its folds together."""
 
 
 def read_run(out: Path) -> Run:
@@ -138,6 +140,12 @@ def read_run(out: Path) -> Run:
         raise AnalysisError(
             f"{out}: no trial is done yet ({states}); continue with python -m sweep.run ... "
             "--resume"
+        )
+    if not candidates(run):
+        raise AnalysisError(
+            f"{out}: no candidate has all of its {folds_of(plan)} folds yet (for example, "
+            f"{missing_folds(run)[0]}); run the missing ones with python -m sweep.run ... "
+            "--resume, without --only"
         )
     _check_networks(run)
     return run
@@ -272,21 +280,52 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
 
 def candidates(run: Run) -> list[Candidate]:
     """Return all candidates with a finished trial, best first by mean validation IoU."""
-    score = run.leaderboard.set_index("trial_id")["val_dataset_iou"]
-    groups: dict[str, list[str]] = {}
-    for trial_id in run.done():
-        groups.setdefault(run.configs[trial_id].candidate_key(), []).append(trial_id)
-    ranked = sorted(groups.values(), key=lambda ids: -float(score[ids].mean()))
+    alone = run.leaderboard.set_index("trial_id")["val_dataset_iou"]
+    sums, folds = pooled_iou(run.per_image), folds_of(run.plan)
+    scored: list[tuple[float, list[str]]] = []
+    for configs in _done_by_candidate(run).values():
+        seeds, _ = whole_seeds(configs, folds)
+        scores = [seed_score(ids, sums, alone) for ids in seeds]
+        if folds:  # else they are in the order of the leaderboard
+            seeds = [seeds[k] for k in sorted(range(len(seeds)), key=lambda k: -scores[k])]
+        if seeds:
+            scored.append((float(pd.Series(scores).mean()), [i for ids in seeds for i in ids]))
     taken: dict[str, int] = {}
     found = []
-    for ids in ranked:
+    for score, ids in sorted(scored, key=lambda one: -one[0]):
         config = run.configs[ids[0]]
         name = method_name(config)
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1:
             name += f" ({taken[name]})"
-        found.append(Candidate(name, config, tuple(ids), float(score[ids].mean())))
+        found.append(Candidate(name, config, tuple(ids), score))
     return found
+
+
+def _done_by_candidate(run: Run) -> dict[str, dict[str, TrialConfig]]:
+    """Return the configurations of each candidate's finished trials, best first."""
+    groups: dict[str, dict[str, TrialConfig]] = {}
+    for trial_id in run.done():
+        config = run.configs[trial_id]
+        groups.setdefault(config.candidate_key(), {})[trial_id] = config
+    return groups
+
+
+def missing_folds(run: Run) -> list[str]:
+    """Name the seeds that are left out because folds are missing, and these folds."""
+    lines = []
+    for configs in _done_by_candidate(run).values():
+        _, missing = whole_seeds(configs, folds_of(run.plan))
+        name = method_name(next(iter(configs.values())))
+        for seed, folds in missing.items():
+            lines.append(f"{name}, seed {seed}, lacks fold {', '.join(map(str, folds))}")
+    return lines
+
+
+def trial_name(config: TrialConfig) -> str:
+    """Return the name of one trial: its method, seed and fold."""
+    fold = "" if config.fold is None else f", fold {config.fold}"
+    return f"{method_name(config)}, seed {config.seed}{fold}"
 
 
 def method_name(config: TrialConfig) -> str:
@@ -324,7 +363,7 @@ def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candid
 def unfinished(run: Run) -> list[str]:
     """Return one sentence for each failed trial, and one for all unfinished trials."""
     board = run.leaderboard
-    names = {i: f"{method_name(c)}, seed {c.seed}" for i, c in run.configs.items()}
+    names = {i: trial_name(config) for i, config in run.configs.items()}
     lines = []
     for row in board[board["status"] == "failed"].to_dict("records"):
         reason = row.get("error")
@@ -338,6 +377,7 @@ def unfinished(run: Run) -> list[str]:
             f"The sweep is not finished: {len(rest)} of {len(board)} trials are missing "
             f"({shown}{more})."
         )
+    lines += [f"{line}; only seeds with all folds are analysed." for line in missing_folds(run)]
     recipe = int(run.plan.get("recipe", 1))
     if recipe != RECIPE:
         lines.append(
@@ -375,6 +415,8 @@ def command_of(run: Run, trial_id: str) -> str:
             changes[name] = "null" if shown is None else str(shown)
     for name, text in changes.items():
         words += ["--set", f"{name}={text}"]
+    if config.fold is not None:
+        words += ["--only", f"fold={config.fold}"]
     return shlex.join([*words, "--out", f"runs/again-{trial_id}"])
 
 
@@ -395,7 +437,7 @@ def _request_words(command: Sequence[str]) -> tuple[list[str], dict[str, str], b
 
 def _following(config: TrialConfig) -> set[str]:
     """Return the settings that follow from a trial's other settings and cannot be requested."""
-    follows = {"weights_id", *settings_of_others(config.task)}
+    follows = {"weights_id", "fold", *settings_of_others(config.task)}
     if TASKS[config.task].own_loss is not None:
         follows.add("loss")
     if config.architecture == STARDIST:

@@ -62,7 +62,7 @@ class SearchSpace(BaseModel):
                 close = difflib.get_close_matches(name, TrialConfig.model_fields, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"{name} is not a setting of a trial{hint}")
-            if name in ("seed", "weights_id"):
+            if name in ("seed", "fold", "weights_id"):
                 raise ValueError(f"{name} cannot be searched")
             try:
                 dimension(kind)

@@ -121,18 +121,19 @@ def _python_path(configs: Iterable[TrialConfig]) -> str:
 def count_crops(dataset: DataSet, crop_size: int) -> int:
     """Estimate the number of crops per epoch: those of the grid that covers the images.
 
-    Cells on the lines of the grid get additional crops, which are not counted.
+    Cells on the lines of the grid get additional crops, which are not counted. With folds, those of
+    the first one, as the folds have similar numbers of images.
     """
     shapes = (dataset.shapes[stem] for stem in dataset.split["train"])
     return sum(math.prod(-(-side // crop_size) for side in shape) for shape in shapes)
 
 
 def largest_shape(dataset: DataSet) -> tuple[int, int]:
-    """Return the largest height and the largest width of the validation images.
+    """Return the largest height and the largest width of the validation images, of any fold.
 
     Larger images are predicted in tiles with no more pixels than that.
     """
-    shapes = [dataset.shapes[stem] for stem in dataset.split["val"]]
+    shapes = [dataset.shapes[item.stem] for item in dataset.validated]
     return max(h for h, _ in shapes), max(w for _, w in shapes)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweep.folds import IOUS as IOUS
+from sweep.folds import ReadImages, by_seed, folds_of, in_order
 from sweep.ledger import Ledger
 from trainables.config import Normalization, TrialConfig
 from trainables.records.files import write_text
@@ -55,12 +57,12 @@ COLUMNS = (
     "precision",
     "normalization",
     "planned_epochs",
+    "fold",
 )
 CONFIG_COLUMNS = COLUMNS[1:9]
 SETTING_COLUMNS = (*CONFIG_COLUMNS, *COLUMNS[COLUMNS.index("encoder_weights") :])
 """All settings of a trial; ``epochs`` is the number that it trained."""
 PER_IMAGE_COLUMNS = ("trial_id", "split", "image", "group", "intersection", "union")
-IOUS = ("val_dataset_iou", "val_image_iou", "test_dataset_iou", "test_image_iou")
 HISTORY_COLUMNS = (
     "trial_id",
     "epoch",
@@ -131,28 +133,41 @@ def rank(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=_rank_key)
 
 
-def candidates(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def candidates(
+    rows: Iterable[Mapping[str, Any]], folds: int = 0, read_images: ReadImages = lambda _: ()
+) -> list[dict[str, Any]]:
     """Return mean, sample SD and number of seeds of each IoU for each candidate, best first.
 
-    Trials that differ in nothing but the seed are one candidate
+    Trials that differ in nothing but seed and fold are one candidate
     (`trainables.config.TrialConfig.candidate_key`).
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        The leaderboard's rows.
+    folds : int
+        Number of folds of the run; 0 without folds. With folds, a seed counts if all of its folds
+        are done (`sweep.folds.by_seed`); ``missing_folds`` names the others. Candidates without
+        such a seed come last.
+    read_images : callable
+        Returns the rows of per_image.csv of a finished trial; only used with folds.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    keys = tuple(name for name in SETTING_COLUMNS if name != "seed")
+    keys = tuple(name for name in SETTING_COLUMNS if name not in ("seed", "fold"))
     for row in rows:
         groups.setdefault(row["candidate"], []).append(row)
     table = []
     for candidate, members in groups.items():
-        done = [row for row in members if row["status"] == "done"]
+        seeds, lacking = by_seed(members, folds, read_images)
         line: dict[str, Any] = {k: members[0][k] for k in keys[: len(CONFIG_COLUMNS) - 1]}
-        line["seeds"] = len(done)
+        line["seeds"] = len(seeds)
         for name in IOUS:
-            values = [float(row[name]) for row in done]
+            values = [one[name] for one in seeds]
             line[f"{name}_mean"] = statistics.fmean(values) if values else None
             line[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         line["candidate"] = candidate
         line.update({k: members[0][k] for k in keys if k not in line})
-        table.append(line)
+        table.append({**line, "folds": folds or None, "missing_folds": lacking})
     first = "val_dataset_iou_mean"
     return sorted(table, key=lambda r: -(r[first] if r[first] is not None else -1.0))
 
@@ -183,10 +198,12 @@ def write_tables(
     list of dict
         The leaderboard's rows, ranked.
     """
-    configs = planned(plan, records)
+    configs, folds = planned(plan, records), folds_of(plan)
     rows = rank(trial_row(i, config, records.get(i)) for i, config in configs.items())
+    table = candidates(rows, folds, Ledger(out).read_per_image)
+    if folds:
+        rows = in_order(rows, table)
     write_text(out / "leaderboard.csv", _csv(COLUMNS, rows))
-    table = candidates(rows)
     names = list(table[0]) if table else []
     write_text(out / "candidates.csv", _csv(names, table))
     return rows

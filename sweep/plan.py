@@ -173,6 +173,10 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
             f"its networks were trained with recipe {recipe} of an earlier version (the same crops "
             f"and augmentation in every epoch), but this version uses recipe {RECIPE}"
         )
+    was, now = (recorded["data"]["options"].get("folds"), plan.request.data_options.folds)
+    if was != now:
+        before, asked = (f"{n} folds" if n else "no folds" for n in (was, now))
+        return f"its images are divided into {before}, but this command asks for {asked}"
     if recorded["key"]["fingerprint"] != plan.fingerprint:
         return f"it used different data ({recorded['data']['path']}), or they have changed since"
     if (why := drawing.difference(plan.key, recorded["key"])) is not None:
@@ -232,7 +236,7 @@ def write_plan(
             "path": plan.data,
             "fingerprint": dataset.fingerprint,
             "options": dataset.options.model_dump(mode="json"),
-            "split": {name: list(stems) for name, stems in dataset.split.items()},
+            "split": {name: list(stems) for name, stems in dataset.parts.items()},
             "groups": {item.stem: item.group for item in dataset.items},
             "pixel_size_um": dataset.pixel_size_um,
             "notes": list(dataset.notes),

@@ -91,6 +91,8 @@ def print_plan(
     times = {item.name: format_time(item.seconds) for item in items}
     console.print(_trials(plan, footprints, limits, {**times, **ended}))
     console.print(f"{len(configs)} trials{_past(ended, configs)}")
+    if plan.request.data_options.folds is not None:
+        _print_folds(console, plan, items)
     if not left:
         return
     _print_slots(console, plan, resources)
@@ -104,6 +106,17 @@ def print_plan(
         _print_packing(console, items, int(present.gpus), "GPU", apart)
     else:
         _print_packing(console, items, count, "slot")
+
+
+def _print_folds(console: Console, plan: Plan, items: Sequence[PackedTrial]) -> None:
+    """Print how many trials the folds are, and what each costs; `items` may be empty."""
+    counts = Counter(trial.config.fold for trial in plan.trials)
+    each = " or ".join(dict.fromkeys(str(count) for count in counts.values()))
+    text = f"folds={plan.request.data_options.folds}: {counts.total()} trials, {each} in each fold"
+    if items:
+        seconds = sum(item.seconds for item in items)
+        text += f"; about {format_time(seconds / len(counts))} of computing for each fold"
+    console.print(text, soft_wrap=True)
 
 
 def _hardware(

@@ -38,7 +38,8 @@ _EPOCH_FIELDS = tuple(EpochRecord.__dataclass_fields__)
 def short_name(config: TrialConfig) -> str:
     """Return the name of a trial on the screen."""
     name = network_name(config.architecture, config.encoder, config.task)
-    return f"{name}, seed {config.seed}"
+    fold = "" if config.fold is None else f", fold {config.fold}"
+    return f"{name}, seed {config.seed}{fold}"
 
 
 class Recorder(Callback):

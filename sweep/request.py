@@ -205,6 +205,11 @@ def _sorted_changes(
         if key in TrialConfig.model_fields:
             if key == "weights_id":
                 raise RequestError("--set weights_id: cannot be set; set encoder_weights instead")
+            if key == "fold":
+                raise RequestError(
+                    "--set fold: cannot be set; --set folds=5 makes the folds, and --only fold=2 "
+                    "runs one of them"
+                )
             trials[key] = [_field_value(key, v.strip()) for v in value.split(",")]
             if key == "encoder_weights":
                 trials[key] = [weights_value(str(v)) for v in trials[key]]
@@ -260,6 +265,11 @@ def make_request(
         raise RequestError(f"search space {space_name}: settings: {_first(error)}") from error
     trial_changes, changed, data_options = _sorted_changes(changes)
     settings = {**space.settings, **changed}
+    if any(config.fold is not None for config in space.trials):
+        raise RequestError(
+            f"search space {space_name}: a space does not say which fold its trials belong to; "
+            "remove fold, and use --set folds=5"
+        )
     if seeds is not None and seeds < 1:
         raise RequestError(f"--seeds {seeds}: must be at least 1")
     if settings.get("search") == "optuna":
@@ -271,6 +281,9 @@ def make_request(
         if seeds is not None:
             trial_changes["seed"] = list(range(seeds))
     try:
+        division = DataOptions.model_validate(data_options)
+        if division.folds is not None:
+            trial_changes["fold"] = _folds(division.folds, settings)
         configs = override(space.trials, trial_changes)
         for key, values in trial_changes.items():
             _refuse_unused(key, values, configs)
@@ -279,10 +292,24 @@ def make_request(
             space,
             configs,
             SweepSettings.model_validate(settings),
-            DataOptions.model_validate(data_options),
+            division,
         )
     except ValidationError as error:
         raise RequestError(f"--set {_first(error)}") from error
+
+
+def _folds(folds: int, settings: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the folds; refuse what compares trials of different folds."""
+    for name, plain, why in (
+        ("search", "grid", "which trains each draw once"),
+        ("scheduler", "fifo", "which compares trials, and validation images of folds differ"),
+    ):
+        value = settings.get(name, plain)
+        if value != plain:
+            raise RequestError(
+                f"--set folds={folds}: does not work with {name}={value}, {why}; use {name}={plain}"
+            )
+    return list(range(1, folds + 1))
 
 
 def _searched(

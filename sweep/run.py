@@ -17,8 +17,8 @@ from rich.console import Console
 from sweep.cluster.joining import gpus_to_plan
 from sweep.dataset import data_folder
 from sweep.estimates import count_crops
-from sweep.leaderboard import ceilings, paper_correlation
-from sweep.ledger import LedgerError
+from sweep.leaderboard import candidates, ceilings, paper_correlation
+from sweep.ledger import Ledger, LedgerError
 from sweep.plan import Plan, Trial, with_recorded
 from sweep.preview import print_plan, print_unseen, print_weights
 from sweep.request import RequestError
@@ -36,7 +36,7 @@ from sweep.session import (
     prepare,
     start,
 )
-from sweep.view import duration, print_leaderboard
+from sweep.view import duration, print_candidates, print_leaderboard
 from sweep.weights import check_weights
 from trainables import cli
 from trainables.cli import DONE, FAILED, INTERRUPTED, REFUSED, command_line
@@ -202,6 +202,9 @@ def _report_trials(console: Console, session: Session, plan: Plan, outcome: Outc
     """
     rows = outcome.rows
     print_leaderboard(console, rows, top=60)
+    if (folds := plan.request.data_options.folds) is not None:
+        read_images = Ledger(session.out).read_per_image
+        print_candidates(console, candidates(rows, folds, read_images), folds)
     for note in ceilings(rows):
         console.print(note, soft_wrap=True)
     rho = paper_correlation(rows)

@@ -193,7 +193,7 @@ def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
     options = {**runtime["options"], **mine.limits.options(), "attempt": attempt.token}
     result: TrialResult = _trainable(config)(
         config,
-        dataset,
+        dataset.of_fold(config.fold),
         attempt.folder,
         options=RunOptions(**options),
         on_epoch=on_epoch,

@@ -247,9 +247,11 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         state, seconds = row["status"], row["train_seconds"]
         if state == "failed":
             continue
-        number += state == "done"
+        # trials of folds have other validation images each: only candidates are ranked
+        ranked = state == "done" and row.get("fold") is None
+        number += ranked
         table.add_row(
-            str(number) if state == "done" else "",
+            str(number) if ranked else "",
             Text(network_name(row["architecture"], row["encoder"] or "", row["task"])),
             *(Text("" if row.get(name) is None else str(row.get(name))) for name in names),
             _number(row["val_dataset_iou"], ".4f") or state,
@@ -259,6 +261,60 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             _number(row["parameters_m"], ".1f"),
         )
     return table
+
+
+def candidates_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Return candidates, whose folds were put together, as a table.
+
+    Parameters
+    ----------
+    lines : sequence of mapping
+        Rows of candidates.csv as values, best first; unknown values are None. Settings get a column
+        if they tell candidates of the same name apart.
+    """
+    names = [
+        name
+        for name in SETTING_COLUMNS
+        if name in lines[0] and name not in ("architecture", "encoder", "task")
+        if len({line[name] for line in lines}) > 1
+    ]
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("network", overflow="fold")
+    for name in names:
+        table.add_column(name, overflow="ellipsis")
+    for name in ("seeds", "val\nIoU", "SD", "test\nIoU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("missing folds", overflow="fold")
+    for number, line in enumerate(lines, 1):
+        table.add_row(
+            str(number) if line["seeds"] else "",
+            Text(network_name(line["architecture"], line["encoder"] or "", line["task"])),
+            *(Text("" if line[name] is None else str(line[name])) for name in names),
+            str(line["seeds"]),
+            *(
+                _number(line[name], ".4f")
+                for name in (
+                    "val_dataset_iou_mean",
+                    "val_dataset_iou_sd",
+                    "test_dataset_iou_mean",
+                )
+            ),
+            line["missing_folds"],
+        )
+    return table
+
+
+def print_candidates(console: Console, lines: Sequence[Mapping[str, Any]], folds: int) -> None:
+    """Print the candidates of a run with folds, best first."""
+    if not lines:
+        return
+    console.print(
+        f"Candidates, the {folds} folds of each seed put together (trials of different folds have "
+        "different validation images: compare candidates, not trials):",
+        soft_wrap=True,
+    )
+    console.print(candidates_table(lines), soft_wrap=False)
 
 
 def print_leaderboard(

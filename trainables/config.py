@@ -217,6 +217,9 @@ class TrialConfig(_Frozen):
     """Which bytes `encoder_weights` means (`WeightsInfo.identity`); a sweep sets it."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds initial weights, order of crops, augmentation and dropout."""
+    fold: Annotated[int, Field(ge=1)] | None = None
+    """Which fold of the data set is for validation, counted from 1; None: no folds
+    (`trainables.data.folds`)."""
     crop_size: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 224
     """Side of the square training crops, in pixels."""
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -306,7 +309,7 @@ class TrialConfig(_Frozen):
 
     @property
     def candidate(self) -> str:
-        """Name of the candidate: task, architecture and encoder, whatever the seed."""
+        """Name of the candidate: task, architecture and encoder, whatever the seed and the fold."""
         return f"{self.task}/{self.architecture}/{self.encoder}"
 
     def trial_id(self, fingerprint: str) -> str:
@@ -324,16 +327,19 @@ class TrialConfig(_Frozen):
             and W&B run id that stays the same over retries and resumes.
         """
         fields = {**self.model_dump(mode="json"), "recipe": RECIPE}
-        return f"{self._prefix()}-s{self.seed}-{_digest(fields, fingerprint)}"
+        part = "" if self.fold is None else f"-f{self.fold}"
+        if self.fold is None:  # so that trials without folds keep the names of earlier versions
+            del fields["fold"]
+        return f"{self._prefix()}-s{self.seed}{part}-{_digest(fields, fingerprint)}"
 
     def candidate_key(self) -> str:
-        """Name of this trial's candidate: equal for trials that differ only in the seed.
+        """Name of this trial's candidate: equal for trials that differ only in seed and fold.
 
         Returns
         -------
         str
-            Readable prefix and a 10-digit hash of all fields but the seed. Neither the data nor the
-            outcomes of a trial (how it predicts, micro-batches) are part of it.
+            Readable prefix and a 10-digit hash of all fields but these two. Neither the data nor
+            the outcomes of a trial (how it predicts, micro-batches) are part of it.
 
         Examples
         --------
@@ -343,7 +349,7 @@ class TrialConfig(_Frozen):
         >>> one.candidate_key() == TrialConfig(seed=1, gap=1).candidate_key()
         False
         """
-        fields = {**self.model_dump(mode="json", exclude={"seed"}), "recipe": RECIPE}
+        fields = {**self.model_dump(mode="json", exclude={"seed", "fold"}), "recipe": RECIPE}
         return f"{self._prefix()}-{_digest(fields)}"
 
     def _prefix(self) -> str:

@@ -65,9 +65,18 @@ class Calibration:
     at_bound: list[str]
     """Parameters whose value lies at a bound of its range; better values may lie beyond it."""
 
-    def for_validation(self, group: str) -> dict[str, float]:
-        """Return the parameters that were chosen without a group of validation images."""
-        return self.held_out.get(group, self.calibrated)
+    def for_validation(self, group: str, *, alone: bool = False) -> dict[str, float]:
+        """Return the parameters that were chosen without a group of validation images.
+
+        Parameters
+        ----------
+        group : str
+        alone : bool
+            Whether it is the only group of a fold: all parameters but the default were then chosen
+            on it, so that the default is returned. (Without folds a single group can show nothing
+            anyway, and its score is that of the calibrated parameters.)
+        """
+        return self.default if alone else self.held_out.get(group, self.calibrated)
 
 
 def search(

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence import Evidence
+from analysis.folds import SHOWN, folds_of
 from analysis.report.feature_tables import cells_said, populations_said, untested
 from analysis.report.tables import (
     counted,
@@ -47,6 +48,7 @@ def answer(evidence: Evidence) -> Answer:
         *_contradictions(evidence, methods),
         *_recommended(methods),
         *_measured(evidence, first),
+        *_folds(evidence),
         *_what_is_not_known(evidence, methods),
         *_chosen(evidence),
         *_tested(evidence),
@@ -137,6 +139,35 @@ def _measured(evidence: Evidence, first: Mapping[Any, Any]) -> list[str]:
     ]
 
 
+def _folds(evidence: Evidence) -> list[str]:
+    """Say which networks validated, which are shown, and what folds mean for the intervals."""
+    data, folds = evidence.plan.get("data") or {}, folds_of(evidence.plan)
+    if not folds:
+        return []
+    said = [
+        f"Validation used {folds} folds: each group was validated once, by networks that were not "
+        "trained on it. Networks of different folds share training images, so the confidence "
+        "intervals are a little too narrow (Nadeau and Bengio 2003, doi:10.1023/A:1024068626366).",
+        "Test scores are means over the networks of all folds. Cells, pictures and the checkpoint "
+        f"to use are those of fold {SHOWN}: folds have different validation images, which cannot "
+        "show that one of their networks is better than another.",
+    ]
+    split, group_of = data.get("split") or {}, data.get("groups") or {}
+    groups = {
+        fold: {group_of.get(stem, stem) for stem in split.get(f"fold {fold}", ())}
+        for fold in range(1, folds + 1)
+    }
+    single = [str(fold) for fold, names in groups.items() if len(names) == 1]
+    if single:
+        several = len(single) > 1
+        said.append(
+            f"Fold{'s' * several} {', '.join(single)} validate{'' if several else 's'} a single "
+            "group: with no other group to choose parameters on, default parameters made the cells "
+            "that are scored there."
+        )
+    return said
+
+
 def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
     """Say what so few units and trainings cannot show, and how many more would."""
     if len(methods) < 2 or not math.isfinite(methods["val_score"].iloc[0]):
@@ -153,8 +184,9 @@ def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
         said.append(_power(evidence, units, unit, lead))
     seeds = evidence.standing.groupby("method")["seed"].nunique()
     if seeds.max() == 1:
+        once = "once in each fold" if folds_of(evidence.plan) else "once"
         said.append(
-            "Each network was trained once, so this is about these trained networks, not about "
+            f"Each network was trained {once}, so this is about these trained networks, not about "
             f"their architectures; {ENOUGH_SEEDS} trainings of each (--seeds {ENOUGH_SEEDS}) "
             "would tell."
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence import Evidence
+from analysis.folds import SHOWN
 from trainables.config import STARDIST
 from trainables.names import network_name
 from trainables.tasks import TASKS
@@ -28,8 +29,13 @@ training time, loss, data-set IoU of the test images in per cent."""
 
 
 def chosen_trials(board: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished trial that is best on validation for each task, architecture, encoder."""
+    """Return the finished trial that is best on validation for each task, architecture, encoder.
+
+    With folds, of the trials of the first one: validation images of folds differ.
+    """
     done = board[board["status"] == "done"]
+    if "fold" in done:
+        done = done[done["fold"].isna() | (done["fold"] == SHOWN)]
     done = done.sort_values("val_dataset_iou", ascending=False, kind="stable")
     keys = done[["task", "architecture", "encoder"]].fillna("")
     return done[~keys.duplicated()]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import LENGTHS, Evidence
+from analysis.folds import folds_of
 from analysis.report.feature_tables import (
     FEATURE_HEADINGS,
     against_truth,
@@ -360,10 +361,11 @@ def ranking(evidence: Evidence) -> pd.DataFrame:
                 of_all = scores[
                     (scores["metric"] == metric) & (scores["method"] == method["method"])
                 ]
-                row[name] = of_all["value"].mean()  # over seeds, as on validation
+                row[name] = of_all["value"].mean()  # over seeds and folds
         if len(mine := each[each["method"] == method["method"]]):
             row["test_ap"] = float(mine["value"].mean())
-        row["seeds"] = int((evidence.methods["method"] == method["method"]).sum())
+        trained = evidence.methods[evidence.methods["method"] == method["method"]]
+        row["seeds"] = int(trained["seed"].nunique())
         rows.append(row | {"mark": mark, "command": method["command"]})
     return pd.DataFrame(rows)
 
@@ -383,7 +385,8 @@ def make_tables(evidence: Evidence) -> list[Table]:
         kinds = zip(board["architecture"], board["encoder"].fillna(""), board["task"])
         board.insert(1, "network", [network_name(*kind) for kind in kinds])
     ranked = (
-        "Methods in the order of their validation scores, calibrated. Scores are means over seeds. "
+        "Methods in the order of their validation scores, calibrated. Scores are means over seeds"
+        f"{' (on test images also over folds)' if folds_of(evidence.plan) else ''}. "
         f"Mean AP is over IoU 0.5 to 0.9, and the mean over {unit_of(evidence)}s; on validation "
         "with its 95 % confidence interval. May be the best: statistically tied with the best "
         "method, all pairs being compared at once (a method as good as the best is left out in 5 % "
@@ -411,6 +414,9 @@ def make_tables(evidence: Evidence) -> list[Table]:
         "defines them (doi:10.1038/s41592-023-02151-z)."
     )
     features = feature_captions(unit_of(evidence, cells=True))
+    order = "best on validation first."
+    if folds_of(evidence.plan):
+        order = "in the order of their candidates (validation images of folds differ)."
     tables = [
         make_table("ranking", ranked, ranking(evidence)),
         make_table("features", features["features"], against_truth(evidence)),
@@ -419,7 +425,7 @@ def make_tables(evidence: Evidence) -> list[Table]:
         make_table("statistics", features["statistics"], exploratory(evidence)),
         make_table("agreement", cells, agreed(evidence)),
         make_table("scores", scores, wide_scores(evidence.scores)),
-        make_table("leaderboard", "All trials, best on validation first.", board),
+        make_table("leaderboard", f"All trials, {order}", board),
         make_table("candidates", candidates, evidence.candidates),
         make_table(
             "noise", "Noise floor: how far pixels alone change each feature.", evidence.noise

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.evaluation.scores import METRICS, ImageScores, pooled, unit_members
 from analysis.evaluation.selection import select, unit_scores
 from analysis.evidence import LENGTHS
+from analysis.folds import folds_of
 from analysis.instances.methods import way_of
 from analysis.runfolder import Run, command_of
 from analysis.statistics import mean_interval, tied_set
@@ -21,11 +22,45 @@ from analysis.study.trials import AnalysedTrial, Scored
 def validation_scores(trials: Sequence[AnalysedTrial], unit: str) -> pd.DataFrame:
     """Return the mean AP of each method, calibrated, on each validation unit; all seeds."""
     methods: dict[str, list[list[ImageScores]]] = {}
-    for trial in trials:
-        for variant, scores in trial.validation.scores.items():
+    seeds = folds_together(trials)
+    for _, validation in seeds:
+        for variant, scores in validation.scores.items():
             if variant.calibrated:
                 methods.setdefault(variant.method, []).append(scores)
-    return unit_scores(methods, units_of(trials[0].validation, unit))
+    return unit_scores(methods, units_of(seeds[0][1], unit))
+
+
+def folds_together(trials: Sequence[AnalysedTrial]) -> list[tuple[AnalysedTrial, Scored]]:
+    """Return the validation scores of each candidate's seeds, all folds together.
+
+    Parameters
+    ----------
+    trials : sequence of AnalysedTrial
+        All folds of every seed.
+
+    Returns
+    -------
+    list of (trial, scores)
+        With folds, the trial of the first one, and the scores of all: each image as the network of
+        the fold makes it that did not train on it, in an order that is the same for all seeds.
+    """
+    seeds: dict[tuple[str, int], list[AnalysedTrial]] = {}
+    for trial in trials:
+        seeds.setdefault((trial.variants[0].method, trial.seed), []).append(trial)
+    found = []
+    for members in seeds.values():
+        if members[0].fold is None:
+            found += [(trial, trial.validation) for trial in members]
+            continue
+        members = sorted(members, key=lambda trial: trial.fold or 0)
+        together = Scored(members[0].variants)
+        for trial in members:
+            together.images += trial.validation.images
+            together.groups += trial.validation.groups
+            for variant, scores in trial.validation.scores.items():
+                together.scores[variant] += scores
+        found.append((members[0], together))
+    return found
 
 
 def units_of(scored: Scored, unit: str) -> list[str]:
@@ -64,6 +99,7 @@ def method_table(
                     "architecture": config.architecture,
                     "encoder": config.encoder,
                     "seed": config.seed,
+                    "fold": config.fold,
                     "way": way_of(config, give_back_gap=variant.give_back_gap),
                     "representative": trial.representative,
                     "default": json.dumps(calibration.default),
@@ -93,7 +129,7 @@ def _measured_intervals(
     trials: Sequence[AnalysedTrial], unit: str
 ) -> dict[str, tuple[float, float]]:
     """Return the interval of each method's mean AP on the measured images: as val_score, a mean
-    over units and seeds.
+    over units and seeds; with folds, over the networks of all of them.
     """
     measured: dict[str, list[list[ImageScores]]] = {}
     for trial in trials:
@@ -128,6 +164,10 @@ def tied_candidates(run: Run, *, seed: int = 0) -> pd.DataFrame:
         return table
     done = run.leaderboard.loc[run.leaderboard["status"] == "done"]
     trials = done[["trial_id", "candidate", "seed"]]
+    if folds := folds_of(run.plan):
+        trials = trials[
+            trials.groupby(["candidate", "seed"])["trial_id"].transform("size") == folds
+        ]
     images = images[images["split"] == "val"].merge(trials, on="trial_id")
     unit = images["group"].where(images["group"].notna(), images["image"])
     sums = images.assign(unit=unit).groupby(["candidate", "seed", "unit"], sort=False)
@@ -153,6 +193,7 @@ def score_tables(
     Parameters
     ----------
     trials : sequence of AnalysedTrial
+        With folds, validation images of all of them count for the trial of the first one.
     unit : str
         The independent unit.
     split : str
@@ -168,8 +209,10 @@ def score_tables(
     """
     pixel_sizes = pixel_sizes or {}
     rows, each = [], []
+    validation = {trial.trial_id: scored for trial, scored in folds_together(trials)}
     for trial in trials:
-        for name, scored in (("val", trial.validation), (split, trial.measured)):
+        both = [("val", validation[trial.trial_id])] if trial.trial_id in validation else []
+        for name, scored in (*both, (split, trial.measured)):
             units, members = unit_members(units_of(scored, unit))
             size = pixel_sizes.get(name)
             for variant, images in scored.scores.items():

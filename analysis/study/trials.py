@@ -16,6 +16,7 @@ from analysis.evaluation.images import LabelledImage
 from analysis.evaluation.prediction import OnePass, Predicted, foreground_probability
 from analysis.evaluation.scores import ImageScores, image_scores
 from analysis.evidence import Crop, Picture
+from analysis.folds import SHOWN, folds_of, whole_seeds
 from analysis.instances.methods import GIVEN_BACK, WAYS, make_instances
 from analysis.instances.way import Parameters
 from analysis.runfolder import Candidate
@@ -65,9 +66,12 @@ class AnalysedTrial:
     Attributes
     ----------
     representative : bool
-        Whether it is its candidate's best seed, whose cells are measured and shown.
+        Whether it is its candidate's best seed, whose cells are measured and shown; with folds,
+        the first fold of that seed.
+    seed, fold : int, int or None
+        See `trainables.config.TrialConfig`.
     validation, measured : Scored
-        Scores on the sweep's validation images and on the measured images.
+        Scores on the trial's validation images and on the measured images.
     objects : list of DataFrame
         Cells of a representative, one table per image and method.
     errors : list of DataFrame
@@ -84,7 +88,11 @@ class AnalysedTrial:
         trial_id: str,
         calibration: Calibration,
         variants: Sequence[Variant],
+        *,
+        seed: int = 0,
+        fold: int | None = None,
     ) -> None:
+        self.seed, self.fold = seed, fold
         self.trial_id, self.calibration, self.variants = trial_id, calibration, variants
         self.representative = trial_id == candidate.trials[0]
         self.validation, self.measured = Scored(variants), Scored(variants)
@@ -95,9 +103,11 @@ class AnalysedTrial:
 
     def see_images(self, study: Study, one_pass: OnePass, truth: Truth) -> None:
         """Predict every image once; score it, measure its cells, and keep what the report shows."""
-        for item in study.dataset.subset("val"):
+        validation = study.dataset.of_fold(self.fold).subset("val")
+        alone = self.fold is not None and len({item.group for item in validation}) == 1
+        for item in validation:
             seen = one_pass.take(item)
-            parameters = self.calibration.for_validation(item.group)
+            parameters = self.calibration.for_validation(item.group, alone=alone)
             self.validation.add(seen, self.cells(seen, parameters))
         for item in study.items:
             seen = one_pass.take(item)
@@ -159,21 +169,43 @@ def analyse_trials(
     first = next((c for c in candidates if WAYS[c.config.task].has_gap), None)
     for candidate in candidates:
         variants = variants_of(candidate, both_gaps=candidate is first)
+        analysed: list[AnalysedTrial] = []
         for trial_id in candidate.trials:
-            name = f"{candidate.name}, seed {study.run.configs[trial_id].seed}"
-            tick = new_task(name, len(study.dataset.subset("val")) + len(study.items))
+            config = study.run.configs[trial_id]
+            fold = "" if config.fold is None else f", fold {config.fold}"
+            name = f"{candidate.name}, seed {config.seed}{fold}"
+            validation = study.dataset.of_fold(config.fold).split["val"]
+            tick = new_task(name, len(validation) + len(study.items))
             try:
                 trial = analyse_trial(study, candidate, trial_id, variants, truth, tick)
             except (CheckpointError, ValueError) as error:
                 missing.append(f"{candidate.name} could not be analysed: {error}")
                 continue
-            trials.append(trial)
+            analysed.append(trial)
             if ended := trial.calibration.at_bound:
                 missing.append(
                     f"{name}: the best value of {', '.join(ended)} lies at the end of its search "
                     "range."
                 )
+        whole, lines = _with_all_folds(study, candidate, analysed)
+        trials += whole
+        missing += lines
     return trials, missing
+
+
+def _with_all_folds(
+    study: Study, candidate: Candidate, analysed: Sequence[AnalysedTrial]
+) -> tuple[list[AnalysedTrial], list[str]]:
+    """Leave out seeds of which a fold could not be analysed, and say so."""
+    configs = {trial.trial_id: study.run.configs[trial.trial_id] for trial in analysed}
+    seeds, absent = whole_seeds(configs, folds_of(study.run.plan))
+    kept = {trial_id for ids in seeds for trial_id in ids}
+    lines = [
+        f"{candidate.name}, seed {seed}, is left out: fold {', '.join(map(str, folds))} could not "
+        "be analysed."
+        for seed, folds in absent.items()
+    ]
+    return [trial for trial in analysed if trial.trial_id in kept], lines
 
 
 def analyse_trial(
@@ -204,12 +236,16 @@ def analyse_trial(
         When the checkpoint cannot be analysed.
     """
     folder, options = study.run.checkpoint(trial_id), study.options
+    config = study.run.configs[trial_id]
+    dataset = study.dataset.of_fold(config.fold)
     with closing(load(folder)) as predictor:
         one_pass = OnePass(predictor, study.images, flips=options.flips, tick=tick)
         calibration = calibrate_checkpoint(
-            folder, one_pass, study.dataset, budget=options.budget, seed=options.seed
+            folder, one_pass, dataset, budget=options.budget, seed=options.seed
         )
-        trial = AnalysedTrial(candidate, trial_id, calibration, variants)
+        trial = AnalysedTrial(
+            candidate, trial_id, calibration, variants, seed=config.seed, fold=config.fold
+        )
         trial.see_images(study, one_pass, truth)
     return trial
 
@@ -245,6 +281,7 @@ def crop_of_networks(
     shown = {t.trial_id: t.probability for t in trials if t.probability is not None}
     tried = {trial_id for candidate in chosen for trial_id in candidate.trials}
     rest = [trial_id for trial_id in study.run.done() if trial_id not in tried]
+    rest = [i for i in rest if study.run.configs[i].fold in (None, SHOWN)]
     missing = []
     tick = new_task("one crop with the other networks", len(rest))
     for trial_id in rest:

@@ -54,6 +54,7 @@ def check(run: Run) -> None:
         "demo --set=learning_rate=0.001,0.00031 --set=batch_size=2",
         "demo --set early_stopping=null,5 --set normalization=image,dataset",
         "demo --set gap=0,1 --set architecture=Unet",
+        "demo --seeds 2 --set folds=3",
         "compare",
         "study",
         "three_class",

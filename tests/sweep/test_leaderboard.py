@@ -183,8 +183,9 @@ def test_a_candidates_row_begins_with_what_it_is_and_how_good() -> None:
     figures = [f"{name}_{what}" for name in IOUS for what in ("mean", "sd")]
     assert names[8:17] == [*figures, "candidate"]
     assert names[17:19] == ["encoder_weights", "weights_id"]
-    assert names[-1] == "planned_epochs"
-    assert "seed" not in names
+    assert names[-3:] == ["planned_epochs", "folds", "missing_folds"]
+    assert not {"seed", "fold"} & set(names)
+    assert (one["folds"], one["missing_folds"]) == (None, "")
     assert len(set(names)) == len(names)
 
 

@@ -74,6 +74,7 @@ CHANGES = {
     "encoder": "vgg19",
     "encoder_weights": "pretrained",
     "seed": 1,
+    "fold": 2,
     "crop_size": 256,
     "epochs": 7,
     "batch_size": 4,
@@ -96,6 +97,15 @@ def test_every_field_is_part_of_the_trial_id() -> None:
     ids = {TrialConfig(**{k: v}).trial_id("f") for k, v in CHANGES.items()}
     ids |= {TrialConfig().trial_id("f"), TrialConfig().trial_id("g")}
     assert len(ids) == len(CHANGES) + 2
+
+
+def test_trials_without_folds_keep_the_names_of_earlier_versions() -> None:
+    config = TrialConfig()
+    assert config.trial_id("f") == "semantic2-Unet-resnet18-s0-df06ebecec"
+    assert config.candidate_key() == "semantic2-Unet-resnet18-c5464c9433"
+    folded = TrialConfig(fold=3)
+    assert folded.trial_id("f").startswith("semantic2-Unet-resnet18-s0-f3-")
+    assert folded.candidate_key() == config.candidate_key()
 
 
 def test_which_bytes_an_encoder_starts_from_is_part_of_the_trial_id() -> None:
@@ -129,9 +139,9 @@ def test_trial_ids_stay_the_same() -> None:
     assert named.startswith("semantic2-Unet-tu_efficientnet_b0_ra_in1k-s0-")
 
 
-def test_a_candidate_is_everything_but_the_seed() -> None:
+def test_a_candidate_is_everything_but_seed_and_fold() -> None:
     keys = {TrialConfig(**{k: v}).candidate_key() for k, v in CHANGES.items()}
-    assert len(keys) == len(CHANGES)  # the seed's is that of the defaults
+    assert len(keys) == len(CHANGES) - 1  # those of seed and fold are that of the defaults
     assert TrialConfig().candidate_key() == TrialConfig(seed=5).candidate_key() in keys
     three = [
         TrialConfig(task="semantic3", boundary=b).candidate_key() for b in ("outline", "touching")

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from trainables import cli
 from trainables.config import Normalization
+from trainables.data.folds import folds_notes, make_folds, split_of_fold
 from trainables.data.imagefiles import ImageFileError, read_image, read_labels
 from trainables.data.normalization import Intensities, intensities_of, normalize
 from trainables.data.objects_csv import read_objects, unknown_images
@@ -73,7 +74,7 @@ class DataSet:
     root: Path
     items: tuple[Item, ...]
     split: Mapping[str, tuple[str, ...]]
-    """Stems of each of `SPLITS`, in natural order."""
+    """Stems of each of `SPLITS`, in natural order; with folds those of `fold`, or of the first."""
     pixel_size_um: float | None
     fingerprint: str
     """Hash of all files' contents, groups and split, without pixel size and frame interval."""
@@ -90,6 +91,10 @@ class DataSet:
     """Bits per pixel of the images: 8, 16 or both; empty unless pixels were read."""
     hashes: Mapping[Path, str] = field(default_factory=dict, repr=False, compare=False)
     """SHA-256 of every file, in hexadecimal digits."""
+    folds: tuple[tuple[str, ...], ...] = ()
+    """Stems that each fold validates; empty without folds."""
+    fold: int | None = None
+    """Which of them `split` belongs to, counted from 1; None: not chosen yet, or no folds."""
 
     _by_stem: dict[str, Item] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -99,6 +104,50 @@ class DataSet:
     def subset(self, name: str) -> list[Item]:
         """Return the items of one of `SPLITS`."""
         return [self._by_stem[stem] for stem in self.split[name]]
+
+    def of_fold(self, fold: int | None) -> DataSet:
+        """Return the data set as one fold divides it.
+
+        Parameters
+        ----------
+        fold : int or None
+            `TrialConfig.fold`: 1 to the number of folds; None for data without folds.
+
+        Raises
+        ------
+        DataError
+            When the data set has no such fold, or has folds and none is given.
+        """
+        if fold is None and not self.folds:
+            return self
+        if fold is None or not 1 <= fold <= len(self.folds):
+            there = f"{len(self.folds)} folds" if self.folds else "no folds"
+            raise DataError(f"data set {self.root}: it is divided into {there}, not fold {fold}")
+        return replace(self, fold=fold, split=split_of_fold(self.folds, self.split["test"], fold))
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Stems of the parts that share no group: those of `SPLITS`, or of the folds and the test.
+
+        Of the folds' parts, each is for validation once, and for training otherwise.
+        """
+        if not self.folds:
+            return {name: self.split[name] for name in SPLITS}
+        folds = {f"fold {number}": stems for number, stems in enumerate(self.folds, 1)}
+        return {**folds, "test": self.split["test"]}
+
+    @property
+    def validated(self) -> list[Item]:
+        """Items that are for validation, in any fold."""
+        if not self.folds:
+            return self.subset("val")
+        stems = {stem for fold in self.folds for stem in fold}
+        return [item for item in self.items if item.stem in stems]
+
+    @property
+    def trained(self) -> list[Item]:
+        """Items that are for training, in any fold."""
+        return self.validated if self.folds else self.subset("train")
 
     def load(
         self, item: Item, normalization: Normalization
@@ -154,7 +203,7 @@ def _hash_files(items: Sequence[Item], known: DataSet | None) -> dict[Path, str]
 def _fingerprints(
     items: Sequence[Item],
     hashes: Mapping[Path, str],
-    split: Mapping[str, Sequence[str]],
+    parts: Mapping[str, Sequence[str]],
     meta: Metadata,
 ) -> tuple[str, str]:
     """Return the fingerprint, and that of earlier versions, which held the pixel size."""
@@ -164,7 +213,7 @@ def _fingerprints(
             digest.update(f"{path.name}\0{hashes[path]}\0{item.group}\n".encode())
     old = digest.copy()
     for one, size in ((digest, None), (old, meta.pixel_size_um)):
-        rest = {"split": {k: list(v) for k, v in split.items()}, "um": size}
+        rest = {"split": {k: list(v) for k, v in parts.items()}, "um": size}
         one.update(json.dumps(rest, sort_keys=True).encode())
     return digest.hexdigest(), old.hexdigest()
 
@@ -223,6 +272,26 @@ def _gap(
     return choose_gap(frames)
 
 
+def _divide(
+    items: Sequence[Item], meta: Metadata, options: DataOptions, problems: list[str]
+) -> tuple[dict[str, tuple[str, ...]], tuple[tuple[str, ...], ...]]:
+    """Return the split (with folds that of the first one) and the stems of each fold."""
+    before = len(problems)
+    split = make_split([item.stem for item in items], meta, options, problems)
+    if len(problems) > before:
+        return split, ()
+    needed = ("test",) if options.folds else SPLITS
+    problems += [
+        f"split {name} is empty: none of its groups has an image"
+        for name in needed
+        if not split[name]
+    ]
+    if options.folds is None or len(problems) > before:
+        return split, ()
+    folds = make_folds(split, {item.stem: item.group for item in items}, options, problems)
+    return (split_of_fold(folds, split["test"], 1) if folds else split), folds
+
+
 def _index(
     root: Path,
     options: DataOptions,
@@ -249,38 +318,32 @@ def _index(
     if divide and options.split == "time_blocks" and options.gap_frames is None:
         gap = _gap(stems, images, meta, pixels)
         options = options.model_copy(update={"gap_frames": gap.frames})
-    before = len(problems)
-    split: dict[str, tuple[str, ...]] = {**dict.fromkeys(SPLITS, ()), "test": tuple(stems)}
-    if stems and divide:
-        split = make_split(stems, meta, options, problems)
-    if stems and divide and len(problems) == before:
-        problems += [
-            f"split {name} is empty: none of its groups has an image"
-            for name in SPLITS
-            if not split[name]
-        ]
     items = tuple(Item(s, images[s], masks[s], meta.groups.get(s, s)) for s in stems)
-    hashes: dict[Path, str] = {}
-    fingerprint = old = ""
-    try:
-        if not problems:  # of data that cannot be used, nobody asks for a fingerprint
-            hashes = _hash_files(items, known)
-            fingerprint, old = _fingerprints(items, hashes, split, meta)
-    except OSError as error:
-        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+    split: dict[str, tuple[str, ...]] = {**dict.fromkeys(SPLITS, ()), "test": tuple(stems)}
+    folds: tuple[tuple[str, ...], ...] = ()
+    if stems and divide:
+        split, folds = _divide(items, meta, options, problems)
     dataset = DataSet(
         root=root,
         items=items,
         split=split,
         pixel_size_um=meta.pixel_size_um,
-        fingerprint=fingerprint,
+        fingerprint="",
         options=options,
-        notes=() if problems else tuple(unused_notes(split, stems, meta, options, gap)),
         frame_interval_s=meta.frame_interval_s,
-        old_fingerprint=old,
-        hashes=hashes,
+        folds=folds,
     )
-    return dataset, pixels
+    if problems:  # of data that cannot be used, nobody asks for a fingerprint
+        return dataset, pixels
+    notes = (*folds_notes(meta, options), *unused_notes(split, stems, meta, options, gap))
+    try:
+        hashes = _hash_files(items, known)
+    except OSError as error:
+        problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+        return dataset, pixels
+    new, old = _fingerprints(items, hashes, dataset.parts, meta)
+    named = replace(dataset, fingerprint=new, old_fingerprint=old, hashes=hashes, notes=notes)
+    return named, pixels
 
 
 def _raise(root: Path, problems: list[str]) -> None:
@@ -319,7 +382,7 @@ def open_dataset(
     problems: list[str] = []
     dataset, pixels = _index(Path(root).absolute(), options, problems, look=True, known=known)
     notes = list(dataset.notes) + case_note(pixels)
-    notes += duplicates(pixels, dataset.split, problems)
+    notes += duplicates(pixels, dataset.parts, problems)
     binary = [stem for stem, one in pixels.items() if one.binary]
     if binary:
         notes.append(
@@ -332,13 +395,16 @@ def open_dataset(
     problems += wrong_masks({item.stem: item.mask.name for item in dataset.items}, pieces)
     notes += pieces_note(pieces) + flat_note(pixels)
     if not problems:
-        for name in SPLITS:
-            if not any(pixels[stem].has_cells for stem in dataset.split[name]):
-                problems.append(f"split {name}: no mask contains a cell")
+        for name, stems in dataset.parts.items():
+            if not any(pixels[stem].has_cells for stem in stems):
+                where = name if dataset.folds and name != "test" else f"split {name}"
+                problems.append(f"{where}: no mask contains a cell")
     if options.split == "groups":
         notes += sequence_note(pixels, {item.stem: item.group for item in dataset.items})
     if not problems:
-        notes += bits_note(pixels) + size_notes(pixels, dataset.split)
+        roles = {"train": dataset.trained, "val": dataset.validated, "test": dataset.subset("test")}
+        shown = {name: [item.stem for item in items] for name, items in roles.items()}
+        notes += bits_note(pixels) + size_notes(pixels, shown)
     _raise(dataset.root, problems)
     bits = tuple(sorted({one.bits for one in pixels.values()}))
     shapes = {stem: (one.shape[0], one.shape[1]) for stem, one in pixels.items()}
@@ -348,15 +414,21 @@ def open_dataset(
 def _check(arguments: argparse.Namespace, command: str) -> int:
     try:
         options = DataOptions(
-            split=arguments.split, split_seed=arguments.split_seed, gap_frames=arguments.gap_frames
+            split=arguments.split,
+            split_seed=arguments.split_seed,
+            gap_frames=arguments.gap_frames,
+            folds=arguments.folds,
         )
     except ValidationError as error:
-        raise DataError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        one = error.errors()[0]
+        where = "".join(f"{part}: " for part in one["loc"])
+        raise DataError(where + one["msg"].removeprefix("Value error, ")) from error
     dataset = open_dataset(arguments.data, options)
     print(f"{dataset.root}: {len(dataset.items)} images can be used")
-    for name in SPLITS:
-        groups = sorted({item.group for item in dataset.subset(name)}, key=natural_key)
-        print(f"  {name}: {len(dataset.split[name])} images, groups {some(groups)}")
+    group_of = {item.stem: item.group for item in dataset.items}
+    for name, stems in dataset.parts.items():
+        groups = sorted({group_of[stem] for stem in stems}, key=natural_key)
+        print(f"  {name}: {len(stems)} images, groups {some(groups)}")
     size = dataset.pixel_size_um
     print(f"  pixel size: {f'{size} um' if size else 'not given (dataset.yaml: pixel_size_um)'}")
     print(f"  fingerprint: {dataset.fingerprint[:12]}")
@@ -379,6 +451,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check.add_argument(
         "--split-seed", type=int, default=0, help="seed for drawing the groups (default 0)"
+    )
+    check.add_argument(
+        "--folds", type=int, help="deal the groups that are not for testing into this many folds"
     )
     check.add_argument("--gap-frames", type=int, help="frames to leave out between two time blocks")
     return cli.run(parser, _check, argv, refused=(DataError,))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import TrialConfig
-from trainables.data.dataset import DataSet
+from trainables.data.dataset import DataSet, Item
 from trainables.labels import compact
 from trainables.tasks import Task
 
@@ -35,21 +35,29 @@ class Example:
 def each_example(dataset: DataSet, split: str, config: TrialConfig) -> Iterator[Example]:
     """Read the images of a split one after the other."""
     for item in dataset.subset(split):
-        image, labels = dataset.load(item, config.normalization)
-        yield Example(item.stem, item.group, image, compact(labels))
+        yield _read(dataset, item, config)
 
 
-_loaded: dict[tuple[Any, ...], list[Example]] = {}
+def _read(dataset: DataSet, item: Item, config: TrialConfig) -> Example:
+    image, labels = dataset.load(item, config.normalization)
+    return Example(item.stem, item.group, image, compact(labels))
+
+
+_loaded: dict[tuple[Any, ...], Example] = {}
 
 
 def load_split(dataset: DataSet, split: str, config: TrialConfig) -> list[Example]:
     """Return the images of a split; a process that runs many trials on them reads them once."""
-    data = (dataset.fingerprint, str(dataset.root), config.normalization)
+    # scaled by the training images, an image looks different in every fold
+    fold = dataset.fold if config.normalization.mode == "dataset" else None
+    data = (dataset.fingerprint, str(dataset.root), config.normalization, fold)
     for key in [key for key in _loaded if key[1:] != data]:
         del _loaded[key]
-    if (split, *data) not in _loaded:
-        _loaded[split, *data] = list(each_example(dataset, split, config))
-    return [replace(one) for one in _loaded[split, *data]]
+    items = dataset.subset(split)
+    for item in items:
+        if (item.stem, *data) not in _loaded:
+            _loaded[item.stem, *data] = _read(dataset, item, config)
+    return [replace(_loaded[item.stem, *data]) for item in items]
 
 
 def forget_images() -> None:

@@ -92,10 +92,10 @@ def inspect_pair(stem: str, image: Path, mask: Path, problems: list[str]) -> Pix
 
 
 def duplicates(
-    pixels: Mapping[str, Pixels], split: Mapping[str, Sequence[str]], problems: list[str]
+    pixels: Mapping[str, Pixels], parts: Mapping[str, Sequence[str]], problems: list[str]
 ) -> list[str]:
-    """Report equal images in different splits as problems, within one split as notes."""
-    side = {stem: name for name in SPLITS for stem in split[name]}
+    """Report equal images in different parts (splits, folds) as problems, within one as notes."""
+    side = {stem: name for name, stems in parts.items() for stem in stems}
     by_digest: dict[bytes, list[str]] = {}
     for stem, one in pixels.items():
         by_digest.setdefault(one.digest, []).append(stem)
@@ -105,7 +105,8 @@ def duplicates(
             continue
         listed = ", ".join(f"{s} ({side.get(s, 'unused')})" for s in stems)
         if len({side[s] for s in stems if s in side}) > 1:
-            problems.append(f"same image in more than one split: {listed}; keep one copy")
+            kind = "split" if set(parts) == set(SPLITS) else "part"
+            problems.append(f"same image in more than one {kind}: {listed}; keep one copy")
         else:
             notes.append(f"same image more than once: {listed}")
     return notes

@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from trainables.data.timegap import Gap, gap_notes
 
@@ -35,6 +42,26 @@ class DataOptions(BaseModel):
     gap_frames: Annotated[int, Field(ge=0)] | None = None
     """With ``time_blocks``: frames left unused between two blocks; None: the number of frames over
     which neighbours correlate."""
+    folds: int | None = None
+    """Number of folds (`trainables.data.folds`): the groups that are not for testing are dealt into
+    as many parts, and each part is the validation part of one fold. None: one validation part."""
+
+    @field_validator("folds")
+    @classmethod
+    def _at_least_two(cls, folds: int | None) -> int | None:
+        if folds is not None and folds < 2:
+            raise ValueError(
+                f"{folds} is not possible: give 2 or more, or leave it out for one validation part"
+            )
+        return folds
+
+    @model_validator(mode="after")
+    def _of_groups(self) -> DataOptions:
+        if self.folds is not None and self.split != "groups":
+            raise ValueError(
+                f"folds={self.folds} needs whole groups: it does not work with split={self.split}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gap_between_blocks(self) -> DataOptions:
@@ -243,16 +270,20 @@ def make_split(
         by_group = _draw_split(list(members), options)
     else:
         by_group = {name: meta.split.get(name, []) for name in SPLITS}  # type: ignore[call-overload]
-        problems += _split_problems(by_group, members)
+        problems += _split_problems(by_group, members, options)
     sides = {stem: name for name in SPLITS for g in by_group[name] for stem in members.get(g, ())}
     return {name: tuple(stem for stem in stems if sides.get(stem) == name) for name in SPLITS}
 
 
-def _split_problems(by_group: Mapping[str, list[str]], members: Mapping[str, Any]) -> list[str]:
+def _split_problems(
+    by_group: Mapping[str, list[str]], members: Mapping[str, Any], options: DataOptions
+) -> list[str]:
     problems = []
     seen: dict[str, str] = {}
+    # with folds, train and val are put together: one of them is enough
+    enough = {"train", "val"} if options.folds and (by_group["train"] or by_group["val"]) else set()
     for name in SPLITS:
-        if not by_group[name]:
+        if not by_group[name] and name not in enough:
             problems.append(f"dataset.yaml: split.{name} is empty; name at least one group")
         for group in by_group[name]:
             if group not in members:
@@ -305,6 +336,12 @@ LEAST_GROUPS = 6
 probability of 0.03, in all of 5 of 0.06."""
 
 
+MOST_FOLDS = 5
+"""Most folds that notes recommend: each network still trains on four fifths of the images. With
+fewer than ten groups they recommend fewer, so that each fold validates two groups and the analysis
+can choose parameters for one on the other."""
+
+
 class Grouped(Protocol):
     """An image and its group, as in `trainables.data.Item`."""
 
@@ -327,20 +364,40 @@ def few_groups_note(
         Stems of each of `SPLITS`.
     options : DataOptions
     """
-    validating = set(split["val"])
+    validating, others = set(split["val"]), set(split["train"])
+    if options.folds is not None:  # each of them validates once
+        validating |= others
     count = len({item.group for item in items if item.stem in validating})
+    every = len({item.group for item in items if item.stem in validating | others})
     if options.split == "time_blocks" and all(item.stem == item.group for item in items):
         count = min(count, 1)  # all images are one time-lapse
     if count >= LEAST_GROUPS or not count:
         return []
     needed = next(n for n in range(3, 10**6) if round(options.val_fraction * n) >= LEAST_GROUPS)
     groups = "1 independent group" if count == 1 else f"{count} independent groups"
-    return [
+    more = "Label more groups (fields, patients or time-lapses"
+    chance = (
         f"validation has {groups}, fewer than {LEAST_GROUPS}: candidates will be ranked, but "
         "differences between them cannot be distinguished from chance (at best "
-        f"p = {min(1.0, 2 * 0.5**count):.2g}). Label more groups (fields, patients or "
-        f"time-lapses; with {needed} groups, {LEAST_GROUPS} go to validation), or name "
+        f"p = {min(1.0, 2 * 0.5**count):.2g}). "
+    )
+    if options.folds is not None:
+        return [f"{chance}{more})"]
+    usual = (
+        f"{more}; with {needed} groups, {LEAST_GROUPS} go to validation), or name "
         f"{LEAST_GROUPS} under split: val in dataset.yaml"
+    )
+    if options.split != "groups":
+        return [chance + usual]
+    if every < LEAST_GROUPS:
+        return [
+            f"{chance}{usual}. (Folds would not be enough: only {every} groups are not for testing)"
+        ]
+    folds = min(MOST_FOLDS, every // 2)
+    return [
+        f"{chance}Use --set folds={folds}: then each of the {every} groups that are not for "
+        f"testing is for validation once, with {folds} times as many trials (docs/folds.md)"
+        f". Or {usual[0].lower()}{usual[1:]}"
     ]
 
 

@@ -136,7 +136,8 @@ class Trial:
             self.options.checkpoint_seconds,
             lambda text: self.say({"note": text}),
         )
-        self.data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
+        data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
+        self.data = data.of_fold(self.config.fold)
         self.tf = start_tensorflow(self.options, request["gpu_memory_mb"])
         demanded = self.options.device == "cuda" and pretended_gpu() is None
         if demanded and not self.tf.config.list_physical_devices("GPU"):

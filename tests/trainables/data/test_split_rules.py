@@ -267,9 +267,11 @@ def test_too_few_independent_groups_for_an_answer() -> None:
     assert few(3, alone=True) == ""
     assert few(5) == (
         "validation has 5 independent groups, fewer than 6: candidates will be ranked, but "
-        "differences between them cannot be distinguished from chance (at best p = 0.062). Label "
-        "more groups (fields, patients or time-lapses; with 28 groups, 6 go to validation), or "
-        "name 6 under split: val in dataset.yaml"
+        "differences between them cannot be distinguished from chance (at best p = 0.062). Use "
+        "--set folds=5: then each of the 14 groups that are not for testing is for validation "
+        "once, with 5 times as many trials (docs/folds.md). Or label more groups (fields, "
+        "patients or time-lapses; with 28 groups, 6 go to validation), or name 6 under split: val "
+        "in dataset.yaml"
     )
     assert "has 1 independent group, fewer" in few(1)
     assert "p = 1)" in few(1)
@@ -280,12 +282,13 @@ def test_too_few_independent_groups_for_an_answer() -> None:
 
 def test_single_images_of_one_time_lapse_are_one_group() -> None:
     images = [Image(f"i{n}", f"i{n}") for n in range(30)]
-    parts = {"val": [one.stem for one in images[:8]]}
+    parts: dict[str, list[str]] = {"train": [], "val": [one.stem for one in images[:8]]}
     assert few_groups_note(images, parts, DataOptions()) == []
     (note,) = few_groups_note(images, parts, DataOptions(split="time_blocks"))
     assert "has 1 independent group, fewer" in note
     assert "2 independent groups" in few(2, split="time_blocks")
-    nothing = few_groups_note(images, {"val": []}, DataOptions(split="time_blocks"))
+    parts["val"] = []
+    nothing = few_groups_note(images, parts, DataOptions(split="time_blocks"))
     assert nothing == []
 
 
