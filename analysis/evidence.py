@@ -137,6 +137,10 @@ class Evidence:
     flips, versions, seeds, budget of the calibration, data root and fingerprint, command of the
     analysis."""
 
+    given: list[str] = field(default_factory=list)
+    """Names of label images from elsewhere (``--labels``): scored, measured and tested like
+    methods (with an empty trial_id), but not in `methods`, since nothing was trained."""
+
     @property
     def cells(self) -> pd.DataFrame:
         """`objects` whose features are compared: without those that are left out."""

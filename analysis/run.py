@@ -12,10 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from analysis.runfolder import AnalysisError, Run, open_data, read_run
+from analysis.instances.methods import GIVEN_BACK
+from analysis.runfolder import AnalysisError, Run, candidates, open_data, read_run
 from analysis.segment.inputs import InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
 from analysis.study.annotations import CellAnnotations
+from analysis.study.given_labels import items_of, open_given
 from trainables.cli import DONE, Parser, command_line, run
 from trainables.data.dataset import DataError, DataSet
 from trainables.errors import CheckpointError
@@ -41,6 +43,7 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+# Long: the list of the options.
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m analysis.run",
@@ -76,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         default="group",
         help="what counts as one independent unit (default: group)",
     )
+    add(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="label images of the measured images from another tool or a second person, with the "
+        "images' names: scored and measured like a method (may be repeated)",
+    )
     add("--flips", action="store_true", help="average each prediction over mirror images (slower)")
     add(
         "--budget",
@@ -109,6 +120,8 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     run = read_run(out)
     dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
     known = CellAnnotations(other or dataset)  # its errors are reported before any computation
+    names = {name for one in candidates(run) for name in (one.name, one.name + GIVEN_BACK)}
+    given = open_given(arguments.labels, items_of(dataset, other), names)
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
     if other is not None:
@@ -141,7 +154,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
             number = bar.add_task(description, total=steps)
             return lambda: bar.advance(number)
 
-        study = make_study(run, dataset, other, known, options)
+        study = make_study(run, dataset, other, known, options, given)
         evidence = gather(study, new_task, command)
     report = out / "report"
     write_tables(evidence, report)

@@ -355,19 +355,27 @@ def ranking(evidence: Evidence) -> pd.DataFrame:
         row = {name: method[name] for name in known}
         if not math.isfinite(method["val_low"]):
             row["tied"] = None  # too few units to say
-        for name, metric in SHOWN.items():
-            row[name] = math.nan
-            if not scores.empty:
-                of_all = scores[
-                    (scores["metric"] == metric) & (scores["method"] == method["method"])
-                ]
-                row[name] = of_all["value"].mean()  # over seeds and folds
-        if len(mine := each[each["method"] == method["method"]]):
-            row["test_ap"] = float(mine["value"].mean())
+        row |= _shown_scores(method["method"], scores, each)
         trained = evidence.methods[evidence.methods["method"] == method["method"]]
         row["seeds"] = int(trained["seed"].nunique())
         rows.append(row | {"mark": mark, "command": method["command"]})
+    for name in evidence.given:  # never ranked: nothing was trained or calibrated here
+        rows.append(
+            {"method": f"{name} (labels given)", "tied": None, **_shown_scores(name, scores, each)}
+        )
     return pd.DataFrame(rows)
+
+
+def _shown_scores(method: str, scores: pd.DataFrame, each: pd.DataFrame) -> dict[str, float]:
+    """Return the columns `SHOWN` of a method: means over seeds, and AP over units, too."""
+    row = dict.fromkeys(SHOWN, math.nan)
+    for name, metric in SHOWN.items():
+        if not scores.empty:
+            own = (scores["metric"] == metric) & (scores["method"] == method)
+            row[name] = scores.loc[own, "value"].mean()  # over seeds and folds
+    if len(mine := each[each["method"] == method]):
+        row["test_ap"] = float(mine["value"].mean())
+    return row
 
 
 def agreed(evidence: Evidence) -> pd.DataFrame:
@@ -394,6 +402,10 @@ def make_tables(evidence: Evidence) -> list[Table]:
         "that of foreground pixels; they are pooled over images. Test columns show the "
         f"{measured_split(evidence)} images."
     )
+    if evidence.given:
+        ranked += (
+            " Rows with given labels are not ranked: nothing was trained or calibrated for them."
+        )
     paper = (
         "Table 1 of the paper: our numbers beside the paper's (which exist for ResNet-152 with two "
         "classes). Training time is mm:ss; loss is the training loss at the epoch whose weights "

@@ -10,6 +10,7 @@ from analysis.evidence import Evidence, compared
 from analysis.runfolder import candidates, choose_candidates, unfinished
 from analysis.study.comparisons import agreements, comparisons, noise_of, unit_biases
 from analysis.study.films import frames_of
+from analysis.study.given_labels import measure_given
 from analysis.study.objects import together
 from analysis.study.study import Study
 from analysis.study.tables import (
@@ -18,7 +19,14 @@ from analysis.study.tables import (
     tied_candidates,
     validation_scores,
 )
-from analysis.study.trials import NewTask, analyse_trials, crop_of_networks, pictures_of
+from analysis.study.trials import (
+    AnalysedTrial,
+    GivenTrial,
+    NewTask,
+    analyse_trials,
+    crop_of_networks,
+    pictures_of,
+)
 from analysis.study.truth import measure_truth
 from trainables.errors import CheckpointError
 from trainables.records.manifest import library_versions
@@ -52,11 +60,13 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     if not trials:
         raise CheckpointError("; ".join(missing))
     crop, unseen = crop_of_networks(study, chosen, trials, truth.window, new_task)
-    objects = together([*truth.objects, *(table for trial in trials for table in trial.objects)])
+    given = measure_given(study, study.given, truth, new_task)
+    sources: list[AnalysedTrial | GivenTrial] = [*trials, *given]
+    objects = together([*truth.objects, *(table for one in sources for table in one.objects)])
     cells = compared(objects)
     sizes = {"val": study.dataset.pixel_size_um}
     sizes[study.measurer.split] = study.measured.pixel_size_um
-    scores, units = score_tables(trials, unit, study.measurer.split, sizes)
+    scores, units = score_tables(trials, unit, study.measurer.split, sizes, given)
     biases = unit_biases(cells, unit=unit).assign(parameters="calibrated")
     standing = validation_scores(trials, unit)
     methods = method_table(run, trials, standing, unit, seed=options.seed)
@@ -71,7 +81,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         scores=scores,
         units=pd.concat([units, biases], ignore_index=True),
         objects=objects,
-        errors=together([table for trial in trials for table in trial.errors]),
+        errors=together([table for one in sources for table in one.errors]),
         frames=frames_of(study.measured),
         statistics=comparisons(
             cells,
@@ -84,9 +94,10 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         agreement=agreements(cells, unit=unit),
         noise=noise_of(cells, options.convention, seed=options.seed),
         crop=crop,
-        pictures=pictures_of(trials, truth),
-        missing=[*missing, *unseen],
+        pictures=pictures_of(sources, truth),
+        missing=[*missing, *unseen, *(note for one in study.given for note in one.note())],
         settings=_record(study, command),
+        given=[one.name for one in given],
     )
 
 
@@ -100,6 +111,7 @@ def _record(study: Study, command: str) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "measured_data": str(measured.root),
         "measured_fingerprint": measured.fingerprint,
+        "labels": {one.name: str(one.folder) for one in study.given},
         "command": command,
         "versions": library_versions("scikit-image", "scipy", "pandas", "stardist", "optuna"),
     }

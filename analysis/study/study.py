@@ -10,6 +10,7 @@ from analysis.evaluation.images import LabelledImages
 from analysis.runfolder import Run
 from analysis.statistics.pairs import RESAMPLES
 from analysis.study.annotations import CellAnnotations
+from analysis.study.given_labels import GivenLabels, items_of
 from analysis.study.objects import CellMeasurer
 from trainables.data.dataset import DataSet, Item
 
@@ -45,12 +46,19 @@ class Study:
     """Images to measure: the test images, or all images of another data set."""
     measurer: CellMeasurer
     options: StudyOptions
+    given: Sequence[GivenLabels] = ()
+    """Label images of the measured images from elsewhere."""
     images: LabelledImages = field(default_factory=LabelledImages)
     """Reads all these images."""
 
 
 def make_study(
-    run: Run, dataset: DataSet, other: DataSet | None, known: CellAnnotations, options: StudyOptions
+    run: Run,
+    dataset: DataSet,
+    other: DataSet | None,
+    known: CellAnnotations,
+    options: StudyOptions,
+    given: Sequence[GivenLabels] = (),
 ) -> Study:
     """Collect everything that the analysis works on.
 
@@ -64,13 +72,15 @@ def make_study(
     known : CellAnnotations
         Tracks and populations in the images to measure.
     options : StudyOptions
+    given : sequence of GivenLabels, optional
+        Label images of the images to measure from elsewhere.
     """
     measured = other or dataset
     return Study(
         run=run,
         dataset=dataset,
         measured=measured,
-        items=list(other.items) if other else dataset.subset("test"),
+        items=items_of(dataset, other),
         measurer=CellMeasurer(
             split="other" if other else "test",
             known=known,
@@ -78,4 +88,5 @@ def make_study(
             pixel_size_um=measured.pixel_size_um,
         ),
         options=options,
+        given=given,
     )

@@ -16,7 +16,7 @@ from analysis.folds import folds_of
 from analysis.instances.methods import way_of
 from analysis.runfolder import Run, command_of
 from analysis.statistics import mean_interval, tied_set
-from analysis.study.trials import AnalysedTrial, Scored
+from analysis.study.trials import AnalysedTrial, GivenTrial, Scored
 
 
 def validation_scores(trials: Sequence[AnalysedTrial], unit: str) -> pd.DataFrame:
@@ -187,6 +187,7 @@ def score_tables(
     unit: str,
     split: str,
     pixel_sizes: Mapping[str, float | None] | None = None,
+    given: Sequence[GivenTrial] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scores of all images together, and those of each independent unit.
 
@@ -201,6 +202,8 @@ def score_tables(
     pixel_sizes : mapping of str to float, optional
         Side of a pixel in micrometres by split, where it is known: distances are then given in
         micrometres as well.
+    given : sequence of GivenTrial, optional
+        Labels from elsewhere, which were scored on the measured images only.
 
     Returns
     -------
@@ -210,33 +213,37 @@ def score_tables(
     pixel_sizes = pixel_sizes or {}
     rows, each = [], []
     validation = {trial.trial_id: scored for trial, scored in folds_together(trials)}
+    sources: list[tuple[str, str, Scored]] = []
     for trial in trials:
-        both = [("val", validation[trial.trial_id])] if trial.trial_id in validation else []
-        for name, scored in (*both, (split, trial.measured)):
-            units, members = unit_members(units_of(scored, unit))
-            size = pixel_sizes.get(name)
-            for variant, images in scored.scores.items():
-                common = {
-                    "method": variant.method,
-                    "trial_id": trial.trial_id,
-                    "split": name,
-                    "parameters": variant.parameters,
-                }
-                counts = {
-                    "units": len(units),
-                    "images": len(images),
-                    "true_objects": sum(one.true_objects for one in images),
-                    "predicted_objects": sum(one.predicted_objects for one in images),
-                }
-                rows += [
-                    {**common, "metric": metric, "value": value, **counts}
-                    for metric, value in _named(pooled(images), size)
-                ]
-                each += [
-                    {**common, "metric": metric, "unit": unit_name, "value": value}
-                    for unit_name, values in zip(units, pooled(images, members))
-                    for metric, value in _named(values, size)
-                ]
+        if trial.trial_id in validation:
+            sources.append((trial.trial_id, "val", validation[trial.trial_id]))
+        sources.append((trial.trial_id, split, trial.measured))
+    sources += [(one.trial_id, split, one.measured) for one in given]
+    for trial_id, name, scored in sources:
+        units, members = unit_members(units_of(scored, unit))
+        size = pixel_sizes.get(name)
+        for variant, images in scored.scores.items():
+            common = {
+                "method": variant.method,
+                "trial_id": trial_id,
+                "split": name,
+                "parameters": variant.parameters,
+            }
+            counts = {
+                "units": len(units),
+                "images": len(images),
+                "true_objects": sum(one.true_objects for one in images),
+                "predicted_objects": sum(one.predicted_objects for one in images),
+            }
+            rows += [
+                {**common, "metric": metric, "value": value, **counts}
+                for metric, value in _named(pooled(images), size)
+            ]
+            each += [
+                {**common, "metric": metric, "unit": unit_name, "value": value}
+                for unit_name, values in zip(units, pooled(images, members))
+                for metric, value in _named(values, size)
+            ]
     return pd.DataFrame(rows), pd.DataFrame(each)
 
 

@@ -52,12 +52,12 @@ class Scored:
         self.groups: list[str] = []
         self.scores: dict[Variant, list[ImageScores]] = {variant: [] for variant in variants}
 
-    def add(self, seen: Predicted, cells: Mapping[Variant, Labels]) -> None:
+    def add(self, image: LabelledImage, cells: Mapping[Variant, Labels]) -> None:
         """Score one image."""
-        self.images.append(seen.image.item.stem)
-        self.groups.append(seen.image.item.group)
+        self.images.append(image.item.stem)
+        self.groups.append(image.item.group)
         for variant, labels in cells.items():
-            self.scores[variant].append(image_scores(seen.image.truth, labels))
+            self.scores[variant].append(image_scores(image.truth, labels))
 
 
 class AnalysedTrial:
@@ -108,11 +108,11 @@ class AnalysedTrial:
         for item in validation:
             seen = one_pass.take(item)
             parameters = self.calibration.for_validation(item.group, alone=alone)
-            self.validation.add(seen, self.cells(seen, parameters))
+            self.validation.add(seen.image, self.cells(seen, parameters))
         for item in study.items:
             seen = one_pass.take(item)
             cells = self.cells(seen, self.calibration.calibrated)
-            self.measured.add(seen, cells)
+            self.measured.add(seen.image, cells)
             if truth.window is not None and item == truth.window.item:
                 self.probability = shown_probability(seen, truth.window)
             if self.representative:
@@ -150,6 +150,38 @@ class AnalysedTrial:
             self.errors.append(errors)
             if keep:
                 self.labels.setdefault(image.item.stem, {})[variant.method] = labels
+
+
+class GivenTrial:
+    """Label images that were given (``--labels``), scored and measured like those of a trial.
+
+    Attributes
+    ----------
+    name : str
+    trial_id : str
+        Empty: nothing was trained.
+    measured : Scored
+    objects, errors : list of DataFrame
+    labels : dict
+        As of `AnalysedTrial`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.trial_id = name, ""
+        self.variant = Variant(name, "calibrated")
+        self.measured = Scored([self.variant])
+        self.objects: list[pd.DataFrame] = []
+        self.errors: list[pd.DataFrame] = []
+        self.labels: dict[str, dict[str, Labels]] = {}
+
+    def see(self, study: Study, image: LabelledImage, labels: Labels, *, keep: bool) -> None:
+        """Score and measure one image; keep its label image if a figure shows it."""
+        self.measured.add(image, {self.variant: labels})
+        found, errors = study.measurer.found_cells(labels, image, method=self.name, trial_id="")
+        self.objects.append(found)
+        self.errors.append(errors)
+        if keep:
+            self.labels.setdefault(image.item.stem, {})[self.name] = labels
 
 
 def analyse_trials(
@@ -309,7 +341,7 @@ def shown_probability(seen: Predicted, window: Window) -> NDArray[np.float32]:
     return whole[window.slices].copy()
 
 
-def pictures_of(trials: Sequence[AnalysedTrial], truth: Truth) -> list[Picture]:
+def pictures_of(trials: Sequence[AnalysedTrial | GivenTrial], truth: Truth) -> list[Picture]:
     """Return the pictures of the report's viewer with the cells of all methods."""
     found = []
     for picture in truth.pictures:

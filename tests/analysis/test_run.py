@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from analysis.evidence import FEATURES, TRUTH, compared
 from analysis.morphology.features import measure
@@ -26,8 +28,10 @@ from analysis.runfolder import read_run
 from analysis.segment import main as segment_main
 from analysis.study.comparisons import agreements, comparisons, noise_of
 from analysis.study.files import file_names
+from analysis.study.given_labels import items_of, open_given
 from analysis.study.objects import KEYS
 from tests.analysis.page_text import claims, drawn, visible
+from trainables.data.dataset import index_dataset
 
 
 def run(*words: object, cwd: Path) -> tuple[int, str, str]:
@@ -227,6 +231,75 @@ def test_statistics_are_over_units(analysed: tuple[Path, str]) -> None:
     assert radius["feature_unit"] == "um"
     assert radius["difference"] == pytest.approx(2, abs=0.5)  # 4 pixels of 0.5 um
     assert abs(radius["difference"]) > radius["margin"] == 0.25
+
+
+def labels_of_others(data: Path, folder: Path, ending: str = "") -> Path:
+    """Write the true masks of the test images as another person would: cells 1 pixel smaller."""
+    folder.mkdir()
+    for stem in (f"i{n}" for n in range(12, 18)):
+        labels: NDArray[np.uint16] = np.asarray(tifffile.imread(data / "masks" / f"{stem}.tif"))
+        inner = ndimage.grey_erosion(labels, size=(3, 3))
+        tifffile.imwrite(folder / f"{stem}{ending}.tif", inner)
+    return folder
+
+
+def test_given_labels_are_scored_measured_and_tested_but_not_ranked(
+    analysed: tuple[Path, str], cells: Path, tmp_path: Path, analyse: Analyse
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(analysed[0], out)
+    person = labels_of_others(cells, tmp_path / "person")
+    exact = tmp_path / "exact"
+    shutil.copytree(cells / "masks", exact)
+    code, text, err = analyse(
+        *(out, "--budget", 12, "--resamples", 300),
+        *("--labels", f"person={person}", "--labels", f"exact copy={exact}"),
+    )
+    assert code == 0, text + err
+    assert not {"person", "exact copy"} & set(table(out, "methods")["method"])
+    pd.testing.assert_frame_equal(table(out, "methods"), table(analysed[0], "methods"))
+    scores = table(out, "scores").set_index(["method", "split", "metric"])["value"]
+    assert scores["exact copy", "test", "ap_mean"] == scores["exact copy", "test", "iou"] == 1
+    assert 0 < scores["person", "test", "iou"] < 1
+    errors = table(out, "errors").groupby(["method", "cause"])["true_cells"].sum()
+    assert errors["exact copy", "missed"] == errors["exact copy", "merged"] == 0
+    statistics = table(out, "statistics")
+    own = statistics[(statistics["b"] == TRUTH) & (statistics["feature"] == "area")]
+    bias = own.set_index("a")["difference"]
+    assert bias["exact copy"] == 0
+    assert bias["person"] < -1
+    page = visible(out / "report" / "index.html")
+    assert "person (labels given)" in page
+    assert "Rows with given labels are not ranked" in page
+    settings = json.loads((out / "report" / "settings.json").read_text())
+    assert settings["labels"] == {"person": str(person), "exact copy": str(exact)}
+
+
+def test_labels_that_cannot_be_used_are_refused_in_one_line(
+    analysed: tuple[Path, str], cells: Path, tmp_path: Path, analyse: Analyse
+) -> None:
+    out, _ = analysed
+    good = labels_of_others(cells, tmp_path / "good", "_cp_masks")  # as Cellpose names them
+    assert len(open_given([f"a={good}"], items_of(index_dataset(cells), None), ())) == 1
+    few, small = (shutil.copytree(good, tmp_path / name) for name in ("few", "small"))
+    (few / "i14_cp_masks.tif").unlink()
+    tifffile.imwrite(small / "i13_cp_masks.tif", np.ones((4, 5), np.uint8))
+    taken = table(out, "methods")["method"].iloc[0]
+    for requests, words in (
+        (["good"], "give NAME=FOLDER"),
+        (["=x"], "give NAME=FOLDER"),
+        ([f"a={tmp_path / 'none'}"], "no such folder"),
+        ([f"a={few}"], "no label image for 1 of 6 measured images (i14)"),
+        ([f"a={small}"], "i13_cp_masks.tif: shape (4, 5), but its image has"),
+        ([f"{taken}={good}"], "is taken"),
+        ([f"{TRUTH}={good}"], "is taken"),
+        ([f"a={good}", f"a={good}"], "is taken"),
+    ):
+        options = [word for request in requests for word in ("--labels", request)]
+        code, text, err = analyse(out, *options)
+        assert (code, text) == (2, "")
+        assert words in err
+        assert err.count("\n") == 1
 
 
 def test_what_is_missing_is_said(analysed: tuple[Path, str]) -> None:

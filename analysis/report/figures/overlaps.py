@@ -37,6 +37,8 @@ class Line(NamedTuple):
     """(n, 2) overlap and AP, sorted by overlap."""
     units: NDArray[np.float64]
     """(m, 2) overlap and AP of each independent unit alone."""
+    given: bool = False
+    """Whether these are labels from elsewhere, such as a second person's."""
 
 
 class Overlaps(NamedTuple):
@@ -66,6 +68,10 @@ def compute(evidence: Evidence) -> Overlaps | None:
         points = _points(table[table["own"] & (table["method"] == name)])
         points = points[points[:, 0].argsort(kind="stable")]
         lines.append(Line(name, points, _points(units[units["method"] == name])))
+    for name in evidence.given:
+        points = _points(table[table["method"] == name])
+        points = points[points[:, 0].argsort(kind="stable")]
+        lines.append(Line(name, points, np.zeros((0, 2)), given=True))
     split, unit = measured_split(evidence), unit_of(evidence)
     return Overlaps(lines, split, dots, unit, scored_from(evidence))
 
@@ -82,6 +88,9 @@ def draw(shown: Overlaps) -> Figure:
     ax = figure.subplots()
     for number, line in enumerate(shown.lines):
         shift = 0.01 * (number - (count - 1) / 2)
+        if line.given:
+            ax.plot(*line.points.T, color="black", ls=(0, (4, 2)), label=_given_label(line))
+            continue
         colour = COLOURS[number % 7]
         draw_dots(ax, line.units[:, 0] + shift, line.units[:, 1], colour)
         ax.plot(
@@ -103,9 +112,19 @@ def draw(shown: Overlaps) -> Figure:
     return figure
 
 
+def _given_label(line: Line) -> str:
+    return f"{textwrap.shorten(line.method, 45)} (labels given)"
+
+
 def caption(shown: Overlaps) -> str:
     """Say what AP means, and how much data it comes from."""
+    given = ""
+    if any(line.given for line in shown.lines):
+        given = (
+            " Dashed: given labels; those of a second person show how well people agree, which no "
+            "method can be expected to exceed."
+        )
     return (
         f"Calibrated methods on {shown.sample}. AP = TP / (TP + FP + FN) at each IoU. "
-        f"{dots_are(shown.unit)} Points are shifted sideways so that the dots can be seen."
+        f"{dots_are(shown.unit)} Points are shifted sideways so that the dots can be seen.{given}"
     )
