@@ -19,7 +19,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """Date of the files in a ZIP; constant, so that equal labels give equal bytes."""
 
 
-def write_labels(labels: NDArray[np.integer[Any]], path: Path) -> None:
+def write_labels(
+    labels: NDArray[np.integer[Any]], path: Path, *, highest: int | None = None
+) -> None:
     """Write a label image as a TIFF that ImageJ, QuPath, napari and segsweep read.
 
     Parameters
@@ -28,8 +30,12 @@ def write_labels(labels: NDArray[np.integer[Any]], path: Path) -> None:
         Labels, none of them negative.
     path : Path
         The file: uint16, or uint32 where a label is larger than 65535; compressed with zlib.
+    highest : int, optional
+        Largest label of all images of a series, so that they get one data type; default: of this
+        image.
     """
-    wide = bool(labels.size) and int(labels.max()) > np.iinfo(np.uint16).max
+    top = int(labels.max(initial=0)) if highest is None else highest
+    wide = top > np.iinfo(np.uint16).max
     small = labels.astype(np.uint32 if wide else np.uint16)
     write_with(path, lambda p: tifffile.imwrite(p, small, compression="zlib", metadata=None))
 

@@ -25,9 +25,10 @@ from analysis.segment.folder import (
 )
 from analysis.segment.inputs import Frame, InputError, list_frames
 from analysis.segment.likeness import likeness_warning, size_warning
-from analysis.segment.model import Segmenter, choose_model, segment
+from analysis.segment.model import Segmenter, choose_model, normalizer, segment
 from analysis.segment.sizes import size_note
 from analysis.segment.skipped import Skipped
+from analysis.segment.tracks import MAX_GAP
 from trainables.cli import DONE, FAILED, Parser, run
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.machine.cores import keep_to_quota
@@ -117,13 +118,19 @@ def _parser() -> argparse.ArgumentParser:
         "--max-distance",
         type=_positive,
         metavar="PIXELS",
-        help="how far a cell may move between two images (default: a typical cell's diameter)",
+        help="how far a cell may move between two images (default: three times the 95th "
+        "percentile of the steps between nearest cells)",
     )
     add(
         "--max-gap",
         type=_count,
         metavar="N",
-        help="for how many images in a row a tracked cell may be missing (default: 1)",
+        help=f"for how many images in a row a tracked cell may be missing (default: {MAX_GAP})",
+    )
+    add(
+        "--no-split",
+        action="store_true",
+        help="with --track: leave objects whole that the image before shows as several cells",
     )
     add(
         "--tile",
@@ -150,6 +157,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         for name in ("max_distance", "max_gap"):
             if getattr(arguments, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')} works only with --track; add --track")
+        if arguments.no_split:
+            raise InputError("--no-split works only with --track; add --track")
     if arguments.address and arguments.device != "auto":
         raise InputError(
             "--device does not work with --address (a cluster uses its GPUs if it has any); remove "
@@ -165,7 +174,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         rois=not arguments.no_rois,
         track=arguments.track,
         max_distance=arguments.max_distance,
-        max_gap=1 if arguments.max_gap is None else arguments.max_gap,
+        max_gap=MAX_GAP if arguments.max_gap is None else arguments.max_gap,
+        split=not arguments.no_split,
     )
 
 
@@ -246,6 +256,10 @@ def _work(
     write_settings(
         out, request, choice, command, finished=not unreadable, **found, unreadable=unreadable
     )
+    if options.track:
+        from analysis.segment.films import tracking_notes
+
+        print(*tracking_notes(found), sep="\n")
     print(f"{out}: {_summary(found, len(frames) - len(unreadable))}")
     print(f"this took {time.monotonic() - began:.0f} s")
     if not unreadable:
@@ -311,7 +325,7 @@ def _segment_and_assemble(
         if not ready:
             raise InputError(_reasons(unreadable, len(frames)))
         bar.add_task("tables", total=None)
-        return unreadable, assemble(out, ready, options)
+        return unreadable, assemble(out, ready, options, normalizer(choice))
 
 
 def _introduce(choice: Choice, options: Options, frames: Sequence[Frame], waiting: int) -> None:

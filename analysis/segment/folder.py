@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from analysis.segment.inputs import Frame, InputError
+from analysis.segment.tracks import MAX_GAP
 from trainables.data.imagefiles import ImageFileError
 from trainables.records.files import write_json, write_with
 from trainables.records.manifest import library_versions
@@ -24,13 +27,18 @@ if TYPE_CHECKING:
 SETTINGS = "settings.json"
 FORMAT = 1
 FOLDERS = ("labels", "binary", "overlays", "rois", "parts", "tracked")
+FUSED = "fused"
+"""Folder of the label images before fused cells were split."""
 BROKEN = (ImageFileError, ValueError, LookupError, ArithmeticError)
 """Errors of a single image, which do not stop the others."""
 _OPTIONS = {
     "overlays": "--no-overlays",
     "rois": "--no-rois",
     "frame_interval_s": "--frame-interval",
+    "split": "--no-split",
 }
+_TRACKING = ("max_distance", "max_gap", "split")
+"""Options without effect unless cells are tracked."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,10 @@ class Options:
     rois: bool = True
     track: bool = False
     max_distance: float | None = None
-    """In pixels; None means a typical cell's diameter."""
-    max_gap: int = 1
+    """In pixels; None means that it is estimated from the cells."""
+    max_gap: int = MAX_GAP
+    split: bool = True
+    """Whether fused cells are split when cells are tracked."""
 
 
 def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmenter) -> int:
@@ -75,13 +85,50 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
     OSError
         When something cannot be written.
     """
+    image = frame.read()
+    labels = segmenter(image)
+    for path in originals(out, frame):
+        path.unlink(missing_ok=True)
+    return write_cells(out, frame, options, image, labels, segmenter.predictor.normalize)
+
+
+def write_cells(
+    out: Path,
+    frame: Frame,
+    options: Options,
+    image: NDArray[Any],
+    labels: NDArray[np.int32],
+    normalize: Callable[[NDArray[Any]], NDArray[np.float32]],
+) -> int:
+    """Measure the cells of one image, and write all its files, the table in ``parts`` last.
+
+    Parameters
+    ----------
+    out : Path
+    frame : Frame
+    options : Options
+    image : (H, W) array
+        Raw intensities.
+    labels : (H, W) int32 array
+        Label image.
+    normalize : callable
+        Scales raw intensities for the overlay.
+
+    Returns
+    -------
+    int
+        Number of cells.
+
+    Raises
+    ------
+    OSError
+        When something cannot be written.
+    """
     from analysis.formats.imagej import write_binary, write_labels, write_rois
     from analysis.formats.overlay import write_overlay
     from analysis.morphology.features import measure
     from analysis.morphology.intensities import measure_intensities
 
-    image = frame.read()
-    labels = segmenter(image)
     features = measure(labels, convention=options.convention, pixel_size_um=options.pixel_size_um)
     table = pd.concat([features, measure_intensities(image, labels, features)], axis=1)
     table.insert(0, "image", frame.name)
@@ -90,8 +137,7 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
     write_labels(labels, out / "labels" / f"{frame.name}.tif")
     write_binary(labels, out / "binary" / f"{frame.name}.png")
     if options.overlays:
-        normalized = segmenter.predictor.normalize(image)
-        write_overlay(normalized, labels, out / "overlays" / f"{frame.name}.png")
+        write_overlay(normalize(image), labels, out / "overlays" / f"{frame.name}.png")
     if options.rois:
         position = frame.time if frame.page is None else frame.page
         write_rois(labels, out / "rois" / f"{frame.name}.zip", position=position)
@@ -102,6 +148,15 @@ def segment_frame(out: Path, frame: Frame, options: Options, segmenter: Segmente
 def part_of(out: Path, frame: Frame) -> Path:
     """Return the path of the table of an image's cells."""
     return out / "parts" / f"{frame.name}.parquet"
+
+
+def originals(out: Path, frame: Frame) -> tuple[Path, Path]:
+    """Return the paths of the label image and the table that an image had before it was split.
+
+    They exist only for images in which fused cells were split; the label image is written last.
+    """
+    folder = out / FUSED
+    return folder / f"{frame.name}.tif", folder / f"{frame.name}.parquet"
 
 
 def is_done(out: Path, frame: Frame, options: Options) -> bool:
@@ -266,6 +321,8 @@ def _difference(before: dict[str, Any], now: dict[str, Any], out: Path) -> str:
     if there != here:
         return f"--tile was {there}, is now {here}"
     for name, value in now["options"].items():
+        if name in _TRACKING and not now["options"]["track"]:
+            continue
         if before["options"].get(name) != value:
             option = _OPTIONS.get(name, f"--{name.removesuffix('_s').replace('_', '-')}")
             values = [before["options"].get(name), value]
@@ -324,6 +381,6 @@ def write_settings(
 
 def remove_half_written(out: Path) -> None:
     """Remove half-written files of a killed process."""
-    for folder in (out, *(out / name for name in FOLDERS)):
+    for folder in (out, *(out / name for name in (*FOLDERS, FUSED))):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)

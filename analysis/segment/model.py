@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,16 @@ from analysis.instances.methods import (
 from analysis.runfolder import AnalysisError, candidates, read_run
 from analysis.segment.sizes import trained_shape
 from trainables.config import TrialConfig, recorded_config
+from trainables.data.normalization import normalize
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
-from trainables.records.manifest import MANIFEST, first_line, read_manifest, sha256_of
+from trainables.records.manifest import (
+    MANIFEST,
+    first_line,
+    read_intensities,
+    read_manifest,
+    sha256_of,
+)
 from trainables.tiling import Inference, stored_inference
 
 
@@ -131,6 +139,24 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
         trained_shape(manifest),
         data.get("appearance"),
     )
+
+
+def normalizer(choice: Choice) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """Return the function that scales raw images as the model's training images were scaled.
+
+    Parameters
+    ----------
+    choice : Choice
+        The network itself is not loaded.
+
+    Raises
+    ------
+    trainables.errors.CheckpointError
+        When the checkpoint lacks the intensities that its network needs.
+    """
+    path = choice.checkpoint / MANIFEST
+    intensities = read_intensities(read_manifest(choice.checkpoint), choice.config, path)
+    return lambda image: normalize(image, choice.config.normalization, intensities)
 
 
 class Segmenter:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.formats.trackmate import write_trackmate_objects
 from analysis.morphology.intensities import ELLIPSE
@@ -15,16 +16,20 @@ from analysis.segment.folder import Options, part_of
 from analysis.segment.inputs import Frame
 from trainables.records.files import whole_file
 
+if TYPE_CHECKING:
+    from analysis.segment.films import Tracks
+
 KEYS = ("image", "frame", "label", "track_id", "sequence")
 """First columns of ``objects_plain.csv``."""
-_PLACES = ["sequence", "frame", "label", "x", "y", "radius", "num_pixels"]
-
-Tracks = dict[str, "pd.Series[Any]"]
-"""The tracks of an image's cells by image name, in the order of the image's own table."""
 
 
-def assemble(out: Path, frames: Sequence[Frame], options: Options) -> dict[str, Any]:
-    """Write the tables of all images that are done.
+def assemble(
+    out: Path,
+    frames: Sequence[Frame],
+    options: Options,
+    normalize: Callable[[NDArray[Any]], NDArray[np.float32]],
+) -> dict[str, Any]:
+    """Write the tables of all images that are done; before that, track their cells if asked to.
 
     Parameters
     ----------
@@ -32,17 +37,20 @@ def assemble(out: Path, frames: Sequence[Frame], options: Options) -> dict[str, 
     frames : sequence of Frame
         All finished images, in order.
     options : Options
+    normalize : callable
+        Scales raw intensities for overlays, which are drawn again where cells were split.
 
     Returns
     -------
     dict
-        objects, and with tracking tracks and max_distance (pixels).
+        objects (their number), and with tracking what `analysis.segment.films.follow` found.
     """
     tracks: Tracks = {}
     found: dict[str, Any] = {}
     if options.track:
-        tracks, found = _follow(out, frames, options)
-        _write_tracked(out, frames, tracks)
+        from analysis.segment.films import follow
+
+        tracks, found = follow(out, frames, options, normalize)
     write_trackmate_objects(
         _parts(out, frames, tracks),
         out / "objects.csv",
@@ -58,9 +66,10 @@ def _parts(out: Path, frames: Sequence[Frame], tracks: Tracks) -> Iterator[pd.Da
         part = pd.read_parquet(part_of(out, frame))
         part["frame"] = pd.array([frame.time] * len(part), dtype="Int64")
         numbers = tracks.get(frame.name)
-        part["track_id"] = (
-            pd.array([pd.NA] * len(part), dtype="Int64") if numbers is None else numbers.array
-        )
+        if numbers is None:
+            part["track_id"] = pd.array([pd.NA] * len(part), dtype="Int64")
+        else:
+            part[numbers.columns.tolist()] = numbers.set_axis(part.index)
         yield part
 
 
@@ -74,42 +83,3 @@ def _write_plain(out: Path, frames: Sequence[Frame], tracks: Tracks) -> int:
             rows.to_csv(handle, header=number == 0, index=False, lineterminator="\n")
             count += len(rows)
     return count
-
-
-def _follow(out: Path, frames: Sequence[Frame], options: Options) -> tuple[Tracks, dict[str, Any]]:
-    from analysis.formats.trackmate import write_trackmate_tracks
-    from analysis.segment.tracks import default_distance, link, track_table
-
-    # only places are held of all cells at once
-    places = [pd.read_parquet(part_of(out, frame), columns=_PLACES) for frame in frames]
-    ends = np.cumsum([len(part) for part in places])
-    cells = pd.concat(places, ignore_index=True)
-    del places
-    distance = options.max_distance or default_distance(cells)
-    cells["track_id"] = link(cells, max_distance=distance, max_gap=options.max_gap)
-    table = track_table(cells)
-    write_trackmate_tracks(
-        table,
-        out / "tracks.csv",
-        pixel_size_um=options.pixel_size_um,
-        frame_interval_s=options.frame_interval_s,
-    )
-    tracks = {
-        frame.name: cells["track_id"].iloc[start:end]
-        for frame, start, end in zip(frames, [0, *ends[:-1]], ends)
-    }
-    return tracks, {"tracks": len(table), "max_distance": distance}
-
-
-def _write_tracked(out: Path, frames: Sequence[Frame], tracks: Tracks) -> None:
-    """Write label images in which a cell keeps one number over time: its track's plus one."""
-    import tifffile
-
-    from analysis.formats.imagej import write_labels
-
-    for frame in frames:
-        labels = tifffile.imread(out / "labels" / f"{frame.name}.tif")
-        cells = pd.read_parquet(part_of(out, frame), columns=["label"])["label"].to_numpy()
-        numbers = np.zeros(int(labels.max()) + 1, np.int64)
-        numbers[cells] = tracks[frame.name].fillna(-1).to_numpy(np.int64) + 1
-        write_labels(numbers[labels], out / "tracked" / f"{frame.name}.tif")

@@ -2,33 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.formats.trackmate import TRACKS
 
-MAX_GAP = 1
+MAX_GAP = 3
 """Number of frames in a row in which a tracked cell may be missing."""
+STEPS = (3, 95)
+"""A cell may move by this many times this percentile of the steps."""
+LEAST_STEPS = 20
+"""With fewer steps than this, their percentile says little."""
+SHORT = 0.25
+"""A track is short if its cell was found in less than this fraction of its sequence's frames."""
+_LEAST_DIAMETERS = 0.25
+"""Least estimated distance in diameters of a typical cell. Cells that hardly move change in outline
+from frame to frame; no other cell comes as close as this."""
 _TRACK_COLUMNS = [column.key for column in TRACKS]
 
 
+class Reach(NamedTuple):
+    """How far a cell may move from one frame to the next."""
+
+    distance: float
+    """In the unit of x, y and radius."""
+    why: str
+    """Where it comes from, in words."""
+
+
 def default_distance(objects: pd.DataFrame) -> float:
-    """Return how far a cell may move between frames by default: a typical cell's diameter.
+    """Return how far a cell may move between frames by default: see `choose_distance`."""
+    return choose_distance(objects).distance
+
+
+def choose_distance(objects: pd.DataFrame) -> Reach:
+    """Estimate how far a cell may move from one frame to the next.
 
     Parameters
     ----------
     objects : DataFrame
-        Table with a column radius.
+        One row per cell: frame, x, y, radius; optionally sequence.
 
     Returns
     -------
-    float
-        Distance in the unit of radius; 1 if there is no cell.
+    Reach
+        Three times the 95th percentile of the steps between cells of consecutive frames that are
+        each other's nearest cell, and at least a quarter of a typical (median) cell's diameter.
+        With fewer than `LEAST_STEPS` steps: a typical cell's diameter; 1 if there is no cell.
     """
     radii = objects["radius"].dropna()
-    return float(2 * radii.median()) if len(radii) else 1.0
+    diameter = float(2 * radii.median()) if len(radii) else 0.0
+    steps = nearest_steps(objects)
+    if len(steps) < LEAST_STEPS:
+        return Reach(
+            diameter or 1.0, f"a typical cell's diameter: only {len(steps)} steps are known"
+        )
+    times, percentile = STEPS
+    high = float(np.percentile(steps, percentile))
+    estimate, least = times * high, _LEAST_DIAMETERS * diameter
+    if estimate < least:
+        return Reach(least, f"a quarter of a typical cell's diameter: cells move by {high:.1f} px")
+    return Reach(
+        estimate or 1.0, f"{times} times the {percentile}th percentile of steps, {high:.1f} px"
+    )
+
+
+def nearest_steps(objects: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the distances of cells in consecutive frames that are each other's nearest cell.
+
+    Parameters
+    ----------
+    objects : DataFrame
+        One row per cell: frame, x, y; optionally sequence. Rows without a position are left out.
+
+    Returns
+    -------
+    (N,) float array
+        In the unit of x and y.
+    """
+    from scipy.spatial import cKDTree
+
+    steps = [np.empty(0)]
+    for _, cells in _by_sequence(objects):
+        frames, places = cells["frame"].to_numpy(np.int64), cells[["x", "y"]].to_numpy(float)
+        for frame in np.unique(frames):
+            here, there = places[frames == frame], places[frames == frame + 1]
+            if not len(there):
+                continue
+            distance, nearest = map(np.asarray, cKDTree(there).query(here))
+            back = np.asarray(cKDTree(here).query(there)[1])
+            steps.append(distance[back[nearest] == np.arange(len(here))])
+    return np.concatenate(steps)
+
+
+def _by_sequence(objects: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
+    known = objects[objects["x"].notna() & objects["y"].notna()]
+    names = known["sequence"] if "sequence" in known else pd.Series(0, index=known.index)
+    yield from known.groupby(names, sort=False)
 
 
 def link(
@@ -45,7 +119,7 @@ def link(
         sequence; rows without a position belong to no track.
     max_distance : float, optional
         How far a cell may move from one frame to the next, in the unit of x and y; the same limit
-        holds across a gap. Default: `default_distance`.
+        holds across a gap. Default: `choose_distance`.
     max_gap : int
         Number of frames in a row in which a cell may be missing.
 
@@ -74,10 +148,8 @@ def link(
     if max_gap < 0:
         raise ValueError(f"max_gap must not be negative, not {max_gap}")
     result = pd.Series(pd.NA, index=objects.index, dtype="Int64", name="track_id")
-    known = objects[objects["x"].notna() & objects["y"].notna()]
-    names = known["sequence"] if "sequence" in known else pd.Series(0, index=known.index)
     count = 0
-    for _, cells in known.groupby(names, sort=False):
+    for _, cells in _by_sequence(objects):
         for rows in _linked(cells, max_distance, max_gap):
             result[cells.index[rows]] = count
             count += 1
@@ -110,6 +182,54 @@ def _linked(cells: pd.DataFrame, max_distance: float, max_gap: int) -> list[list
             chain.append(after[chain[-1]])
         tracks.append([int(rows[f][i]) for f, i in chain])
     return sorted(tracks, key=lambda track: (frame[track[0]], track[0]))
+
+
+def short_tracks(objects: pd.DataFrame, frames: Mapping[Any, int]) -> NDArray[np.bool_]:
+    """Say which cells belong to a short track, or to none.
+
+    Parameters
+    ----------
+    objects : DataFrame
+        One row per cell: track_id, sequence.
+    frames : mapping
+        Number of frames of each sequence.
+
+    Returns
+    -------
+    (N,) bool array
+        True for cells whose track has cells in less than `SHORT` of its sequence's frames, and for
+        cells that are not linked to any other.
+    """
+    found = objects.groupby("track_id")["track_id"].transform("size").fillna(0)
+    wanted = SHORT * objects["sequence"].map(frames).to_numpy(float)
+    unlinked = objects["track_id"].isna().to_numpy(bool)
+    short: NDArray[np.bool_] = unlinked | (found.to_numpy(float) < wanted)
+    return short
+
+
+def numbers_in_images(track_id: pd.Series) -> NDArray[np.int64]:
+    """Return the number that every cell has in the tracked label images.
+
+    Parameters
+    ----------
+    track_id : Series of Int64
+        The result of `link`.
+
+    Returns
+    -------
+    (N,) int64 array
+        The track's number plus one; a cell without a track gets a number of its own, above those
+        of all tracks.
+
+    Examples
+    --------
+    >>> numbers_in_images(pd.Series([1, pd.NA, 0, 1, pd.NA], dtype="Int64"))
+    array([2, 3, 1, 2, 4])
+    """
+    numbers = track_id.fillna(-1).to_numpy(np.int64) + 1
+    alone = numbers == 0
+    numbers[alone] = numbers.max(initial=0) + 1 + np.arange(alone.sum())
+    return numbers
 
 
 def track_table(objects: pd.DataFrame) -> pd.DataFrame:

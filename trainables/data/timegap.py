@@ -15,6 +15,8 @@ LEVEL = np.exp(-1)
 frames of the sequence: the usual definition of a correlation time."""
 LEAST_EXCESS = 0.05
 """Neighbours with less than this in common beyond any two frames do not correlate."""
+LEAST_FRAMES = 6
+"""With fewer frames than this, one does not see where the correlation ends, and there is no gap."""
 LARGEST_SHARE = 6
 """Largest fraction of a sequence for a gap chosen automatically: two gaps leave two thirds."""
 
@@ -27,6 +29,8 @@ class Gap(NamedTuple):
     """The gap that the correlation needs; more than `frames` if a sequence is too short."""
     still: float
     """Median correlation of frames that are far apart in time."""
+    too_few: bool = False
+    """Whether the sequences have too few frames to see over how many of them neighbours correlate."""
 
 
 def choose_gap(sequences: Mapping[str, Sequence[NDArray[np.float32]]]) -> Gap:
@@ -47,9 +51,9 @@ def choose_gap(sequences: Mapping[str, Sequence[NDArray[np.float32]]]) -> Gap:
     shortest = min((len(frames) for frames in sequences.values()), default=0)
     if not correlation:
         return Gap(0, 0, 0.0)
-    if len(correlation) < 5:  # too few frames to see where it ends
+    if len(correlation) + 1 < LEAST_FRAMES:
         wanted = len(correlation) if correlation[0] > STILL else 0
-        return Gap(0, wanted, correlation[-1])
+        return Gap(0, wanted, correlation[-1], too_few=True)
     far = float(np.median(correlation[-(len(correlation) // 3) :]))
     excess = np.array(correlation) - far
     wanted = 0
@@ -87,6 +91,12 @@ def gap_notes(gap: Gap, unused: int) -> list[str]:
             f"blocks of time: frames correlate over {_frames(gap.wanted)}, and the sequence is too "
             f"short for such gaps; {left_out if gap.frames else 'there is no gap'}. Validation and "
             "test scores will be too good. Use more frames, or a longer gap with --set gap_frames=N"
+        )
+    elif gap.too_few:
+        notes.append(
+            f"blocks of time: sequences of fewer than {LEAST_FRAMES} frames do not show over how "
+            "many frames neighbours correlate; there is no gap between blocks, and validation and "
+            "test scores may be too good. Use more frames, or set a gap with --set gap_frames=N"
         )
     elif gap.frames:
         notes.append(

@@ -12,7 +12,15 @@ import pandas as pd
 import pytest
 
 from analysis.formats.trackmate import TRACKS, write_trackmate_tracks
-from analysis.segment.tracks import default_distance, link, track_table
+from analysis.segment.tracks import (
+    choose_distance,
+    default_distance,
+    link,
+    nearest_steps,
+    numbers_in_images,
+    short_tracks,
+    track_table,
+)
 
 
 def cells(
@@ -155,3 +163,58 @@ def test_table_as_trackmate_exports_it(tmp_path: Path) -> None:
     assert east["TRACK_MEAN_SPEED"] == pytest.approx(0.15)
     assert east["CONFINEMENT_RATIO"] == pytest.approx(1)
     assert east["LABEL"] == f"Track_{east.name}"
+
+
+def walkers(count: int, frames: int, step: float, seed: int = 0) -> pd.DataFrame:
+    """Cells 50 apart with a diameter of 16 that walk at random."""
+    rng = np.random.default_rng(seed)
+    place = np.stack(np.meshgrid(np.arange(count), np.arange(count)), -1).reshape(-1, 2) * 50.0
+    rows = []
+    for frame in range(frames):
+        rows += [(frame, x, y, 8.0, "s") for x, y in place]
+        angle = rng.uniform(0, 2 * np.pi, len(place))
+        place = place + step * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return pd.DataFrame(rows, columns=["frame", "x", "y", "radius", "sequence"])
+
+
+@pytest.mark.parametrize("step", [2.0, 6.0])
+def test_distance_comes_from_the_steps(step: float) -> None:
+    reach = choose_distance(walkers(5, 8, step))
+    assert reach.distance == pytest.approx(3 * step)
+    assert reach.why == f"3 times the 95th percentile of steps, {step:.1f} px"
+    table = walkers(5, 8, step)
+    assert link(table).nunique() == 25
+    assert link(table, max_distance=0.9 * step, max_gap=0).isna().all()
+
+
+def test_distance_of_cells_that_hardly_move_or_are_few() -> None:
+    still = choose_distance(walkers(5, 8, 0.0))
+    assert still.distance == 4  # a quarter of the diameter
+    assert "a quarter of a typical cell's diameter" in still.why
+    few = choose_distance(walkers(2, 5, 3.0))
+    assert few.distance == 16
+    assert few.why == "a typical cell's diameter: only 16 steps are known"
+
+
+def test_only_mutual_neighbours_of_consecutive_frames_are_steps() -> None:
+    table = cells({"a": [(0, 5, 5), (1, 8, 9), (3, 8, 9)], "b": [(0, 5, 6), (5, 5, 6)]})
+    assert nearest_steps(table).tolist() == [math.hypot(3, 3)]  # b is nearer to where a went
+    apart = table.assign(sequence=table["name"])
+    assert nearest_steps(apart).tolist() == [5]
+    assert nearest_steps(table.iloc[:0]).tolist() == []
+
+
+def test_a_gap_of_three_frames_is_closed_by_default() -> None:
+    table = cells({"a": [(0, 5, 5), (1, 6, 5), (5, 8, 5), (6, 9, 5)]})
+    assert link(table, max_distance=9).nunique() == 1
+    assert link(table.assign(frame=table["frame"] * 2), max_distance=9).nunique() != 1
+
+
+def test_short_tracks_and_numbers_in_images_by_hand() -> None:
+    table = pd.DataFrame({"sequence": ["s"] * 8 + ["t"] * 2})
+    table["track_id"] = pd.array([1, 1, 0, 0, 0, pd.NA, pd.NA, 1, 2, 2], dtype="Int64")
+    short = short_tracks(table, {"s": 13, "t": 8})
+    # 3 of 13 frames are less than a quarter, 2 of 8 are not
+    assert short.tolist() == [True] * 8 + [False] * 2
+    assert not short_tracks(table, {"s": 12, "t": 8})[:5].any()
+    assert numbers_in_images(table["track_id"]).tolist() == [2, 2, 1, 1, 1, 4, 5, 2, 3, 3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from trainables.data.splits import (
     time_sequences,
     unused_notes,
 )
-from trainables.data.timegap import Gap
+from trainables.data.timegap import Gap, choose_gap, gap_notes
 
 STEMS = [f"t{n}" for n in range(10)]
 
@@ -235,6 +236,10 @@ def test_frames_between_blocks_are_named_with_the_gap() -> None:
     chosen = notes(6, gap=Gap(2, 2, 0.1), gap_frames=2, **time)
     assert len(chosen) == 1
     assert chosen[0].startswith("blocks of time: 2 frames between two blocks (4 frames in all)")
+    few = notes(10, gap=Gap(0, 0, 0.1, too_few=True), gap_frames=0, **time)
+    assert len(few) == 1
+    assert "fewer than 6 frames" in few[0]
+    assert "there is no gap between blocks" in few[0]
     given = Metadata(split={"train": ["t0"], "val": ["t1"], "test": ["t2"]})
     assert notes(10, given, **time) == [
         "blocks of time: split in dataset.yaml is ignored; every group is cut into three"
@@ -244,6 +249,19 @@ def test_frames_between_blocks_are_named_with_the_gap() -> None:
         "groups in dataset.yaml does not",
         "blocks of time: 2 frames betwee",
     ]
+
+
+@pytest.mark.parametrize(("frames", "said"), [(5, True), (6, False)])
+def test_films_of_five_frames_have_no_gap_and_it_is_said(frames: int, said: bool) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(size=(8, 8)).astype(np.float32) for _ in range(frames)]
+    thumbnails = [(a - a.mean()) / a.std() for a in noise]
+    gap = choose_gap({"s": thumbnails})
+    assert gap.frames == 0
+    assert gap.too_few == said
+    assert [note[:47] for note in gap_notes(gap, 0)] == [
+        "blocks of time: sequences of fewer than 6 frame"
+    ] * said
 
 
 class Image(NamedTuple):
