@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from analysis.evidence import Evidence
 from analysis.folds import SHOWN, folds_of
+from analysis.report.conclusions import survives_said
 from analysis.report.feature_tables import cells_said, populations_said, untested
 from analysis.report.tables import (
     counted,
@@ -35,6 +36,9 @@ class Answer:
 
     headline: str
     sentences: list[str]
+    """What to use and why, and what is not known."""
+    details: list[str] = field(default_factory=list)
+    """What that is based on, and what the cells' features say."""
 
 
 def answer(evidence: Evidence) -> Answer:
@@ -47,16 +51,19 @@ def answer(evidence: Evidence) -> Answer:
     sentences = [
         *_contradictions(evidence, methods),
         *_recommended(methods),
-        *_measured(evidence, first),
-        *_folds(evidence),
         *_what_is_not_known(evidence, methods),
+        *_folds(evidence),
+    ]
+    details = [
+        *_measured(evidence, first),
         *_chosen(evidence),
         *_tested(evidence),
         *cells_said(evidence, str(first["method"])),
         *populations_said(evidence),
+        *survives_said(evidence),
         *untested(evidence),
     ]
-    return Answer(_headline(methods), sentences)
+    return Answer(_headline(methods), sentences, details)
 
 
 def _headline(methods: pd.DataFrame) -> str:

@@ -28,6 +28,7 @@ FEATURE_HEADINGS = {
     "first_mean": "mean of a",
     "second_mean": "mean of b",
     "cliffs_delta": "Cliff's delta",
+    "as_truth": "as with the true cells",
 }
 """Column headings of these tables."""
 WHY_DIFFERENT = (
@@ -104,8 +105,8 @@ def exploratory(evidence: Evidence) -> pd.DataFrame:
             "feature": row["feature"],
             "a": row["a"],
             "b": row["b"],
-            "unit_mean": _signed(row["unit_difference"], row["feature_unit"]),
-            "interval": _interval(row),
+            "unit_mean": signed_text(row["unit_difference"], row["feature_unit"]),
+            "interval": interval_text(row),
             "cliffs_delta": row["cliffs_delta"],
             "n_a": row["n_a"],
             "n_b": row["n_b"],
@@ -126,8 +127,8 @@ def _tested(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return effect, interval and margin, then verdict and p-values."""
     length = row["feature_unit"]
     return {
-        "unit_mean": _signed(row["unit_difference"], length),
-        "interval": _interval(row),
+        "unit_mean": signed_text(row["unit_difference"], length),
+        "interval": interval_text(row),
         "half_pixel": _size(row["margin"], length),
         "verdict": row["verdict"],
         "more": row["further_units"],
@@ -164,13 +165,14 @@ def _size(value: float, length: str) -> str:
     return f"{value:.{_digits(value)}f} {LENGTHS.get(length, '')}".strip()
 
 
-def _signed(value: float, length: str) -> str:
+def signed_text(value: float, length: str) -> str:
+    """Write a difference with its sign and unit."""
     if math.isnan(value):
         return ""
     return f"{value:+.{_digits(value)}f} {LENGTHS.get(length, '')}".strip()
 
 
-def _interval(row: Mapping[Any, Any]) -> str:
+def interval_text(row: Mapping[Any, Any]) -> str:
     """Write the interval with as many decimals as its wider end has."""
     low, high = row["unit_difference_low"], row["unit_difference_high"]
     if math.isnan(low):

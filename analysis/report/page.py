@@ -22,6 +22,7 @@ from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
 from analysis.report.table1 import table1
 from analysis.report.tables import make_tables, number, representatives, unit_of
 from analysis.report.viewer import viewer_pictures
+from trainables.cli import command_line
 from trainables.records.files import write_text, write_with
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,6 +86,19 @@ def parameters(evidence: Evidence) -> list[tuple[str, str, str]]:
             text += " (at the end of its range)" if name in ended else ""
             rows.append((str(method["method"]), name, text))
     return rows
+
+
+def usage(evidence: Evidence) -> list[tuple[str, str]]:
+    """Return each method and the command that applies it to new images, the recommended first.
+
+    A sweep's folder stands for the method that the report recommends.
+    """
+    found = []
+    for place, method in enumerate(representatives(evidence).to_dict("records")):
+        model = evidence.out if not place else evidence.out / "checkpoints" / method["trial_id"]
+        line = command_line("analysis.segment", "--model", model, "IMAGES", "--out", "CELLS")
+        found.append((str(method["method"]), line))
+    return found
 
 
 def _read(text: Any) -> dict[str, Any]:
@@ -173,6 +187,7 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         if len(board)
         else 0,
         parameters=parameters(evidence),
+        usage=usage(evidence),
         settings=dict.fromkeys(SETTINGS) | evidence.settings,
         unit=unit_of(evidence),
         pixel=number(float(evidence.settings.get("pixel_size_um") or math.nan)),

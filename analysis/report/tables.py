@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.evidence import LENGTHS, Evidence
 from analysis.folds import folds_of
+from analysis.report.conclusions import CAPTION, conclusions
 from analysis.report.feature_tables import (
     FEATURE_HEADINGS,
     against_truth,
@@ -433,6 +434,7 @@ def make_tables(evidence: Evidence) -> list[Table]:
         make_table("ranking", ranked, ranking(evidence)),
         make_table("features", features["features"], against_truth(evidence)),
         make_table("populations", features["populations"], between_populations(evidence)),
+        make_table("conclusions", CAPTION, conclusions(evidence)),
         make_table("table1", paper, table1(evidence)),
         make_table("statistics", features["statistics"], exploratory(evidence)),
         make_table("agreement", cells, agreed(evidence)),

@@ -1,0 +1,88 @@
+"""Whether methods lead to the truth's conclusions about populations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.evidence import TRUTH, Evidence
+from analysis.report.conclusions import conclusions, survives_said
+from tests.analysis.evidence_data import METHODS, make_evidence
+
+NAMES = list(METHODS)
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    return make_evidence(architectures=("Unet", "PAN"), encoders=("resnet152",))
+
+
+def of(evidence: Evidence, intervals: dict[str, tuple[float, float]], **tied: Any) -> Evidence:
+    """Give one difference, in area, with each method's own interval."""
+    rows = [
+        {
+            "comparison": "populations",
+            "method": method,
+            "feature": "area",
+            "feature_unit": "px2",
+            "a": "large",
+            "b": "small",
+            "unit_difference": (low + high) / 2,
+            "unit_difference_low": low,
+            "unit_difference_high": high,
+        }
+        for method, (low, high) in intervals.items()
+    ]
+    methods = evidence.methods.assign(tied=evidence.methods["method"].isin(NAMES[:2]))
+    return replace(evidence, statistics=pd.DataFrame(rows), methods=methods)
+
+
+def test_conclusions_by_hand(evidence: Evidence) -> None:
+    found = conclusions(
+        of(
+            evidence,
+            {NAMES[1]: (-1.0, 3.0), NAMES[0]: (2.0, 4.0), TRUTH: (1.0, 5.0), NAMES[3]: (-4, -2)},
+        )
+    )
+    assert found["method"].tolist() == [TRUTH, NAMES[0], NAMES[1], NAMES[3]]
+    assert found["conclusion"].tolist() == [
+        "a is larger",
+        "a is larger",
+        "no difference shown",
+        "a is smaller",
+    ]
+    assert found["as_truth"].tolist() == ["", "yes", "no", "no"]
+    assert found["unit_mean"][0] == "+3.00 px²"
+    assert found["interval"][0] == "+1.00 to +5.00"
+
+
+def test_the_page_says_whether_tied_methods_agree_with_the_truth(evidence: Evidence) -> None:
+    same = of(evidence, {TRUTH: (1, 5), NAMES[0]: (2, 4), NAMES[1]: (1, 3), NAMES[3]: (-4, -2)})
+    (said,) = survives_said(same)
+    assert "No: all 2 methods that may be the best lead to the same conclusion" in said
+    other = of(evidence, {TRUTH: (1, 5), NAMES[0]: (2, 4), NAMES[1]: (-1, 3)})
+    (said,) = survives_said(other)
+    assert "In 1 of 1 comparisons" in said
+    assert f"area of large against small ({NAMES[1]})" in said
+
+
+def test_without_truth_populations_or_units_nothing_is_said(evidence: Evidence) -> None:
+    for table in (
+        of(evidence, {NAMES[0]: (1, 2)}).statistics,
+        of(evidence, {TRUTH: (np.nan, np.nan), NAMES[0]: (np.nan, np.nan)}).statistics,
+        pd.DataFrame(),
+    ):
+        nothing = replace(evidence, statistics=table)
+        assert conclusions(nothing).empty
+        assert survives_said(nothing) == []
+
+
+def test_synthetic_populations_survive(evidence: Evidence) -> None:
+    found = conclusions(evidence)
+    assert len(found) == 4 * 5
+    area = found[found["feature"] == "area"]
+    assert area["conclusion"].nunique() == 1
