@@ -18,13 +18,14 @@ def error_counts(evidence: Evidence) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per method in the order of the ranking: method; true_cells, and of these found,
-        missed, merged, split, boundary; predicted_cells, and of these invented.
+        One row per method in the order of the ranking, then those with given labels: method;
+        true_cells, and of these found, missed, merged, split, boundary; predicted_cells, and of
+        these invented.
     """
     rows: list[dict[str, str | int]] = []
     if evidence.errors.empty:
         return pd.DataFrame(rows)
-    for name in representatives(evidence)["method"]:
+    for name in (*representatives(evidence)["method"], *evidence.given):
         own = evidence.errors[evidence.errors["method"] == name]
         if own.empty:
             continue

@@ -50,8 +50,9 @@ def shown(figures: Mapping[str, Drawn]) -> list[Shown]:
         drawing = figure.path.read_bytes()
         points = re.search(rb'<svg[^>]*? width="([0-9.]+)pt"', drawing)
         width = round(float(points.group(1)) * 1.33 * 1.4) if points else 900
-        data = base64.b64encode(drawing).decode()
-        source = Markup(f"data:image/svg+xml;base64,{data}")
+        kind = "svg+xml" if figure.pixels is None else "webp"
+        data = base64.b64encode(figure.pixels or drawing).decode()
+        source = Markup(f"data:image/{kind};base64,{data}")
         found.append(Shown(name, figure.title, figure.caption, source, width))
     return found
 

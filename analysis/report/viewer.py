@@ -24,30 +24,32 @@ from analysis.report.figures.pixels import (
 from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
 from analysis.study.objects import border_labels
 
-MOST_PIXELS = 4_000_000
-"""Pixels of all pictures together, which keeps the page below about 15 MB."""
+MOST_PIXELS = 16_000_000
+"""Pixels of all layers together, which keeps the viewer's part of the page below about 2 MB."""
 SMALLEST = 256
 """Side in pixels of the smallest window worth showing; below it, pictures are left out instead."""
 Window = tuple[slice, slice]
 
 
 def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return pictures as PNG data URIs, and notes that say what was left out.
+    """Return pictures as data URIs, and notes that say what was left out.
 
-    Each picture has a grey `base` and transparent `layers` for the truth and each method: the
-    outlines (dashed for cells that comparisons of features leave out), and for methods also the
-    cells in the colours of their outcomes, and how many of each there are: true cells, but of
-    invented ones the predicted cells. Large pictures are cropped to the window with the most true
-    foreground and never scaled: a pixel on the page is a pixel of the image.
+    Each picture has a grey `base` (WebP) and transparent `layers` (PNG) for the truth and each
+    method: the outlines (dashed for cells that comparisons of features leave out), and for methods
+    also the cells in the colours of their outcomes, and how many of each there are: true cells,
+    but of invented ones the predicted cells. Large pictures are cropped to the window with the
+    most true foreground and never scaled: a pixel on the page is a pixel of the image.
     """
     shown, notes = list(pictures), []
-    most = MOST_PIXELS // SMALLEST**2
+    layers_each = max((2 * len(picture.labels) + 2 for picture in shown), default=1)
+    pixels = MOST_PIXELS // layers_each  # of all pictures together
+    most = max(1, pixels // SMALLEST**2)
     if len(shown) > most:
         notes.append(f"The viewer shows the first {most} of {len(shown)} pictures.")
         shown = shown[:most]
     area = sum(picture.truth.size for picture in shown)
     side = max((max(picture.truth.shape) for picture in shown), default=0)
-    while area > MOST_PIXELS and side > SMALLEST:
+    while area > pixels and side > SMALLEST:
         side = max(SMALLEST, int(side * 0.9))
         area = sum(min(side, h) * min(side, w) for h, w in (p.truth.shape for p in shown))
     made: list[dict[str, Any]] = []
@@ -63,7 +65,7 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
             said += f" of {whole}, from row {window[0].start}, column {window[1].start}"
         made.append({"image": picture.image, "split": picture.split, "cut": said})
         made[-1] |= {"width": wide, "height": high, "layers": layers}
-        made[-1]["base"] = _uri(_grey(picture.pixels[window]))
+        made[-1]["base"] = _uri(_grey(picture.pixels[window]), "WEBP", quality=75, method=6)
     if any(p.truth.shape != (m["height"], m["width"]) for p, m in zip(shown, made)):
         notes.append(
             f"To keep this page small, each picture is cropped to the window of at most {side} × "
@@ -100,9 +102,9 @@ def _outline(labels: NDArray[np.int32], dashed: NDArray[np.bool_]) -> NDArray[np
     return border(labels) & (~dashed | dashes(labels.shape))
 
 
-def _grey(pixels: NDArray[np.floating]) -> NDArray[np.uint8]:
+def _grey(pixels: NDArray[np.floating]) -> Image.Image:
     grey: NDArray[np.uint8] = (255 * np.clip(np.nan_to_num(pixels), 0, 1)).astype(np.uint8)
-    return grey
+    return Image.fromarray(grey)
 
 
 def _layer(masks: dict[str, NDArray[np.bool_]]) -> str:
@@ -110,16 +112,13 @@ def _layer(masks: dict[str, NDArray[np.bool_]]) -> str:
     index = np.zeros(next(iter(masks.values())).shape, np.uint8)
     for number, mask in enumerate(masks.values(), 1):
         index[mask] = number
-    return _uri(index, ["#000000", *masks])
+    picture = Image.fromarray(index)
+    colours = ["#000000", *masks]
+    picture.putpalette([value for colour in colours for value in bytes.fromhex(colour[1:])])
+    return _uri(picture, "PNG", optimize=True, transparency=0)
 
 
-def _uri(pixels: NDArray[np.uint8], palette: list[str] | None = None) -> str:
-    """Write grey pixels, or indices of a palette whose first colour is transparent, as PNG."""
-    picture = Image.fromarray(pixels)
-    options: dict[str, Any] = {}
-    if palette:
-        picture.putpalette([value for colour in palette for value in bytes.fromhex(colour[1:])])
-        options["transparency"] = 0
+def _uri(picture: Image.Image, form: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True, **options)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, form, **options)
+    return f"data:image/{form.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import re
 from pathlib import Path
@@ -33,14 +32,13 @@ def visible(page: Path) -> str:
 
 
 def drawn(page: Path) -> dict[str, list[str]]:
-    """Give what is written in each embedded figure.
+    """Give what is written in each figure of the page, read from its SVG beside the page.
 
     Matplotlib draws letters as paths and leaves their text in a comment before them.
     """
     found = {}
-    pattern = r'<figure id="(\w+)">.*?src="data:image/svg\+xml;base64,([^"]+)"'
-    for name, data in re.findall(pattern, page.read_text(encoding="utf-8"), re.DOTALL):
-        svg = base64.b64decode(data).decode()
+    for name in re.findall(r'<figure id="(\w+)">', page.read_text(encoding="utf-8")):
+        svg = (page.parent / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         texts = re.findall(r"<!-- (.*?) -->", svg, re.DOTALL)
         texts += re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)
         found[name] = [html.unescape(text) for text in texts]

@@ -7,6 +7,7 @@ are 3.4 inches wide (one column) or 7 (two), and no text is smaller than 7 point
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,6 +36,10 @@ from trainables.records.files import write_with
 from trainables.tasks import TASKS
 
 T = TypeVar("T")
+LARGEST_DRAWING = 100_000
+"""Bytes of the largest SVG on the page; figures that are larger are shown there as pixels."""
+SCREEN_DPI = 200
+"""Dots per inch of these: 1.5 per pixel of the page, so that text stays sharp."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class Drawn(NamedTuple):
     caption: str
     path: Path
     """The SVG; a PDF of the same name is beside it."""
+    pixels: bytes | None = None
+    """The figure as WebP for the page, where the SVG is too large for it."""
 
 
 def make_figures(evidence: Evidence, folder: Path) -> dict[str, Drawn]:
@@ -152,8 +159,16 @@ def make_figures(evidence: Evidence, folder: Path) -> dict[str, Drawn]:
             figure = kind.draw(shown)
             _save(figure, path, {"Date": None})
             _save(figure, path.with_suffix(".pdf"), {"CreationDate": None})
-        made[name] = Drawn(kind.title, kind.caption(shown), path)
+            pixels = _pixels(figure) if path.stat().st_size > LARGEST_DRAWING else None
+        made[name] = Drawn(kind.title, kind.caption(shown), path, pixels)
     return made
+
+
+def _pixels(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    options: Any = {"quality": 80, "method": 6}
+    figure.savefig(buffer, format="webp", dpi=SCREEN_DPI, pil_kwargs=options)
+    return buffer.getvalue()
 
 
 def _save(figure: Figure, path: Path, no_date: Any) -> None:

@@ -11,12 +11,15 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from analysis.evidence import FEATURES, Evidence
-from analysis.report.figures.samples import dots_are, measured_from
+from analysis.report.figures.samples import (
+    dots_are,
+    first_methods,
+    measured_from,
+    methods_left_out,
+)
 from analysis.report.figures.style import COLOURS, MARKERS, TWO_COLUMNS, dot_key, draw_dots
 from analysis.report.tables import (
-    in_order,
     relative_bias,
-    representatives,
     unit_of,
     unit_values,
 )
@@ -48,6 +51,8 @@ class Bias(NamedTuple):
     unit: str
     sample: str
     """How much data the features come from."""
+    few: str
+    """How many methods are left out, in words; '' for none."""
 
 
 def compute(evidence: Evidence) -> Bias | None:
@@ -56,7 +61,8 @@ def compute(evidence: Evidence) -> Bias | None:
     if table.empty:
         return None
     units, dots = unit_values(evidence, [f"bias_{feature}" for feature in FEATURES])
-    methods = in_order(table["method"], tuple(representatives(evidence)["method"]))
+    names = [*first_methods(evidence), *evidence.given]
+    methods = [name for name in names if (table["method"] == name).any()]
     margins = [_margin(evidence, feature) for feature in FEATURES]
     points = []
     for i, feature in enumerate(FEATURES):
@@ -66,7 +72,8 @@ def compute(evidence: Evidence) -> Bias | None:
             values = (100 * t["value"].to_numpy(float) for t in (own, each))
             points.append(Point(i, j, *values))
     unit, sample = unit_of(evidence, cells=True), measured_from(evidence)
-    return Bias(methods, margins, points, dots, unit, sample)
+    few = methods_left_out(evidence)
+    return Bias(methods, margins, points, dots, unit, sample, few)
 
 
 def _margin(evidence: Evidence, feature: str) -> float | None:
@@ -119,6 +126,6 @@ def caption(shown: Bias) -> str:
     """Say what bias means, how much data it comes from, and what grey means."""
     return (
         "Mean over units of (method − truth) in per cent of the truth's mean, for the cells that "
-        f"all methods found: {shown.sample}. {dots_are(shown.unit)} Grey: what half a pixel of "
-        "boundary does to such cells."
+        f"all methods found: {shown.sample}.{shown.few} {dots_are(shown.unit)} Grey: what half a "
+        "pixel of boundary does to such cells."
     )

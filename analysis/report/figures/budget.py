@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 
 from analysis.evaluation.outcomes import CAUSES, FOUND, budget
 from analysis.evidence import Evidence
-from analysis.report.figures.samples import scored_from
+from analysis.report.figures.samples import first_methods, methods_left_out, scored_from
 from analysis.report.figures.style import OUTCOME_COLOURS, TWO_COLUMNS
-from analysis.report.tables import measured_split, representatives, unit_of
-
-LARGEST = 20
-"""Largest number of methods in the figure; with more, it is longer than a page."""
+from analysis.report.tables import measured_split, unit_of
 
 
 class Bar(NamedTuple):
@@ -38,12 +35,12 @@ class Budget(NamedTuple):
     """The error budgets of the methods."""
 
     bars: list[Bar]
-    methods: int
-    """Number of all methods; larger than that of `bars` where some are not shown."""
     split: str
     unit: str
     sample: str
     """How much data the scores come from."""
+    few: str
+    """How many methods are left out, in words; '' for none."""
 
 
 def compute(evidence: Evidence) -> Budget | None:
@@ -51,9 +48,8 @@ def compute(evidence: Evidence) -> Budget | None:
     errors, unit = evidence.errors, unit_of(evidence)
     if errors.empty:
         return None
-    names = [n for n in representatives(evidence)["method"] if (errors["method"] == n).any()]
     bars = []
-    for name in names[:LARGEST]:
+    for name in (*first_methods(evidence), *evidence.given):
         of_units = [
             budget(own) for _, own in errors[errors["method"] == name].groupby(unit, sort=False)
         ]
@@ -66,7 +62,8 @@ def compute(evidence: Evidence) -> Budget | None:
             bars.append(Bar(name, float(means[0][0]), means[1], means[2]))
     if not bars:
         return None
-    return Budget(bars, len(names), measured_split(evidence), unit, scored_from(evidence))
+    sample, few = scored_from(evidence), methods_left_out(evidence)
+    return Budget(bars, measured_split(evidence), unit, sample, few)
 
 
 def draw(shown: Budget) -> Figure:
@@ -122,13 +119,12 @@ def _draw_gains(ax: Axes, bars: list[Bar]) -> None:
 
 def caption(shown: Budget) -> str:
     """Say what the parts of a bar mean and what the numbers are means of."""
-    few = f" The first {LARGEST} of {shown.methods} methods." if shown.methods > LARGEST else ""
     return (
         f"Calibrated methods on {shown.sample}; each value is the mean over {shown.unit}s, of the "
-        f"best seed.{few} Left: mean AP, and the AP that each kind of error takes; together they "
-        "add up to 1. Merged: one cell covers several true ones. Split: one true cell is covered "
-        "by several. Boundary: one cell for one true cell, but their IoU is below the one that is "
-        "required. Right: by how much mean AP would rise if only the cells with this kind of error "
-        "were right. These gains do not add up, because AP is a ratio (as in TIDE, Bolya et al. "
-        "2020, doi:10.1007/978-3-030-58580-8_33)."
+        f"best seed.{shown.few} Left: mean AP, and the AP that each kind of error takes; together "
+        "they add up to 1. Merged: one cell covers several true ones. Split: one true cell is "
+        "covered by several. Boundary: one cell for one true cell, but their IoU is below the one "
+        "that is required. Right: by how much mean AP would rise if only the cells with this kind "
+        "of error were right. These gains do not add up, because AP is a ratio (as in TIDE, Bolya "
+        "et al. 2020, doi:10.1007/978-3-030-58580-8_33)."
     )

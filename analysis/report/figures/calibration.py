@@ -11,12 +11,16 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
-from analysis.report.figures.samples import dots_are, scored_from
+from analysis.report.figures.samples import (
+    dots_are,
+    first_methods,
+    methods_left_out,
+    scored_from,
+)
 from analysis.report.figures.style import COLOURS, ONE_COLUMN, dot_key, draw_dots
 from analysis.report.tables import (
     measured_scores,
     measured_split,
-    representatives,
     unit_of,
     unit_values,
 )
@@ -50,6 +54,8 @@ class Calibration(NamedTuple):
     unit: str
     sample: str
     """How much data the scores come from."""
+    few: str
+    """How many methods are left out, in words; '' for none."""
     other_seeds: bool
 
 
@@ -60,7 +66,7 @@ def compute(evidence: Evidence) -> Calibration | None:
     if table.empty or table["parameters"].nunique() < 2:
         return None
     units, dots = unit_values(evidence, ("ap_mean",), kinds)
-    methods = representatives(evidence)["method"].tolist()
+    methods = first_methods(evidence)
     scores = []
     for number, name in enumerate(methods):
         for kind in kinds:
@@ -77,6 +83,7 @@ def compute(evidence: Evidence) -> Calibration | None:
         dots,
         unit_of(evidence),
         scored_from(evidence),
+        methods_left_out(evidence),
         not table["own"].all(),
     )
 
@@ -112,5 +119,5 @@ def caption(shown: Calibration) -> str:
     return (
         f"Mean AP over IoU 0.5 to 0.9 on {shown.sample}, with default parameters and with "
         "parameters calibrated on validation images. "
-        f"{dots_are(shown.unit)} Ticks: other seeds of the method."
+        f"{dots_are(shown.unit)} Ticks: other seeds of the method.{shown.few}"
     )

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.evidence import FEATURES, TRUTH, Evidence
-from analysis.report.figures.samples import measured_from
+from analysis.report.figures.samples import first_methods, measured_from, methods_left_out
 from analysis.report.figures.style import COLOURS, TWO_COLUMNS
 from analysis.report.tables import (
     MOST_DOTS,
     feature_column,
     in_order,
-    representatives,
     unit_of,
 )
 
@@ -58,6 +57,8 @@ class Features(NamedTuple):
     """What a white diamond is; '' where none is drawn."""
     sample: str
     """How much data the features come from."""
+    few: str
+    """How many methods are left out, in words; '' for none."""
     size_known: bool
     """Whether sizes are in µm."""
 
@@ -67,7 +68,9 @@ def compute(evidence: Evidence) -> Features | None:
     objects = evidence.cells
     if objects.empty:
         return None
-    methods = in_order(objects["method"], (TRUTH, *representatives(evidence)["method"]))
+    shown = [TRUTH, *first_methods(evidence), *evidence.given]
+    objects = objects[objects["method"].isin(shown)]
+    methods = in_order(objects["method"], shown)
     tables = [objects[objects["method"] == name] for name in methods]
     unit = unit_of(evidence, cells=True)
     drawn = unit in {"group", "image"} & set(objects) and objects[unit].nunique() <= MOST_DOTS
@@ -80,6 +83,7 @@ def compute(evidence: Evidence) -> Features | None:
         ],
         f"mean of each {unit}" if drawn else "",
         measured_from(evidence),
+        methods_left_out(evidence),
         feature_column(evidence, "area")[1] == "µm²",
     )
 
@@ -179,5 +183,5 @@ def caption(shown: Features) -> str:
         "of cells. Boxes: quartiles and median; whiskers: the last value within 1.5 box lengths; "
         f"dots: values beyond. {means}Dashed: median of the truth. Axes end at the 0.5 and 99.5 % "
         "points, or at three box lengths from the box if that is nearer; each panel gives the "
-        f"number of cells beyond.{size}"
+        f"number of cells beyond.{size}{shown.few}"
     )

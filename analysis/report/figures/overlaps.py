@@ -11,7 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.evidence import IOUS, Evidence
-from analysis.report.figures.samples import dots_are, scored_from
+from analysis.report.figures.samples import (
+    dots_are,
+    first_methods,
+    methods_left_out,
+    scored_from,
+)
 from analysis.report.figures.style import (
     COLOURS,
     LINES,
@@ -23,7 +28,6 @@ from analysis.report.figures.style import (
 from analysis.report.tables import (
     measured_scores,
     measured_split,
-    representatives,
     unit_of,
     unit_values,
 )
@@ -51,6 +55,8 @@ class Overlaps(NamedTuple):
     unit: str
     sample: str
     """How much data the scores come from."""
+    few: str
+    """How many methods are left out, in words; '' for none."""
 
 
 OVERLAPS = {f"ap_{round(100 * t)}": t for t in IOUS}
@@ -64,7 +70,7 @@ def compute(evidence: Evidence) -> Overlaps | None:
         return None
     units, dots = unit_values(evidence, list(OVERLAPS))
     lines = []
-    for name in representatives(evidence)["method"]:
+    for name in first_methods(evidence):
         points = _points(table[table["own"] & (table["method"] == name)])
         points = points[points[:, 0].argsort(kind="stable")]
         lines.append(Line(name, points, _points(units[units["method"] == name])))
@@ -73,7 +79,8 @@ def compute(evidence: Evidence) -> Overlaps | None:
         points = points[points[:, 0].argsort(kind="stable")]
         lines.append(Line(name, points, np.zeros((0, 2)), given=True))
     split, unit = measured_split(evidence), unit_of(evidence)
-    return Overlaps(lines, split, dots, unit, scored_from(evidence))
+    few = methods_left_out(evidence)
+    return Overlaps(lines, split, dots, unit, scored_from(evidence), few)
 
 
 def _points(table: pd.DataFrame) -> NDArray[np.float64]:
@@ -125,6 +132,6 @@ def caption(shown: Overlaps) -> str:
             "method can be expected to exceed."
         )
     return (
-        f"Calibrated methods on {shown.sample}. AP = TP / (TP + FP + FN) at each IoU. "
+        f"Calibrated methods on {shown.sample}.{shown.few} AP = TP / (TP + FP + FN) at each IoU. "
         f"{dots_are(shown.unit)} Points are shifted sideways so that the dots can be seen.{given}"
     )

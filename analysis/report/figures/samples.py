@@ -3,7 +3,31 @@
 from __future__ import annotations
 
 from analysis.evidence import Evidence
-from analysis.report.tables import MOST_DOTS, counted, independent, measured_split, unit_of
+from analysis.report.tables import (
+    MOST_DOTS,
+    counted,
+    independent,
+    measured_split,
+    representatives,
+    unit_of,
+)
+
+MOST_METHODS = 10
+"""Largest number of methods in a figure; with more, it is longer than a page."""
+
+
+def first_methods(evidence: Evidence) -> list[str]:
+    """Return the methods that figures show, best first."""
+    names: list[str] = representatives(evidence)["method"].tolist()
+    return names[:MOST_METHODS]
+
+
+def methods_left_out(evidence: Evidence) -> str:
+    """Say how many methods a figure shows; '' if it shows all."""
+    count = len(representatives(evidence))
+    if count <= MOST_METHODS:
+        return ""
+    return f" The first {MOST_METHODS} of {count} methods; tables have all."
 
 
 def scored_from(evidence: Evidence) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from analysis.evaluation.outcomes import CAUSES, outcomes
 from analysis.evidence import Evidence
 from analysis.report.errors import error_counts, errors_table
-from analysis.report.figures import budget
+from analysis.report.figures import bias, budget, features
 from tests.analysis.evidence_data import METHODS, make_evidence
 
 NAMES = list(METHODS)
@@ -79,14 +79,6 @@ def test_bars_are_in_the_order_of_the_ranking_and_end_at_one(evidence: Evidence)
     assert "methods." not in budget.caption(shown).split("Left")[0]
 
 
-def test_many_methods_are_cut_and_said(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "LARGEST", 3)
-    shown = budget.compute(evidence)
-    assert shown is not None
-    assert len(shown.bars) == 3
-    assert "The first 3 of 4 methods." in budget.caption(shown)
-
-
 def test_errors_are_counted_by_hand(evidence: Evidence) -> None:
     (row,) = error_counts(replace(evidence, errors=planted())).to_dict("records")
     assert row == {
@@ -98,6 +90,23 @@ def test_errors_are_counted_by_hand(evidence: Evidence) -> None:
     assert (parts == table["true_cells"]).all()
     assert table["true_cells"].tolist() == [8 * 50] * 4
     assert error_counts(replace(evidence, errors=evidence.errors.iloc[:0])).empty
+
+
+def test_given_labels_are_shown_after_the_methods(evidence: Evidence) -> None:
+    """Also in figures that show only the first methods."""
+    tables = {
+        name: pd.concat([table, table[table["method"] == NAMES[0]].assign(method="annotator")])
+        for name in ("errors", "objects", "agreement")
+        if len(table := getattr(evidence, name))
+    }
+    more = replace(evidence, given=["annotator"], **tables)
+    assert error_counts(more)["method"].tolist() == [*NAMES, "annotator"]
+    costs, boxes, biases = budget.compute(more), features.compute(more), bias.compute(more)
+    assert costs is not None
+    assert boxes is not None
+    assert biases is not None
+    assert [bar.method for bar in costs.bars] == boxes.methods[1:] == [*NAMES, "annotator"]
+    assert biases.methods[-1] == "annotator"
 
 
 def test_numbers_lead_to_the_cells_that_the_viewer_shows(evidence: Evidence) -> None:

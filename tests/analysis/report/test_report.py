@@ -42,7 +42,7 @@ def bare(evidence: Evidence, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_is_one_small_file(page: Path) -> None:
     text = page.read_text()
     assert page.name == "index.html"
-    assert len(text) < 15e6
+    assert len(text) < 5e6
     addresses = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert {a.split(":")[0] for a in addresses if ":" in a} == {"data"}
     assert not re.search(r"url\(|@import|https?://", text.split("<body>")[0])

@@ -393,7 +393,7 @@ def test_densest_window() -> None:
 
 
 def test_viewer_cuts_large_pictures_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.viewer.MOST_PIXELS", 200_000)
+    monkeypatch.setattr("analysis.report.viewer.MOST_PIXELS", 800_000)
     truth = np.zeros((600, 700), np.int32)
     truth[300:500, 300:500] = 1
     picture = Picture("big", "test", np.zeros(truth.shape, np.float32), truth, {"a": truth})
