@@ -269,7 +269,8 @@ def _by_verdict(rows: pd.DataFrame, unit: str) -> str:
         if row["verdict"]:
             name = row["feature"].replace("_", " ")
             if row["verdict"] == UNDECIDED and not math.isnan(row["further_units"]):
-                name += f" (about {int(row['further_units']):,} more {unit}s would decide)"
+                more = int(row["further_units"])
+                name += f" (about {more:,} more {unit}{'s' * (more != 1)} would decide)"
             found.setdefault(row["verdict"], []).append(name)
     words = (DIFFERENT, EQUIVALENT, UNDECIDED)
     return "; ".join(f"{word} in {_and(found[word])}" for word in words if word in found)

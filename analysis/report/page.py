@@ -29,6 +29,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 SETTINGS = ("top", "convention", "unit", "flips", "budget")
 """Settings that the page's Methods section names; None where they were not recorded."""
 
+NEAR_ANSWER = ("features", "populations", "conclusions")
+"""Tables that stand between the answer and the figures."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -189,6 +192,7 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         else 0,
         parameters=parameters(evidence),
         usage=usage(evidence),
+        near_answer=NEAR_ANSWER,
         settings=dict.fromkeys(SETTINGS) | evidence.settings,
         unit=unit_of(evidence),
         pixel=number(float(evidence.settings.get("pixel_size_um") or math.nan)),

@@ -52,7 +52,30 @@ def verdict(p_different: float, p_equivalent: float) -> str:
     return DIFFERENT if p_different <= ALPHA else UNDECIDED
 
 
-def further_units(pair: UnitPair, margin: float) -> int | None:
+def family_level(pair: UnitPair, p_family: float, size: int) -> float:
+    """Return the level at which a single t test of a difference is about as strict as its family.
+
+    Parameters
+    ----------
+    pair : UnitPair
+    p_family : float
+        Its corrected p.
+    size : int
+        Number of differences in the family.
+
+    Returns
+    -------
+    float
+        Between 0.05 / `size` and 0.05.
+    """
+    error, freedom = pair.error()
+    if error == 0 or not p_family > 0:
+        return ALPHA
+    alone = 2 * float(stats.t.sf(abs(pair.difference) / error, freedom))
+    return ALPHA * min(1.0, max(1.0 / size, alone / p_family))
+
+
+def further_units(pair: UnitPair, margin: float, *, level: float = ALPHA) -> int | None:
     """Return how many more units would usually, in 80 % of studies, decide.
 
     The true difference and the spread of units are taken to be as estimated.
@@ -62,6 +85,8 @@ def further_units(pair: UnitPair, margin: float) -> int | None:
     pair : UnitPair
     margin : float
         As for `equivalence_p`.
+    level : float
+        Of the two-sided test that there is a difference, see `family_level`.
 
     Returns
     -------
@@ -79,7 +104,7 @@ def further_units(pair: UnitPair, margin: float) -> int | None:
         more = freedom * (units - 1) / (now - 1)
         reach = error * math.sqrt(now / units)
         usually = stats.t.ppf(USUALLY, more)
-        different = away >= (stats.t.ppf(1 - ALPHA / 2, more) + usually) * reach
+        different = away >= (stats.t.ppf(1 - level / 2, more) + usually) * reach
         return bool(different or inside >= (stats.t.ppf(1 - ALPHA, more) + usually) * reach)
 
     if not decided(now + MOST_UNITS):

@@ -14,6 +14,7 @@ from analysis.morphology.margin import half_pixel
 from analysis.statistics.equivalence import (
     UNDECIDED,
     equivalence_p,
+    family_level,
     further_units,
     verdict,
 )
@@ -124,15 +125,17 @@ def with_verdicts(
         blocks = [(rows[number]["a"], rows[number]["b"]) for number in own]
         tested = family_p([pairs[n] for n in own], blocks, resamples=resamples, seed=seed)
         for number, p in zip(own, tested.tolist()):
-            rows[number] |= _verdict(pairs[number], p, rows[number]["margin"])
+            rows[number] |= _verdict(pairs[number], p, rows[number]["margin"], len(own))
     return pd.DataFrame(rows)
 
 
-def _verdict(pair: UnitPair, p: float, margin: float) -> dict[str, Any]:
-    """Return the columns that a test of a family adds."""
+def _verdict(pair: UnitPair, p: float, margin: float, size: int) -> dict[str, Any]:
+    """Return the columns that a test of a family of `size` differences adds."""
     equivalent = equivalence_p(pair, margin)
     said = verdict(p, equivalent)
-    more = further_units(pair, margin) if said == UNDECIDED else None
+    more = None
+    if said == UNDECIDED:
+        more = further_units(pair, margin, level=family_level(pair, p, size))
     return {
         "p_family": p,
         "p_equivalent": equivalent,

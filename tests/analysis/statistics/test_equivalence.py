@@ -13,6 +13,7 @@ from analysis.statistics.equivalence import (
     EQUIVALENT,
     UNDECIDED,
     equivalence_p,
+    family_level,
     further_units,
     verdict,
 )
@@ -65,6 +66,19 @@ def test_so_many_further_units_usually_decide() -> None:
     # exactly on the margin, only a difference can be shown
     assert (further_units(paired(each + 0.5), 0.6) or 0) > 0
     assert further_units(paired(each - each.mean()), 1e-9) is None
+
+
+def test_a_stricter_family_needs_more_units() -> None:
+    each = np.array([0.9, 1.4, -0.3, 1.2, 0.4, 0.8, 1.1, -0.2])
+    alone = float(stats.ttest_1samp(each, 0).pvalue)
+    assert family_level(paired(each), alone, 8) == pytest.approx(0.05)
+    assert family_level(paired(each), 4 * alone, 8) == pytest.approx(0.05 / 4)
+    assert family_level(paired(each), 1.0, 8) == pytest.approx(0.05 / 8)
+    assert family_level(paired([1.0] * 6), 0.5, 8) == 0.05
+    few, more = (further_units(paired(each), 0.1, level=level) for level in (0.05, 0.05 / 8))
+    assert few is not None
+    assert more is not None
+    assert few < more
 
 
 def test_a_difference_as_large_as_the_margin_is_rarely_equivalent() -> None:
