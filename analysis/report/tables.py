@@ -23,8 +23,8 @@ from analysis.report.feature_tables import (
     exploratory,
     feature_captions,
 )
+from analysis.report.shown_tables import agreed, agreement_caption, named_networks, shown_ranking
 from analysis.report.table1 import table1
-from trainables.names import network_name
 
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
 MOST_DOTS = 30
@@ -32,9 +32,10 @@ MOST_DOTS = 30
 
 
 HEADINGS = {
-    "mark": "letter in Figure 10",
+    "mark": "Fig. 10",
     "val_score": "mean AP, validation",
     "val_units": "validation units",
+    "interval": "95 % interval",
     "val_low": "95 % interval, from",
     "val_high": "to",
     "tied": "may be the best",
@@ -284,7 +285,8 @@ def _cell(value: Any, column: str, numeric: bool) -> Cell:
     if ":" in str(value) and str(value).replace(":", "").isdigit():  # mm:ss
         whole, _, rest = str(value).partition(":")
         return Cell(str(value), 60 * int(whole) + int(rest), True)
-    return Cell(str(value), str(value))
+    text = str(value).replace("_", " ") if column == "feature" else str(value)
+    return Cell(text, text)
 
 
 def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
@@ -379,20 +381,10 @@ def _shown_scores(method: str, scores: pd.DataFrame, each: pd.DataFrame) -> dict
     return row
 
 
-def agreed(evidence: Evidence) -> pd.DataFrame:
-    """Return the estimates of `agreement`."""
-    names = ("bias", "ccc", "relative")
-    left = [f"{name}_{end}" for name in names for end in ("low", "high")]
-    return evidence.agreement.drop(columns=left, errors="ignore")
-
-
 def make_tables(evidence: Evidence) -> list[Table]:
     """Return the tables of the page, the most important ones first."""
     board = evidence.leaderboard
     board = board.drop(columns=["wandb_id", "augmentation", "loss", "batch_size"], errors="ignore")
-    if len(board):
-        kinds = zip(board["architecture"], board["encoder"].fillna(""), board["task"])
-        board.insert(1, "network", [network_name(*kind) for kind in kinds])
     ranked = (
         "Methods in the order of their validation scores, calibrated. Scores are means over seeds"
         f"{' (on test images also over folds)' if folds_of(evidence.plan) else ''}. "
@@ -416,11 +408,6 @@ def make_tables(evidence: Evidence) -> list[Table]:
         "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "
         "groups of validation images."
     )
-    cells = (
-        "Agreement with the ground truth in pixels, cell by cell, for the cells that all methods "
-        "found. Bias is the mean over units of their mean difference; limits of agreement: bias "
-        f"minus and plus 1.96 SD of single cells. Units are {unit_of(evidence, cells=True)}s."
-    )
     scores = (
         "All scores of all seeds, pooled over images. MASD is the mean average surface distance of "
         "matched cells, HD95 the 95th percentile of their Hausdorff distance, as Metrics Reloaded "
@@ -431,19 +418,27 @@ def make_tables(evidence: Evidence) -> list[Table]:
     if folds_of(evidence.plan):
         order = "in the order of their candidates (validation images of folds differ)."
     tables = [
-        make_table("ranking", ranked, ranking(evidence)),
+        make_table("ranking", ranked, shown_ranking(ranking(evidence), list(SHOWN))),
         make_table("features", features["features"], against_truth(evidence)),
         make_table("populations", features["populations"], between_populations(evidence)),
         make_table("conclusions", CAPTION, conclusions(evidence)),
-        make_table("table1", paper, table1(evidence)),
+        make_table("table1", paper, table1(evidence).drop(columns="task", errors="ignore")),
         make_table("statistics", features["statistics"], exploratory(evidence)),
-        make_table("agreement", cells, agreed(evidence)),
+        make_table(
+            "agreement",
+            agreement_caption(evidence, unit_of(evidence, cells=True)),
+            agreed(evidence),
+        ),
         make_table("scores", scores, wide_scores(evidence.scores)),
-        make_table("leaderboard", f"All trials, {order}", board),
-        make_table("candidates", candidates, evidence.candidates),
+        make_table("leaderboard", f"All trials, {order}", named_networks(board)),
+        make_table("candidates", candidates, named_networks(evidence.candidates)),
         make_table(
             "noise", "Noise floor: how far pixels alone change each feature.", evidence.noise
         ),
-        make_table("methods", "The trials that were analysed.", evidence.methods),
+        make_table(
+            "methods",
+            "The trials that were analysed.",
+            evidence.methods.drop(columns=["task", "architecture", "encoder"], errors="ignore"),
+        ),
     ]
     return [table for table in tables if table.total]

@@ -25,7 +25,7 @@ MISSING = "–"
 
 
 class Map(NamedTuple):
-    """One task's trials, architectures by encoders."""
+    """One task's trials, architectures (the same for all tasks) by encoders."""
 
     title: str
     rows: list[str]
@@ -33,7 +33,7 @@ class Map(NamedTuple):
     percent: NDArray[np.float64]
     """(rows, columns); NaN where there is no finished trial."""
     best: NDArray[np.bool_]
-    """Marks the highest number of a map that has several cells."""
+    """Marks the highest number of a map that has several."""
     status: list[list[str]]
     """Status for each cell: 'failed', 'waiting', ..., or `MISSING`."""
 
@@ -58,13 +58,13 @@ def compute(evidence: Evidence) -> Maps | None:
     board = board.fillna({"encoder": ""})
     values = 100 * best["test_dataset_iou"].dropna()
     low, high = values.min(), max(values.max(), values.min() + 1)
-    maps = [_map(board, best, task) for task in in_order(board["task"], list(TASKS))]
+    rows = in_order(board["architecture"], ARCHITECTURES)
+    maps = [_map(board, best, task, rows) for task in in_order(board["task"], list(TASKS))]
     return Maps(maps, float(low), float(high), int((board["status"] == "done").sum()))
 
 
-def _map(board: pd.DataFrame, best: pd.DataFrame, task: str) -> Map:
+def _map(board: pd.DataFrame, best: pd.DataFrame, task: str, rows: list[str]) -> Map:
     asked = board[board["task"] == task]
-    rows = in_order(asked["architecture"], ARCHITECTURES)
     columns = in_order(asked["encoder"], PAPER_ENCODERS)
     table = best[best["task"] == task].set_index(["architecture", "encoder"])
     cells = pd.MultiIndex.from_product([rows, columns])
@@ -73,29 +73,31 @@ def _map(board: pd.DataFrame, best: pd.DataFrame, task: str) -> Map:
     highest = np.nanmax(percent, initial=-1.0)
     known = {(r["architecture"], r["encoder"]): r["status"] for r in asked.to_dict("records")}
     status = [[str(known.get((row, column), MISSING)) for column in columns] for row in rows]
-    best_cells = (percent == highest) & (percent.size > 1)
+    best_cells = (percent == highest) & (np.isfinite(percent).sum() > 1)
     rows, columns = [*map(architecture_name, rows)], [*map(encoder_name, columns)]
     return Map(task_name(task), rows, columns, percent, best_cells, status)
 
 
 def draw(shown: Maps) -> Figure:
-    """Draw one map per task, side by side and with cells of the same size."""
+    """Draw one map per task, side by side, with the same rows and cells of the same size."""
     # places in inches
-    margin = 0.12 + 0.065 * max(len(name) for one in shown.maps for name in one.rows)
+    left = 0.12 + 0.065 * max(len(name) for name in shown.maps[0].rows)
+    below = 0.15 + 0.04 * max(len(name) for one in shown.maps for name in one.columns)
     count = sum(len(one.columns) for one in shown.maps)
-    side = min(0.62, (TWO_COLUMNS - 0.75 - margin * len(shown.maps)) / count)
-    height = 0.27 * max(4, *(len(one.rows) for one in shown.maps))
-    size = side * count + margin * len(shown.maps) + 0.75, height + 1.15
+    side = min(0.66, (TWO_COLUMNS - 0.75 - left - 0.3 * len(shown.maps)) / count)
+    height = 0.27 * len(shown.maps[0].rows)
+    between = max(0.12, 0.66 - side)  # titles are wider than a narrow cell
+    width = left + side * count + between * (len(shown.maps) - 1) + 0.75
+    size = width, height + below + 0.3
     figure = Figure(figsize=size)
-    drawn, left = None, 0.0
-    for one in shown.maps:
-        left += margin
-        tall = 0.27 * len(one.rows)
-        box = (left, 0.9 + height - tall, side * len(one.columns), tall)
-        left += box[2]
-        drawn = _draw_map(figure.add_axes(share(box, size)), one, shown.low, shown.high)
+    drawn = None
+    for number, one in enumerate(shown.maps):
+        ax = figure.add_axes(share((left, below, side * len(one.columns), height), size))
+        left += side * len(one.columns) + between
+        drawn = _draw_map(ax, one, shown.low, shown.high)
+        ax.tick_params(labelleft=number == 0)
     if drawn is not None:
-        place = figure.add_axes(share((left + 0.12, 0.9, 0.09, height), size))
+        place = figure.add_axes(share((left - between + 0.12, below, 0.09, height), size))
         bar = figure.colorbar(drawn, cax=place)
         bar.set_label("Data-set IoU, test images (%)")
         bar.outline.set_visible(False)
@@ -127,7 +129,10 @@ def _draw_map(ax: Axes, one: Map, low: float, high: float) -> AxesImage:
 
 
 def _draw_missing(ax: Axes, i: int, j: int, word: str) -> None:
-    """Hatch a cell that has no number and write the reason into it."""
+    """Write into a cell why it has no number, and hatch it if it was meant to have one."""
+    if word == MISSING:
+        ax.text(j, i, word, ha="center", va="center", fontsize=7, color="0.6")
+        return
     ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc="0.96", ec="0.75", hatch="////", lw=0))
     box = {"fc": "white", "ec": "none", "pad": 0.8}
     ax.text(j, i, word, ha="center", va="center", fontsize=7, color="0.25", bbox=box)
@@ -139,5 +144,5 @@ def caption(shown: Maps) -> str:
         f"Per cent; {shown.done} finished trials. Intersection and union are summed over all test "
         "images, then divided. Where several trials share a cell, the one best on "
         "validation is shown. Framed: the highest value of its task. Hatched: no finished trial; "
-        "the word is its status."
+        "the word is its status. Dash: not in this sweep."
     )

@@ -26,16 +26,16 @@ MOST_POINTS = 100
 class Line(NamedTuple):
     """One trial's losses."""
 
-    encoder: int
-    """Place in `Losses.encoders`."""
+    network: int
+    """Place in `Losses.networks`."""
     again: bool
-    """Whether the panel already has a line for this encoder (from another seed or setting)."""
+    """Whether the panel already has a line for this network (from another seed or setting)."""
     epochs: NDArray[np.float64]
     values: NDArray[np.float64]
 
 
 class Panel(NamedTuple):
-    """All trials of one task and architecture."""
+    """All trials of one task and encoder."""
 
     title: str
     lines: list[Line]
@@ -54,7 +54,8 @@ class Losses(NamedTuple):
 
     label: str
     """Label of the vertical axis."""
-    encoders: list[str]
+    networks: list[str]
+    """Names of the architectures."""
     rows: list[Row]
     trials: int
     """Number of lines in all panels together."""
@@ -77,29 +78,30 @@ def _compute(evidence: Evidence, column: str, label: str) -> Losses | None:
     table = evidence.history.merge(trials, on="trial_id").dropna(subset=[column])
     if table.empty:
         return None
-    encoders = in_order(table["encoder"], PAPER_ENCODERS)
+    networks = in_order(table["architecture"], ARCHITECTURES)
     rows = []
     for task in in_order(table["task"], list(TASKS)):
         of_task = table[table["task"] == task]
         panels = []
-        for name in in_order(of_task["architecture"], ARCHITECTURES):
-            of = "" if name == STARDIST else f", {task_name(task)}"
-            part = of_task[of_task["architecture"] == name]
-            panels.append(Panel(architecture_name(name) + of, _lines(part, column, encoders)))
+        for encoder in in_order(of_task["encoder"], PAPER_ENCODERS):
+            part = of_task[of_task["encoder"] == encoder]
+            alone = set(part["architecture"]) == {STARDIST}
+            title = STARDIST if alone else f"{task_name(task)}, {encoder_name(encoder)}"
+            panels.append(Panel(title, _lines(part, column, networks)))
         low, high = of_task[column].min(), of_task[column].max()
         rows.append(Row(panels, bool(low > 0 and high > 8 * low)))
-    names = [encoder_name(encoder) for encoder in encoders]
+    names = [architecture_name(name) for name in networks]
     return Losses(label, names, rows, table["trial_id"].nunique())
 
 
-def _lines(part: pd.DataFrame, column: str, encoders: list[str]) -> list[Line]:
+def _lines(part: pd.DataFrame, column: str, networks: list[str]) -> list[Line]:
     seen: set[str] = set()
     lines = []
-    for (encoder, _), trial in part.groupby(["encoder", "trial_id"], sort=False):
-        name = str(encoder)
+    for (network, _), trial in part.groupby(["architecture", "trial_id"], sort=False):
+        name = str(network)
         trial = _thinned(trial.sort_values("epoch"), column)
         epochs, values = trial["epoch"].to_numpy(float), trial[column].to_numpy(float)
-        lines.append(Line(encoders.index(name), name in seen, epochs, values))
+        lines.append(Line(networks.index(name), name in seen, epochs, values))
         seen.add(name)
     return lines
 
@@ -114,48 +116,49 @@ def _thinned(trial: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def draw(shown: Losses) -> Figure:
-    """Draw one panel per task and architecture, one line per trial, encoders by colour and dash."""
-    columns = min(4, max(len(row.panels) for row in shown.rows))
-    rows = sum(-(-len(row.panels) // columns) for row in shown.rows)
-    width = TWO_COLUMNS if columns > 2 else ONE_COLUMN
-    height = 0.5 + 1.45 * rows + 0.6 * (rows == 1)
+    """Draw one panel per task and encoder, one line per trial, networks by colour and dash."""
+    count = sum(len(row.panels) for row in shown.rows)
+    columns = min(count, 2 if count in (2, 4) else 3)
+    high = -(-count // columns)
+    keys = 4 if columns > 1 else 2
+    width = TWO_COLUMNS if columns > 1 else ONE_COLUMN
+    height = 0.4 + 1.75 * high + 0.16 * -(-len(shown.networks) // keys)
     figure = Figure(figsize=(width, height), layout="constrained")
-    grid = figure.add_gridspec(rows, columns)
-    above = 0
+    grid = figure.add_gridspec(high, columns)
+    place = 0
     for row in shown.rows:
         first: Axes | None = None
         for number, panel in enumerate(row.panels):
-            place = grid[above + number // columns, number % columns]
-            ax = figure.add_subplot(place, sharex=first, sharey=first)
+            ax = figure.add_subplot(
+                grid[place // columns, place % columns], sharex=first, sharey=first
+            )
             first = first or ax
             _draw_lines(ax, panel.lines)
             ax.set_title(panel.title)
-            ax.tick_params(labelleft=number % columns == 0, which="both")
+            ax.tick_params(labelleft=number == 0 or place % columns == 0, which="both")
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-            if number + columns >= len(row.panels):
+            if place + columns >= count:
                 ax.set_xlabel("Epoch")
-            else:
-                ax.tick_params(labelbottom=False)
+            place += 1
         if first is not None and row.logarithmic:
             _make_logarithmic(first)
-        above += -(-len(row.panels) // columns)
     figure.supylabel(shown.label, fontsize=8)
     handles = [
         Line2D([], [], color=COLOURS[i % 7], ls=LINES[i % 6], label=name)
-        for i, name in enumerate(shown.encoders)
+        for i, name in enumerate(shown.networks)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, 3 * columns // 2))
+    figure.legend(handles=handles, loc="outside lower center", ncols=keys)
     return figure
 
 
 def _draw_lines(ax: Axes, lines: list[Line]) -> None:
-    """Draw every trial of one panel; further trials of the same encoder are thin."""
+    """Draw every trial of one panel; further trials of the same network are thin."""
     for line in lines:
         ax.plot(
             line.epochs,
             line.values,
-            color=COLOURS[line.encoder % 7],
-            ls=LINES[line.encoder % 6],
+            color=COLOURS[line.network % 7],
+            ls=LINES[line.network % 6],
             lw=0.5 if line.again else 1.0,
             alpha=0.6 if line.again else 1.0,
             marker="o" if len(line.epochs) < 4 else None,
@@ -175,8 +178,8 @@ def _make_logarithmic(ax: Axes) -> None:
 def caption(shown: Losses) -> str:
     """Say what a line means, and what not to compare."""
     return (
-        f"One line per trial ({shown.trials} trials), one panel per architecture and task; colour "
-        "and dash show the encoder. Further seeds of a candidate are thin lines. Panels of one "
+        f"One line per trial ({shown.trials} trials), one panel per task and encoder; colour and "
+        "dash show the network. Further seeds of a candidate are thin lines. Panels of one "
         f"task share their axes. With more than {MOST_POINTS} epochs, a point is the median of "
         "neighbouring epochs. Do not compare losses of different tasks: they are different "
         "functions."

@@ -213,7 +213,7 @@ def test_feature_tables_by_hand(evidence: Evidence) -> None:
     own = statistics[(statistics["comparison"] == "methods") & (statistics["b"] == TRUTH)]
     assert len(texts) == len(own) == 4 * 6
     for row in own.to_dict("records"):
-        shown = dict(zip(titles, texts[row["a"], row["feature"]]))
+        shown = dict(zip(titles, texts[row["a"], row["feature"].replace("_", " ")]))
         assert shown["mean of all cells (%)"] == f"{100 * row['difference'] / row['mean_b']:.1f}"
         tested = row["feature"] not in ("radius", "shape_index")
         assert shown["verdict"] == row["verdict"]

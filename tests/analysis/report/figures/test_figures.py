@@ -105,7 +105,7 @@ def test_a_task_of_ones_own_has_figures_too(evidence: Evidence) -> None:
     trained, ranked = losses.compute_training(own), dataset_iou.compute(own)
     assert trained is not None
     assert ranked is not None
-    assert [row.panels[0].title for row in trained.rows][-1] == "U-Net, centres"
+    assert [row.panels[0].title for row in trained.rows][-1] == "centres, ResNet-152"
     assert ranked.maps[-1].title == "centres"
 
 
@@ -116,8 +116,14 @@ def test_every_line_of_many_seeds_is_drawn() -> None:
     lines = sum(len(ax.lines) for ax in losses.draw(shown).axes)
     assert lines == evidence.history["trial_id"].nunique() == 8 * 3 * 2 - 1 + 4
     assert f"({lines} trials)" in losses.caption(shown)
-    again = [(line.encoder, line.again) for line in shown.rows[0].panels[0].lines]
-    assert sorted(again) == [(n, later) for n in range(3) for later in (False, True)]
+    for panel in shown.rows[0].panels:
+        first = [line.network for line in panel.lines if not line.again]
+        again = [line.network for line in panel.lines if line.again]
+        assert sorted(first) == list(range(8)), "all networks in one panel"
+        assert set(again) <= set(first)
+    assert [panel.title for panel in shown.rows[0].panels] == [
+        "2-class, ResNet-152", "2-class, VGG19", "2-class, own_net",
+    ]  # fmt: skip
 
 
 def test_networks_have_the_names_that_methods_have(evidence: Evidence) -> None:
@@ -128,9 +134,10 @@ def test_networks_have_the_names_that_methods_have(evidence: Evidence) -> None:
     assert trained is not None
     assert ranked is not None
     assert crossed is not None
-    assert trained.encoders[-2:] == ["VGG19", "own encoder"]
-    assert ranked.maps[0].rows[:2] == crossed.architectures[:2] == ["U-Net", "U-Net++"]
-    assert ranked.maps[0].columns == crossed.encoders == trained.encoders[:-1]
+    assert trained.networks[-2:] == ["PAN", "StarDist"]
+    assert ranked.maps[0].rows[:2] == crossed.architectures[:2] == trained.networks[:2]
+    assert trained.networks[:2] == ["U-Net", "U-Net++"]
+    assert ranked.maps[0].columns == crossed.encoders
     assert [(m.title, m.columns) for m in ranked.maps[1:]] == [
         ("3-class", ["ResNet-152"]),
         ("star-convex", ["own encoder"]),
@@ -174,7 +181,7 @@ def test_heat_map_names_what_is_missing(evidence: Evidence) -> None:
     figure = dataset_iou.draw(shown)
     texts = [text.get_text() for text in figure.findobj(Text)]
     assert texts.count("failed") == 1
-    assert sum(len(ax.texts) for ax in figure.axes) == 44
+    assert sum(len(ax.texts) for ax in figure.axes) == 9 * (5 + 1 + 1)
     assert "43 finished trials" in dataset_iou.caption(shown)
     two, three, star = shown.maps
     assert two.percent[two.best].tolist() == [np.nanmax(two.percent)]
