@@ -75,12 +75,12 @@ class Evidence:
     methods: pd.DataFrame
     """One row per analysed trial, best first: method, trial_id, task, architecture, encoder, seed,
     fold (empty without folds), way ('2-class + watershed', '3-class', 'StarDist', 'star-convex
-    head'), representative (bool), default and calibrated (JSON of the parameters), val_score (mean
-    over validation units and seeds of the mean AP over `IOUS`), val_low, val_high (its 95 %
-    confidence interval), tied (whether it may be the best: `analysis.statistics.tied_set`),
-    val_units (independent units), val_lowest, val_highest (the lowest and the highest unit),
-    measured_low, measured_high (the 95 % confidence interval of the same mean on the measured
-    images), command."""
+    head'), representative (bool), default and calibrated (JSON of the parameters), ranges (JSON:
+    the smallest and the largest value that was searched), val_score (mean over validation units
+    and seeds of the mean AP over `IOUS`), val_low, val_high (its 95 % confidence interval), tied
+    (whether it may be the best: `analysis.statistics.tied_set`), val_units (independent units),
+    val_lowest, val_highest (the lowest and the highest unit), measured_low, measured_high (the 95 %
+    confidence interval of the same mean on the measured images), command."""
     standing: pd.DataFrame
     """The validation scores behind val_score: method, seed (numbered from 0), unit, score."""
     scores: pd.DataFrame

@@ -29,6 +29,7 @@ from trainables.data.examples import Example, each_example, keep_targets, load_s
 from trainables.encoders.weights import WeightsError, check_bytes, fetch, pinned, resolve
 from trainables.epochs import EpochEnd, OnEpoch, OnResume, StateDict
 from trainables.errors import TrainingError
+from trainables.evenly import evenly
 from trainables.labels import foreground
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.module import Scores, SegmentationModule
@@ -355,9 +356,8 @@ def _choose_inference(
 
 def _ceiling(task: Task, validation: Sequence[Example]) -> float:
     """Return the data-set IoU that perfect outputs would reach."""
-    step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
     counts = []
-    for one in validation[::step][:MOST_CALIBRATION_IMAGES]:
+    for one in evenly(validation, MOST_CALIBRATION_IMAGES):
         target = task.target(one.labels) if one.target is None else one.target
         mask = task.ideal(target, (one.labels.shape[0], one.labels.shape[1]))
         counts.append(overlap_counts(mask, foreground(one.labels)))

@@ -31,10 +31,12 @@ def refuse_seen(dataset: DataSet, other: DataSet) -> None:
     DataError
         When an image is not unseen, or cannot be read; the message names it.
     """
+    items = {item.stem: item for item in dataset.items}
     seen = KnownImages(
-        (f"{name} {item.stem}", _pixels(dataset, item))
-        for split, name in NAMES.items()
-        for item in dataset.subset(split)
+        (f"{NAMES.get(part, f'image of {part}')} {stem}", _pixels(dataset, items[stem]))
+        for part, stems in dataset.parts.items()  # folds: every one is trained and validated on
+        if part != "test"
+        for stem in stems
     )
     found = {item.image.name: seen.find(_pixels(other, item)) for item in other.items}
     copies = [f"images/{name} ({which})" for name, which in found.items() if which is not None]

@@ -31,10 +31,22 @@ class Range:
     """`high` is raised to this multiple of a typical cell's area (pixels)."""
     radii: float = 0.0
     """`high` is raised to this multiple of a typical cell's radius (pixels)."""
+    to_smallest: bool = False
+    """`high` is raised to the area of a small cell (pixels)."""
 
-    def limits(self, area: float) -> tuple[float, float]:
-        """Return the smallest and the largest value if a typical cell has `area` pixels."""
+    def limits(self, area: float, smallest: float) -> tuple[float, float]:
+        """Return the smallest and the largest value.
+
+        Parameters
+        ----------
+        area : float
+            Pixels of a typical cell.
+        smallest : float
+            Pixels of a small cell: one true cell in a hundred is smaller.
+        """
         high = max(self.high, self.areas * area, self.radii * math.sqrt(area / math.pi))
+        if self.to_smallest:
+            high = max(high, smallest)
         return self.low, float(int(high)) if self.whole else high
 
     def stretch(self, value: float) -> float:
@@ -51,7 +63,7 @@ class Range:
 
 
 PROBABILITY = Range(0.01, 0.9999, scale="logit")
-MIN_SIZE = Range(0, 1, whole=True, areas=0.5)
+MIN_SIZE = Range(0, 1, whole=True, to_smallest=True)
 SMOOTHING = Range(0, 3, radii=0.25)
 
 
@@ -75,7 +87,8 @@ class Way:
         Parameters
         ----------
         info : mapping
-            The checkpoint's manifest, in which a trial may have stored its own parameters.
+            The checkpoint's manifest, in which a trial may have stored its own parameters. Empty
+            to get parameters that were chosen without any image.
         """
         raise NotImplementedError
 

@@ -84,9 +84,12 @@ def parameters(evidence: Evidence) -> list[tuple[str, str, str]]:
     rows = []
     for method in representatives(evidence).to_dict("records"):
         default, calibrated = (_read(method.get(key)) for key in ("default", "calibrated"))
-        ended = str(method.get("at_bound") or "").split()
+        ended, ranges = str(method.get("at_bound") or "").split(), _read(method.get("ranges"))
         for name in dict.fromkeys([*default, *calibrated]):
             text = f"{default.get(name, '–')} → {calibrated.get(name, '–')}"
+            if name in ranges:
+                low, high = ranges[name]
+                text += f"; searched from {low:.6g} to {high:.6g}"
             text += " (at the end of its range)" if name in ended else ""
             rows.append((str(method["method"]), name, text))
     return rows

@@ -122,9 +122,11 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
         )
     if stored is not None and stored["weights"] != manifest["weights"]["sha256"]:
         stored = None  # of other weights
-    parameters = stored["calibrated"] if stored else default_parameters(config, manifest)
     if give_back_gap is None:  # areas without the bias of a line that only separates
         give_back_gap = WAYS[config.task].has_gap
+    own = (stored or {}).get("given_back") if give_back_gap else None
+    chosen = own or stored  # the given gap is calibrated for the report's first network only
+    parameters = chosen["calibrated"] if chosen else default_parameters(config, manifest)
     data = manifest.get("data") or {}
     return Choice(
         checkpoint,

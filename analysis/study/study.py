@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from analysis.evaluation.calibration import BUDGET
 from analysis.evaluation.images import LabelledImages
+from analysis.evaluation.search import BUDGET
 from analysis.runfolder import Run
 from analysis.statistics.pairs import RESAMPLES
 from analysis.study.annotations import CellAnnotations

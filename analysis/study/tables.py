@@ -88,9 +88,8 @@ def method_table(
     rows = []
     for trial in trials:
         config = run.configs[trial.trial_id]
-        calibration = trial.calibration
         for variant in (one for one in trial.variants if one.calibrated):
-            place = places[variant.method]
+            place, calibration = places[variant.method], trial.calibration.of(variant.give_back_gap)
             rows.append(
                 {
                     "method": variant.method,
@@ -105,6 +104,7 @@ def method_table(
                     "default": json.dumps(calibration.default),
                     "calibrated": json.dumps(calibration.calibrated),
                     "at_bound": " ".join(calibration.at_bound),
+                    "ranges": json.dumps(calibration.ranges),
                     "val_score": place.score,
                     "val_low": place.low,
                     "val_high": place.high,

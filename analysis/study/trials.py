@@ -107,29 +107,43 @@ class AnalysedTrial:
         alone = self.fold is not None and len({item.group for item in validation}) == 1
         for item in validation:
             seen = one_pass.take(item)
-            parameters = self.calibration.for_validation(item.group, alone=alone)
-            self.validation.add(seen.image, self.cells(seen, parameters))
+            self.validation.add(seen.image, self.cells(seen, held_out=item.group, alone=alone))
         for item in study.items:
             seen = one_pass.take(item)
-            cells = self.cells(seen, self.calibration.calibrated)
+            cells = self.cells(seen)
             self.measured.add(seen.image, cells)
             if truth.window is not None and item == truth.window.item:
                 self.probability = shown_probability(seen, truth.window)
             if self.representative:
                 self.measure(study.measurer, seen.image, cells, keep=item.stem in truth.pictured)
 
-    def cells(self, seen: Predicted, calibrated: Parameters) -> dict[Variant, Labels]:
-        """Turn the maps of an image into each variant's label image."""
+    def cells(
+        self, seen: Predicted, held_out: str | None = None, *, alone: bool = False
+    ) -> dict[Variant, Labels]:
+        """Turn the maps of an image into each variant's label image; of a group that is held out
+        (`alone`: the only one of its fold), with parameters that were chosen without it.
+        """
         return {
             variant: make_instances(
                 seen.config,
                 seen.maps,
-                calibrated if variant.calibrated else self.calibration.default,
+                self.parameters(variant, held_out, alone=alone),
                 seen.image.shape,
                 give_back_gap=variant.give_back_gap,
             )
             for variant in self.variants
         }
+
+    def parameters(
+        self, variant: Variant, held_out: str | None, *, alone: bool = False
+    ) -> Parameters:
+        """Return a variant's parameters; of a group that is held out, those chosen without it."""
+        calibration = self.calibration.of(variant.give_back_gap)
+        if not variant.calibrated:
+            return calibration.default
+        if held_out is None:
+            return calibration.calibrated
+        return calibration.for_validation(held_out, alone=alone)
 
     def measure(
         self,
@@ -214,11 +228,12 @@ def analyse_trials(
                 missing.append(f"{candidate.name} could not be analysed: {error}")
                 continue
             analysed.append(trial)
-            if ended := trial.calibration.at_bound:
-                missing.append(
-                    f"{name}: the best value of {', '.join(ended)} lies at the end of its search "
-                    "range."
-                )
+            for end, one in (("", trial.calibration), (GIVEN_BACK, trial.calibration.given_back)):
+                if one is not None and one.at_bound:
+                    missing.append(
+                        f"{name}{end}: the best value of {', '.join(one.at_bound)} lies at the end "
+                        "of its search range."
+                    )
         whole, lines = _with_all_folds(study, candidate, analysed)
         trials += whole
         missing += lines
@@ -273,7 +288,12 @@ def analyse_trial(
     with closing(load(folder)) as predictor:
         one_pass = OnePass(predictor, study.images, flips=options.flips, tick=tick)
         calibration = calibrate_checkpoint(
-            folder, one_pass, dataset, budget=options.budget, seed=options.seed
+            folder,
+            one_pass,
+            dataset,
+            budget=options.budget,
+            seed=options.seed,
+            both_gaps=any(variant.give_back_gap for variant in variants),
         )
         trial = AnalysedTrial(
             candidate, trial_id, calibration, variants, seed=config.seed, fold=config.fold

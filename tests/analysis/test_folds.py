@@ -161,7 +161,7 @@ def test_candidates_are_tied_over_the_groups_of_all_folds(tmp_path: Path) -> Non
 
 
 VARIANT = Variant("m", "calibrated")
-CALIBRATION = Calibration({}, {}, 0.0, 0.0, 1, [], {}, [])
+CALIBRATION = Calibration({}, {}, 0.0, 0.0, 1, [], {}, [], {}, {})
 
 
 def cells(count: int, found: int) -> Any:
@@ -240,7 +240,9 @@ def test_methods_of_folds(tmp_path: Path) -> None:
 
 
 def test_a_single_group_is_not_scored_with_parameters_that_were_chosen_on_it() -> None:
-    known = Calibration({"t": 0.5}, {"t": 0.9}, 0.0, 0.0, 1, [], {"a": {"t": 0.7}}, [])
+    known = Calibration(
+        {"t": 0.4}, {"t": 0.9}, 0.0, 0.0, 1, [], {"a": {"t": 0.7}}, [], {}, {"t": 0.5}
+    )
     assert known.for_validation("a") == {"t": 0.7}
     assert known.for_validation("b") == {"t": 0.9}
     assert known.for_validation("a", alone=True) == {"t": 0.5}

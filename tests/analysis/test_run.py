@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from analysis.evidence import FEATURES, TRUTH, compared
+from analysis.instances.methods import GIVEN_BACK
 from analysis.morphology.features import measure
 from analysis.run import main
 from analysis.runfolder import read_run
@@ -314,13 +315,17 @@ def test_what_is_missing_is_said(analysed: tuple[Path, str]) -> None:
 
 def test_calibration_is_kept_and_beside_the_checkpoint(analysed: tuple[Path, str]) -> None:
     out, text = analysed
-    methods = table(out, "methods").fillna({"at_bound": ""})
+    methods = table(out, "methods")
+    methods["at_bound"] = methods["at_bound"].astype(object).fillna("")
     for row in methods.to_dict("records"):
         folder = out / "checkpoints" / row["trial_id"]
         stored = json.loads((folder / "calibration.json").read_text())
+        if row["way"].endswith(GIVEN_BACK):
+            stored = stored["given_back"]
+        assert stored["ranges"] == json.loads(row["ranges"])
         assert stored["calibrated"] == json.loads(row["calibrated"])
         assert stored["at_bound"] == row["at_bound"].split()
-    at_bound = methods.loc[methods["at_bound"] != "", "trial_id"].nunique()
+    at_bound = int((methods["at_bound"] != "").sum())
     assert text.replace("\n", " ").count("lies at the end of its search range") == at_bound
     page = (out / "report" / "index.html").read_text()
     marked = sum(len(names.split()) for names in methods["at_bound"])

@@ -29,6 +29,7 @@ from trainables.data.crop_positions import (
 from trainables.data.dataset import index_dataset
 from trainables.data.splits import DataOptions
 from trainables.errors import NoGpu, TrainingError
+from trainables.evenly import evenly
 from trainables.labels import compact
 from trainables.learning_rate import learning_rate_factor
 from trainables.machine.hardware import pretended_gpu
@@ -289,8 +290,7 @@ class Trial:
     def _finish(self, model: Any, validation: Sequence[Pair]) -> None:
         config, network = self.config, model.keras_model
         network.set_weights(self.progress.best_weights())
-        step = max(1, len(validation) // MOST_CALIBRATION_IMAGES)
-        chosen = validation[::step][:MOST_CALIBRATION_IMAGES]
+        chosen = evenly(validation, MOST_CALIBRATION_IMAGES)
         thresholds = optimize_thresholds(
             [polygons(model, image, self.inference) for image, _ in chosen],
             [labels for _, labels in chosen],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.evenly import evenly
 from trainables.starconvex import Thresholds, at_bound, decode, optimize_thresholds, star_targets
 from trainables.tasks.base import Shape, Task
 
@@ -115,8 +116,7 @@ class StarConvex(Task):
         images: Sequence[tuple[NDArray[np.float32], NDArray[np.integer]]],
     ) -> bool:
         """Choose the thresholds by mean average precision; see `Task.tune`."""
-        step = max(1, len(images) // MOST_CALIBRATION_IMAGES)
-        chosen = images[::step][:MOST_CALIBRATION_IMAGES]
+        chosen = evenly(images, MOST_CALIBRATION_IMAGES)
         predictions = [self.polygons(predict(image)) for image, _ in chosen]
         truths = [labels for _, labels in chosen]
         self.thresholds = optimize_thresholds(predictions, truths, grid=self.grid)

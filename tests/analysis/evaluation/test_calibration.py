@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,26 @@ from scipy import ndimage
 
 from analysis.evaluation.calibration import (
     CALIBRATION,
+    FORMAT,
     Calibration,
-    Tried,
-    best_parameters,
     calibrate_checkpoint,
     calibration_images,
-    held_out,
     read_calibration,
-    search,
 )
 from analysis.evaluation.images import LabelledImages
 from analysis.evaluation.prediction import OnePass
-from analysis.evaluation.scores import METRICS, image_scores, pooled
+from analysis.evaluation.scores import METRICS, pooled
+from analysis.evaluation.search import (
+    MOST_FOLDS,
+    Known,
+    Scorer,
+    Tried,
+    best_parameters,
+    cross_fitted,
+    search,
+)
 from analysis.instances.methods import WAYS, default_parameters, make_instances, way_of
+from analysis.instances.way import Parameters
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet, index_dataset
 from trainables.data.normalization import normalize
@@ -62,8 +70,10 @@ def mean_ap(tried: Tried) -> float:
     return float(pooled(tried[1])[METRICS.index("ap_mean")])
 
 
-def calibrate(*arguments: Any, **options: Any) -> tuple[dict[str, float], float, float]:
-    tried = search(*arguments, **options)
+def calibrate(
+    config: TrialConfig, known: Sequence[Known], default: Parameters, **options: Any
+) -> tuple[dict[str, float], float, float]:
+    tried = search(Scorer(config, known), default, **options)
     return best_parameters(tried), max(map(mean_ap, tried)), mean_ap(tried[0])
 
 
@@ -104,17 +114,125 @@ def test_every_way_can_be_calibrated(config: TrialConfig) -> None:
     assert way_of(config) in ("2-class + watershed", "3-class", "star-convex head")
 
 
-def test_a_group_is_scored_with_what_the_others_chose() -> None:
-    truth = cells(0)
-    good, bad = image_scores(truth, truth), image_scores(truth, np.zeros_like(truth))
-    tried: list[Tried] = [
-        ({"p": 0.0}, [bad, bad, bad]),
-        ({"p": 1.0}, [good, good, bad]),  # best of all; chosen by the first group alone
-        ({"p": 2.0}, [bad, bad, good]),
+def test_of_a_group_nothing_is_seen_by_the_search_that_scores_it() -> None:
+    """Its parameters stay the same, whatever its images and its truth are."""
+    known = [(blurred(cells(s)), cells(s)) for s in range(3)]
+    unseen, default = default_parameters(TWO, {}), default_parameters(TWO, {})
+    groups = ["a", "b", "b"]
+    first = cross_fitted(Scorer(TWO, known), default, groups, budget=12)
+    assert list(first) == ["a", "b"]
+    rng = np.random.default_rng(0)
+    for left_out in (0, 1):
+        for noise in (0.1, 0.9):
+            changed = list(known)
+            for n, group in enumerate(groups):
+                if group == "ab"[left_out]:
+                    truth = np.zeros_like(known[n][1])
+                    truth[5:80, 5:100] = 1  # one cell, so large that all limits would move
+                    changed[n] = (rng.random(known[n][0].shape, np.float32) * noise, truth)
+            found = cross_fitted(Scorer(TWO, changed), default, groups, budget=12)
+            assert found["ab"[left_out]] == first["ab"[left_out]]
+            assert found["ba"[left_out]] != first["ba"[left_out]]
+    alone = best_parameters(search(Scorer(TWO, known), unseen, images=[1, 2], budget=12))
+    assert first["a"] == alone
+    assert cross_fitted(Scorer(TWO, known), default, ["a"] * 3, budget=12) == {}
+
+
+def test_many_groups_are_held_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = cells(0)
+    scorer = Scorer(TWO, [(blurred(labels), labels)] * 12)
+    groups = [f"g{n}" for n in range(12)]
+    asked: list[list[int]] = []
+    real = scorer.scores
+
+    def scores(parameters: Any, images: Any) -> Any:
+        asked.append(list(images))
+        return real(parameters, images)
+
+    monkeypatch.setattr(scorer, "scores", scores)
+    found = cross_fitted(scorer, default_parameters(TWO, {}), groups, budget=1)
+    assert list(found) == groups
+    assert len(asked) == MOST_FOLDS == 5
+    for number in range(12):
+        (without,) = (images for images in asked if number not in images)
+        assert len(without) in (9, 10)
+
+
+def test_groups_without_any_cell_choose_nothing() -> None:
+    labels = cells(0)
+    empty = np.zeros_like(labels)
+    known = [(blurred(labels), labels), (blurred(labels), empty)]
+    default = default_parameters(TWO, {}) | {"threshold": 0.99}  # finds nothing
+    found = cross_fitted(Scorer(TWO, known), default, ["a", "b"], budget=16)
+    assert found["a"] == default, "in b there is nothing to learn from"
+    alone = search(Scorer(TWO, known[:1]), default, budget=16)
+    assert found["b"] == best_parameters(alone) != default
+
+
+def test_a_gap_that_is_given_back_is_searched_for_itself(dataset: DataSet, tmp_path: Path) -> None:
+    one_pass = OnePass(Network(INFO), LabelledImages())
+    both = calibrate_checkpoint(tmp_path, one_pass, dataset, budget=6, both_gaps=True)
+    content = json.loads((tmp_path / CALIBRATION).read_text())
+    known = [
+        (
+            normalize(tifffile.imread(item.image), TWO.normalization)[None],
+            tifffile.imread(item.mask),
+        )
+        for item in dataset.subset("val")
     ]
-    assert best_parameters(tried) == {"p": 1.0}
-    assert held_out(tried, ["a", "a", "b"]) == {"a": {"p": 2.0}, "b": {"p": 1.0}}
-    assert held_out(tried, ["a", "a", "a"]) == {}
+    known = [(maps, truth.astype(np.int32)) for maps, truth in known]
+    default = default_parameters(TWO, {})
+    cells_found = []
+    for gap in (False, True):
+        scorer = Scorer(TWO, known, give_back_gap=gap)
+        tried = search(scorer, default, budget=6)
+        stored = content["given_back"] if gap else content
+        assert stored["calibrated"] == best_parameters(tried) == both.of(gap).calibrated
+        assert stored["score"] == max(map(mean_ap, tried))
+        assert stored["held_out"] == cross_fitted(scorer, default, ["t2", "t3"], budget=6)
+        assert len(tried) == 6
+        cells_found.append(np.concatenate([one.above for _, scores in tried for one in scores]))
+    assert (cells_found[0] != cells_found[1]).any(), "the line belongs to the cells"
+    # kept: both where both are asked for, and the own way alone is enough where it is not
+    calls = Network(INFO)
+    again = OnePass(calls, LabelledImages())
+    assert calibrate_checkpoint(tmp_path, again, dataset, budget=6, both_gaps=True) == both
+    assert calibrate_checkpoint(tmp_path, again, dataset, budget=6) == both
+    assert calls.calls == 0
+    own = calibrate_checkpoint(tmp_path, again, dataset, budget=7)
+    assert own.given_back is None
+    with pytest.raises(ValueError, match="was not calibrated"):
+        own.of(True)
+    more = calibrate_checkpoint(tmp_path, again, dataset, budget=7, both_gaps=True)
+    assert (more.calibrated, more.held_out) == (own.calibrated, own.held_out)
+    assert more.of(True).budget == 7
+
+
+def test_what_a_trial_has_chosen_itself_starts_no_search_that_holds_out(tmp_path: Path) -> None:
+    """Its own thresholds were chosen on all validation images."""
+    root = tmp_path / "data"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for number in range(4):
+        labels = cells(number)
+        tifffile.imwrite(root / "images" / f"t{number}.tif", (1000 + labels).astype(np.uint16))
+        tifffile.imwrite(root / "masks" / f"t{number}.tif", labels.astype(np.uint16))
+    split = {"train": ["t0"], "val": ["t1", "t2"], "test": ["t3"]}
+    (root / "dataset.yaml").write_text(yaml.safe_dump({"split": split}))
+
+    class Stars(Network):
+        config = STAR
+
+        def maps(
+            self, normalized: NDArray[np.float32], inference: Inference | None = None
+        ) -> NDArray[np.float32]:
+            return star_targets(cells(1), STAR.rays)
+
+    chosen = INFO | {"task": {"thresholds": {"prob": 0.123, "nms": 0.321}}}
+    found = calibrated(tmp_path, Stars(chosen), index_dataset(root), 1)
+    assert found.calibrated["prob_threshold"] == found.default["prob_threshold"] == 0.123
+    for parameters in found.held_out.values():
+        assert (parameters["prob_threshold"], parameters["nms_threshold"]) == (0.5, 0.4)
 
 
 def test_stored_thresholds_are_a_star_convex_trials_defaults() -> None:
@@ -218,7 +336,7 @@ def test_a_calibration_of_the_narrow_search_is_made_again(dataset: DataSet, tmp_
     assert read_calibration(tmp_path) == old, "still good enough to segment with"
     assert calibrated(tmp_path, network, dataset, 4) == new
     assert json.loads((tmp_path / CALIBRATION).read_text()) == content
-    (tmp_path / CALIBRATION).write_text(json.dumps(content | {"format": 4}))
+    (tmp_path / CALIBRATION).write_text(json.dumps(content | {"format": FORMAT + 1}))
     assert read_calibration(tmp_path) is None
 
 

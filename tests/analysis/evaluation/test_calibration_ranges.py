@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from analysis.evaluation.calibration import at_bound, best_parameters, limits, search
 from analysis.evaluation.scores import METRICS, pooled
+from analysis.evaluation.search import Scorer, at_bound, best_parameters, limits, search
 from analysis.instances.methods import WAYS, default_parameters, make_instances
 from analysis.instances.separate import from_3class
 from trainables.config import TrialConfig
@@ -53,7 +53,7 @@ def sure(labels: NDArray[np.int32], inside: float, neck: float) -> NDArray[np.fl
 def best_of(
     config: TrialConfig, maps: NDArray[np.float32], labels: NDArray[np.int32], **options: Any
 ) -> tuple[dict[str, float], float]:
-    tried = search(config, [(maps, labels)], default_parameters(config, {}), **options)
+    tried = search(Scorer(config, [(maps, labels)]), default_parameters(config, {}), **options)
     return best_parameters(tried), max(float(pooled(s)[METRICS.index("ap_mean")]) for _, s in tried)
 
 
@@ -151,8 +151,8 @@ def test_large_cells_get_larger_depths_smoothing_and_sizes() -> None:
     small, large = (np.full((s, s), 1, np.int32) for s in (20, 200))
     maps = np.zeros((1, 2, 2), np.float32)
     at_20, at_200 = limits(TWO, [(maps, small)]), limits(TWO, [(maps, large)])
-    assert at_20["min_size"] == (0, 200)
-    assert at_200["min_size"] == (0, 20_000)
+    assert at_20["min_size"] == (0, 400), "of a single cell, no more than it has"
+    assert at_200["min_size"] == (0, 40_000)
     assert at_20["seed_depth"][1] == pytest.approx(6)
     assert at_200["seed_depth"][1] == pytest.approx(56.4, abs=0.1)
     assert at_200["smoothing"][1] == pytest.approx(28.2, abs=0.1)
@@ -187,7 +187,7 @@ def test_large_cells_in_two_lobes_are_kept_whole() -> None:
         ("seed_depth", 6.0, True),
         ("seed_depth", 0.25, True),
         ("seed_depth", 2.0, False),
-        ("min_size", 200, True),
+        ("min_size", 400, False),
         ("min_size", 0, False),
         ("smoothing", 0.0, False),
         ("smoothing", 3.0, True),

@@ -29,7 +29,7 @@ def moved(by: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 def analysed() -> AnalysedTrial:
     candidate = Candidate("m", TrialConfig(architecture="Unet", encoder="resnet18"), ("t",), 0.5)
-    calibration = Calibration({}, {}, 0.0, 0.0, 1, [], {}, [])
+    calibration = Calibration({}, {}, 0.0, 0.0, 1, [], {}, [], {}, {})
     trial = AnalysedTrial(candidate, "t", calibration, [VARIANT])
     for scored, by in ((trial.validation, 0), (trial.measured, 1)):
         scored.images, scored.groups = ["i"], ["g"]

@@ -125,6 +125,8 @@ def test_every_image_is_scored_with_the_parameters_that_it_had_no_part_in(
         images=["i1", "i2"],
         held_out={"i1": at(0.6), "i2": at(0.85)},
         at_bound=[],
+        ranges={},
+        untuned=at(0.1),
     )
     expected = {
         ("val", "default"): [0.1, 0.1],
