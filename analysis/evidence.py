@@ -52,6 +52,35 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """What the methods found in images without masks (``--unlabelled``)."""
+
+    objects: pd.DataFrame
+    """One row per cell: method, trial_id, image, group (its field),
+    frame (place in the field, from 0), label, overlap_label (the recommended method's cell of this
+    image that it overlaps most; empty if it shares less than half of the smaller one with each),
+    track (that cell's track, numbered over all fields), at_border, left_out (cells at the border),
+    then the columns of `analysis.morphology.measure`."""
+    statistics: pd.DataFrame
+    """All pairs of methods: the columns of `Evidence.statistics`, and cells_a, cells_b (all cells
+    that are not left out, also those without a track) and p_cells (Mann-Whitney over these, the
+    paper's test)."""
+    recommended: str
+    """The method whose cells are linked to tracks."""
+    unit: str
+    """What is independent: 'track', or 'group' (a field) from six fields on."""
+    frames: int
+    pixel_size_um: float | None
+    data: str
+    """The file or folder."""
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """`objects` whose features are compared: without those that are left out."""
+        return compared(self.objects)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What an analysis found.
 
@@ -136,6 +165,8 @@ class Evidence:
     """convention, pixel_size_um and frame_interval_s (or None), unit (the independent one), top,
     flips, versions, seeds, budget of the calibration, data root and fingerprint, command of the
     analysis."""
+    unlabelled: Unlabelled | None = None
+    """None if no images without masks were given, or no method could find cells in them."""
 
     given: list[str] = field(default_factory=list)
     """Names of label images from elsewhere (``--labels``): scored, measured and tested like

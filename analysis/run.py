@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from analysis.instances.methods import GIVEN_BACK
 from analysis.runfolder import AnalysisError, Run, candidates, open_data, read_run
-from analysis.segment.inputs import InputError, list_frames
+from analysis.segment.inputs import Frame, InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
 from analysis.study.annotations import CellAnnotations
 from analysis.study.given_labels import items_of, open_given
-from trainables.cli import DONE, Parser, command_line, run
+from analysis.study.sequence import ImageSequence, read_sequence
+from trainables.cli import DONE, FAILED, Parser, command_line, run
 from trainables.data.dataset import DataError, DataSet
 from trainables.errors import CheckpointError
 from trainables.machine.cores import keep_to_quota
@@ -65,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="new place of the sweep's data, or other images to measure instead of its test "
         "images (no copies or parts of its training and validation images)",
+    )
+    add(
+        "--unlabelled",
+        type=Path,
+        metavar="SEQUENCE",
+        help="also compare the ways of making cells on images without masks, usually a time-lapse: "
+        "a folder of images, a folder of such folders (one for each field), or a TIFF stack",
     )
     add(
         "--convention",
@@ -122,10 +131,13 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     known = CellAnnotations(other or dataset)  # its errors are reported before any computation
     names = {name for one in candidates(run) for name in (one.name, one.name + GIVEN_BACK)}
     given = open_given(arguments.labels, items_of(dataset, other), names)
+    sequence = read_sequence(arguments.unlabelled.absolute()) if arguments.unlabelled else None
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
     if other is not None:
-        _say_sizes(console, run, other)
+        _say_sizes(console, run, list_frames([item.image for item in other.items]))
+    if sequence is not None:
+        _say_sequence(console, run, sequence)
     began = time.monotonic()
     # slow imports, after everything that can be refused
     from analysis.report.page import write_report
@@ -155,6 +167,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
             return lambda: bar.advance(number)
 
         study = make_study(run, dataset, other, known, options, given)
+        study = replace(study, unlabelled=sequence)
         evidence = gather(study, new_task, command)
     report = out / "report"
     write_tables(evidence, report)
@@ -163,18 +176,28 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     console.print(f"report: {page}")
     console.print(f"this took {time.monotonic() - began:.0f} s")
     _say_next(console, out, dataset)
-    return DONE
+    return DONE if sequence is None or evidence.unlabelled is not None else FAILED
 
 
-def _say_sizes(console: Console, run: Run, other: DataSet) -> None:
+def _say_sequence(console: Console, run: Run, sequence: ImageSequence) -> None:
+    """Print what images without masks were found."""
+    frames, fields = len(sequence.frames), len({frame.sequence for frame in sequence.frames})
+    console.print(
+        f"images without masks: {frames} frame{'s' * (frames != 1)} of {fields} "
+        f"field{'s' * (fields != 1)}",
+        markup=False,
+    )
+    _say_sizes(console, run, sequence.frames)
+
+
+def _say_sizes(console: Console, run: Run, frames: Sequence[Frame]) -> None:
     """Print a note when images are much larger than the training images."""
     best = run.done()[0]
     trained = trained_shape(read_manifest(run.checkpoint(best)))
     configs = [run.configs[trial_id] for trial_id in run.done()]
     by_image = [c for c in configs if c.normalization.mode == "image"]
     if trained is not None and by_image:
-        shapes = [frame.shape for frame in list_frames([item.image for item in other.items])]
-        note = size_note(by_image[0], trained, shapes)
+        note = size_note(by_image[0], trained, [frame.shape for frame in frames])
         if note:
             console.print(f"note: {note}", markup=False)
 

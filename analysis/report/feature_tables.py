@@ -62,7 +62,7 @@ def against_truth(evidence: Evidence) -> pd.DataFrame:
                 "feature": row["feature"],
                 "published": 100 * published_bias(row),
                 "matched": 100 * bias,
-                **_tested(row),
+                **tested(row),
             }
         )
     order = {name: place for place, name in enumerate(dict.fromkeys(evidence.methods["method"]))}
@@ -85,7 +85,7 @@ def between_populations(evidence: Evidence) -> pd.DataFrame:
             "b": row["b"],
             "feature": row["feature"],
             "cliffs_delta": row["cliffs_delta"],
-            **_tested(row),
+            **tested(row),
         }
         for row in table.to_dict("records")
     ]
@@ -123,7 +123,7 @@ def family_rows(evidence: Evidence, family: str) -> pd.DataFrame:
     return table[table["family"] == family] if len(table) else table
 
 
-def _tested(row: Mapping[Any, Any]) -> dict[str, Any]:
+def tested(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return effect, interval and margin, then verdict and p-values."""
     length = row["feature_unit"]
     return {

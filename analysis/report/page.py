@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from markupsafe import Markup
 from analysis.evidence import TRUTH, Evidence
 from analysis.report.answer import answer
 from analysis.report.errors import errors_table
-from analysis.report.figures import Drawn, figures_of, make_figures
+from analysis.report.figures import UNLABELLED_FIGURE, Drawn, figures_of, make_figures
 from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
 from analysis.report.table1 import table1
-from analysis.report.tables import make_tables, number, representatives, unit_of
+from analysis.report.tables import Table, make_table, make_tables, number, representatives, unit_of
+from analysis.report.unlabelled import unlabelled_said, unlabelled_table
 from analysis.report.viewer import viewer_pictures
 from trainables.cli import command_line
 from trainables.records.files import write_text, write_with
@@ -58,6 +59,27 @@ def shown(figures: Mapping[str, Drawn]) -> list[Shown]:
         source = Markup(f"data:image/{kind};base64,{data}")
         found.append(Shown(name, figure.title, figure.caption, source, width))
     return found
+
+
+@dataclass(frozen=True)
+class WithoutMasks:
+    """The page's section on images without masks."""
+
+    sentences: list[str]
+    figure: Shown | None
+    table: Table | None
+
+
+def unlabelled(evidence: Evidence, figures: Sequence[Shown]) -> WithoutMasks | None:
+    """Return the section on images without masks; None where none were given."""
+    found = evidence.unlabelled
+    if found is None:
+        return None
+    own = [figure for figure in figures if figure.name == UNLABELLED_FIGURE]
+    table = make_table("unlabelled", *unlabelled_table(found))
+    return WithoutMasks(
+        unlabelled_said(found), own[0] if own else None, table if table.total else None
+    )
 
 
 def left_out(evidence: Evidence, figures: Mapping[str, Drawn]) -> list[str]:
@@ -133,6 +155,8 @@ def provenance(evidence: Evidence) -> list[tuple[str, str]]:
         "Training seeds": ", ".join(f"{seed:g}" for seed in seeds),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
+    if settings.get("unlabelled"):
+        facts["Images without masks"] = settings["unlabelled"]
     if settings.get("measured_data") not in (None, facts["Data"]):
         facts["Measured data"] = settings["measured_data"]
         facts["Measured data fingerprint"] = settings.get("measured_fingerprint")
@@ -165,6 +189,7 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
     if not table.empty:
         write_with(folder / "table1.csv", lambda path: table.to_csv(path, index=False))
     figures = make_figures(evidence, folder / "figures")
+    drawn = shown(figures)
     pictures, notes = viewer_pictures(evidence.pictures)
     board = evidence.leaderboard
     environment = jinja2.Environment(
@@ -179,7 +204,8 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         title=_title(evidence),
         answer=answer(evidence),
         tables=make_tables(evidence),
-        figures=shown(figures),
+        figures=[one for one in drawn if one.name != UNLABELLED_FIGURE],
+        unlabelled=unlabelled(evidence, drawn),
         errors=errors_table(evidence, {name for one in pictures for name in one["layers"]}),
         viewer=embedded({"pictures": pictures, "truth": TRUTH, "colours": OUTCOME_COLOURS})
         if pictures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,32 @@ def comparisons(
         See `analysis.evidence.Evidence.statistics`; empty if there is nothing to compare.
     """
     table = with_unit(objects, unit)
-    questions = list(_questions(table[table["unit"].notna()], unit))
+    return answered(
+        list(_questions(table[table["unit"].notna()], unit)),
+        recommended=recommended,
+        convention=convention,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def answered(
+    questions: Sequence[Question],
+    *,
+    recommended: str | None,
+    convention: str,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Compare all pairs of each question in all features; see `comparisons`.
+
+    Parameters
+    ----------
+    questions : sequence of Question
+        Their cells have the column ``unit``, see `with_unit`.
+    recommended, convention, resamples, seed
+        See `comparisons`.
+    """
     tables = []
     for question in questions:
         for feature in FEATURES:

@@ -27,6 +27,8 @@ FAMILY_FEATURES = ("area", "perimeter", "circularity", "solidity")
 they get intervals."""
 TRUTH_FAMILY = "methods against truth"
 POPULATION_FAMILY = "populations"
+UNLABELLED = "unlabelled"
+"""The comparison of methods on images without masks, and its family: all pairs of methods."""
 POWERS = {"area": 2, "perimeter": 1, "radius": 1}
 """Powers of a length; other features have none."""
 
@@ -37,7 +39,7 @@ def family_of(comparison: str, method: str, a: str, b: str, recommended: str | N
         return TRUTH_FAMILY
     if comparison == "populations" and method == recommended:
         return POPULATION_FAMILY
-    return ""
+    return UNLABELLED if comparison == UNLABELLED else ""
 
 
 def length_unit(objects: pd.DataFrame, feature: str) -> tuple[str, str]:
@@ -56,9 +58,9 @@ class Question(NamedTuple):
     """Cells of which all pairs of levels are compared, feature by feature."""
 
     comparison: str
-    """'methods', 'populations' or 'groups'."""
+    """'methods', 'populations', 'groups' or 'unlabelled'."""
     method: str
-    """Whose cells are compared; '' for methods."""
+    """Whose cells are compared; '' for methods (also those of 'unlabelled')."""
     cells: pd.DataFrame
     by: str
     """Column with the levels."""
@@ -90,7 +92,8 @@ def with_verdicts(
     DataFrame
         `found` with further columns:
 
-        - family: 'methods against truth', 'populations', or '' (exploratory: no verdict)
+        - family: 'methods against truth', 'populations', 'unlabelled', or '' (exploratory: no
+          verdict)
         - margin: the difference that half a pixel of boundary makes
           (`analysis.morphology.margin.half_pixel`), for cells as in this comparison
         - p_family: p of unit_difference, corrected for all differences of its family
@@ -120,7 +123,7 @@ def with_verdicts(
         row["further_units"] = math.nan
         if in_family and row["family"] and row["n_a"] and row["n_b"]:
             pairs[number] = pair_units(cells[row["a"]], cells[row["b"]])[0]
-    for family in (TRUTH_FAMILY, POPULATION_FAMILY):
+    for family in (TRUTH_FAMILY, POPULATION_FAMILY, UNLABELLED):
         own = [number for number in pairs if rows[number]["family"] == family]
         blocks = [(rows[number]["a"], rows[number]["b"]) for number in own]
         tested = family_p([pairs[n] for n in own], blocks, resamples=resamples, seed=seed)

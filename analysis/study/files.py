@@ -17,6 +17,11 @@ TRACKMATE = "trackmate"
 """Folder of the tables in TrackMate's form."""
 OBJECT_COLUMNS = ("group", "split", "trial_id", "matched_label", "iou", "population", "outcome")
 """Columns of these tables in addition to TrackMate's."""
+UNLABELLED_FILES = (
+    "unlabelled_objects.parquet",
+    "unlabelled_objects.csv",
+    "unlabelled_statistics.csv",
+)
 LONGEST_NAME = 100
 
 
@@ -29,7 +34,21 @@ def write_tables(evidence: Evidence, report: Path) -> None:
     for name in ("methods", "scores", "units", "errors", "statistics", "agreement", "noise"):
         table: pd.DataFrame = getattr(evidence, name)
         write_with(report / f"{name}.csv", partial(table.to_csv, index=False))
+    write_unlabelled(evidence, report)
     write_json(report / "settings.json", {**evidence.settings, "missing": evidence.missing})
+
+
+def write_unlabelled(evidence: Evidence, report: Path) -> None:
+    """Write the tables of images without masks; remove those of an earlier analysis."""
+    found = evidence.unlabelled
+    if found is None:
+        for name in UNLABELLED_FILES:
+            (report / name).unlink(missing_ok=True)
+        return
+    objects, csv, statistics = (report / name for name in UNLABELLED_FILES)
+    write_with(objects, found.objects.to_parquet)
+    write_with(csv, partial(found.objects.to_csv, index=False))
+    write_with(statistics, partial(found.statistics.to_csv, index=False))
 
 
 def write_trackmate(evidence: Evidence, folder: Path) -> None:

@@ -28,6 +28,7 @@ from analysis.study.trials import (
     pictures_of,
 )
 from analysis.study.truth import measure_truth
+from analysis.study.unlabelled import unlabelled
 from trainables.errors import CheckpointError
 from trainables.records.manifest import library_versions
 
@@ -70,6 +71,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     biases = unit_biases(cells, unit=unit).assign(parameters="calibrated")
     standing = validation_scores(trials, unit)
     methods = method_table(run, trials, standing, unit, seed=options.seed)
+    without_masks, undone = unlabelled(study, methods, new_task)
     return Evidence(
         out=run.out,
         plan=run.plan,
@@ -95,14 +97,21 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         noise=noise_of(cells, options.convention, seed=options.seed),
         crop=crop,
         pictures=pictures_of(sources, truth),
-        missing=[*missing, *unseen, *(note for one in study.given for note in one.note())],
+        missing=[
+            *missing,
+            *unseen,
+            *(note for one in study.given for note in one.note()),
+            *undone,
+        ],
         settings=_record(study, command),
         given=[one.name for one in given],
+        unlabelled=without_masks,
     )
 
 
 def _record(study: Study, command: str) -> dict[str, Any]:
     dataset, measured = study.dataset, study.measured
+    sequence = study.unlabelled
     return {
         **study.options.__dict__,
         "pixel_size_um": measured.pixel_size_um,
@@ -112,6 +121,7 @@ def _record(study: Study, command: str) -> dict[str, Any]:
         "measured_data": str(measured.root),
         "measured_fingerprint": measured.fingerprint,
         "labels": {one.name: str(one.folder) for one in study.given},
+        **({} if sequence is None else {"unlabelled": str(sequence.path)}),
         "command": command,
         "versions": library_versions("scikit-image", "scipy", "pandas", "stardist", "optuna"),
     }

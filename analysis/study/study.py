@@ -12,6 +12,7 @@ from analysis.statistics.pairs import RESAMPLES
 from analysis.study.annotations import CellAnnotations
 from analysis.study.given_labels import GivenLabels, items_of
 from analysis.study.objects import CellMeasurer
+from analysis.study.sequence import ImageSequence
 from trainables.data.dataset import DataSet, Item
 
 
@@ -50,6 +51,8 @@ class Study:
     """Label images of the measured images from elsewhere."""
     images: LabelledImages = field(default_factory=LabelledImages)
     """Reads all these images."""
+    unlabelled: ImageSequence | None = None
+    """Images without masks on which methods are compared, too."""
 
 
 def make_study(

@@ -104,10 +104,20 @@ FIGURES: dict[str, Kind[Any]] = {
     ),
 }
 """All figures in the order of the page. To add one, write its file and an entry here."""
+UNLABELLED_FIGURE = "figure9_unlabelled"
+"""The figure of images without masks, in a section of its own."""
+UNLABELLED: Kind[features.Features] = Kind(
+    "Six features by method, without masks (the paper's Figure 9)",
+    features.compute_unlabelled,
+    features.draw,
+    features.caption,
+)
 
 
 def figures_of(evidence: Evidence) -> dict[str, Kind[Any]]:
-    """Return all figures by name: `FIGURES`, with one entry for each of the sweep's tasks."""
+    """Return all figures by name: `FIGURES`, with one entry for each of the sweep's tasks, and
+    `UNLABELLED` where images without masks were given.
+    """
     board = evidence.leaderboard
     tasks = in_order(board["task"] if len(board) else list(TASKS)[:1], list(TASKS))
     found = {}
@@ -119,6 +129,8 @@ def figures_of(evidence: Evidence) -> dict[str, Kind[Any]]:
             title = kind.title.format(task=task_name(task))
             compute = partial(kind.compute, task=task)
             found[f"{name}_{task}"] = replace(kind, title=title, compute=compute)
+    if evidence.unlabelled is not None:
+        found[UNLABELLED_FIGURE] = UNLABELLED
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from itertools import cycle
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -21,8 +21,10 @@ from analysis.report.tables import (
     MOST_DOTS,
     feature_column,
     in_order,
+    representatives,
     unit_of,
 )
+from analysis.report.unlabelled import frames_said, unit_name
 
 
 class Panel(NamedTuple):
@@ -61,18 +63,44 @@ class Features(NamedTuple):
     """How many methods are left out, in words; '' for none."""
     size_known: bool
     """Whether sizes are in µm."""
+    colours: list[int]
+    """Place of each method's colour in `COLOURS`, so that it has one colour on the whole page."""
 
 
 def compute(evidence: Evidence) -> Features | None:
     """Return a box for every feature and method."""
-    objects = evidence.cells
-    if objects.empty:
-        return None
-    shown = [TRUTH, *first_methods(evidence), *evidence.given]
-    objects = objects[objects["method"].isin(shown)]
-    methods = in_order(objects["method"], shown)
-    tables = [objects[objects["method"] == name] for name in methods]
     unit = unit_of(evidence, cells=True)
+    ranked = [TRUTH, *first_methods(evidence), *evidence.given]
+    cells = evidence.cells
+    if cells.empty:
+        return None
+    cells = cells[cells["method"].isin(ranked)]
+    found = _features(evidence, cells, ranked, unit, measured_from(evidence))
+    return found._replace(few=methods_left_out(evidence))
+
+
+def compute_unlabelled(evidence: Evidence) -> Features | None:
+    """Return a box for every feature and method on images without masks; there is no truth."""
+    found = evidence.unlabelled
+    if found is None or found.cells.empty:
+        return None
+    known = replace(
+        evidence,
+        objects=found.objects,
+        settings={**evidence.settings, "pixel_size_um": found.pixel_size_um},
+    )
+    ranked = [TRUTH, *representatives(evidence)["method"]]
+    shown = _features(known, found.cells, ranked, found.unit, frames_said(found))
+    return shown._replace(means=shown.means.replace("group", unit_name(found)))
+
+
+def _features(
+    evidence: Evidence, objects: pd.DataFrame, ranked: list[str], unit: str, sample: str
+) -> Features:
+    """Return the boxes of cells; methods are in the order of `ranked`, the truth first."""
+    methods = in_order(objects["method"], ranked)
+    everyone = in_order([*ranked, *methods])
+    tables = [objects[objects["method"] == name] for name in methods]
     drawn = unit in {"group", "image"} & set(objects) and objects[unit].nunique() <= MOST_DOTS
     return Features(
         methods,
@@ -82,9 +110,10 @@ def compute(evidence: Evidence) -> Features | None:
             for feature in FEATURES
         ],
         f"mean of each {unit}" if drawn else "",
-        measured_from(evidence),
-        methods_left_out(evidence),
+        sample,
+        "",
         feature_column(evidence, "area")[1] == "µm²",
+        [everyone.index(name) - 1 for name in methods],
     )
 
 
@@ -125,8 +154,10 @@ def _ends(values: list[NDArray[Any]], means: list[NDArray[np.float64]]) -> tuple
 def draw(shown: Features) -> Figure:
     """Draw one panel per feature, one box per method."""
     count = len(shown.methods)
-    others = cycle(COLOURS)
-    colours = ["0.55" if name == TRUTH else next(others) for name in shown.methods]
+    colours = [
+        "0.55" if name == TRUTH else COLOURS[place % len(COLOURS)]
+        for name, place in zip(shown.methods, shown.colours)
+    ]
     labels = [
         "\n".join([*textwrap.wrap(name, 24), f"n = {cells:,}"])
         for name, cells in zip(shown.methods, shown.counts)
@@ -178,10 +209,12 @@ def caption(shown: Features) -> str:
     """Say what boxes, diamonds and lines mean, and where the axes end."""
     size = "" if shown.size_known else " The pixel size is not known, so sizes are in pixels."
     means = f"White diamonds: {shown.means}. " if shown.means else ""
+    known = any(panel is not None and panel.median is not None for panel in shown.panels)
+    truth = "Dashed: median of the truth. " if known else ""
     return (
         f"All cells in {shown.sample}, without those at the border of an image; n is the number "
         "of cells. Boxes: quartiles and median; whiskers: the last value within 1.5 box lengths; "
-        f"dots: values beyond. {means}Dashed: median of the truth. Axes end at the 0.5 and 99.5 % "
+        f"dots: values beyond. {means}{truth}Axes end at the 0.5 and 99.5 % "
         "points, or at three box lengths from the box if that is nearer; each panel gives the "
         f"number of cells beyond.{size}{shown.few}"
     )
