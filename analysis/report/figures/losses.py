@@ -179,8 +179,8 @@ def caption(shown: Losses) -> str:
     """Say what a line means, and what not to compare."""
     return (
         f"One line per trial ({shown.trials} trials), one panel per task and encoder; colour and "
-        "dash show the network. Further seeds of a candidate are thin lines. Panels of one "
-        f"task share their axes. With more than {MOST_POINTS} epochs, a point is the median of "
+        "dash show the network. Further seeds and folds of a candidate are thin lines. Panels of "
+        f"one task share their axes. With more than {MOST_POINTS} epochs, a point is the median of "
         "neighbouring epochs. Do not compare losses of different tasks: they are different "
         "functions."
     )
