@@ -129,5 +129,7 @@ def _flood(
         largest = int(np.argmax(np.bincount(parts.ravel(), minlength=count + 1)[1:])) + 1
         markers[parts == largest] = number
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    flooded: NDArray[np.integer[Any]] = watershed(-depth, markers, connectivity=2, mask=mask)
+    flooded: NDArray[np.integer[Any]] = watershed(-depth, markers, mask=mask)
+    if (mask & (flooded == 0)).any():  # connected to the rest at corners only
+        flooded = watershed(-depth, flooded, connectivity=2, mask=mask)
     return flooded
