@@ -9,6 +9,9 @@ import pandas as pd
 from analysis.evidence import Unlabelled
 from analysis.report.feature_tables import p_text, tested
 
+FIRST = ("unit_mean", "interval", "verdict", "p_text", "paper_text")
+"""Columns of the table that come first, because a narrow window shows only these."""
+
 
 def unit_name(found: Unlabelled) -> str:
     """Return the name of what is independent.
@@ -89,8 +92,13 @@ def unlabelled_table(found: Unlabelled) -> tuple[str, pd.DataFrame]:
     for row in found.statistics.to_dict("records"):
         shown = tested(row) | {"paper_text": p_text(row["p_cells"])}
         names = {"a": row["a"], "b": row["b"], "feature": row["feature"]}
-        counts = {"cells_a": row["cells_a"], "cells_b": row["cells_b"]}
-        rows.append(names | {f"{unit}s": min(row["units_a"], row["units_b"])} | shown | counts)
+        first = {column: shown.pop(column) for column in FIRST}
+        counts = {
+            f"{unit}s": min(row["units_a"], row["units_b"]),
+            "cells_a": row["cells_a"],
+            "cells_b": row["cells_b"],
+        }
+        rows.append(names | first | shown | counts)
     caption = (
         f"Methods on images without masks (a minus b). Mean over units: the mean over {unit}s of "
         "the difference of the two methods' means, with its 95 % confidence interval. Equivalent: "
