@@ -26,7 +26,7 @@ from analysis.statistics.resampling import (
     signs_p,
     units_p,
 )
-from analysis.statistics.units import BETWEEN_GROUPS, UnitPair, pair_units
+from analysis.statistics.units import BETWEEN_GROUPS, UnitPair, pair_units, unit_numbers
 
 RESAMPLES = 9999
 """Number of permutations of units, unless fewer are possible."""
@@ -165,6 +165,8 @@ def cells_of(objects: pd.DataFrame, feature: str, by: str, unit: str) -> dict[An
     columns = {"by": by, "unit": unit, "group": group}
     taken = {name: objects[column].to_numpy(object) for name, column in columns.items()}
     table = pd.DataFrame({"value": numbers, **taken})
+    for name in ("unit", "group"):  # compared often; as categories, by their numbers
+        table[name] = table[name].astype("category")
     levels = [level for level in table["by"].drop_duplicates() if not pd.isna(level)]
     table = table[np.isfinite(table["value"]) & table["by"].notna() & table["unit"].notna()]
     return {level: table.loc[table["by"] == level] for level in levels}
@@ -219,7 +221,7 @@ def _by_units(
     else:
         found["p_unit"] = units_p(pair.means_a, pair.means_b, resamples, rng)
     found["p_least"] = least_p(units_a, units_b, pair.paired, resamples)
-    unit_a, unit_b = (np.unique(t["unit"].astype(str), return_inverse=True)[1] for t in (a, b))
+    unit_a, unit_b = (unit_numbers(t)[1] for t in (a, b))
     values_a, values_b = a["value"].to_numpy(float), b["value"].to_numpy(float)
     draws_a, draws_b = without_each(units_a, units_b, pair.paired)
     differences = ratio_of_sums(draws_a, *_totals(values_a, unit_a, units_a))

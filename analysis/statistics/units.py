@@ -81,8 +81,8 @@ def pair_units(a: pd.DataFrame, b: pd.DataFrame) -> tuple[UnitPair, pd.DataFrame
     if _between_groups(a, b):
         note = BETWEEN_GROUPS
         a, b = a.assign(unit=a["group"]), b.assign(unit=b["group"])
-    shared = set(a["unit"]) & set(b["unit"])
-    everything = set(a["unit"]) | set(b["unit"])
+    units_a, units_b = (set(cells["unit"].unique()) for cells in (a, b))
+    shared, everything = units_a & units_b, units_a | units_b
     paired = shared == everything or len(shared) >= FEWEST_UNITS
     if shared and shared != everything:  # not where groups are the units: they share none
         if paired:
@@ -95,19 +95,31 @@ def pair_units(a: pd.DataFrame, b: pd.DataFrame) -> tuple[UnitPair, pd.DataFrame
     return UnitPair(paired, names_a, names_b, means_a, means_b, note), a, b
 
 
+def unit_numbers(cells: pd.DataFrame) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the names of the cells' units, sorted, and the place of each cell's unit in them."""
+    codes, found = pd.factorize(cells["unit"])
+    names = np.array([str(name) for name in found], dtype=object)
+    order = np.argsort(names, kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return tuple(names[order].tolist()), place[codes]
+
+
 def _means(cells: pd.DataFrame) -> tuple[tuple[str, ...], Array]:
-    names, index = np.unique(cells["unit"].astype(str), return_inverse=True)
+    names, index = unit_numbers(cells)
     values = cells["value"].to_numpy(float)
     sums = np.bincount(index, values, minlength=len(names))
-    return tuple(names.tolist()), sums / np.bincount(index, minlength=len(names))
+    return names, sums / np.bincount(index, minlength=len(names))
 
 
 def _between_groups(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     """Whether two sets of cells are of different groups of images, and units are parts of groups:
     they then share their group's conditions, and are no independent evidence.
     """
-    both = pd.concat([a, b])
-    if both["group"].isna().any() or set(a["group"]) & set(b["group"]):
+    if a["group"].isna().any() or b["group"].isna().any():
         return False
-    within = both.groupby("unit")["group"].nunique().max() == 1
+    if set(a["group"].unique()) & set(b["group"].unique()):
+        return False
+    both = pd.concat([cells[["unit", "group"]].drop_duplicates() for cells in (a, b)])
+    within = both.groupby("unit", observed=True)["group"].nunique().max() == 1
     return bool(within) and both["unit"].nunique() > both["group"].nunique()
