@@ -109,8 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=9999,
         metavar="N",
-        help="number of random permutations behind each p_unit in statistics.csv (default: 9999); "
-        "where fewer different ones exist, each of them is used once",
+        help="number of random permutations behind p_unit and p_family in statistics.csv (default: "
+        "9999; families of many differences use more); where fewer different ones exist, each of "
+        "them is used once",
     )
     add(
         "--seed",

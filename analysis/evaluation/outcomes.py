@@ -83,7 +83,8 @@ def outcomes(true: NDArray[np.integer], pred: NDArray[np.integer]) -> Outcomes:
     pairs = match_numbered(a, b)
     tp = np.zeros((len(CAUSES), len(IOUS)), np.int64)
     for column, iou in enumerate(IOUS):
-        right = pairs.true[pairs.iou >= iou] - 1
+        # IoUs have single precision, in which 7 / 10 is a little less than 0.7
+        right = pairs.true[pairs.iou >= iou - 1e-7] - 1
         tp[:, column] = np.bincount(cause_a[right], minlength=len(CAUSES))
     counts = pd.DataFrame(
         {

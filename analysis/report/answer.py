@@ -206,7 +206,7 @@ def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
 
 
 def _power(evidence: Evidence, units: int, unit: str, lead: float) -> str:
-    said = f"{units} {unit}s usually show a lead of {lead:.2g} in mean AP, not a smaller one"
+    said = f"{units} {unit}s often miss a lead below {lead:.2g} in mean AP"
     if lead <= WANTED_LEAD:
         return f"{said}."
     needed = units_needed(evidence.standing, WANTED_LEAD)
@@ -245,8 +245,8 @@ def _chosen(evidence: Evidence) -> list[str]:
     analysed = evidence.methods["method"].nunique()
     return [
         f"The page analyses {analysed} methods: the candidates with the highest validation IoU, "
-        f"and for every way of making cells its best candidate. By IoU, {tied} of {len(known)} "
-        "candidates are statistically tied."
+        f"and the best one of every other way of making cells. By the overlap of pixels alone "
+        f"(IoU), {tied} of {len(known)} trained candidates are statistically tied."
     ]
 
 
@@ -262,9 +262,13 @@ def _tested(evidence: Evidence) -> list[str]:
     split, unit = measured_split(evidence), unit_of(evidence)
     count = counted(evidence, split)
     images = "" if unit == "image" else f"{_many(count['images'], 'image')}, "
+    first, interval = representatives(evidence).iloc[0], ""
+    if math.isfinite(first["measured_low"]):
+        ends = f"{first['measured_low']:.3f} to {first['measured_high']:.3f}"
+        interval = f" (95 % confidence interval {ends})"
     return [
         f"On the {split} images, not used for training, tuning or selection "
         f"({independent(count['units'], unit)}, {images}"
-        f"{_many(count['true_objects'], 'true cell')}): mean AP {row['test_ap']:.3f}, "
+        f"{_many(count['true_objects'], 'true cell')}): mean AP {row['test_ap']:.3f}{interval}, "
         f"IoU {row['test_iou']:.3f}."
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence import TRUTH, Evidence
-from analysis.report.feature_tables import interval_text, signed_text
+from analysis.report.feature_tables import effect_text
 from analysis.study.families import FAMILY_FEATURES
 
 LARGER, SMALLER, NOT_SHOWN = "a is larger", "a is smaller", "no difference shown"
@@ -20,7 +20,7 @@ def conclusions(evidence: Evidence) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        a, b, feature, method, unit_mean (difference of units' means, a minus b), interval,
+        a, b, feature, method, effect (difference of units' means, a minus b, with its interval),
         conclusion (by the interval: a is larger, a is smaller, or no difference shown), as_truth
         ('yes' or 'no'; '' for the truth). Empty without populations or with too few units.
     """
@@ -49,8 +49,7 @@ def conclusions(evidence: Evidence) -> pd.DataFrame:
                     "b": b,
                     "feature": feature,
                     "method": row["method"],
-                    "unit_mean": signed_text(row["unit_difference"], row["feature_unit"]),
-                    "interval": interval_text(row),
+                    "effect": effect_text(row),
                     "conclusion": said,
                     "as_truth": same,
                 }
@@ -77,28 +76,21 @@ def survives_said(evidence: Evidence) -> list[str]:
         return []
     wrong = table[table["as_truth"] == "no"]
     asked = len(table.drop_duplicates(["a", "b", "feature"]))
-    others = (
-        "the method that may be the best leads"
-        if len(tied) == 1
-        else (f"all {len(tied)} methods that may be the best lead")
-    )
-    question = "Does the choice of method change what is concluded about populations?"
+    who = tied[0] if len(tied) == 1 else f"all {len(tied)} methods that may be the best"
+    said = f"Conclusions about populations, from the cells of {who} and from the true cells"
     if wrong.empty:
-        return [
-            f"{question} No: {others} to the same conclusion as the true cells in all {asked} "
-            "comparisons."
-        ]
+        return [f"{said}: the same in all {asked} comparisons."]
     cases: dict[tuple[str, str, str], list[str]] = {}
     for row in wrong.to_dict("records"):
         cases.setdefault((row["feature"], row["a"], row["b"]), []).append(row["method"])
     shown = "; ".join(
-        f"{feature.replace('_', ' ')} of {a} against {b} ({', '.join(names)})"
+        f"{feature.replace('_', ' ')} of {a} against {b}"
+        + (f" ({', '.join(names)})" if len(tied) > 1 else "")
         for (feature, a, b), names in list(cases.items())[:3]
     )
     more = f"; and {len(cases) - 3} more" if len(cases) > 3 else ""
     return [
-        f"{question} In {len(cases)} of {asked} comparisons a method that may be the best leads to "
-        f"another conclusion than the true cells: {shown}{more}."
+        f"{said}: the same in {asked - len(cases)} of {asked} comparisons, not in {shown}{more}."
     ]
 
 

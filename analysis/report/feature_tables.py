@@ -16,17 +16,12 @@ PAPER_LEVEL = 0.0001
 """Below it, the paper calls a difference significant."""
 LENGTHS = {"um2": "µm²", "um": "µm", "px2": "px²", "px": "px"}
 FEATURE_HEADINGS = {
-    "published": "mean of all cells (%)",
-    "matched": "cells that all methods found (%)",
-    "unit_mean": "mean over units",
-    "interval": "95 % interval",
-    "half_pixel": "half a pixel of boundary",
+    "published": "all cells (%)",
+    "matched": "found by all (%)",
+    "effect": "over units (95 % interval)",
+    "half_pixel": "half a pixel",
     "p_text": "p",
-    "p_equal_text": "p, equivalent",
-    "paper_text": "p, Mann-Whitney over cells",
-    "more": "further units to decide",
-    "first_mean": "mean of a",
-    "second_mean": "mean of b",
+    "paper_text": "p, paper's test",
     "cliffs_delta": "Cliff's delta",
     "as_truth": "as with the true cells",
 }
@@ -84,8 +79,8 @@ def between_populations(evidence: Evidence) -> pd.DataFrame:
             "a": row["a"],
             "b": row["b"],
             "feature": row["feature"],
-            "cliffs_delta": row["cliffs_delta"],
             **tested(row),
+            "cliffs_delta": row["cliffs_delta"],
         }
         for row in table.to_dict("records")
     ]
@@ -105,8 +100,7 @@ def exploratory(evidence: Evidence) -> pd.DataFrame:
             "feature": row["feature"],
             "a": row["a"],
             "b": row["b"],
-            "unit_mean": signed_text(row["unit_difference"], row["feature_unit"]),
-            "interval": interval_text(row),
+            "effect": effect_text(row),
             "cliffs_delta": row["cliffs_delta"],
             "n_a": row["n_a"],
             "n_b": row["n_b"],
@@ -125,18 +119,29 @@ def family_rows(evidence: Evidence, family: str) -> pd.DataFrame:
 
 def tested(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return effect, interval and margin, then verdict and p-values."""
-    length = row["feature_unit"]
+    said = row["verdict"]
+    if said == UNDECIDED and not math.isnan(row["further_units"]):
+        said += f" ({int(row['further_units']):,} more)"
     return {
-        "unit_mean": signed_text(row["unit_difference"], length),
-        "interval": interval_text(row),
-        "half_pixel": _size(row["margin"], length),
-        "verdict": row["verdict"],
-        "more": row["further_units"],
+        "effect": effect_text(row),
+        "half_pixel": _size(row["margin"], row["feature_unit"]),
+        "verdict": said,
         "p_text": p_text(row["p_family"]),
-        "p_equal_text": p_text(row["p_equivalent"]),
         "paper_text": p_text(row["p_mann_whitney"]),
         "note": "" if pd.isna(row["note"]) else row["note"],
     }
+
+
+def effect_text(row: Mapping[Any, Any]) -> str:
+    """Write a difference of units' means with its interval.
+
+    >>> row = {"unit_difference": 1.5, "unit_difference_low": -0.25, "unit_difference_high": 3.25}
+    >>> effect_text({**row, "feature_unit": "um2"})
+    '+1.50 µm² (-0.25 to +3.25)'
+    """
+    interval = interval_text(row)
+    said = signed_text(row["unit_difference"], row["feature_unit"])
+    return f"{said} ({interval})" if interval else said
 
 
 def p_text(p: float) -> str:
@@ -184,25 +189,29 @@ def interval_text(row: Mapping[Any, Any]) -> str:
 def feature_captions(unit: str) -> dict[str, str]:
     """Return the captions of the tables of cell features."""
     tests = (
-        f"Mean over {unit}s: the difference of the means of independent {unit}s, with its 95 % "
-        "confidence interval. Half a pixel of boundary: what moving the outline by half a pixel "
-        "does to such cells. Equivalent: the difference is smaller than that, whether it is real "
-        "or not (two one-sided tests, each at 5 %). Different: p is at most 0.05, corrected for "
-        "all differences of this table that have a verdict. Undecided: neither; further units say "
-        f"about how many more {unit}s would usually decide. Radius and shape index follow from "
-        f"area and circularity and are not tested. {WHY_DIFFERENT.format(unit=unit)}"
+        f"Over units: the difference between the means of independent {unit}s, with its 95 % "
+        "confidence interval. Half a pixel: what moving the outline by half a pixel does to such "
+        "cells. Equivalent: the difference is smaller than that, whether it is real or not (two "
+        "one-sided tests, each at 5 %). Different: p is at most 0.05, corrected for all "
+        "differences of this table that have a verdict. Undecided: neither; in brackets is about "
+        f"how many more {unit}s would usually decide. Radius and shape index follow from area and "
+        f"circularity and are not tested. {WHY_DIFFERENT.format(unit=unit)}"
     )
     return {
         "features": (
-            "Cell features against the ground truth (method minus truth). Mean of all cells: the "
-            "bias of the mean that would be published, with all that was missed, invented, merged "
-            f"or split. Cells at the border of an image are left out. {tests}"
+            "Cell features against the ground truth (method minus truth). All cells: the bias of "
+            "the mean that would be published, in per cent, with everything that was missed, "
+            "invented, merged or split. Found by all: the same on the cells that all methods "
+            f"found. Cells at the border of an image are left out. {tests}"
         ),
-        "populations": (f"Populations within the recommended method (a minus b). {tests}"),
+        "populations": (
+            "Populations within the recommended method (a minus b). Columns, verdicts and tests "
+            "are as in the table above. Cliff's delta is the share of pairs of cells in which the "
+            "first is larger, minus the share in which it is smaller."
+        ),
         "statistics": (
-            "All other differences (a minus b): exploratory, so without tests and verdicts. Mean "
-            f"over {unit}s with its 95 % confidence interval; Cliff's delta is the share of pairs "
-            "of cells in which the first is larger, minus the share in which it is smaller."
+            "All other differences (a minus b): exploratory, so without tests and verdicts. Over "
+            f"units: means of {unit}s, with the 95 % confidence interval."
         ),
     }
 
@@ -232,7 +241,8 @@ def _bias_said(evidence: Evidence, method: str) -> str:
             for row in own.to_dict("records")
         ]
         said += (
-            f" Only on the {int(own['n'].max()):,} cells that all methods found: "
+            f" Only on the {int(own['n'].max()):,} cells that all methods found, without those at "
+            "borders of images: "
             f"{', '.join(parts)}."
         )
     return said
@@ -248,7 +258,7 @@ def _became(evidence: Evidence, method: str) -> str:
     return (
         f"Of {int(true.sum()):,} true cells it missed {true['missed']:,}, merged "
         f"{true['merged']:,} with others and split {true['split']:,}; of the "
-        f"{int(pred.sum()):,} cells that it found, {pred['invented']:,} do not exist."
+        f"{int(pred.sum()):,} cells that it drew, {pred['invented']:,} do not exist."
     )
 
 
@@ -268,6 +278,8 @@ def _by_verdict(rows: pd.DataFrame, unit: str) -> str:
     for row in rows.to_dict("records"):
         if row["verdict"]:
             name = row["feature"].replace("_", " ")
+            if row["verdict"] == DIFFERENT and row["mean_b"]:
+                name += f" ({100 * row['unit_difference'] / row['mean_b']:+.1f} %)"
             if row["verdict"] == UNDECIDED and not math.isnan(row["further_units"]):
                 more = int(row["further_units"])
                 name += f" (about {more:,} more {unit}{'s' * (more != 1)} would decide)"

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.evidence import Unlabelled
 from analysis.report.feature_tables import p_text, tested
 
-FIRST = ("unit_mean", "interval", "verdict", "p_text", "paper_text")
+FIRST = ("effect", "verdict", "p_text", "paper_text")
 """Columns of the table that come first, because a narrow window shows only these."""
 
 
@@ -100,12 +100,13 @@ def unlabelled_table(found: Unlabelled) -> tuple[str, pd.DataFrame]:
         }
         rows.append(names | first | shown | counts)
     caption = (
-        f"Methods on images without masks (a minus b). Mean over units: the mean over {unit}s of "
-        "the difference of the two methods' means, with its 95 % confidence interval. Equivalent: "
+        f"Methods on images without masks (a minus b). Over units: the mean over {unit}s of the "
+        "difference of the two methods' means, with its 95 % confidence interval. Equivalent: "
         "the difference is smaller than what half a pixel of boundary does to such cells (two "
         "one-sided tests, each at 5 %). Different: p is at most 0.05, corrected for all pairs of "
         "methods in area, perimeter, circularity and solidity; radius and shape index follow from "
-        "these and are not tested. Mann-Whitney: the paper's test over all cells of all frames. "
+        "these and are not tested. Undecided: in brackets is about how many more "
+        f"{unit}s would decide. The paper's test is Mann-Whitney's over all cells of all frames. "
         "Cells at the border of an image are left out."
     )
     return caption, pd.DataFrame(rows)

@@ -94,7 +94,7 @@ FIGURES: dict[str, Kind[Any]] = {
     ),
     "budget": Kind("What each kind of error costs", budget.compute, budget.draw, budget.caption),
     "calibration": Kind(
-        "What calibration gains", calibration.compute, calibration.draw, calibration.caption
+        "What calibration changes", calibration.compute, calibration.draw, calibration.caption
     ),
     "overlaps": Kind(
         "AP by required overlap (IoU)", overlaps.compute, overlaps.draw, overlaps.caption

@@ -1,4 +1,4 @@
-"""What calibration gains: mean AP on the test images with default and calibrated parameters."""
+"""What calibration changes: mean AP on the test images with default and calibrated parameters."""
 
 from __future__ import annotations
 

@@ -73,6 +73,15 @@ def test_budget_by_hand() -> None:
     assert table["gives_back"]["merged"] == pytest.approx(gives - table["ap"].iloc[0])
 
 
+def test_an_overlap_exactly_as_required_counts_as_in_the_scores() -> None:
+    for pixels in (5, 6, 7, 8, 9):
+        true, pred = np.zeros((4, 12), np.int32), np.zeros((4, 12), np.int32)
+        true[1, 1:11], pred[1, 1 : 1 + pixels] = 1, 1  # an IoU of pixels / 10
+        ap = pooled([image_scores(true, pred)])[METRICS.index("ap_mean")]
+        assert budget(outcomes(true, pred).counts)["ap"].iloc[0] == pytest.approx(ap)
+        assert ap == pytest.approx((pixels - 4) / 5)
+
+
 def test_a_small_cell_inside_a_good_one_is_merged_although_the_large_one_matches() -> None:
     true = np.zeros((20, 20), np.int32)
     true[2:18, 2:15], true[2:18, 15:17] = 1, 2

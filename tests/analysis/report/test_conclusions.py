@@ -56,18 +56,20 @@ def test_conclusions_by_hand(evidence: Evidence) -> None:
         "a is smaller",
     ]
     assert found["as_truth"].tolist() == ["", "yes", "no", "no"]
-    assert found["unit_mean"][0] == "+3.00 px²"
-    assert found["interval"][0] == "+1.00 to +5.00"
+    assert found["effect"][0] == "+3.00 px² (+1.00 to +5.00)"
 
 
 def test_the_page_says_whether_tied_methods_agree_with_the_truth(evidence: Evidence) -> None:
     same = of(evidence, {TRUTH: (1, 5), NAMES[0]: (2, 4), NAMES[1]: (1, 3), NAMES[3]: (-4, -2)})
     (said,) = survives_said(same)
-    assert "No: all 2 methods that may be the best lead to the same conclusion" in said
+    assert said == (
+        "Conclusions about populations, from the cells of all 2 methods that may be the best and "
+        "from the true cells: the same in all 1 comparisons."
+    )
     other = of(evidence, {TRUTH: (1, 5), NAMES[0]: (2, 4), NAMES[1]: (-1, 3)})
     (said,) = survives_said(other)
-    assert "In 1 of 1 comparisons" in said
-    assert f"area of large against small ({NAMES[1]})" in said
+    assert "the same in 0 of 1 comparisons, not in area of large against small (" in said
+    assert f"({NAMES[1]})" in said
 
 
 def test_without_truth_populations_or_units_nothing_is_said(evidence: Evidence) -> None:

@@ -84,13 +84,13 @@ def test_answer_says_who_scores_highest_by_how_much_and_from_how_many(evidence: 
     )
     recommended, power, seeds = said.sentences
     measured, test, features, became, tests, populations, survives = said.details
-    assert survives.startswith("Does the choice of method change what is concluded")
+    assert survives.startswith("Conclusions about populations, from the cells of")
     assert recommended == (
         f"Recommended: {NAMES[0]}. Of methods that are tied, the page takes the one with the "
         "highest mean AP; the data cannot tell whether it is better than "
         f"{NAMES[1]}."
     )
-    assert re.search(r"8 groups usually show a lead of 0\.0\d+ in mean AP", power)
+    assert re.search(r"8 groups often miss a lead below 0\.0\d+ in mean AP", power)
     assert "fewer than 3 times" in seeds
     assert measured == (
         "Measured on validation images of 8 independent groups (16 images, 420 true cells): the "
@@ -98,18 +98,26 @@ def test_answer_says_who_scores_highest_by_how_much_and_from_how_many(evidence: 
     )
     assert "test images, not used for training, tuning or selection" in test
     assert "(8 independent groups, 16 images, 420 true cells)" in test
-    assert "mean AP 0.738, IoU 0.878" in test  # over two trainings
+    low, high = evidence.methods.loc[0, ["measured_low", "measured_high"]]
+    interval = f"(95 % confidence interval {low:.3f} to {high:.3f})"
+    assert f"mean AP 0.738 {interval}, IoU 0.878" in test  # over two trainings
     assert features.startswith(f"Means over all cells of {NAMES[0]}, compared with")
-    assert "Only on the 380 cells that all methods found: area -1.0 %, perimeter" in features
+    assert (
+        "Only on the 380 cells that all methods found, without those at borders of images: area "
+        "-1.0 %, perimeter" in features
+    )
     assert became == (
         "Of 400 true cells it missed 0, merged 32 with others and split 8; of the 400 cells that "
-        "it found, 8 do not exist."
+        "it drew, 8 do not exist."
     )
     assert tests.startswith(
         f"{NAMES[0]} against the ground truth: equivalent in area, perimeter and "
         "circularity; undecided in solidity (about "
     )
-    assert "large against small: different in area and perimeter; undecided in" in populations
+    assert re.search(
+        r"large against small: different in area \([-+.0-9]+ %\) and perimeter \(.* %\); undecided",
+        populations,
+    )
 
 
 def test_the_page_says_how_to_use_every_method(page: Path, evidence: Evidence) -> None:
@@ -169,7 +177,7 @@ def test_the_page_says_how_its_methods_were_chosen(evidence: Evidence) -> None:
     board = evidence.candidates.assign(iou_mean=0.9, iou_low=0.88, iou_high=0.92, tied=False)
     board.loc[:2, "tied"] = True
     said = answer(replace(evidence, candidates=board)).details
-    assert any(f"3 of {len(board)} candidates are statistically tied" in s for s in said)
+    assert any(f"3 of {len(board)} trained candidates are statistically tied" in s for s in said)
 
 
 def test_units_may_be_single_images(evidence: Evidence) -> None:
@@ -214,19 +222,22 @@ def test_feature_tables_by_hand(evidence: Evidence) -> None:
     assert len(texts) == len(own) == 4 * 6
     for row in own.to_dict("records"):
         shown = dict(zip(titles, texts[row["a"], row["feature"].replace("_", " ")]))
-        assert shown["mean of all cells (%)"] == f"{100 * row['difference'] / row['mean_b']:.1f}"
+        assert shown["all cells (%)"] == f"{100 * row['difference'] / row['mean_b']:.1f}"
         tested = row["feature"] not in ("radius", "shape_index")
-        assert shown["verdict"] == row["verdict"]
+        more = row["further_units"]
+        assert shown["verdict"] == row["verdict"] + ("" if pd.isna(more) else f" ({more:.0f} more)")
         assert bool(shown["verdict"]) == bool(shown["p"]) == tested
         if tested and row["p_family"] > 0.1:
             assert shown["p"] == f"{row['p_family']:.2f}"
-        low, high = shown["95 % interval"].split(" to ")
+        low, high = shown["over units (95 % interval)"].split("(")[1].strip(")").split(" to ")
         assert float(low) == pytest.approx(row["unit_difference_low"], rel=0.02, abs=6e-3)
         assert float(high) == pytest.approx(row["unit_difference_high"], rel=0.02, abs=6e-3)
     rest = tables["statistics"]
     assert len(rest.rows) == (statistics["family"] == "").sum()
     assert not {"p", "verdict"} & {title for title, _ in rest.headings}
-    assert {"95 % interval", "Cliff's delta", "cells in a"} <= {t for t, _ in rest.headings}
+    assert {"over units (95 % interval)", "Cliff's delta", "cells in a"} <= {
+        title for title, _ in rest.headings
+    }
     populations = tables["populations"]
     assert {row[0].text for row in populations.rows} == {"large"}
     assert len(populations.rows) == 6
@@ -243,7 +254,7 @@ def test_parameters_at_their_bound_are_marked(evidence: Evidence) -> None:
 def test_page_without_anything(bare: Path, evidence: Evidence) -> None:
     text = bare.read_text()
     assert "No method could be analysed yet" in text
-    assert "Figure left out because its data are missing: What calibration gains." in text
+    assert "Figure left out because its data are missing: What calibration changes." in text
     assert 'id="viewer"' not in text
     nothing = replace(empty(evidence), leaderboard=pd.DataFrame(), plan={}, settings={})
     assert write_report(nothing, bare.parent / "nothing").exists()

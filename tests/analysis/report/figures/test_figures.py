@@ -244,7 +244,7 @@ def test_captions_name_the_unit_that_was_used(
     assert ("White diamonds" in said) == (diamonds is not None)
     assert diamonds is None or f"White diamonds: {diamonds}" in said
     captions = {table.name: table.caption for table in report_tables.make_tables(one)}
-    assert f"Mean over {unit}s with its" in captions["statistics"]
+    assert f"Over units: means of {unit}s, with" in captions["statistics"]
     assert f"the means of independent {unit}s" in captions["features"]
     assert f"Units are {unit}s." in captions["agreement"]
 
