@@ -70,7 +70,7 @@ def test_the_seed_reaches_comparisons_and_noise() -> None:
         comparisons(table, unit="image", resamples=200, seed=seed) for seed in (1, 1, 2)
     )
     pd.testing.assert_frame_equal(once, again)
-    for column in ("p_unit", "discretisation"):
+    for column in ("p_unit", "p_family"):
         assert (once[column].dropna() != other[column].dropna()).any(), column
     first, second = (noise_of(table, "skimage", seed=seed) for seed in (1, 2))
     assert (first["bias"] != second["bias"]).any()
