@@ -401,8 +401,8 @@ def make_tables(evidence: Evidence) -> list[Table]:
         )
     paper = (
         "Table 1 of the paper: our numbers beside the paper's (which exist for ResNet-152 with two "
-        "classes). Training time is mm:ss; loss is the training loss at the epoch whose weights "
-        "were kept."
+        "classes). Training time is mm:ss of a trial that may have shared its GPU or processor "
+        "with others; loss is the training loss at the epoch whose weights were kept."
     )
     candidates = (
         "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "
