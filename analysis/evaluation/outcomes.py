@@ -13,7 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from analysis.evaluation.scores import Matching, match_numbered, numbered
+from analysis.evaluation.scores import (
+    Matching,
+    match_numbered,
+    numbered,
+    require_equal_shapes,
+)
 from analysis.evidence import IOUS
 
 FOUND = "found"
@@ -74,8 +79,7 @@ def outcomes(true: NDArray[np.integer], pred: NDArray[np.integer]) -> Outcomes:
     ValueError
         When the shapes differ.
     """
-    if true.shape != pred.shape:
-        raise ValueError(f"true labels have shape {true.shape}, but predicted ones {pred.shape}")
+    require_equal_shapes(true, pred)
     (a, names_a), (b, names_b) = numbered(true), numbered(pred)
     n, m = len(names_a) - 1, len(names_b) - 1
     shared = _shared_pixels(a, b, n, m)

@@ -81,6 +81,12 @@ def numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np
     return index.reshape(labels.shape).astype(np.int32), values
 
 
+def require_equal_shapes(true: NDArray[np.integer], pred: NDArray[np.integer]) -> None:
+    """Raise ValueError when two label images have different shapes."""
+    if true.shape != pred.shape:
+        raise ValueError(f"true labels have shape {true.shape}, but predicted ones {pred.shape}")
+
+
 def match(
     true: NDArray[np.integer], pred: NDArray[np.integer], *, threshold: float = 0.5
 ) -> Matching:
@@ -102,8 +108,7 @@ def match(
     ValueError
         When the shapes differ.
     """
-    if true.shape != pred.shape:
-        raise ValueError(f"true labels have shape {true.shape}, but predicted ones {pred.shape}")
+    require_equal_shapes(true, pred)
     (a, names_a), (b, names_b) = numbered(true), numbered(pred)
     found = match_numbered(a, b, threshold=threshold)
     return Matching(names_a[found.true], names_b[found.pred], found.iou)
@@ -135,8 +140,7 @@ def image_scores(
     -------
     ImageScores
     """
-    if true.shape != pred.shape:
-        raise ValueError(f"true labels have shape {true.shape}, but predicted ones {pred.shape}")
+    require_equal_shapes(true, pred)
     a, b = numbered(true)[0], numbered(pred)[0]
     results = matching(a, b, thresh=list(IOUS))
     half = results[0]

@@ -226,26 +226,33 @@ def cells_said(evidence: Evidence, method: str) -> list[str]:
 def _bias_said(evidence: Evidence, method: str) -> str:
     table = family_rows(evidence, TRUTH_FAMILY)
     rows = table[table["a"] == method] if len(table) else table
-    if rows.empty:
+    biases = {row["feature"]: published_bias(row) for row in rows.to_dict("records")}
+    parts = _per_cent(biases)
+    if not parts:
         return ""
-    parts = [
-        f"{row['feature'].replace('_', ' ')} {100 * published_bias(row):+.1f} %"
-        for row in rows.to_dict("records")
-    ]
-    said = f"Means over all cells of {method}, compared with the ground truth: {', '.join(parts)}."
+    said = f"Means over all cells of {method}, compared with the ground truth: {parts}."
     agreed = evidence.agreement
     own = agreed[agreed["method"] == method] if len(agreed) else agreed
     if len(own) and evidence.methods["method"].nunique() > 1:
-        parts = [
-            f"{row['feature'].replace('_', ' ')} {100 * row['relative_bias']:+.1f} %"
-            for row in own.to_dict("records")
-        ]
+        parts = _per_cent(dict(zip(own["feature"], own["relative_bias"])))
         said += (
             f" Only on the {int(own['n'].max()):,} cells that all methods found, without those at "
-            "borders of images: "
-            f"{', '.join(parts)}."
+            f"borders of images: {parts}."
         )
     return said
+
+
+def _per_cent(shares: Mapping[Any, float]) -> str:
+    """Write the known shares by feature.
+
+    >>> _per_cent({"area": 0.0123, "shape_index": -0.5, "solidity": math.nan})
+    'area +1.2 %, shape index -50.0 %'
+    """
+    return ", ".join(
+        f"{str(feature).replace('_', ' ')} {100 * share:+.1f} %"
+        for feature, share in shares.items()
+        if math.isfinite(share)
+    )
 
 
 def _became(evidence: Evidence, method: str) -> str:
@@ -258,7 +265,8 @@ def _became(evidence: Evidence, method: str) -> str:
     return (
         f"Of {int(true.sum()):,} true cells it missed {true['missed']:,}, merged "
         f"{true['merged']:,} with others and split {true['split']:,}; of the "
-        f"{int(pred.sum()):,} cells that it drew, {pred['invented']:,} do not exist."
+        f"{int(pred.sum()):,} cells that it drew, {pred['invented']:,} "
+        f"{'does' if pred['invented'] == 1 else 'do'} not exist."
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from analysis.evidence import TRUTH, Evidence
 from analysis.report.conclusions import conclusions, survives_said
+from analysis.report.feature_tables import cells_said
 from tests.analysis.evidence_data import METHODS, make_evidence
 
 NAMES = list(METHODS)
@@ -88,3 +89,19 @@ def test_synthetic_populations_survive(evidence: Evidence) -> None:
     assert len(found) == 4 * 5
     area = found[found["feature"] == "area"]
     assert area["conclusion"].nunique() == 1
+
+
+def test_bias_that_is_not_known_is_not_said(evidence: Evidence) -> None:
+    table = evidence.statistics.copy()
+    circularity = (table["feature"] == "circularity") & (table["b"] == TRUTH)
+    table.loc[circularity, "difference"] = np.nan
+    said = cells_said(replace(evidence, statistics=table), NAMES[0])[0].split(" Only on")[0]
+    assert "nan" not in said
+    assert "circularity" not in said
+    assert "solidity" in said
+
+
+def test_one_invented_cell_does_not_exist(evidence: Evidence) -> None:
+    errors = evidence.errors[evidence.errors["image"] == "t000"]
+    said = " ".join(cells_said(replace(evidence, errors=errors), NAMES[0]))
+    assert "of the 50 cells that it drew, 1 does not exist." in said
