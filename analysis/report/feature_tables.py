@@ -118,16 +118,16 @@ def family_rows(evidence: Evidence, family: str) -> pd.DataFrame:
 
 
 def tested(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return effect, interval and margin, then verdict and p-values."""
+    """Return effect and interval, then verdict, p-values and margin."""
     said = row["verdict"]
     if said == UNDECIDED and not math.isnan(row["further_units"]):
         said += f" ({int(row['further_units']):,} more)"
     return {
         "effect": effect_text(row),
-        "half_pixel": _size(row["margin"], row["feature_unit"]),
         "verdict": said,
         "p_text": p_text(row["p_family"]),
         "paper_text": p_text(row["p_mann_whitney"]),
+        "half_pixel": _size(row["margin"], row["feature_unit"]),
         "note": "" if pd.isna(row["note"]) else row["note"],
     }
 
