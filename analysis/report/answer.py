@@ -13,6 +13,7 @@ from analysis.evidence import Evidence
 from analysis.folds import SHOWN, folds_of
 from analysis.report.conclusions import survives_said
 from analysis.report.feature_tables import cells_said, populations_said, untested
+from analysis.report.remarks import against_validation, second_said
 from analysis.report.tables import (
     counted,
     independent,
@@ -21,7 +22,7 @@ from analysis.report.tables import (
     representatives,
     unit_of,
 )
-from analysis.statistics.power import smallest_lead, units_needed
+from analysis.statistics.power import contenders, smallest_lead, units_needed
 from analysis.statistics.resampling import FEWEST_UNITS
 
 ENOUGH_SEEDS = 3
@@ -50,7 +51,9 @@ def answer(evidence: Evidence) -> Answer:
     first = methods.iloc[0].to_dict()
     sentences = [
         *_contradictions(evidence, methods),
+        *_compared(evidence, methods),
         *_recommended(methods),
+        *second_said(evidence),
         *_what_is_not_known(evidence, methods),
         *_folds(evidence),
     ]
@@ -75,14 +78,34 @@ def _headline(methods: pd.DataFrame) -> str:
     tied = methods.loc[methods["tied"].astype(bool), "method"].tolist()
     known = math.isfinite(methods["val_low"].iloc[0])
     if known and tied == names[:1]:
-        return f"{names[0]} is better than the {len(names) - 1} other methods: {_score(methods)}."
+        rest = "other method" if len(names) == 2 else f"{len(names) - 1} other methods"
+        return f"{names[0]} is better than the {rest} on this page: {_score(methods)}."
     others = [name for name in tied if name != names[0]]
     if known:
         return (
-            f"{names[0]} scores highest of {len(names)} methods ({_score(methods)}); "
+            f"{names[0]} scores highest of the {len(names)} methods on this page "
+            f"({_score(methods)}); "
             f"{_share(len(others), len(names) - 1)} statistically tied with it."
         )
-    return f"{names[0]} scores highest of {len(names)} methods: {_score(methods)}."
+    return f"{names[0]} scores highest of the {len(names)} methods on this page: {_score(methods)}."
+
+
+def _compared(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
+    """Say what a method is, and how many of the trained networks the methods come from."""
+    board = evidence.leaderboard
+    if len(methods) < 2 or board.empty:
+        return []
+    keys = ["candidate"] if "candidate" in board else ["task", "architecture", "encoder"]
+    trained = len(board.loc[board["status"] == "done", keys].drop_duplicates())
+    used = methods["trial_id"].nunique()
+    if used >= trained:
+        which = f"the {trained} networks that were trained"
+    else:
+        which = f"{used} of the {trained} networks that were trained; the others are not compared"
+    return [
+        "A method is a trained network with a way of making single cells from its output. The "
+        f"{len(methods)} methods on this page come from {which}."
+    ]
 
 
 def _share(count: int, total: int) -> str:
@@ -186,9 +209,11 @@ def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
             f"are better: at least {FEWEST_UNITS} are needed."
         ]
     said = []
-    lead = smallest_lead(evidence.standing)
-    if math.isfinite(lead):
-        said.append(_power(evidence, units, unit, lead))
+    near = contenders(
+        evidence.standing, methods.loc[methods["tied"].astype(bool), "method"].tolist()
+    )
+    if math.isfinite(lead := smallest_lead(near)):
+        said.append(_power(near, units, unit, lead))
     seeds = evidence.standing.groupby("method")["seed"].nunique()
     if seeds.max() == 1:
         once = "once in each fold" if folds_of(evidence.plan) else "once"
@@ -205,14 +230,14 @@ def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
     return said
 
 
-def _power(evidence: Evidence, units: int, unit: str, lead: float) -> str:
-    said = f"{units} {unit}s often miss a lead below {lead:.2g} in mean AP"
+def _power(scores: pd.DataFrame, units: int, unit: str, lead: float) -> str:
+    said = f"With {units} {unit}s, a lead below {lead:.2g} in mean AP is often missed"
     if lead <= WANTED_LEAD:
         return f"{said}."
-    needed = units_needed(evidence.standing, WANTED_LEAD)
+    needed = units_needed(scores, WANTED_LEAD)
     if needed is None:
-        return f"{said}; more {unit}s alone could not show one of {WANTED_LEAD}."
-    return f"{said}; to show one of {WANTED_LEAD}, about {needed - units} more are needed."
+        return f"{said}; more {unit}s alone could not show a lead of {WANTED_LEAD}."
+    return f"{said}; to show a lead of {WANTED_LEAD}, about {needed - units} more are needed."
 
 
 def _contradictions(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
@@ -264,11 +289,12 @@ def _tested(evidence: Evidence) -> list[str]:
     images = "" if unit == "image" else f"{_many(count['images'], 'image')}, "
     first, interval = representatives(evidence).iloc[0], ""
     if math.isfinite(first["measured_low"]):
-        ends = f"{first['measured_low']:.3f} to {first['measured_high']:.3f}"
+        low, high = max(0.0, first["measured_low"]), min(1.0, first["measured_high"])
+        ends = f"{low:.3f} to {high:.3f}"
         interval = f" (95 % confidence interval {ends})"
     return [
         f"On the {split} images, not used for training, tuning or selection "
         f"({independent(count['units'], unit)}, {images}"
         f"{_many(count['true_objects'], 'true cell')}): mean AP {row['test_ap']:.3f}{interval}, "
-        f"IoU {row['test_iou']:.3f}."
+        f"IoU {row['test_iou']:.3f}. {against_validation(evidence)}".rstrip()
     ]

@@ -19,6 +19,7 @@ from analysis.report.answer import answer
 from analysis.report.errors import errors_table
 from analysis.report.figures import UNLABELLED_FIGURE, Drawn, figures_of, make_figures
 from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
+from analysis.report.remarks import calibration_said, small_cells_said
 from analysis.report.table1 import table1
 from analysis.report.tables import Table, make_table, make_tables, number, representatives, unit_of
 from analysis.report.unlabelled import unlabelled_said, unlabelled_table
@@ -220,6 +221,8 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         if len(board)
         else 0,
         parameters=parameters(evidence),
+        calibration=calibration_said(evidence),
+        small_cells=small_cells_said(evidence),
         usage=usage(evidence),
         near_answer=NEAR_ANSWER,
         settings=dict.fromkeys(SETTINGS) | evidence.settings,

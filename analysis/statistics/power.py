@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import pandas as pd
 from scipy import stats
@@ -12,6 +13,37 @@ from analysis.statistics.tied import Variances, trials_of
 
 USUALLY = 0.8
 MOST_UNITS = 1000
+CLOSE = 2.0
+"""If one method leads, those are compared that are at most this many times as far behind as the
+second one."""
+
+
+def contenders(scores: pd.DataFrame, tied: Collection[str]) -> pd.DataFrame:
+    """Return the scores of the methods between which a further study would have to decide.
+
+    Methods that are far behind often vary far more than the first ones. With them, `smallest_lead`
+    would say that a study shows much less than it does.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        As `analysis.statistics.tied_set` takes them.
+    tied : collection of str
+        The methods that may be the best.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `scores` of the tied methods; of a single one and of those that are not much
+        further behind it than the second one (`CLOSE`).
+    """
+    names = set(tied)
+    if len(names) == 1:
+        means = {str(name): float(one.mean()) for name, one in trials_of(scores).items()}
+        behind = {name: means[min(names)] - mean for name, mean in means.items()}
+        others = [gap for name, gap in behind.items() if name not in names]
+        names |= {name for name, gap in behind.items() if gap <= CLOSE * min(others, default=0.0)}
+    return scores[scores["method"].isin(names)]
 
 
 def smallest_lead(scores: pd.DataFrame, *, alpha: float = 0.05, units: int = 0) -> float:
