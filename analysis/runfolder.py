@@ -21,12 +21,12 @@ import pandas as pd
 from analysis.evaluation.unseen import refuse_seen
 from analysis.folds import folds_of, pooled_iou, seed_score, whole_seeds
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
+from analysis.names import candidate_names
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
 from trainables.data.splits import recorded_options
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
-from trainables.names import network_name
 from trainables.records.manifest import MANIFEST
 from trainables.tasks import TASKS, settings_of_others
 
@@ -290,16 +290,13 @@ def candidates(run: Run) -> list[Candidate]:
             seeds = [seeds[k] for k in sorted(range(len(seeds)), key=lambda k: -scores[k])]
         if seeds:
             scored.append((float(pd.Series(scores).mean()), [i for ids in seeds for i in ids]))
-    taken: dict[str, int] = {}
-    found = []
-    for score, ids in sorted(scored, key=lambda one: -one[0]):
-        config = run.configs[ids[0]]
-        name = method_name(config)
-        taken[name] = taken.get(name, 0) + 1
-        if taken[name] > 1:
-            name += f" ({taken[name]})"
-        found.append(Candidate(name, config, tuple(ids), score))
-    return found
+    names = candidate_names(run.configs.values())
+    return [
+        Candidate(
+            names[run.configs[ids[0]].candidate_key()], run.configs[ids[0]], tuple(ids), score
+        )
+        for score, ids in sorted(scored, key=lambda one: -one[0])
+    ]
 
 
 def _done_by_candidate(run: Run) -> dict[str, dict[str, TrialConfig]]:
@@ -314,29 +311,22 @@ def _done_by_candidate(run: Run) -> dict[str, dict[str, TrialConfig]]:
 def missing_folds(run: Run) -> list[str]:
     """Name the seeds that are left out because folds are missing, and these folds."""
     lines = []
-    for configs in _done_by_candidate(run).values():
+    names = candidate_names(run.configs.values())
+    for candidate, configs in _done_by_candidate(run).items():
         _, missing = whole_seeds(configs, folds_of(run.plan))
-        name = method_name(next(iter(configs.values())))
+        name = names[candidate]
         for seed, folds in missing.items():
             lines.append(f"{name}, seed {seed}, lacks fold {', '.join(map(str, folds))}")
     return lines
 
 
-def trial_name(config: TrialConfig) -> str:
-    """Return the name of one trial: its method, seed and fold."""
-    fold = "" if config.fold is None else f", fold {config.fold}"
-    return f"{method_name(config)}, seed {config.seed}{fold}"
-
-
-def method_name(config: TrialConfig) -> str:
-    """Return a candidate's name with its way of making instances.
-
-    Examples
-    --------
-    >>> method_name(TrialConfig(architecture="Unet", encoder="resnet18"))
-    'U-Net, ResNet-18, 2-class'
-    """
-    return network_name(config.architecture, config.encoder, config.task)
+def trial_names(run: Run) -> dict[str, str]:
+    """Return the names of all trials by trial_id: their candidate's, seed and fold."""
+    names, found = candidate_names(run.configs.values()), {}
+    for trial_id, config in run.configs.items():
+        fold = "" if config.fold is None else f", fold {config.fold}"
+        found[trial_id] = f"{names[config.candidate_key()]}, seed {config.seed}{fold}"
+    return found
 
 
 def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candidate], list[str]]:
@@ -363,7 +353,7 @@ def choose_candidates(found: Sequence[Candidate], top: int) -> tuple[list[Candid
 def unfinished(run: Run) -> list[str]:
     """Return one sentence for each failed trial, and one for all unfinished trials."""
     board = run.leaderboard
-    names = {i: trial_name(config) for i, config in run.configs.items()}
+    names = trial_names(run)
     lines = []
     for row in board[board["status"] == "failed"].to_dict("records"):
         reason = row.get("error")

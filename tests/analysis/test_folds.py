@@ -17,7 +17,7 @@ from analysis.folds import folds_of, pooled_iou, seed_score, whole_seeds
 from analysis.report.answer import answer
 from analysis.report.table1 import chosen_trials
 from analysis.report.tables import ranking
-from analysis.runfolder import Candidate, Run, candidates, missing_folds, trial_name, unfinished
+from analysis.runfolder import Candidate, Run, candidates, missing_folds, trial_names, unfinished
 from analysis.study.tables import (
     folds_together,
     method_table,
@@ -133,16 +133,16 @@ def run_of(tmp_path: Path, names: str) -> Run:
 def test_candidates_are_ranked_by_all_folds_together(tmp_path: Path) -> None:
     run = run_of(tmp_path, "abcd")
     first, second = candidates(run)
+    assert second.name == "U-Net, ResNet-18, 2-class (focal loss)"
     assert first.trials == ("c1", "c2", "a1", "a2"), "the best seed first, folds in order"
     assert first.score == pytest.approx((87 / 110 + 98 / 110) / 2)
     assert second.trials == ("b1", "b2")
     assert second.score == pytest.approx(60 / 110)
-    assert missing_folds(run) == ["U-Net, ResNet-18, 2-class, seed 2, lacks fold 2"]
-    said = (
-        "U-Net, ResNet-18, 2-class, seed 2, lacks fold 2; only seeds with all folds are analysed."
-    )
+    lacks = "U-Net, ResNet-18, 2-class (dice loss), seed 2, lacks fold 2"
+    assert missing_folds(run) == [lacks]
+    said = f"{lacks}; only seeds with all folds are analysed."
     assert said in unfinished(run)
-    assert trial_name(TRIALS["c2"]) == "U-Net, ResNet-18, 2-class, seed 1, fold 2"
+    assert trial_names(run)["c2"] == f"{first.name}, seed 1, fold 2"
 
 
 def test_a_candidate_without_a_whole_seed_is_left_out(tmp_path: Path) -> None:
