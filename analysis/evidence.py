@@ -165,6 +165,12 @@ class Evidence:
     """convention, pixel_size_um and frame_interval_s (or None), unit (the independent one), top,
     flips, versions, seeds, budget of the calibration, data root and fingerprint, command of the
     analysis."""
+    effects: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Differences between populations in every training (seed, fold) in the report's convention,
+    and of the representatives, given labels and the truth in every convention, too: method,
+    trial_id, convention, a, b, feature, unit_difference (a minus b, means of units, in pixels),
+    unit_difference_low, unit_difference_high (its 95 % confidence interval). Empty without
+    populations."""
     unlabelled: Unlabelled | None = None
     """None if no images without masks were given, or no method could find cells in them."""
 

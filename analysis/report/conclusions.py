@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,11 @@ def conclusions(evidence: Evidence) -> pd.DataFrame:
     DataFrame
         a, b, feature, method, effect (difference of units' means, a minus b, with its interval),
         conclusion (by the interval: a is larger, a is smaller, or no difference shown), as_truth
-        ('yes' or 'no'; '' for the truth). Empty without populations or with too few units.
+        ('yes' or 'no'; '' for the truth), same_in_trainings, same_in_conventions ('2 of 3': in how
+        many of the method's trainings, and in how many conventions of measuring, its cells lead to
+        the same conclusion as the true cells measured likewise; for the truth, in how many
+        conventions to the conclusion of this row; '' where there is only one). Empty without
+        populations or with too few units.
     """
     table = evidence.statistics
     if table.empty:
@@ -37,6 +42,7 @@ def conclusions(evidence: Evidence) -> pd.DataFrame:
     order = [TRUTH, *dict.fromkeys(evidence.methods["method"]), *evidence.given]
     place = {name: number for number, name in enumerate(order)}
     rows: list[dict[str, Any]] = []
+    again = _Again(evidence)
     for (a, b, feature), part in table.groupby(["a", "b", "feature"], sort=False):
         found = part.sort_values("method", key=lambda names: names.map(place)).to_dict("records")
         true = _conclusion(found[0]) if found[0]["method"] == TRUTH else ""
@@ -52,13 +58,67 @@ def conclusions(evidence: Evidence) -> pd.DataFrame:
                     "effect": effect_text(row),
                     "conclusion": said,
                     "as_truth": same,
+                    "same_in_trainings": again.trainings(a, b, feature, row["method"]),
+                    "same_in_conventions": again.conventions(a, b, feature, row["method"]),
                 }
             )
     return pd.DataFrame(rows)
 
 
+class _Again:
+    """The same conclusions from other trainings, and in other conventions of measuring."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.convention = evidence.settings.get("convention")
+        self.found: dict[tuple[Hashable, ...], dict[tuple[Any, Any], str]] = {}
+        for row in evidence.effects.to_dict("records"):
+            key = (row["a"], row["b"], row["feature"], row["method"])
+            own = (row["trial_id"], row["convention"])
+            self.found.setdefault(key, {})[own] = _conclusion(row)
+        chosen = evidence.methods[evidence.methods["representative"].astype(bool)]
+        self.shown = dict(zip(chosen["method"], chosen["trial_id"]))
+
+    def trainings(self, a: Hashable, b: Hashable, feature: Hashable, method: str) -> str:
+        """Count the trainings whose cells lead to the truth's conclusion."""
+        own = {
+            trial_id: said
+            for (trial_id, convention), said in self._of(a, b, feature, method).items()
+            if convention == self.convention and trial_id
+        }
+        true = self._of(a, b, feature, TRUTH).get(("", self.convention))
+        return _count([said == true for said in own.values()])
+
+    def conventions(self, a: Hashable, b: Hashable, feature: Hashable, method: str) -> str:
+        """Count the conventions in which cells lead to the conclusion of the true cells."""
+        true = {c: said for (_, c), said in self._of(a, b, feature, TRUTH).items()}
+        if method == TRUTH:
+            return _count([said == true[self.convention] for said in true.values()])
+        one = self.shown.get(method, "")  # given labels have no trial
+        own = self._of(a, b, feature, method).items()
+        return _count([said == true.get(c) for (trial_id, c), said in own if trial_id == one])
+
+    def _of(self, *key: Hashable) -> dict[tuple[Any, Any], str]:
+        return self.found.get(key, {})
+
+
+def _count(same: Sequence[bool]) -> str:
+    return f"{sum(same)} of {len(same)}" if len(same) > 1 else ""
+
+
+def _all(count: str) -> bool:
+    """Whether a count says that all are the same, or nothing.
+
+    >>> [_all(count) for count in ("3 of 3", "2 of 3", "")]
+    [True, False, True]
+    """
+    same, _, asked = count.partition(" of ")
+    return same == asked or not asked
+
+
 def _conclusion(row: Mapping[Any, Any]) -> str:
-    """Say what the 95 % interval of a difference shows."""
+    """Say what the 95 % interval of a difference shows; '' where there is none."""
+    if math.isnan(row["unit_difference_low"]):
+        return ""
     if row["unit_difference_low"] > 0:
         return LARGER
     return SMALLER if row["unit_difference_high"] < 0 else NOT_SHOWN
@@ -74,18 +134,28 @@ def survives_said(evidence: Evidence) -> list[str]:
     table = table[table["method"].isin(tied) & (table["as_truth"] != "")]
     if table.empty:
         return []
-    wrong = table[table["as_truth"] == "no"]
     asked = len(table.drop_duplicates(["a", "b", "feature"]))
     who = tied[0] if len(tied) == 1 else f"all {len(tied)} methods that may be the best"
-    said = f"Conclusions about populations, from the cells of {who} and from the true cells"
-    if wrong.empty:
-        return [f"{said}: the same in all {asked} comparisons."]
+    several = [
+        name for name in ("trainings", "conventions") if (table[f"same_in_{name}"] != "").any()
+    ]
+    also = ""
+    if several:
+        also = f", in all {'their' if len(tied) > 1 else 'its'} {' and '.join(several)}"
+    said = f"Conclusions about populations, from the cells of {who}{also}, and from the true cells"
     cases: dict[tuple[str, str, str], list[str]] = {}
-    for row in wrong.to_dict("records"):
-        cases.setdefault((row["feature"], row["a"], row["b"]), []).append(row["method"])
+    for row in table.to_dict("records"):
+        counts = _differing(row)
+        if row["as_truth"] == "no" or counts:
+            name = [row["method"]] if len(tied) > 1 else []
+            key = (row["feature"], row["a"], row["b"])
+            cases.setdefault(key, []).append(", ".join([*name, *counts]))
+    if not cases:
+        every = "the one comparison" if asked == 1 else f"all {asked} comparisons"
+        return [f"{said}: the same in {every}."]
     shown = "; ".join(
         f"{feature.replace('_', ' ')} of {a} against {b}"
-        + (f" ({', '.join(names)})" if len(tied) > 1 else "")
+        + (f" ({'; '.join(names)})" if any(names) else "")
         for (feature, a, b), names in list(cases.items())[:3]
     )
     more = f"; and {len(cases) - 3} more" if len(cases) > 3 else ""
@@ -94,8 +164,21 @@ def survives_said(evidence: Evidence) -> list[str]:
     ]
 
 
+def _differing(row: Mapping[Any, Any]) -> list[str]:
+    """Say in how many trainings and conventions a conclusion is the truth's, if not in all."""
+    return [
+        f"the same in {row[f'same_in_{name}']} {name}"
+        for name in ("trainings", "conventions")
+        if not _all(row[f"same_in_{name}"])
+    ]
+
+
 CAPTION = (
     "Does the conclusion depend on the method? Differences between populations (a minus b, means "
     "of independent units with 95 % confidence intervals) in the true cells and in the cells of "
-    "each method. The conclusion is what the interval shows by itself."
+    "each method. The conclusion is what the interval shows by itself. Same in trainings: in how "
+    "many of a method's trainings (seeds, folds) its cells lead to the conclusion of the true "
+    "cells. Same in conventions: in how many ways of measuring (TrackMate with and without "
+    "simplified outlines, ImageJ, scikit-image) they do; for the true cells, in how many they lead "
+    "to this conclusion."
 )

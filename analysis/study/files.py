@@ -23,6 +23,8 @@ UNLABELLED_FILES = (
     "unlabelled_statistics.csv",
 )
 LONGEST_NAME = 100
+TABLES = ("methods", "scores", "units", "errors", "statistics", "effects", "agreement", "noise")
+"""Fields of the evidence that are written as CSV under their name."""
 
 
 def write_tables(evidence: Evidence, report: Path) -> None:
@@ -31,7 +33,7 @@ def write_tables(evidence: Evidence, report: Path) -> None:
     write_with(report / "objects.parquet", evidence.objects.to_parquet)
     write_with(report / "objects.csv", partial(evidence.objects.to_csv, index=False))
     write_trackmate(evidence, report / TRACKMATE)
-    for name in ("methods", "scores", "units", "errors", "statistics", "agreement", "noise"):
+    for name in TABLES:
         table: pd.DataFrame = getattr(evidence, name)
         write_with(report / f"{name}.csv", partial(table.to_csv, index=False))
     write_unlabelled(evidence, report)

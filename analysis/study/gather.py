@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.evidence import Evidence, compared
 from analysis.runfolder import candidates, choose_candidates, unfinished
 from analysis.study.comparisons import agreements, comparisons, noise_of, unit_biases
+from analysis.study.effects import population_effects
 from analysis.study.films import frames_of
 from analysis.study.given_labels import measure_given
 from analysis.study.objects import together
@@ -93,6 +94,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
             resamples=options.resamples,
             seed=options.seed,
         ),
+        effects=population_effects([t for one in (truth, *sources) for t in one.remeasured], unit),
         agreement=agreements(cells, unit=unit),
         noise=noise_of(cells, options.convention, seed=options.seed),
         crop=crop,

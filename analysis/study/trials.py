@@ -20,6 +20,7 @@ from analysis.folds import SHOWN, folds_of, whole_seeds
 from analysis.instances.methods import GIVEN_BACK, WAYS, make_instances
 from analysis.instances.way import Parameters
 from analysis.runfolder import Candidate
+from analysis.study.effects import measured_again, of_training
 from analysis.study.objects import CellMeasurer, Labels
 from analysis.study.study import Study
 from analysis.study.truth import Truth, Window
@@ -76,6 +77,8 @@ class AnalysedTrial:
         Cells of a representative, one table per image and method.
     errors : list of DataFrame
         What became of its cells, likewise.
+    remeasured : list of DataFrame
+        The cells of known populations, of all trials (`analysis.study.effects`).
     labels : dict
         Label images of a representative for the report's pictures, by image and then method.
     probability : (h, w) float32 array, optional
@@ -98,6 +101,7 @@ class AnalysedTrial:
         self.validation, self.measured = Scored(variants), Scored(variants)
         self.objects: list[pd.DataFrame] = []
         self.errors: list[pd.DataFrame] = []
+        self.remeasured: list[pd.DataFrame] = []
         self.labels: dict[str, dict[str, Labels]] = {}
         self.probability: NDArray[np.float32] | None = None
 
@@ -116,6 +120,16 @@ class AnalysedTrial:
                 self.probability = shown_probability(seen, truth.window)
             if self.representative:
                 self.measure(study.measurer, seen.image, cells, keep=item.stem in truth.pictured)
+                continue
+            for variant, labels in cells.items():
+                if variant.calibrated:
+                    self.remeasured += of_training(
+                        study.measurer,
+                        labels,
+                        seen.image,
+                        method=variant.method,
+                        trial_id=self.trial_id,
+                    )
 
     def cells(
         self, seen: Predicted, held_out: str | None = None, *, alone: bool = False
@@ -162,6 +176,7 @@ class AnalysedTrial:
             )
             self.objects.append(found)
             self.errors.append(errors)
+            self.remeasured += measured_again(measurer, found, labels)
             if keep:
                 self.labels.setdefault(image.item.stem, {})[variant.method] = labels
 
@@ -176,6 +191,7 @@ class GivenTrial:
         Empty: nothing was trained.
     measured : Scored
     objects, errors : list of DataFrame
+    remeasured : list of DataFrame
     labels : dict
         As of `AnalysedTrial`.
     """
@@ -186,6 +202,7 @@ class GivenTrial:
         self.measured = Scored([self.variant])
         self.objects: list[pd.DataFrame] = []
         self.errors: list[pd.DataFrame] = []
+        self.remeasured: list[pd.DataFrame] = []
         self.labels: dict[str, dict[str, Labels]] = {}
 
     def see(self, study: Study, image: LabelledImage, labels: Labels, *, keep: bool) -> None:
@@ -194,6 +211,7 @@ class GivenTrial:
         found, errors = study.measurer.found_cells(labels, image, method=self.name, trial_id="")
         self.objects.append(found)
         self.errors.append(errors)
+        self.remeasured += measured_again(study.measurer, found, labels)
         if keep:
             self.labels.setdefault(image.item.stem, {})[self.name] = labels
 

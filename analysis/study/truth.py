@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.evaluation.images import LabelledImage
 from analysis.evidence import Crop, Picture
+from analysis.study.effects import measured_again
 from analysis.study.study import Study
 from trainables.config import Normalization
 from trainables.data.dataset import Item
@@ -39,6 +40,8 @@ class Truth:
     """Stems of the images in the report's viewer."""
     objects: list[pd.DataFrame] = field(default_factory=list)
     """The true cells of each image."""
+    remeasured: list[pd.DataFrame] = field(default_factory=list)
+    """Those of known populations, in every convention (`analysis.study.effects`)."""
     empty: list[str] = field(default_factory=list)
     """Stems of images without a true cell."""
     pictures: list[Picture] = field(default_factory=list)
@@ -70,6 +73,7 @@ def measure_truth(study: Study, tick: Callable[[], None]) -> Truth:
     for item in study.items:
         image = study.images.read(item)
         found.objects.append(study.measurer.true_cells(image))
+        found.remeasured += measured_again(study.measurer, found.objects[-1], image.truth)
         if found.objects[-1].empty:
             found.empty.append(item.stem)
         if item.stem in found.pictured:

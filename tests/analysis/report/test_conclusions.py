@@ -64,8 +64,8 @@ def test_the_page_says_whether_tied_methods_agree_with_the_truth(evidence: Evide
     same = of(evidence, {TRUTH: (1, 5), NAMES[0]: (2, 4), NAMES[1]: (1, 3), NAMES[3]: (-4, -2)})
     (said,) = survives_said(same)
     assert said == (
-        "Conclusions about populations, from the cells of all 2 methods that may be the best and "
-        "from the true cells: the same in all 1 comparisons."
+        "Conclusions about populations, from the cells of all 2 methods that may be the best, and "
+        "from the true cells: the same in the one comparison."
     )
     other = of(evidence, {TRUTH: (1, 5), NAMES[0]: (2, 4), NAMES[1]: (-1, 3)})
     (said,) = survives_said(other)
@@ -82,6 +82,43 @@ def test_without_truth_populations_or_units_nothing_is_said(evidence: Evidence) 
         nothing = replace(evidence, statistics=table)
         assert conclusions(nothing).empty
         assert survives_said(nothing) == []
+
+
+def effects(*rows: tuple[str, str, str, float, float]) -> pd.DataFrame:
+    names = ["method", "trial_id", "convention", "unit_difference_low", "unit_difference_high"]
+    table = pd.DataFrame(rows, columns=names)
+    return table.assign(a="large", b="small", feature="area", unit_difference=0.0)
+
+
+def test_trainings_and_conventions_are_counted(evidence: Evidence) -> None:
+    """Of three trainings two agree with the truth; of two conventions both, though they differ."""
+    one = of(evidence, {TRUTH: (1, 5), NAMES[0]: (2, 4), NAMES[1]: (1, 3)})
+    chosen = one.methods[one.methods["representative"].astype(bool)]
+    shown = dict(zip(chosen["method"], chosen["trial_id"]))
+    first, second = shown[NAMES[0]], shown[NAMES[1]]
+    again = effects(
+        (TRUTH, "", "trackmate", 1, 5),
+        (TRUTH, "", "imagej", -1, 5),
+        (NAMES[0], first, "trackmate", 2, 4),
+        (NAMES[0], first, "imagej", -2, 4),
+        (NAMES[0], "another seed", "trackmate", 1, 2),
+        (NAMES[0], "third seed", "trackmate", -1, 2),
+        (NAMES[1], second, "trackmate", 1, 3),
+        (NAMES[1], second, "imagej", 1, 3),
+    )
+    found = conclusions(replace(one, effects=again)).set_index("method")
+    assert found.loc[TRUTH, "same_in_conventions"] == "1 of 2"
+    assert found.loc[TRUTH, "same_in_trainings"] == ""
+    assert found.loc[NAMES[0], "same_in_conventions"] == "2 of 2"
+    assert found.loc[NAMES[0], "same_in_trainings"] == "2 of 3"
+    assert found.loc[NAMES[1], "same_in_conventions"] == "1 of 2"
+    assert found.loc[NAMES[1], "same_in_trainings"] == ""
+    (said,) = survives_said(replace(one, effects=again))
+    assert "best, in all their trainings and conventions, and from the true cells" in said
+    assert (
+        f"the same in 0 of 1 comparisons, not in area of large against small ({NAMES[0]}, the same "
+        f"in 2 of 3 trainings; {NAMES[1]}, the same in 1 of 2 conventions)." in said
+    )
 
 
 def test_synthetic_populations_survive(evidence: Evidence) -> None:
