@@ -96,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
         help="label images of the measured images from another tool or a second person, with the "
         "images' names: scored and measured like a method (may be repeated)",
     )
+    add(
+        "--second-annotator",
+        metavar="NAME",
+        help="which of the --labels a second person drew: differences smaller than those between "
+        "the two people then count as equivalent, instead of half a pixel of boundary",
+    )
     add("--flips", action="store_true", help="average each prediction over mirror images (slower)")
     add(
         "--budget",
@@ -132,6 +138,12 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     known = CellAnnotations(other or dataset)  # its errors are reported before any computation
     names = {name for one in candidates(run) for name in (one.name, one.name + GIVEN_BACK)}
     given = open_given(arguments.labels, items_of(dataset, other), names)
+    annotator = arguments.second_annotator
+    if annotator is not None and annotator not in [one.name for one in given]:
+        raise AnalysisError(
+            f"--second-annotator {annotator}: no --labels {annotator}=FOLDER was given; give the "
+            "second person's label images that way, too"
+        )
     sequence = read_sequence(arguments.unlabelled.absolute()) if arguments.unlabelled else None
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
@@ -154,6 +166,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
         budget=arguments.budget,
         resamples=arguments.resamples,
         seed=arguments.seed,
+        annotator=annotator,
     )
     columns = (
         TextColumn("{task.description}"),

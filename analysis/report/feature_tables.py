@@ -19,7 +19,6 @@ FEATURE_HEADINGS = {
     "published": "all cells (%)",
     "matched": "found by all (%)",
     "effect": "over units (95 % interval)",
-    "half_pixel": "half a pixel",
     "p_text": "p",
     "paper_text": "p, paper's test",
     "cliffs_delta": "Cliff's delta",
@@ -127,7 +126,7 @@ def tested(row: Mapping[Any, Any]) -> dict[str, Any]:
         "verdict": said,
         "p_text": p_text(row["p_family"]),
         "paper_text": p_text(row["p_mann_whitney"]),
-        "half_pixel": _size(row["margin"], row["feature_unit"]),
+        "margin": _size(row["margin"], row["feature_unit"]),
         "note": "" if pd.isna(row["note"]) else row["note"],
     }
 
@@ -186,16 +185,23 @@ def interval_text(row: Mapping[Any, Any]) -> str:
     return f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
-def feature_captions(unit: str) -> dict[str, str]:
+def margin_said(unit: str, annotator: str | None) -> str:
+    """Say what differences are compared with."""
+    if annotator:
+        return f"how far the means of ground truth and {annotator} are apart in a typical {unit}"
+    return "what moving the outline by half a pixel does to such cells"
+
+
+def feature_captions(unit: str, annotator: str | None = None) -> dict[str, str]:
     """Return the captions of the tables of cell features."""
     tests = (
         f"Over units: the difference between the means of independent {unit}s, with its 95 % "
-        "confidence interval. Half a pixel: what moving the outline by half a pixel does to such "
-        "cells. Equivalent: the difference is smaller than that, whether it is real or not (two "
-        "one-sided tests, each at 5 %). Different: p is at most 0.05, corrected for all "
-        "differences of this table that have a verdict. Undecided: neither; in brackets is about "
-        f"how many more {unit}s would usually decide. Radius and shape index follow from area and "
-        f"circularity and are not tested. {WHY_DIFFERENT.format(unit=unit)}"
+        f"confidence interval. Margin: {margin_said(unit, annotator)}. Equivalent: the difference "
+        "is smaller than that, whether it is real or not (two one-sided tests, each at 5 %). "
+        "Different: p is at most 0.05, corrected for all differences of this table that have a "
+        "verdict. Undecided: neither; in brackets is about how many more "
+        f"{unit}s would usually decide. Radius and shape index follow from area and circularity "
+        f"and are not tested. {WHY_DIFFERENT.format(unit=unit)}"
     )
     return {
         "features": (

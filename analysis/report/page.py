@@ -28,7 +28,7 @@ from trainables.cli import command_line
 from trainables.records.files import write_text, write_with
 
 TEMPLATES = Path(__file__).parent / "templates"
-SETTINGS = ("top", "convention", "unit", "flips", "budget")
+SETTINGS = ("top", "convention", "unit", "flips", "budget", "annotator")
 """Settings that the page's Methods section names; None where they were not recorded."""
 
 NEAR_ANSWER = ("features", "populations", "conclusions")

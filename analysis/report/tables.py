@@ -413,7 +413,8 @@ def make_tables(evidence: Evidence) -> list[Table]:
         "matched cells, HD95 the 95th percentile of their Hausdorff distance, as Metrics Reloaded "
         "defines them (doi:10.1038/s41592-023-02151-z)."
     )
-    features = feature_captions(unit_of(evidence, cells=True))
+    annotator = evidence.settings.get("annotator")
+    features = feature_captions(unit_of(evidence, cells=True), annotator)
     order = "best on validation first."
     if folds_of(evidence.plan):
         order = "in the order of their candidates (validation images of folds differ)."

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.evidence import FEATURES, TRUTH
 from analysis.morphology.noise import noise_floor
 from analysis.statistics.pairs import RESAMPLES, agreement, compare
-from analysis.study.families import Question, length_unit, with_verdicts
+from analysis.study.families import Annotators, Question, length_unit, with_verdicts
 
 UNITS = ("group", "image", "track")
 MOST_GROUPS = 6
@@ -42,6 +42,7 @@ def comparisons(
     unit: str = "group",
     convention: str = "trackmate",
     recommended: str | None = None,
+    annotator: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -61,6 +62,8 @@ def comparisons(
         Convention with which the objects were measured.
     recommended : str, optional
         The method whose populations are tested.
+    annotator : str, optional
+        The method whose cells a second person drew: see `analysis.study.families.Annotators`.
     resamples, seed : int
         See `analysis.statistics.compare`.
 
@@ -70,9 +73,13 @@ def comparisons(
         See `analysis.evidence.Evidence.statistics`; empty if there is nothing to compare.
     """
     table = with_unit(objects, unit)
+    people = None
+    if annotator is not None:
+        people = Annotators(annotator, table[table["method"].isin([TRUTH, annotator])])
     return answered(
         list(_questions(table[table["unit"].notna()], unit)),
         recommended=recommended,
+        annotators=people,
         convention=convention,
         resamples=resamples,
         seed=seed,
@@ -86,6 +93,7 @@ def answered(
     convention: str,
     resamples: int,
     seed: int,
+    annotators: Annotators | None = None,
 ) -> pd.DataFrame:
     """Compare all pairs of each question in all features; see `comparisons`.
 
@@ -95,6 +103,8 @@ def answered(
         Their cells have the column ``unit``, see `with_unit`.
     recommended, convention, resamples, seed
         See `comparisons`.
+    annotators : Annotators, optional
+        See `analysis.study.families.with_verdicts`.
     """
     tables = []
     for question in questions:
@@ -118,6 +128,7 @@ def answered(
     return with_verdicts(
         pd.concat(tables, ignore_index=True),
         questions,
+        annotators=annotators,
         recommended=recommended,
         convention=convention,
         resamples=resamples,

@@ -33,8 +33,17 @@ POWERS = {"area": 2, "perimeter": 1, "radius": 1}
 """Powers of a length; other features have none."""
 
 
-def family_of(comparison: str, method: str, a: str, b: str, recommended: str | None) -> str:
+def family_of(
+    comparison: str,
+    method: str,
+    a: str,
+    b: str,
+    recommended: str | None,
+    annotator: str | None = None,
+) -> str:
     """Return the family of a comparison, whatever its result; '' for exploratory ones."""
+    if comparison == "methods" and annotator in (a, b):
+        return ""  # the two people's difference is the margin
     if comparison == "methods" and TRUTH in (a, b):
         return TRUTH_FAMILY
     if comparison == "populations" and method == recommended:
@@ -66,6 +75,40 @@ class Question(NamedTuple):
     """Column with the levels."""
 
 
+class Annotators(NamedTuple):
+    """Two people's labels of the same images, whose disagreement is the margin."""
+
+    second: str
+    """Name of the second person's label images among the methods."""
+    cells: pd.DataFrame
+    """The cells of both, with the column ``unit``."""
+
+
+def disagreement(cells: pd.DataFrame, feature: str, second: str) -> float:
+    """Return how far the means of two people's cells are apart in a typical unit.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        Columns method (`TRUTH` or `second`), unit and `feature`.
+    feature : str
+        A column of numbers.
+    second : str
+        The second person's name.
+
+    Returns
+    -------
+    float
+        Mean over the units with cells of both people of the absolute difference of their means;
+        NaN if there is no such unit. In the feature's unit.
+    """
+    known = cells[cells[feature].notna() & cells["unit"].notna()]
+    means = known.groupby(["method", "unit"], observed=True)[feature].mean()
+    if not {TRUTH, second} <= set(means.index.get_level_values("method")):
+        return math.nan
+    return float((means[TRUTH] - means[second]).abs().mean())
+
+
 def with_verdicts(
     found: pd.DataFrame,
     questions: Sequence[Question],
@@ -74,6 +117,7 @@ def with_verdicts(
     convention: str,
     resamples: int,
     seed: int,
+    annotators: Annotators | None = None,
 ) -> pd.DataFrame:
     """Test the families of a report, and say of each difference in them what it means.
 
@@ -86,6 +130,9 @@ def with_verdicts(
         The method whose populations are tested.
     convention, resamples, seed
         See `analysis.study.comparisons.comparisons`.
+    annotators : Annotators, optional
+        Two people whose `disagreement` is the margin, where it is known. The difference between
+        these two is then in no family.
 
     Returns
     -------
@@ -95,7 +142,8 @@ def with_verdicts(
         - family: 'methods against truth', 'populations', 'unlabelled', or '' (exploratory: no
           verdict)
         - margin: the difference that half a pixel of boundary makes
-          (`analysis.morphology.margin.half_pixel`), for cells as in this comparison
+          (`analysis.morphology.margin.half_pixel`), for cells as in this comparison; or that of
+          two people
         - p_family: p of unit_difference, corrected for all differences of its family
           (`analysis.statistics.families.family_p`)
         - p_equivalent: p of two one-sided tests that the difference is within the margin
@@ -115,9 +163,10 @@ def with_verdicts(
             question = asked[kind[:2]]
             column, _ = length_unit(question.cells, row["feature"])
             cells = cells_of(question.cells, column, question.by, "unit") if in_family else {}
-            kinds[kind] = _Margins(question, row["feature"], convention), cells
+            kinds[kind] = _Margins(question, row["feature"], convention, annotators), cells
         margins, cells = kinds[kind]
-        row["family"] = family_of(*kind[:2], row["a"], row["b"], recommended)
+        second = annotators.second if annotators else None
+        row["family"] = family_of(*kind[:2], row["a"], row["b"], recommended, second)
         row["margin"] = margins.of(row["a"], row["b"])
         row |= {"p_family": math.nan, "p_equivalent": math.nan, "verdict": ""}
         row["further_units"] = math.nan
@@ -148,14 +197,23 @@ def _verdict(pair: UnitPair, p: float, margin: float, size: int) -> dict[str, An
 
 
 class _Margins:
-    """The margins of one feature in one question: from true cells, where there are any."""
+    """The margins of one feature in one question: of two people, if they are known; else what half
+    a pixel does, to true cells where there are any.
+    """
 
-    def __init__(self, question: Question, feature: str, convention: str) -> None:
+    def __init__(
+        self,
+        question: Question,
+        feature: str,
+        convention: str,
+        annotators: Annotators | None,
+    ) -> None:
         self.feature, self.convention, self.cells = feature, convention, question.cells
-        self.by = question.by
+        self.by, self.annotators = question.by, annotators
         column, _ = length_unit(question.cells, feature)
         power = POWERS.get(feature, 0)
         pixel = 1.0
+        self.column = column
         if column != feature:
             pixel = float(np.sqrt((self.cells["area_um2"] / self.cells["area"]).median()))
         self.scale = pixel**power
@@ -170,13 +228,19 @@ class _Margins:
         key = (levels[0], levels[-1])
         if key not in self.known:
             # each level counts the same, however many cells it has
-            each = [
-                half_pixel(
-                    self.cells.loc[self.cells[self.by] == level, "area"].dropna().to_numpy(float),
-                    self.feature,
-                    convention=self.convention,
-                )
-                for level in dict.fromkeys(levels)
-            ]
-            self.known[key] = self.scale * float(np.mean(each))
+            each = [self._one(level) for level in dict.fromkeys(levels)]
+            self.known[key] = float(np.mean(each))
         return self.known[key]
+
+    def _one(self, level: object) -> float:
+        """Return the margin of one level's cells."""
+        if self.annotators is not None:
+            both, second = self.annotators.cells, self.annotators.second
+            if self.by != "method":
+                column = self.by if self.by in both else "group"  # 'between' is the group
+                both = both[both[column] == level]
+            people = disagreement(both, self.column, second)
+            if not math.isnan(people):
+                return people
+        areas = self.cells.loc[self.cells[self.by] == level, "area"].dropna().to_numpy(float)
+        return self.scale * half_pixel(areas, self.feature, convention=self.convention)

@@ -91,6 +91,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
             unit=unit,
             convention=options.convention,
             recommended=str(methods["method"].iloc[0]),
+            annotator=options.annotator,
             resamples=options.resamples,
             seed=options.seed,
         ),

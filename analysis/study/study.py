@@ -32,6 +32,8 @@ class StudyOptions:
     """Number of parameter sets to try when calibrating each method."""
     resamples: int = RESAMPLES
     seed: int = 0
+    annotator: str | None = None
+    """Name of the given labels that a second person drew, whose disagreement is the margin."""
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,7 @@ def test_given_labels_are_scored_measured_and_tested_but_not_ranked(
     code, text, err = analyse(
         *(out, "--budget", 12, "--resamples", 300),
         *("--labels", f"person={person}", "--labels", f"exact copy={exact}"),
+        *("--second-annotator", "person"),
     )
     assert code == 0, text + err
     assert not {"person", "exact copy"} & set(table(out, "methods")["method"])
@@ -268,7 +269,12 @@ def test_given_labels_are_scored_measured_and_tested_but_not_ranked(
     bias = own.set_index("a")["difference"]
     assert bias["exact copy"] == 0
     assert bias["person"] < -1
+    tested = own.set_index("a")
+    assert tested["margin"]["exact copy"] == pytest.approx(-tested["unit_difference"]["person"])
+    assert isinstance(tested["family"]["exact copy"], str)
+    assert pd.isna(tested["family"]["person"]), "the two people's difference is not tested"
     page = visible(out / "report" / "index.html")
+    assert "how far the means of ground truth and person are apart" in page
     assert "person (labels given)" in page
     assert "Rows with given labels are not ranked" in page
     settings = json.loads((out / "report" / "settings.json").read_text())
@@ -300,6 +306,10 @@ def test_labels_that_cannot_be_used_are_refused_in_one_line(
         assert (code, text) == (2, "")
         assert words in err
         assert err.count("\n") == 1
+    code, text, err = analyse(out, "--labels", f"a={good}", "--second-annotator", "b")
+    assert (code, text) == (2, "")
+    assert "no --labels b=FOLDER was given" in err
+    assert err.count("\n") == 1
 
 
 def test_what_is_missing_is_said(analysed: tuple[Path, str]) -> None:

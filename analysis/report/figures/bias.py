@@ -11,6 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from analysis.evidence import FEATURES, Evidence
+from analysis.report.feature_tables import margin_said
 from analysis.report.figures.samples import (
     dots_are,
     first_methods,
@@ -44,7 +45,7 @@ class Bias(NamedTuple):
 
     methods: list[str]
     margins: list[float | None]
-    """Change in per cent by half a pixel of boundary for each feature, where it is known."""
+    """Margin in per cent for each feature, where it is known."""
     points: list[Point]
     dots: str
     """Meaning of a small dot; '' without dots."""
@@ -53,6 +54,8 @@ class Bias(NamedTuple):
     """How much data the features come from."""
     few: str
     """How many methods are left out, in words; '' for none."""
+    margin: str
+    """What the margin is, in words."""
 
 
 def compute(evidence: Evidence) -> Bias | None:
@@ -73,11 +76,12 @@ def compute(evidence: Evidence) -> Bias | None:
             points.append(Point(i, j, *values))
     unit, sample = unit_of(evidence, cells=True), measured_from(evidence)
     few = methods_left_out(evidence)
-    return Bias(methods, margins, points, dots, unit, sample, few)
+    said = margin_said(unit, evidence.settings.get("annotator"))
+    return Bias(methods, margins, points, dots, unit, sample, few, said)
 
 
 def _margin(evidence: Evidence, feature: str) -> float | None:
-    """Return what half a pixel of boundary does to the true cells, in per cent of their mean."""
+    """Return the margin in per cent of the true cells' mean."""
     table = evidence.statistics
     if table.empty:
         return None
@@ -107,7 +111,7 @@ def draw(shown: Bias) -> Figure:
     ax.grid(axis="x", color="0.92", lw=0.4)
     handles = [*ax.get_legend_handles_labels()[0], *dot_key(shown.dots, "0.3")]
     if any(margin is not None for margin in shown.margins):
-        handles.append(Patch(fc="0.85", label="within half a pixel of boundary"))
+        handles.append(Patch(fc="0.85", label="within the margin"))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if count > 3 else 2)
     return figure
 
@@ -126,6 +130,6 @@ def caption(shown: Bias) -> str:
     """Say what bias means, how much data it comes from, and what grey means."""
     return (
         "Mean over units of (method − truth) in per cent of the truth's mean, for the cells that "
-        f"all methods found: {shown.sample}.{shown.few} {dots_are(shown.unit)} Grey: what half a "
-        "pixel of boundary does to such cells."
+        f"all methods found: {shown.sample}.{shown.few} {dots_are(shown.unit)} Grey: "
+        f"the margin, {shown.margin}."
     )

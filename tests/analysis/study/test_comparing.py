@@ -140,6 +140,39 @@ def test_sizes_are_in_micrometres_where_these_are_known() -> None:
         )
 
 
+def test_the_margin_is_the_disagreement_of_two_people_where_it_is_known() -> None:
+    """By hand: the mean over images of how far the two people's means are apart."""
+    table = cells({"large": 1.0, "small": 1.0})
+    rng = np.random.default_rng(4)
+    true = table[table["method"] == TRUTH]
+    shift = true["image"].map({f"i{k}": rng.normal(0, 30) for k in range(12)})
+    shift = shift.where(true["population"] == "large", -2 * shift)
+    second = true.assign(method="second", area=true["area"] + shift)
+    everything = pd.concat([table, second], ignore_index=True)
+    options = {"recommended": "U-Net", "resamples": 99, "annotator": "second"}
+    found = comparisons(everything, **options)  # type: ignore[arg-type]
+    area = found[found["feature"] == "area"]
+    of_images = shift.groupby(true["image"]).mean().abs().mean()
+    methods = area[(area["comparison"] == "methods") & (area["a"] == "U-Net")]
+    against_truth = methods[methods["b"] == TRUTH].iloc[0]
+    assert against_truth["margin"] == pytest.approx(of_images)
+    assert against_truth["family"] == "methods against truth"
+    both = area[(area["a"] == "second") & (area["b"] == TRUTH)].iloc[0]
+    assert both["verdict"] == both["family"] == ""
+    each = shift.abs().groupby([true["population"], true["image"]]).mean().groupby(level=0).mean()
+    populations = area[(area["comparison"] == "populations") & (area["method"] == "U-Net")]
+    assert populations["margin"].iloc[0] == pytest.approx(each.mean())
+    # where the second person drew no cell of these units: half a pixel around discs of radius 9
+    nobody = comparisons(
+        pd.concat([table, second.assign(image="elsewhere", group="elsewhere")], ignore_index=True),
+        **options,  # type: ignore[arg-type]
+    )
+    plain = comparisons(table, recommended="U-Net", resamples=99)
+    for one in (nobody, plain):
+        rows = one[(one["feature"] == "area") & (one["a"] == "U-Net") & (one["b"] == TRUTH)]
+        assert rows["margin"].iloc[0] == pytest.approx(9 * np.pi + np.pi / 4, abs=0.3)
+
+
 def test_cells_that_all_methods_found() -> None:
     """The second method fuses cells, so that only the other half can be compared.
 
