@@ -12,6 +12,7 @@ from typing import Any
 from sweep.folds import IOUS as IOUS
 from sweep.folds import ReadImages, by_seed, folds_of, in_order
 from sweep.ledger import Ledger
+from sweep.neighbours import trials_beside
 from trainables.config import Normalization, TrialConfig
 from trainables.records.files import write_text
 from trainables.tasks import TASKS, settings_of_others
@@ -43,6 +44,7 @@ COLUMNS = (
     "inference",
     "ceiling_iou",
     "candidate",
+    "trials_beside",
     "encoder_weights",
     "weights_id",
     "crop_size",
@@ -200,6 +202,10 @@ def write_tables(
     """
     configs, folds = planned(plan, records), folds_of(plan)
     rows = rank(trial_row(i, config, records.get(i)) for i, config in configs.items())
+    beside = trials_beside(records)
+    for row in rows:
+        if row["trial_id"] in beside:
+            row["trials_beside"] = round(beside[row["trial_id"]], 1)
     table = candidates(rows, folds, Ledger(out).read_per_image)
     if folds:
         rows = in_order(rows, table)

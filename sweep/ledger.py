@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -78,12 +78,14 @@ class Ledger:
                     break
             yield
 
-    def write_start(self, trial_id: str, config: TrialConfig, node: str, **fields: Any) -> None:
-        """Record that an attempt at a trial begins."""
+    def write_start(
+        self, trial_id: str, config: TrialConfig, node: str, gpus: Sequence[str] = (), **fields: Any
+    ) -> None:
+        """Record that an attempt at a trial begins, on which node and GPUs."""
         before = self.read_one(trial_id) or {}
         attempts = [
             *before.get("attempts", []),
-            {"node": node, "pid": os.getpid(), "started": time.time()},
+            {"node": node, "gpus": [*gpus], "pid": os.getpid(), "started": time.time()},
         ]
         self.write(trial_id, config, "running", attempts=attempts, **fields)
 

@@ -153,7 +153,12 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     )
     attempt = Attempt.begin(mine.out / "checkpoints" / mine.trial_id)
     mine.ledger.write_start(
-        mine.trial_id, config, node, wandb_id=tracker.wandb_id, limits=limits.to_dict()
+        mine.trial_id,
+        config,
+        node,
+        [str(gpu) for gpu in ray.get_gpu_ids()],
+        wandb_id=tracker.wandb_id,
+        limits=limits.to_dict(),
     )
     ended, logs = False, contextlib.ExitStack()
     try:

@@ -61,6 +61,7 @@ def table1(evidence: Evidence) -> pd.DataFrame:
                 "seed": trial["seed"],
                 "parameters_m": _rounded(trial["parameters_m"], 1),
                 "training_time": minutes(trial["train_seconds"]),
+                "trials_beside": trial.get("trials_beside", math.nan),
                 "loss": _rounded(_kept_loss(evidence.history, trial), 4),
                 "test_dataset_iou_percent": _rounded(100 * trial["test_dataset_iou"], 2),
                 "paper_parameters_m": same[0] if same else None,
@@ -70,6 +71,17 @@ def table1(evidence: Evidence) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def time_said(evidence: Evidence) -> str:
+    """Say what training time means in Table 1."""
+    said = "Training time is mm:ss."
+    if "trials_beside" not in evidence.leaderboard:  # of an earlier version
+        return f"{said} A trial may have shared its GPU or processor with others."
+    return (
+        f"{said} Trials beside: how many others shared the trial's GPU, or without a GPU its "
+        "machine, on average; alone, it would have taken less time."
+    )
 
 
 def _kept_loss(history: pd.DataFrame, trial: Mapping[Any, Any]) -> float:

@@ -24,7 +24,7 @@ from analysis.report.feature_tables import (
     feature_captions,
 )
 from analysis.report.shown_tables import agreed, agreement_caption, named_networks, shown_ranking
-from analysis.report.table1 import table1
+from analysis.report.table1 import table1, time_said
 
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
 MOST_DOTS = 30
@@ -401,8 +401,8 @@ def make_tables(evidence: Evidence) -> list[Table]:
         )
     paper = (
         "Table 1 of the paper: our numbers beside the paper's (which exist for ResNet-152 with two "
-        "classes). Training time is mm:ss of a trial that may have shared its GPU or processor "
-        "with others; loss is the training loss at the epoch whose weights were kept."
+        f"classes). {time_said(evidence)} Loss is the training loss at the epoch whose weights "
+        "were kept."
     )
     candidates = (
         "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "

@@ -92,7 +92,7 @@ def test_attempts_are_listed_with_node_process_and_time(ledger: Ledger) -> None:
     assert found["status"] == "running"
     assert [one["node"] for one in found["attempts"]] == ["node1", "node2"]
     for one in found["attempts"]:
-        assert set(one) == {"node", "pid", "started"}
+        assert set(one) == {"node", "gpus", "pid", "started"}
         assert one["pid"] == os.getpid()
         assert began <= one["started"] <= time.time()
     assert ledger.attempts("a") == found["attempts"]
