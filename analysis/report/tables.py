@@ -24,7 +24,7 @@ from analysis.report.feature_tables import (
     feature_captions,
 )
 from analysis.report.shown_tables import agreed, agreement_caption, named_networks, shown_ranking
-from analysis.report.table1 import table1, time_said
+from analysis.report.table1 import table1, table1_caption
 
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
 MOST_DOTS = 30
@@ -399,11 +399,6 @@ def make_tables(evidence: Evidence) -> list[Table]:
         ranked += (
             " Rows with given labels are not ranked: nothing was trained or calibrated for them."
         )
-    paper = (
-        "Table 1 of the paper: our numbers beside the paper's (which exist for ResNet-152 with two "
-        f"classes). {time_said(evidence)} Loss is the training loss at the epoch whose weights "
-        "were kept."
-    )
     candidates = (
         "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "
         "groups of validation images."
@@ -413,17 +408,21 @@ def make_tables(evidence: Evidence) -> list[Table]:
         "matched cells, HD95 the 95th percentile of their Hausdorff distance, as Metrics Reloaded "
         "defines them (doi:10.1038/s41592-023-02151-z)."
     )
-    annotator = evidence.settings.get("annotator")
-    features = feature_captions(unit_of(evidence, cells=True), annotator)
+    features = feature_captions(unit_of(evidence, cells=True), evidence.settings.get("annotator"))
     order = "best on validation first."
     if folds_of(evidence.plan):
         order = "in the order of their candidates (validation images of folds differ)."
+    paper = table1(evidence).drop(columns="task", errors="ignore")
     tables = [
         make_table("ranking", ranked, shown_ranking(ranking(evidence), list(SHOWN))),
         make_table("features", features["features"], against_truth(evidence)),
         make_table("populations", features["populations"], between_populations(evidence)),
         make_table("conclusions", CAPTION, conclusions(evidence)),
-        make_table("table1", paper, table1(evidence).drop(columns="task", errors="ignore")),
+        make_table(
+            "table1",
+            table1_caption(evidence),
+            table1(evidence).drop(columns="task", errors="ignore"),
+        ),
         make_table("statistics", features["statistics"], exploratory(evidence)),
         make_table(
             "agreement",
