@@ -418,11 +418,7 @@ def make_tables(evidence: Evidence) -> list[Table]:
         make_table("features", features["features"], against_truth(evidence)),
         make_table("populations", features["populations"], between_populations(evidence)),
         make_table("conclusions", CAPTION, conclusions(evidence)),
-        make_table(
-            "table1",
-            table1_caption(evidence),
-            table1(evidence).drop(columns="task", errors="ignore"),
-        ),
+        make_table("table1", table1_caption(evidence), paper),
         make_table("statistics", features["statistics"], exploratory(evidence)),
         make_table(
             "agreement",
