@@ -19,6 +19,7 @@ from analysis.report.answer import answer
 from analysis.report.errors import errors_table
 from analysis.report.figures import UNLABELLED_FIGURE, Drawn, figures_of, make_figures
 from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
+from analysis.report.purposes import purposes, purposes_said
 from analysis.report.remarks import calibration_said, small_cells_said
 from analysis.report.table1 import table1
 from analysis.report.tables import Table, make_table, make_tables, number, representatives, unit_of
@@ -204,6 +205,8 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         title=_title(evidence),
         answer=answer(evidence),
+        purposes=purposes(evidence),
+        purposes_said=purposes_said(evidence),
         tables=make_tables(evidence),
         figures=[one for one in drawn if one.name != UNLABELLED_FIGURE],
         unlabelled=unlabelled(evidence, drawn),
