@@ -13,6 +13,7 @@ from PIL import Image
 
 from analysis.evaluation.outcomes import outcomes
 from analysis.evidence import TRUTH, Picture
+from analysis.morphology.border import border_labels
 from analysis.report.figures.pixels import (
     OUTCOMES,
     border,
@@ -22,7 +23,6 @@ from analysis.report.figures.pixels import (
     outcome_pixels,
 )
 from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
-from analysis.study.objects import border_labels
 
 MOST_PIXELS = 16_000_000
 """Pixels of all layers together, which keeps the viewer's part of the page below about 2 MB."""

@@ -126,6 +126,7 @@ def write_cells(
     """
     from analysis.formats.imagej import write_binary, write_labels, write_rois
     from analysis.formats.overlay import write_overlay
+    from analysis.morphology.border import border_labels
     from analysis.morphology.features import measure
     from analysis.morphology.intensities import measure_intensities
 
@@ -134,6 +135,7 @@ def write_cells(
     table.insert(0, "image", frame.name)
     table.insert(1, "sequence", frame.sequence)
     table.insert(2, "frame", frame.number)
+    table["at_border"] = table["label"].isin(border_labels(labels))
     write_labels(labels, out / "labels" / f"{frame.name}.tif")
     write_binary(labels, out / "binary" / f"{frame.name}.png")
     if options.overlays:

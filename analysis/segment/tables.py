@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import tifffile
 from numpy.typing import NDArray
 
 from analysis.formats.trackmate import write_trackmate_objects
+from analysis.morphology.border import border_labels
 from analysis.morphology.intensities import ELLIPSE
 from analysis.segment.folder import Options, part_of
 from analysis.segment.inputs import Frame
@@ -64,6 +66,9 @@ def assemble(
 def _parts(out: Path, frames: Sequence[Frame], tracks: Tracks) -> Iterator[pd.DataFrame]:
     for frame in frames:
         part = pd.read_parquet(part_of(out, frame))
+        if "at_border" not in part:  # written by an earlier version
+            image = tifffile.imread(out / "labels" / f"{frame.name}.tif")
+            part["at_border"] = part["label"].isin(border_labels(image))
         part["frame"] = pd.array([frame.time] * len(part), dtype="Int64")
         numbers = tracks.get(frame.name)
         if numbers is None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.evaluation.images import LabelledImage
 from analysis.evaluation.outcomes import FOUND, outcomes
 from analysis.evidence import TRUTH
+from analysis.morphology.border import border_labels
 from analysis.morphology.features import measure
 from analysis.study.annotations import CellAnnotations as CellAnnotations
 
@@ -126,13 +127,6 @@ class CellMeasurer:
             split=self.split,
         )
         return table[[*KEYS, *(c for c in table.columns if c not in KEYS)]]
-
-
-def border_labels(labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the labels at the border of an image, whose cells it may not show completely."""
-    sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
-    found = np.unique(np.concatenate(sides))
-    return found[found > 0]
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

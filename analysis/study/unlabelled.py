@@ -22,13 +22,14 @@ from analysis.evaluation.outcomes import outcomes
 from analysis.evaluation.prediction import predict_maps
 from analysis.evidence import Unlabelled, compared
 from analysis.instances.methods import GIVEN_BACK, make_instances
+from analysis.morphology.border import border_labels
 from analysis.morphology.features import measure
 from analysis.segment.inputs import Frame
 from analysis.segment.tracks import link
 from analysis.statistics.resampling import FEWEST_UNITS
 from analysis.study.comparisons import answered, with_unit
 from analysis.study.families import UNLABELLED, Question, length_unit
-from analysis.study.objects import Labels, border_labels, together
+from analysis.study.objects import Labels, together
 from analysis.study.study import Study
 from trainables.checkpoint import load
 from trainables.errors import CheckpointError

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from skimage.measure import approximate_polygon, find_contours
 
 from analysis.evaluation.outcomes import Outcomes
+from analysis.morphology.border import border_labels
 from analysis.report.figures.style import OUTCOME_COLOURS, TRUE_LINE
-from analysis.study.objects import border_labels
 
 OUTCOMES = tuple(OUTCOME_COLOURS)
 """Names of outcomes; pixels hold their places, counted from 1, and 0 where there is no cell."""

@@ -15,6 +15,8 @@ from skimage.measure import label as components
 
 from analysis.formats.imagej import read_rois
 from analysis.segment.cli import Segmenter, main, segment
+from analysis.segment.inputs import list_frames
+from analysis.segment.tables import _parts
 from tests.analysis.segment.command_line import picture, predicts_in_tiles, run, spots
 from trainables.data.imagefiles import read_image
 
@@ -66,6 +68,12 @@ def test_everything_of_a_folder(model: Path, images: Path, tmp_path: Path) -> No
             assert np.array_equal(labels, segment(image, network))
             cells = plain[plain["image"] == name]
             assert cells["label"].tolist() == np.unique(labels[labels > 0]).tolist()
+            inner = labels[1:-1, 1:-1]
+            outside = np.ones(labels.shape, bool)
+            outside[1:-1, 1:-1] = False
+            touching = {n for n in np.unique(labels) if n and (outside & (labels == n)).any()}
+            assert set(cells.loc[cells["at_border"], "label"]) == touching
+            assert set(cells.loc[~cells["at_border"], "label"]) <= set(np.unique(inner))
             mask = imagecodecs.png_decode((out / "binary" / f"{name}.png").read_bytes())
             assert components(mask, connectivity=1).max() == len(cells)
             rois = read_rois(out / "rois" / f"{name}.zip", labels.shape)
@@ -88,6 +96,11 @@ def test_everything_of_a_folder(model: Path, images: Path, tmp_path: Path) -> No
     settings = json.loads((out / "settings.json").read_text())
     assert settings["finished"]
     assert settings["objects"] == len(plain)
+    part = out / "parts" / "a1.parquet"  # as an earlier version wrote it
+    pd.read_parquet(part).drop(columns="at_border").to_parquet(part, index=False)
+    frame = next(one for one in list_frames([images]) if one.name == "a1")
+    (again,) = _parts(out, [frame], {})
+    assert again["at_border"].tolist() == plain.loc[plain["image"] == "a1", "at_border"].tolist()
     assert settings["model"]["parameters"]["threshold"] == 0.5
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
