@@ -17,7 +17,14 @@ from markupsafe import Markup
 from analysis.evidence import TRUTH, Evidence
 from analysis.report.answer import answer
 from analysis.report.errors import errors_table
-from analysis.report.figures import UNLABELLED_FIGURE, Drawn, figures_of, make_figures
+from analysis.report.figures import (
+    METHODS_FIGURE,
+    POPULATIONS_FIGURE,
+    UNLABELLED_FIGURE,
+    Drawn,
+    figures_of,
+    make_figures,
+)
 from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
 from analysis.report.purposes import purposes, purposes_said
 from analysis.report.remarks import calibration_said, small_cells_said
@@ -34,6 +41,8 @@ SETTINGS = ("top", "convention", "unit", "flips", "budget", "annotator")
 
 NEAR_ANSWER = ("features", "populations", "conclusions")
 """Tables that stand between the answer and the figures."""
+ABOVE_TABLES = {METHODS_FIGURE: "features", POPULATIONS_FIGURE: "populations"}
+"""Figures that stand above one of these tables."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,8 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         purposes=purposes(evidence),
         purposes_said=purposes_said(evidence),
         tables=make_tables(evidence),
-        figures=[one for one in drawn if one.name != UNLABELLED_FIGURE],
+        figures=[one for one in drawn if one.name not in (UNLABELLED_FIGURE, *ABOVE_TABLES)],
+        above={ABOVE_TABLES[one.name]: one for one in drawn if one.name in ABOVE_TABLES},
         unlabelled=unlabelled(evidence, drawn),
         errors=errors_table(evidence, {name for one in pictures for name in one["layers"]}),
         viewer=embedded({"pictures": pictures, "truth": TRUTH, "colours": OUTCOME_COLOURS})

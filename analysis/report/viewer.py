@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from analysis.evaluation.outcomes import outcomes
+from analysis.evaluation.outcomes import Outcomes, outcomes
 from analysis.evidence import TRUTH, Picture
 from analysis.morphology.border import border_labels
 from analysis.report.figures.pixels import (
     OUTCOMES,
     border,
     dashes,
-    densest_window,
     left_out_pixels,
     outcome_pixels,
+    worst_window,
 )
 from analysis.report.figures.style import CELL_LINE, OUTCOME_COLOURS, TRUE_LINE
 
@@ -28,7 +28,7 @@ MOST_PIXELS = 16_000_000
 """Pixels of all layers together, which keeps the viewer's part of the page below about 2 MB."""
 SMALLEST = 256
 """Side in pixels of the smallest window worth showing; below it, pictures are left out instead."""
-Window = tuple[slice, slice]
+Place = tuple[slice, slice]
 
 
 def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -38,7 +38,7 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
     method: the outlines (dashed for cells that comparisons of features leave out), and for methods
     also the cells in the colours of their outcomes, and how many of each there are: true cells,
     but of invented ones the predicted cells. Large pictures are cropped to the window with the
-    most true foreground and never scaled: a pixel on the page is a pixel of the image.
+    most errors of all methods and never scaled: a pixel on the page is a pixel of the image.
     """
     shown, notes = list(pictures), []
     layers_each = max((2 * len(picture.labels) + 2 for picture in shown), default=1)
@@ -54,11 +54,13 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
         area = sum(min(side, h) * min(side, w) for h, w in (p.truth.shape for p in shown))
     made: list[dict[str, Any]] = []
     for picture in shown:
-        window = densest_window(picture.truth, side)
+        became = {name: outcomes(picture.truth, labels) for name, labels in picture.labels.items()}
+        both = [(labels, became[name]) for name, labels in picture.labels.items()]
+        window = worst_window(picture.truth, both, side).place
         high, wide = picture.truth[window].shape
         layers = {TRUTH: _truth_layer(picture.truth, window)}
         for name, labels in picture.labels.items():
-            layers[name] = _method_layers(picture.truth, labels, window)
+            layers[name] = _method_layers(picture.truth, labels, became[name], window)
         said = f"{wide} × {high} pixels"
         if (high, wide) != picture.truth.shape:
             whole = f"{picture.truth.shape[1]} × {picture.truth.shape[0]}"
@@ -69,21 +71,20 @@ def viewer_pictures(pictures: Sequence[Picture]) -> tuple[list[dict[str, Any]], 
     if any(p.truth.shape != (m["height"], m["width"]) for p, m in zip(shown, made)):
         notes.append(
             f"To keep this page small, each picture is cropped to the window of at most {side} × "
-            f"{side} pixels with the most true foreground. Pictures are not scaled."
+            f"{side} pixels in which the methods make most errors. Pictures are not scaled."
         )
     return made, notes
 
 
-def _truth_layer(truth: NDArray[np.int32], window: Window) -> dict[str, Any]:
+def _truth_layer(truth: NDArray[np.int32], window: Place) -> dict[str, Any]:
     cut = np.isin(truth, border_labels(truth))
     return {"outlines": _layer({TRUE_LINE: _outline(truth, cut)[window]}), "outcomes": ""}
 
 
 def _method_layers(
-    truth: NDArray[np.int32], labels: NDArray[np.int32], window: Window
+    truth: NDArray[np.int32], labels: NDArray[np.int32], became: Outcomes, window: Place
 ) -> dict[str, Any]:
     """Return a method's layers; outcomes are those of whole cells, also where these are cropped."""
-    became = outcomes(truth, labels)
     _, left_out = left_out_pixels(truth, labels, became)
     painted = outcome_pixels(truth, labels, became)[window]
     colours = {c: painted == place for place, c in enumerate(OUTCOME_COLOURS.values(), 1)}

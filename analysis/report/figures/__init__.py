@@ -23,6 +23,8 @@ from analysis.report.figures import (
     budget,
     calibration,
     dataset_iou,
+    estimation,
+    estimation_drawing,
     features,
     losses,
     networks,
@@ -40,6 +42,8 @@ LARGEST_DRAWING = 100_000
 """Bytes of the largest SVG on the page; figures that are larger are shown there as pixels."""
 SCREEN_DPI = 200
 """Dots per inch of these: 1.5 per pixel of the page, so that text stays sharp."""
+METHODS_FIGURE, POPULATIONS_FIGURE = "estimation_methods", "estimation_populations"
+"""The two figures that the page shows with the tables of cell features."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,19 @@ FIGURES: dict[str, Kind[Any]] = {
         features.compute,
         features.draw,
         features.caption,
+    ),
+    METHODS_FIGURE: Kind(
+        "Cell features of each method against the truth, with 95 % intervals",
+        estimation.compute_methods,
+        estimation_drawing.draw,
+        estimation.caption,
+    ),
+    POPULATIONS_FIGURE: Kind(
+        "Populations in the cells of the recommended method and in the true cells, with 95 % "
+        "intervals",
+        estimation.compute_populations,
+        estimation_drawing.draw,
+        estimation.caption,
     ),
     "figure10_overlays": Kind(
         "Methods laid over the truth and over each other (the paper's Figure 10)",
@@ -178,7 +195,7 @@ def make_figures(evidence: Evidence, folder: Path) -> dict[str, Drawn]:
 
 def _pixels(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    options: Any = {"quality": 80, "method": 6}
+    options: Any = {"quality": 70, "method": 6}
     figure.savefig(buffer, format="webp", dpi=SCREEN_DPI, pil_kwargs=options)
     return buffer.getvalue()
 

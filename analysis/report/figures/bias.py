@@ -18,7 +18,7 @@ from analysis.report.figures.samples import (
     measured_from,
     methods_left_out,
 )
-from analysis.report.figures.style import COLOURS, MARKERS, TWO_COLUMNS, dot_key, draw_dots
+from analysis.report.figures.style import TWO_COLUMNS, dot_key, draw_dots, look
 from analysis.report.tables import (
     relative_bias,
     unit_of,
@@ -119,7 +119,7 @@ def draw(shown: Bias) -> Figure:
 def _draw_point(ax: Axes, point: Point, methods: list[str]) -> None:
     """Draw a method's bias at its own height in the feature's row."""
     y = point.feature + (point.method - (len(methods) - 1) / 2) * 0.7 / len(methods)
-    colour, marker = COLOURS[point.method % 7], MARKERS[point.method % 7]
+    colour, _, marker, _ = look(point.method)
     label = methods[point.method] if point.feature == 0 else None
     draw_dots(ax, point.units, y, colour)
     for percent in point.percent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from analysis.evaluation.outcomes import CAUSES, FOUND, budget
 from analysis.evidence import Evidence
 from analysis.report.figures.samples import first_methods, methods_left_out, scored_from
-from analysis.report.figures.style import OUTCOME_COLOURS, TWO_COLUMNS
+from analysis.report.figures.style import OUTCOME_COLOURS, TWO_COLUMNS, wrapped
 from analysis.report.tables import measured_split, unit_of
 
 
@@ -73,7 +72,7 @@ def draw(shown: Budget) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1), sharey=True)
     for place, bar in enumerate(shown.bars):
         _draw_bar(left, place, bar)
-    left.set_yticks(range(count), ["\n".join(textwrap.wrap(b.method, 26)) for b in shown.bars])
+    left.set_yticks(range(count), ["\n".join(wrapped(b.method, 26)) for b in shown.bars])
     left.set_ylim(count - 0.5, -0.5)
     left.set_xlim(0, 1)
     left.set_xlabel(f"Mean AP ({shown.split} images), and what takes the rest")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from analysis.report.figures.samples import (
     methods_left_out,
     scored_from,
 )
-from analysis.report.figures.style import COLOURS, ONE_COLUMN, dot_key, draw_dots
+from analysis.report.figures.style import COLOURS, ONE_COLUMN, dot_key, draw_dots, wrapped
 from analysis.report.tables import (
     measured_scores,
     measured_split,
@@ -67,6 +66,7 @@ def compute(evidence: Evidence) -> Calibration | None:
         return None
     units, dots = unit_values(evidence, ("ap_mean",), kinds)
     methods = first_methods(evidence)
+    table = table[table["method"].isin(methods)]  # nothing was calibrated for given labels
     scores = []
     for number, name in enumerate(methods):
         for kind in kinds:
@@ -99,7 +99,7 @@ def draw(shown: Calibration) -> Figure:
         draw_dots(ax, one.units, y, COLOURS[0])
         ax.plot(one.others, [y] * len(one.others), "|", color="0.5", ms=5)
         ax.plot(one.own, [y] * len(one.own), "o", mfc=colour, mec=COLOURS[0])
-    ax.set_yticks(range(count), ["\n".join(textwrap.wrap(n, 26)) for n in shown.methods])
+    ax.set_yticks(range(count), ["\n".join(wrapped(n, 26)) for n in shown.methods])
     ax.set_ylim(count - 0.5, -0.5)
     ax.set_xlabel(f"Mean AP over IoU 0.5 to 0.9, {shown.split} images")
     ax.grid(axis="x", color="0.9", lw=0.4)

@@ -143,6 +143,6 @@ def caption(shown: Maps) -> str:
     return (
         f"Per cent; {shown.done} finished trials. Intersection and union are summed over all test "
         "images, then divided. Where several trials share a cell, the one best on "
-        "validation is shown. Framed: the highest value of its task. Hatched: no finished trial; "
-        "the word is its status. Dash: not in this sweep."
+        "validation is shown. Framed: the highest value of a task that has several. Hatched: no "
+        "finished trial; the word is its status. Dash: not in this sweep."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,13 +15,12 @@ from numpy.typing import NDArray
 
 from analysis.evidence import FEATURES, TRUTH, Evidence
 from analysis.report.figures.samples import first_methods, measured_from, methods_left_out
-from analysis.report.figures.style import COLOURS, TWO_COLUMNS
+from analysis.report.figures.style import TWO_COLUMNS, look, wrapped
 from analysis.report.tables import (
     MOST_DOTS,
     feature_column,
     in_order,
     representatives,
-    unit_of,
 )
 from analysis.report.unlabelled import frames_said, unit_name
 
@@ -64,18 +62,18 @@ class Features(NamedTuple):
     size_known: bool
     """Whether sizes are in µm."""
     colours: list[int]
-    """Place of each method's colour in `COLOURS`, so that it has one colour on the whole page."""
+    """Place of each method's colour (`look`), so that it has one colour on the whole page."""
 
 
 def compute(evidence: Evidence) -> Features | None:
     """Return a box for every feature and method."""
-    unit = unit_of(evidence, cells=True)
     ranked = [TRUTH, *first_methods(evidence), *evidence.given]
     cells = evidence.cells
     if cells.empty:
         return None
     cells = cells[cells["method"].isin(ranked)]
-    found = _features(evidence, cells, ranked, unit, measured_from(evidence))
+    # means of units are in the estimation plots
+    found = _features(evidence, cells, ranked, "", measured_from(evidence))
     return found._replace(few=methods_left_out(evidence))
 
 
@@ -97,7 +95,10 @@ def compute_unlabelled(evidence: Evidence) -> Features | None:
 def _features(
     evidence: Evidence, objects: pd.DataFrame, ranked: list[str], unit: str, sample: str
 ) -> Features:
-    """Return the boxes of cells; methods are in the order of `ranked`, the truth first."""
+    """Return the boxes of cells; methods are in the order of `ranked`, the truth first.
+
+    `unit` is '' where means of units are not drawn.
+    """
     methods = in_order(objects["method"], ranked)
     everyone = in_order([*ranked, *methods])
     tables = [objects[objects["method"] == name] for name in methods]
@@ -129,13 +130,13 @@ def _panel(
     label = f"{feature.replace('_', ' ').capitalize()}{f' ({unit})' if unit else ''}"
     true = [v for v, table in zip(values, tables) if len(v) and (table["method"] == TRUTH).all()]
     median = float(np.median(true[0])) if true else None
-    low, high = _ends(values, means)
+    low, high = axis_ends(values, means)
     every = np.concatenate(values)
     beyond = int(((every < low) | (every > high)).sum())
     return Panel(label, boxplot_stats(values), means, median, (low, high), beyond, len(every))
 
 
-def _ends(values: list[NDArray[Any]], means: list[NDArray[np.float64]]) -> tuple[float, float]:
+def axis_ends(values: list[NDArray[Any]], means: list[NDArray[np.float64]]) -> tuple[float, float]:
     """Return axis ends that include the values of most cells and the means of all units."""
     lows, highs = [], []
     for part in filter(len, values):
@@ -155,11 +156,11 @@ def draw(shown: Features) -> Figure:
     """Draw one panel per feature, one box per method."""
     count = len(shown.methods)
     colours = [
-        "0.55" if name == TRUTH else COLOURS[place % len(COLOURS)]
+        "0.55" if name == TRUTH else look(place).colour
         for name, place in zip(shown.methods, shown.colours)
     ]
     labels = [
-        "\n".join([*textwrap.wrap(name, 24), f"n = {cells:,}"])
+        "\n".join([*wrapped(name, 24), f"n = {cells:,}"])
         for name, cells in zip(shown.methods, shown.counts)
     ]
     height = 0.9 + 2 * (0.35 + 0.36 * count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
-from analysis.report.figures.style import COLOURS, LINES, ONE_COLUMN, TWO_COLUMNS
+from analysis.report.figures.style import ONE_COLUMN, TWO_COLUMNS, look
 from analysis.report.tables import in_order
 from trainables.config import ARCHITECTURES, PAPER_ENCODERS, STARDIST
 from trainables.names import architecture_name, encoder_name, task_name
@@ -144,8 +144,8 @@ def draw(shown: Losses) -> Figure:
             _make_logarithmic(first)
     figure.supylabel(shown.label, fontsize=8)
     handles = [
-        Line2D([], [], color=COLOURS[i % 7], ls=LINES[i % 6], label=name)
-        for i, name in enumerate(shown.networks)
+        Line2D([], [], label=name, ms=3.5, **_line(place))
+        for place, name in enumerate(shown.networks)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=keys)
     return figure
@@ -154,17 +154,26 @@ def draw(shown: Losses) -> Figure:
 def _draw_lines(ax: Axes, lines: list[Line]) -> None:
     """Draw every trial of one panel; further trials of the same network are thin."""
     for line in lines:
+        style = _line(line.network)
+        if len(line.epochs) < 4:
+            style["marker"] = style["marker"] or "o"
         ax.plot(
             line.epochs,
             line.values,
-            color=COLOURS[line.network % 7],
-            ls=LINES[line.network % 6],
             lw=0.5 if line.again else 1.0,
             alpha=0.6 if line.again else 1.0,
-            marker="o" if len(line.epochs) < 4 else None,
-            ms=2.5,
+            ms=3,
+            markevery=max(1, len(line.epochs) // 8),
+            **style,
         )
     ax.grid(axis="y", color="0.9", lw=0.4)
+
+
+def _line(place: int) -> dict[str, Any]:
+    """Return colour, dash and, where others have that colour, marker of a network."""
+    shown = look(place)
+    marker = shown.marker if shown.every else None
+    return {"color": shown.colour, "ls": shown.dash, "marker": marker}
 
 
 def _make_logarithmic(ax: Axes) -> None:
@@ -178,11 +187,11 @@ def _make_logarithmic(ax: Axes) -> None:
 def caption(shown: Losses) -> str:
     """Say what a line means, and what not to compare."""
     return (
-        f"One line per trial ({shown.trials} trials), one panel per task and encoder; colour and "
-        "dash show the network. Further seeds and folds of a candidate are thin lines. Panels of "
-        f"one task share their axes. With more than {MOST_POINTS} epochs, a point is the median of "
-        "neighbouring epochs. Do not compare losses of different tasks: they are different "
-        "functions."
+        f"One line per trial ({shown.trials} trials), one panel per task and encoder; colour, dash "
+        "and marker show the network. Further seeds and folds of a candidate are thin lines. "
+        f"Panels of one task share their axes. With more than {MOST_POINTS} epochs, a point is the "
+        "median of neighbouring epochs. Do not compare losses of different tasks: they are "
+        "different functions."
     )
 
 

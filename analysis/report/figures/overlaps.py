@@ -17,14 +17,7 @@ from analysis.report.figures.samples import (
     methods_left_out,
     scored_from,
 )
-from analysis.report.figures.style import (
-    COLOURS,
-    LINES,
-    MARKERS,
-    ONE_COLUMN,
-    dot_key,
-    draw_dots,
-)
+from analysis.report.figures.style import MARKERS, ONE_COLUMN, dot_key, draw_dots, look
 from analysis.report.tables import (
     measured_scores,
     measured_split,
@@ -96,16 +89,25 @@ def draw(shown: Overlaps) -> Figure:
     for number, line in enumerate(shown.lines):
         shift = 0.01 * (number - (count - 1) / 2)
         if line.given:
-            ax.plot(*line.points.T, color="black", ls=(0, (4, 2)), label=_given_label(line))
+            dash, marker = (0, (4, 2)), MARKERS[number % len(MARKERS)]
+            ax.plot(
+                *line.points.T,
+                color="black",
+                ls=dash,
+                marker=marker,
+                mfc="white",
+                ms=4,
+                label=_given_label(line),
+            )
             continue
-        colour = COLOURS[number % 7]
+        colour, dash, marker, _ = look(number)
         draw_dots(ax, line.units[:, 0] + shift, line.units[:, 1], colour)
         ax.plot(
             line.points[:, 0] + shift,
             line.points[:, 1],
             color=colour,
-            ls=LINES[number % 6],
-            marker=MARKERS[number % 7],
+            ls=dash,
+            marker=marker,
             ms=4,
             label=textwrap.shorten(line.method, 60),
         )
@@ -128,8 +130,8 @@ def caption(shown: Overlaps) -> str:
     given = ""
     if any(line.given for line in shown.lines):
         given = (
-            " Dashed: given labels; those of a second person show how well people agree, which no "
-            "method can be expected to exceed."
+            " Dashed, with open markers: given labels; those of a second person show how well "
+            "people agree, which no method can be expected to exceed."
         )
     return (
         f"Calibrated methods on {shown.sample}.{shown.few} AP = TP / (TP + FP + FN) at each IoU. "

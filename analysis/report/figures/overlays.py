@@ -16,23 +16,26 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from analysis.evaluation.outcomes import FOUND, outcomes
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, Picture
 from analysis.report.figures.pixels import (
-    densest_window,
+    Window,
     left_out_pixels,
     outcome_image,
     outcome_pixels,
     outlines,
     pixel_iou,
     show_pixels,
+    worst_window,
 )
 from analysis.report.figures.style import OUTCOME_COLOURS, TRUE_LINE, TWO_COLUMNS
 from analysis.report.tables import letters, representatives
 
 SIDE = 360
 """Side in pixels of the largest window; in a larger one, a border of one pixel is not visible."""
-LARGEST = 4
+LARGEST = 6
 """Largest number of methods in one figure of overlays."""
+MOST_PANELS = 12
+"""Largest number of panels, three rows; with more, only the first method is laid over others."""
 LINE = "white"
 """Colour of the outlines of the truth (or the second method) on coloured cells."""
 Outlines = list[NDArray[np.float64]]
@@ -75,24 +78,32 @@ class Overlays(NamedTuple):
     """Number of all methods; larger than that of `marks` where some are not shown."""
     cropped: bool
     """Whether the image is larger than the window."""
+    errors: int
+    """Cells of the window that are not right, over the methods shown."""
+    pictures: int
+    """Number of pictures from which the window was chosen."""
 
 
 def compute(evidence: Evidence) -> Overlays | None:
-    """Return the first picture's densest window with each method over the truth and the others."""
-    if not evidence.pictures:
-        return None
-    picture = evidence.pictures[0]
-    marks = letters(representatives(evidence))
-    marks = {name: mark for name, mark in marks.items() if name in picture.labels}
+    """Return the window with most errors, each method over the truth, and methods over others."""
+    every = letters(representatives(evidence))
+    marks = {
+        name: mark
+        for name, mark in every.items()
+        if evidence.pictures and all(name in one.labels for one in evidence.pictures)
+    }
     marks = dict(list(marks.items())[:LARGEST])
     if not marks:
         return None
-    window = densest_window(picture.truth, SIDE)
+    windows = [_window(picture, [*marks]) for picture in evidence.pictures]
+    place = max(range(len(windows)), key=lambda n: (windows[n][1:], -n))
+    picture, (window, errors, _) = evidence.pictures[place], windows[place]
     labels = picture.labels
     compared = [(f"{mark} vs truth", labels[name], picture.truth) for name, mark in marks.items()]
-    compared += [
-        (f"{marks[a]} vs {marks[b]}", labels[a], labels[b]) for a, b in combinations(marks, 2)
-    ]
+    both = [*combinations(marks, 2)]
+    if 1 + len(compared) + len(both) > MOST_PANELS:
+        both = both[: len(marks) - 1]  # the first method and each other one
+    compared += [(f"{marks[a]} vs {marks[b]}", labels[a], labels[b]) for a, b in both]
     pairs = [_pair(title, picture.pixels, a, b, window) for title, a, b in compared]
     return Overlays(
         picture.image,
@@ -102,8 +113,18 @@ def compute(evidence: Evidence) -> Overlays | None:
         pairs[0].second_cut,
         pairs,
         marks,
-        len(picture.labels),
+        len(every),
         max(picture.truth.shape) > SIDE,
+        errors,
+        len(windows),
+    )
+
+
+def _window(picture: Picture, names: list[str]) -> Window:
+    """Return the window of a picture in which these methods make most errors."""
+    labels = [picture.labels[name] for name in names]
+    return worst_window(
+        picture.truth, [(one, outcomes(picture.truth, one)) for one in labels], SIDE
     )
 
 
@@ -189,13 +210,23 @@ def caption(shown: Overlays) -> str:
     """Say which part of which image is shown, and what the colours mean."""
     where = f"Image {shown.image} ({shown.split})"
     if shown.cropped:
-        where += f", cropped to the {SIDE}-pixel window with the most true foreground"
-    few = f"; the first {LARGEST} of {shown.methods} methods" if shown.methods > LARGEST else ""
+        high, wide = shown.pixels.shape
+        where += f", {wide} × {high} pixels of it"
+    count = len(shown.marks)
+    few = f"; the first {count} of {shown.methods} methods" if shown.methods > count else ""
+    among = f"of the {shown.pictures} pictures of the viewer " if shown.pictures > 1 else ""
+    if shown.errors:
+        chosen = (
+            f"This is the part {among}in which these methods make most errors ({shown.errors} "
+            "cells missed, invented, merged, split or with a wrong boundary), so it is not typical."
+        )
+    else:
+        chosen = f"This is the part {among}with the most true foreground; all cells are found."
     return (
-        f"{where}{few}. Cells of the first method, coloured by what became of them; missed: cells "
-        "of the truth that it lacks. Where two methods are compared, the second is taken as the "
-        "truth. Merged: one cell covers several true ones. Split: one true cell is covered by "
-        "several. Boundary: one cell for one true cell, with an IoU below 0.5. White outlines: "
-        "the truth (or the second method), dashed for cells at the border of the image, which "
-        "comparisons of features leave out. IoU is that of the foreground pixels shown."
+        f"{where}{few}. {chosen} Cells of the first method, coloured by what became of them; "
+        "missed: cells of the truth that it lacks. Where two methods are compared, the second is "
+        "taken as the truth. Merged: one cell covers several true ones. Split: one true cell is "
+        "covered by several. Boundary: one cell for one true cell, with an IoU below 0.5. White "
+        "outlines: the truth (or the second method), dashed for cells at the border of the image, "
+        "which comparisons of features leave out. IoU is that of the foreground pixels shown."
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, to_rgb
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 
-from analysis.evaluation.outcomes import Outcomes
+from analysis.evaluation.outcomes import FOUND, Outcomes
 from analysis.morphology.border import border_labels
 from analysis.report.figures.style import OUTCOME_COLOURS, TRUE_LINE
 
@@ -47,15 +49,67 @@ def border(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     return differs & (labels > 0)
 
 
-def densest_window(truth: NDArray[np.integer], side: int) -> tuple[slice, slice]:
-    """Return the window of at most `side` pixels with the most true foreground."""
-    high, wide = truth.shape
-    rows, columns = min(side, high), min(side, wide)
-    total = np.pad((truth > 0).astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+class Window(NamedTuple):
+    """A part of an image, and what is in it."""
+
+    place: tuple[slice, slice]
+    errors: int
+    """Number of cells that are not right, over all methods together."""
+    foreground: int
+    """Number of pixels of true cells."""
+
+
+def worst_window(
+    truth: NDArray[np.integer],
+    methods: Sequence[tuple[NDArray[np.integer], Outcomes]],
+    side: int,
+) -> Window:
+    """Return the window of at most `side` pixels with the most errors.
+
+    Parameters
+    ----------
+    truth : (H, W) integer array
+        Label image.
+    methods : sequence of (H, W) integer array, Outcomes
+        Label image of each method, and what became of its cells.
+    side : int
+
+    Returns
+    -------
+    Window
+        The one with the most cells that are missed, merged, split or have a wrong boundary (true
+        cells) or are invented (predicted cells), a cell being where its centre is. Of several, the
+        one with the most true foreground.
+    """
+    wrong = np.zeros(truth.shape, np.int64)
+    for labels, became in methods:
+        _count_at_centres(wrong, truth, became.true[became.true_outcome != FOUND])
+        _count_at_centres(wrong, labels, became.pred[became.pred_outcome == "invented"])
+    foreground = (truth > 0).astype(np.int64)
+    shape = min(side, truth.shape[0]), min(side, truth.shape[1])
+    most = shape[0] * shape[1] + 1  # one error counts more than all foreground
+    inside = _sums(most * wrong + foreground, shape)
+    top, left = (int(place) for place in np.unravel_index(int(inside.argmax()), inside.shape))
+    errors, pixels = divmod(int(inside[top, left]), most)
+    return Window((slice(top, top + shape[0]), slice(left, left + shape[1])), errors, pixels)
+
+
+def _count_at_centres(
+    counts: NDArray[np.int64], labels: NDArray[np.integer], named: NDArray[np.int64]
+) -> None:
+    """Add one at the centre of each named cell."""
+    if len(named):
+        centres = np.rint(ndimage.center_of_mass(labels > 0, labels, named)).astype(int)
+        np.add.at(counts, tuple(centres.T), 1)
+
+
+def _sums(values: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the sum of every window of this shape, by its first row and column."""
+    rows, columns = shape
+    total = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inside = total[rows:, columns:] - total[:-rows, columns:]
-    inside = inside - total[rows:, :-columns] + total[:-rows, :-columns]
-    top, left = np.unravel_index(int(inside.argmax()), inside.shape)
-    return slice(int(top), int(top) + rows), slice(int(left), int(left) + columns)
+    found: NDArray[np.int64] = inside - total[rows:, :-columns] + total[:-rows, :-columns]
+    return found
 
 
 def outcome_pixels(
@@ -150,11 +204,12 @@ def show_pixels(
     lines: list[NDArray[np.float64]] | None = None,
     colours: str | ListedColormap = "gray",
     line: str = TRUE_LINE,
+    width: float = 0.8,
 ) -> None:
-    """Show pixels with values from 0 to 1, and outlines on top."""
+    """Show pixels with values from 0 to 1, and outlines of this colour and width on top."""
     high, wide = pixels.shape[:2]
     ax.imshow(pixels, cmap=colours, vmin=0, vmax=1, interpolation="none")
     if lines:
-        ax.add_collection(LineCollection(lines, colors=line, linewidths=0.8))
+        ax.add_collection(LineCollection(lines, colors=line, linewidths=width))
     ax.set(xlim=(-0.5, wide - 0.5), ylim=(high - 0.5, -0.5))
     ax.set_title(title, pad=3)

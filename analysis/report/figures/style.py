@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import textwrap
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,9 +13,9 @@ from analysis.evaluation.outcomes import FOUND
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths in inches."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, which colour-blind people can distinguish; without yellow, which is too
-pale for lines."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+"""Okabe and Ito's colours, which colour-blind people can distinguish, and a dark red of Tol's in
+the place of yellow, which is too pale for lines."""
 OUTCOME_COLOURS = {
     FOUND: "#A9BCC9",
     "missed": "#0072B2",
@@ -27,7 +28,7 @@ OUTCOME_COLOURS = {
 and Ito's colours for what went wrong, and a pale one for what is right."""
 CELL_LINE, TRUE_LINE = "#F0E442", "#56B4E9"
 """Outlines of a method's cells and of the true ones on images; no outcome has these colours."""
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<"
 DASHES = ((4, 1.5), (1, 1), (5, 1, 1, 1), (8, 2), (2, 2))
 LINES: tuple[Any, ...] = ("-", *((0, dash) for dash in DASHES))
 STYLE: dict[str, Any] = {
@@ -50,6 +51,34 @@ STYLE: dict[str, Any] = {
     "savefig.dpi": 300,
 }
 """Matplotlib's settings; no text in a figure is smaller than 7 points."""
+
+
+class Look(NamedTuple):
+    """How one network or method looks among others."""
+
+    colour: str
+    dash: Any
+    """Matplotlib's line style."""
+    marker: str
+    every: bool
+    """Whether its lines need the marker: another one has the same colour."""
+
+
+def look(place: int) -> Look:
+    """Return the look of the network or method in this place, counted from 0.
+
+    No two of the first 16 look alike: those that share a colour differ in dash and marker.
+    """
+    again = place // len(COLOURS)
+    # five further, so that the next one of this colour has the next dash
+    dash = LINES[(place + (len(LINES) - 1) * again) % len(LINES)]
+    marker = MARKERS[(place + again) % len(MARKERS)]
+    return Look(COLOURS[place % len(COLOURS)], dash, marker, again > 0)
+
+
+def wrapped(name: str, width: int, **options: Any) -> list[str]:
+    """Split a name into lines between its words, never within 'star-convex' or '3-class'."""
+    return textwrap.wrap(name, width, break_on_hyphens=False, **options)
 
 
 def draw_dots(ax: Axes, x: Any, y: Any, colour: str) -> None:

@@ -127,6 +127,15 @@ def test_answer_says_who_scores_highest_by_how_much_and_from_how_many(evidence: 
     )
 
 
+def test_estimation_plots_stand_above_their_tables(page: Path) -> None:
+    text = page.read_text()
+    order = ["estimation_methods", "features-caption", "estimation_populations"]
+    order += ["populations-caption", "conclusions-caption", "figures", "figure9_features"]
+    places = [text.index(f'id="{name}"') for name in order]
+    assert places == sorted(places)
+    assert text.count('id="estimation_methods"') == 1
+
+
 def test_the_page_says_how_to_use_every_method(page: Path, evidence: Evidence) -> None:
     text = visible(page)
     methods = evidence.methods[evidence.methods["representative"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +16,28 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.evidence import TRUTH, Crop, Evidence, Picture
+from analysis.evidence import TRUTH, Crop, Evidence
 from analysis.report import tables as report_tables
 from analysis.report.figures import (
     FIGURES,
     bias,
     calibration,
     dataset_iou,
+    estimation,
     features,
     figures_of,
     losses,
     make_figures,
     networks,
     overlaps,
-    overlays,
 )
 from analysis.report.figures.pixels import (
     border,
-    densest_window,
     outlines,
     pixel_iou,
 )
-from analysis.report.figures.style import STYLE, TWO_COLUMNS
+from analysis.report.figures.style import STYLE, TWO_COLUMNS, look
 from analysis.report.table1 import chosen_trials, table1
-from analysis.report.viewer import viewer_pictures
 from tests.analysis.evidence_data import METHODS, empty, make_evidence
 
 NAMES = list(METHODS)
@@ -54,7 +53,7 @@ def test_everything_is_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     one = make_evidence(**ONE, encoders=("resnet152",))
     written = make_figures(one, tmp_path)
     assert [*written] == [*figures_of(one)]
-    assert len(written) == 10
+    assert len(written) == 12
     for name, figure in written.items():
         assert figure.path == tmp_path / f"{name}.svg"
         assert figure.path.stat().st_size > 100
@@ -147,6 +146,49 @@ def test_networks_have_the_names_that_methods_have(evidence: Evidence) -> None:
     assert {"U-Net++, ResNeSt-269, 2-class", "U-Net, ResNet-152, 3-class", "StarDist"} <= names
 
 
+def test_no_two_of_sixteen_networks_look_alike() -> None:
+    networks_drawn = [f"net{n}" for n in range(16)]
+    looks = [look(n) for n in range(16)]
+    for first, second in combinations(looks, 2):
+        if first.colour == second.colour:
+            assert first.dash != second.dash
+            assert first.marker != second.marker
+            assert second.every, "the marker is drawn on lines"
+    lines = [losses.Line(n, False, np.arange(1.0, 61), np.full(60, n + 1.0)) for n in range(16)]
+    shown = losses.Losses(
+        "Loss", networks_drawn, [losses.Row([losses.Panel("a", lines)], False)], 16
+    )
+    figure = losses.draw(shown)
+    for drawn in (figure.axes[0].lines, figure.legends[0].get_lines()):
+        seen = {(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in drawn}
+        assert len(seen) == 16
+        for line, one in zip(drawn, looks):
+            assert line.get_color() == one.colour
+            assert line.get_marker() == (one.marker if one.every else "None")
+    spaced = {int(line.get_markevery()) for line in figure.axes[0].lines}  # type: ignore[arg-type]
+    assert spaced == {7}, "eight markers or nine"
+
+
+def test_given_labels_are_no_other_seeds_and_look_different(evidence: Evidence) -> None:
+    once = evidence.scores[
+        evidence.scores["trial_id"].isin(
+            evidence.methods.loc[evidence.methods["representative"], "trial_id"]
+        )
+    ]
+    own = once[once["method"] == NAMES[0]]
+    parts = [own.assign(method=name, trial_id="") for name in ("second person", "Otsu")]
+    given = replace(evidence, scores=pd.concat([once, *parts]), given=["second person", "Otsu"])
+    found = calibration.compute(given)
+    assert found is not None
+    assert not found.other_seeds
+    shown = overlaps.compute(given)
+    assert shown is not None
+    figure = overlaps.draw(shown)
+    lines = [line for line in figure.axes[0].lines if line.get_gid() != "units"]
+    looks = {(line.get_color(), line.get_marker()) for line in lines}
+    assert len(looks) == len(lines) == 6
+
+
 def test_caption_counts_the_lines_that_are_drawn(evidence: Evidence) -> None:
     one = evidence.history["trial_id"].iloc[0]
     history = evidence.history.copy()
@@ -186,6 +228,7 @@ def test_heat_map_names_what_is_missing(evidence: Evidence) -> None:
     two, three, star = shown.maps
     assert two.percent[two.best].tolist() == [np.nanmax(two.percent)]
     assert (two.best.sum(), three.best.sum(), star.best.sum()) == (1, 1, 0)
+    assert "Framed: the highest value of a task that has several." in dataset_iou.caption(shown)
     waiting = evidence.leaderboard.assign(test_dataset_iou=np.nan)
     assert dataset_iou.compute(replace(evidence, leaderboard=waiting)) is None
 
@@ -208,41 +251,46 @@ def test_boxes_say_how_many_lie_beyond_the_axis(evidence: Evidence) -> None:
     assert features.caption(pixels).endswith(unknown)
 
 
-def test_boxes_are_quartiles_and_means_of_units(evidence: Evidence) -> None:
+def test_boxes_are_quartiles_of_cells(evidence: Evidence) -> None:
     shown = features.compute(evidence)
     assert shown is not None
     radius = shown.panels[4]
+    assert shown.means == "", "means of units are in the estimation plots"
     assert radius is not None
     truth = evidence.cells[evidence.cells["method"] == TRUTH]
     values = truth["radius_um"]
     box = radius.boxes[0]
     assert [box["q1"], box["med"], box["q3"]] == [values.quantile(q) for q in (0.25, 0.5, 0.75)]
     assert radius.median == box["med"]
-    np.testing.assert_array_equal(radius.means[0], truth.groupby("group")["radius_um"].mean())
     assert shown.counts == [8 * 49] * 5
 
 
 @pytest.mark.parametrize(
-    ("unit", "counted", "diamonds"),
+    ("unit", "counted", "each"),
     [
-        ("group", "8 independent groups", "mean of each group."),
-        ("image", "8 independent images", "mean of each image."),
-        ("track", "392 independent tracks", None),
+        ("group", "8 independent groups", True),
+        ("image", "8 independent images", True),
+        ("track", "392 independent tracks", False),
     ],
 )
 def test_captions_name_the_unit_that_was_used(
-    unit: str, counted: str, diamonds: str | None, evidence: Evidence
+    unit: str, counted: str, each: bool, evidence: Evidence
 ) -> None:
     """Of 8 groups of one image with 50 tracks each, which are numbered from 1 in every group."""
     one = replace(evidence, settings=evidence.settings | {"unit": unit})
     shown, biases = features.compute(one), bias.compute(one)
+    differences = estimation.compute_methods(one)
     assert shown is not None
+    assert differences is not None
     assert biases is not None
     said = features.caption(shown)
     assert f"with cells, {counted}," in said
     assert f"with cells, {counted}." in bias.caption(biases)
-    assert ("White diamonds" in said) == (diamonds is not None)
-    assert diamonds is None or f"White diamonds: {diamonds}" in said
+    assert "White diamonds" not in said
+    said = estimation.caption(differences)
+    assert f"with cells, {counted}." in said
+    assert (f"larger dots the mean of each {unit};" in said) == each
+    assert f"Vertical bars: the mean over {unit}s" in said
     captions = {table.name: table.caption for table in report_tables.make_tables(one)}
     assert f"Over units: means of {unit}s, with" in captions["statistics"]
     assert f"the means of independent {unit}s" in captions["features"]
@@ -276,6 +324,36 @@ def test_every_network_is_drawn_or_a_dash(evidence: Evidence, task: str) -> None
     assert "96 × 64 pixels from row 32, column 64" in networks.caption(shown)
 
 
+def test_names_of_encoders_lie_apart_and_the_key_beside_the_image(evidence: Evidence) -> None:
+    shown = networks.compute(evidence, task="semantic2")
+    assert shown is not None
+    style: Any = STYLE
+    with matplotlib.rc_context(style):
+        figure = networks.draw(shown)
+        figure.draw_without_rendering()
+        boxes = [ax.title.get_window_extent() for ax in figure.axes[2:7]]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+        key = figure.legends[0].get_window_extent()
+        assert not any(key.overlaps(ax.get_window_extent()) for ax in figure.axes)
+        assert not any(key.overlaps(box) for box in boxes)
+        assert figure.bbox.x0 <= key.x0 <= key.x1 <= figure.bbox.x1
+    assert "Dash: no finished trial." in networks.caption(shown)
+
+
+def test_networks_of_few_combinations_are_listed(evidence: Evidence) -> None:
+    """Of StarDist's own model and a head on a U-Net, half of a table would be empty."""
+    shown = networks.compute(evidence, task="stardist")
+    assert shown is not None
+    (network,) = shown.networks.values()
+    both = {("U-Net", "ResNet-18"): network, ("StarDist", "own encoder"): network}
+    two = shown._replace(
+        architectures=["U-Net", "StarDist"], encoders=["own encoder", "ResNet-18"], networks=both
+    )
+    titles = [ax.get_title() for ax in networks.draw(two).axes]
+    assert titles == ["Image", "Ground truth", "U-Net, ResNet-18", "StarDist"]
+    assert "Dash" not in networks.caption(two)
+
+
 def test_half_lines_go_round_what_is_probable(evidence: Evidence) -> None:
     """Of a square of probability 1: halfway between its pixels and those around it."""
     board = evidence.leaderboard
@@ -290,30 +368,6 @@ def test_half_lines_go_round_what_is_probable(evidence: Evidence) -> None:
     (line,) = network.half
     assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([11.5, 3.5], [19.5, 8.5])
     assert shown.truth == []
-
-
-def test_overlays_compare_the_window_that_is_shown(evidence: Evidence) -> None:
-    shown = overlays.compute(evidence)
-    assert shown is not None
-    picture = evidence.pictures[0]
-    a, b = picture.labels[NAMES[0]] > 0, picture.truth > 0
-    assert shown.pairs[0].title == "A vs truth"
-    assert shown.pairs[0].iou == pytest.approx((a & b).sum() / (a | b).sum())
-    assert len(shown.pairs) == 4 + 6
-    assert not shown.cropped
-    assert overlays.caption(shown).startswith("Image t000 (test). Cells")
-    pixels, truth = np.tile(picture.pixels, (2, 2)), np.tile(picture.truth, (2, 2))
-    large = Picture("b", "val", pixels, truth, {})
-    large.labels.update(dict.fromkeys([*picture.labels, "one more"], large.truth))
-    cut = overlays.compute(replace(evidence, pictures=[large]))
-    assert cut is not None
-    assert cut.pixels.shape == (360, 360)
-    assert {pair.iou for pair in cut.pairs} == {1.0}
-    assert {pair.found - pair.cells for pair in cut.pairs} == {0}
-    assert overlays.caption(cut).startswith(
-        "Image b (val), cropped to the 360-pixel window with the most true foreground; the first 4 "
-        "of 5 methods. Cells"
-    )
 
 
 def dots(figure: Figure) -> list[float]:
@@ -389,25 +443,6 @@ def test_outlines_and_borders_tell_touching_cells_apart() -> None:
     assert edge[2, 4]
     assert not edge[2, 2]
     assert not edge[labels == 0].any()
-
-
-def test_densest_window() -> None:
-    truth = np.zeros((40, 50), np.int32)
-    truth[20:30, 30:40] = 1
-    rows, columns = densest_window(truth, 10)
-    assert (rows, columns) == (slice(20, 30), slice(30, 40))
-    assert densest_window(truth, 100) == (slice(0, 40), slice(0, 50))
-
-
-def test_viewer_cuts_large_pictures_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.viewer.MOST_PIXELS", 800_000)
-    truth = np.zeros((600, 700), np.int32)
-    truth[300:500, 300:500] = 1
-    picture = Picture("big", "test", np.zeros(truth.shape, np.float32), truth, {"a": truth})
-    made, notes = viewer_pictures([picture, picture, picture, picture])
-    assert [p["width"] <= 273 for p in made] == [True] * 3
-    assert made[0]["cut"].startswith("256 × 256 pixels of 700 × 600, from row")
-    assert ["first 3 of 4" in notes[0], "not scaled" in notes[1]] == [True, True]
 
 
 def test_no_torch() -> None:
