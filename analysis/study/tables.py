@@ -17,6 +17,7 @@ from analysis.instances.methods import way_of
 from analysis.runfolder import Run, command_of
 from analysis.statistics import mean_interval, tied_set
 from analysis.study.trials import AnalysedTrial, GivenTrial, Scored
+from trainables.data.splits import ALL_IMAGES
 
 
 def validation_scores(trials: Sequence[AnalysedTrial], unit: str) -> pd.DataFrame:
@@ -170,6 +171,11 @@ def tied_candidates(run: Run, *, seed: int = 0) -> pd.DataFrame:
         ]
     images = images[images["split"] == "val"].merge(trials, on="trial_id")
     unit = images["group"].where(images["group"].notna(), images["image"])
+    split = ((run.plan.get("data") or {}).get("options") or {}).get("split")
+    if split == "time_blocks" and (unit == images["image"]).all():
+        unit = pd.Series(
+            ALL_IMAGES, index=images.index
+        )  # earlier versions wrote each frame of a time-lapse as a group
     sums = images.assign(unit=unit).groupby(["candidate", "seed", "unit"], sort=False)
     counts = sums[["intersection", "union"]].sum().reset_index()
     # where the table was cut short, a trial may lack units

@@ -43,6 +43,7 @@ from trainables.data.splits import (
     DataOptions,
     Metadata,
     few_groups_note,
+    group_name,
     make_split,
     natural_key,
     read_metadata,
@@ -209,8 +210,9 @@ def _fingerprints(
     """Return the fingerprint, and that of earlier versions, which held the pixel size."""
     digest = hashlib.sha256()
     for item in items:
+        group = meta.groups.get(item.stem, item.stem)
         for path in (item.image, item.mask):
-            digest.update(f"{path.name}\0{hashes[path]}\0{item.group}\n".encode())
+            digest.update(f"{path.name}\0{hashes[path]}\0{group}\n".encode())
     old = digest.copy()
     for one, size in ((digest, None), (old, meta.pixel_size_um)):
         rest = {"split": {k: list(v) for k, v in parts.items()}, "um": size}
@@ -318,7 +320,7 @@ def _index(
     if divide and options.split == "time_blocks" and options.gap_frames is None:
         gap = _gap(stems, images, meta, pixels)
         options = options.model_copy(update={"gap_frames": gap.frames})
-    items = tuple(Item(s, images[s], masks[s], meta.groups.get(s, s)) for s in stems)
+    items = tuple(Item(s, images[s], masks[s], group_name(s, meta, options)) for s in stems)
     split: dict[str, tuple[str, ...]] = {**dict.fromkeys(SPLITS, ()), "test": tuple(stems)}
     folds: tuple[tuple[str, ...], ...] = ()
     if stems and divide:

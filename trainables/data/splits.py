@@ -218,6 +218,8 @@ def _time_blocks(
     return split, short
 
 
+ALL_IMAGES = "all images"
+"""Group of the frames of a single time-lapse without groups."""
 _TIME_BLOCKS_HINT = (
     "add sequences or fields as further groups, or cut the sequence into blocks of time with "
     "--set split=time_blocks"
@@ -243,7 +245,15 @@ def group_members(stems: Sequence[str], meta: Metadata) -> dict[str, list[str]]:
 
 def time_sequences(stems: Sequence[str], meta: Metadata) -> dict[str, list[str]]:
     """Return the frames of each sequence that `time_blocks` cuts: groups, or else all images."""
-    return group_members(stems, meta) if meta.groups else {"all images": list(stems)}
+    return group_members(stems, meta) if meta.groups else {ALL_IMAGES: list(stems)}
+
+
+def group_name(stem: str, meta: Metadata, options: DataOptions) -> str:
+    """Return an image's group: without groups the image itself, but if blocks of time are cut from
+    all images, these are one time-lapse, which is one group.
+    """
+    alone = ALL_IMAGES if options.split == "time_blocks" and not meta.groups else stem
+    return meta.groups.get(stem, alone)
 
 
 def make_split(
@@ -369,8 +379,6 @@ def few_groups_note(
         validating |= others
     count = len({item.group for item in items if item.stem in validating})
     every = len({item.group for item in items if item.stem in validating | others})
-    if options.split == "time_blocks" and all(item.stem == item.group for item in items):
-        count = min(count, 1)  # all images are one time-lapse
     if count >= LEAST_GROUPS or not count:
         return []
     needed = next(n for n in range(3, 10**6) if round(options.val_fraction * n) >= LEAST_GROUPS)

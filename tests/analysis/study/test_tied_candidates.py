@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -77,3 +78,17 @@ def test_a_trial_of_which_images_are_missing_says_nothing() -> None:
     assert found.loc[["good", "bad"], "tied"].tolist() == [True, False]
     run = run_of(images.drop(columns="union"), ["good"])
     pd.testing.assert_frame_equal(tied_candidates(run), run.candidates)
+
+
+@pytest.mark.parametrize("group", ["the image itself", "all images"])
+def test_frames_of_a_single_time_lapse_are_one_unit(group: str) -> None:
+    """Also those that an earlier version wrote as groups."""
+    images = pixels({"good": 0.9, "bad": 0.7})
+    images["group"] = images["image"] if group == "the image itself" else group
+    run = run_of(images, ["good", "bad"])
+    if group != "all images":
+        assert tied_candidates(run)["tied"].tolist() == [True, False]
+    film = replace(run, plan={"data": {"options": {"split": "time_blocks"}}})
+    found = tied_candidates(film)
+    assert found["iou_low"].isna().all()
+    assert found["tied"].all()

@@ -3,6 +3,8 @@ from __future__ import annotations
 from trainables.data.splits import DataOptions, natural_key
 from trainables.data.normalization import normalize
 import contextlib
+import hashlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -251,6 +253,22 @@ def test_time_blocks_are_cut_in_every_group(tmp_path: Path) -> None:
     assert dataset.split["test"] == ("i4", "i13", "i14")
     short = problem(write(tmp_path / "e", 2), split="time_blocks")
     assert "2 frames cannot be cut into three time blocks" in short
+
+
+def test_a_single_time_lapse_is_one_group(tmp_path: Path) -> None:
+    """Its frames are not independent; the fingerprint is that of earlier versions."""
+    dataset = open_dataset(write(tmp_path / "d", 15), DataOptions(split="time_blocks"))
+    assert {item.group for item in dataset.items} == {"all images"}
+    digest = hashlib.sha256()
+    for item in dataset.items:
+        for path in (item.image, item.mask):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.name}\0{content}\0{item.stem}\n".encode())
+    rest = {"split": {k: list(v) for k, v in dataset.split.items()}, "um": None}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    assert dataset.fingerprint == digest.hexdigest()
+    apart = open_dataset(tmp_path / "d")
+    assert [item.group for item in apart.items] == [item.stem for item in apart.items]
 
 
 @given(content=st.data(), compression=st.sampled_from([None, "zlib", "png"]))

@@ -15,6 +15,7 @@ from trainables.data.splits import (
     DataOptions,
     Metadata,
     few_groups_note,
+    group_name,
     group_members,
     make_split,
     natural_key,
@@ -302,6 +303,8 @@ def test_single_images_of_one_time_lapse_are_one_group() -> None:
     images = [Image(f"i{n}", f"i{n}") for n in range(30)]
     parts: dict[str, list[str]] = {"train": [], "val": [one.stem for one in images[:8]]}
     assert few_groups_note(images, parts, DataOptions()) == []
+    whole = DataOptions(split="time_blocks")
+    images = [Image(one.stem, group_name(one.stem, Metadata(), whole)) for one in images]
     (note,) = few_groups_note(images, parts, DataOptions(split="time_blocks"))
     assert "has 1 independent group, fewer" in note
     assert "2 independent groups" in few(2, split="time_blocks")
