@@ -219,8 +219,8 @@ def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
         once = "once in each fold" if folds_of(evidence.plan) else "once"
         said.append(
             f"Each network was trained {once}, so this is about these trained networks, not about "
-            f"their architectures; {ENOUGH_SEEDS} trainings of each (--seeds {ENOUGH_SEEDS}) "
-            "would tell."
+            f"their architectures. To compare architectures, train each {ENOUGH_SEEDS} times "
+            f"(--seeds {ENOUGH_SEEDS})."
         )
     elif seeds.min() < ENOUGH_SEEDS:
         said.append(
@@ -237,7 +237,9 @@ def _power(scores: pd.DataFrame, units: int, unit: str, lead: float) -> str:
     needed = units_needed(scores, WANTED_LEAD)
     if needed is None:
         return f"{said}; more {unit}s alone could not show a lead of {WANTED_LEAD}."
-    return f"{said}; to show a lead of {WANTED_LEAD}, about {needed - units} more are needed."
+    return (
+        f"{said}; to show a lead of {WANTED_LEAD}, about {needed - units} more {unit}s are needed."
+    )
 
 
 def _contradictions(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
@@ -270,8 +272,8 @@ def _chosen(evidence: Evidence) -> list[str]:
     analysed = evidence.methods["method"].nunique()
     return [
         f"The page analyses {analysed} methods: the candidates with the highest validation IoU, "
-        f"and the best one of every other way of making cells. By the overlap of pixels alone "
-        f"(IoU), {tied} of {len(known)} trained candidates are statistically tied."
+        f"and the best one of every other way of making cells. By the IoU of foreground pixels "
+        f"alone, {tied} of {len(known)} trained candidates are statistically tied."
     ]
 
 

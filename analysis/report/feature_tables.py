@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.evidence import Evidence
+from analysis.report.words import PAPER
 from analysis.statistics.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
 from analysis.study.families import POPULATION_FAMILY, TRUTH_FAMILY
 
@@ -26,9 +27,9 @@ FEATURE_HEADINGS = {
 }
 """Column headings of these tables."""
 WHY_DIFFERENT = (
-    "The paper's Mann-Whitney test counts every cell as independent, so with thousands of cells it "
-    "finds almost any difference, and with cells that resemble their neighbours also differences "
-    "that do not exist; here independent {unit}s count."
+    f"The paper ({PAPER}) uses the Mann-Whitney test, which takes every cell for independent. With "
+    "thousands of cells it finds almost any difference, and with cells that resemble their "
+    "neighbours also differences that do not exist. Here independent units count"
 )
 
 
@@ -199,9 +200,9 @@ def feature_captions(unit: str, annotator: str | None = None) -> dict[str, str]:
         f"confidence interval. Margin: {margin_said(unit, annotator)}. Equivalent: the difference "
         "is smaller than that, whether it is real or not (two one-sided tests, each at 5 %). "
         "Different: p is at most 0.05, corrected for all differences of this table that have a "
-        "verdict. Undecided: neither; in brackets is about how many more "
-        f"{unit}s would usually decide. Radius and shape index follow from area and circularity "
-        f"and are not tested. {WHY_DIFFERENT.format(unit=unit)}"
+        f"verdict. Undecided: neither; in brackets, about how many more {unit}s are usually needed "
+        "to decide. Radius and shape index follow from area and circularity "
+        f"and are not tested. {WHY_DIFFERENT} ({unit}s)."
     )
     return {
         "features": (
@@ -217,7 +218,7 @@ def feature_captions(unit: str, annotator: str | None = None) -> dict[str, str]:
         ),
         "statistics": (
             "All other differences (a minus b): exploratory, so without tests and verdicts. Over "
-            f"units: means of {unit}s, with the 95 % confidence interval."
+            f"units: the difference between the means of {unit}s, with its 95 % interval."
         ),
     }
 

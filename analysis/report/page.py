@@ -32,6 +32,7 @@ from analysis.report.table1 import table1
 from analysis.report.tables import Table, make_table, make_tables, number, representatives, unit_of
 from analysis.report.unlabelled import unlabelled_said, unlabelled_table
 from analysis.report.viewer import viewer_pictures
+from analysis.report.words import PAPER, Linker
 from trainables.cli import command_line
 from trainables.records.files import write_text, write_with
 
@@ -210,6 +211,8 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    linked = Linker()
+    environment.filters["linked"] = linked
     failed = board[board["status"] == "failed"] if len(board) else board
     page = environment.get_template("report.html.j2").render(
         title=_title(evidence),
@@ -238,6 +241,8 @@ def write_report(evidence: Evidence, folder: Path) -> Path:
         small_cells=small_cells_said(evidence),
         usage=usage(evidence),
         near_answer=NEAR_ANSWER,
+        linked=linked,
+        paper=PAPER,
         settings=dict.fromkeys(SETTINGS) | evidence.settings,
         unit=unit_of(evidence),
         pixel=number(float(evidence.settings.get("pixel_size_um") or math.nan)),

@@ -23,7 +23,16 @@ from analysis.report.feature_tables import (
     exploratory,
     feature_captions,
 )
-from analysis.report.shown_tables import agreed, agreement_caption, named_networks, shown_ranking
+from analysis.report.shown_tables import (
+    CANDIDATES_CAPTION,
+    SCORES_CAPTION,
+    agreed,
+    agreement_caption,
+    named_networks,
+    ranking_caption,
+    scores_first,
+    shown_ranking,
+)
 from analysis.report.table1 import table1, table1_caption
 
 UNITS = {"area": "um2", "perimeter": "um", "radius": "um"}
@@ -385,28 +394,11 @@ def make_tables(evidence: Evidence) -> list[Table]:
     """Return the tables of the page, the most important ones first."""
     board = evidence.leaderboard
     board = board.drop(columns=["wandb_id", "augmentation", "loss", "batch_size"], errors="ignore")
-    ranked = (
-        "Methods in the order of their validation scores, calibrated. Scores are means over seeds"
-        f"{' (on test images also over folds)' if folds_of(evidence.plan) else ''}. "
-        f"Mean AP is over IoU 0.5 to 0.9, and the mean over {unit_of(evidence)}s; on validation "
-        "with its 95 % confidence interval. May be the best: statistically tied with the best "
-        "method, all pairs being compared at once (a method as good as the best is left out in 5 % "
-        "of studies). PQ is panoptic quality, SEG the score of the Cell Tracking Challenge, IoU "
-        "that of foreground pixels; they are pooled over images. Test columns show the "
-        f"{measured_split(evidence)} images."
-    )
-    if evidence.given:
-        ranked += (
-            " Rows with given labels are not ranked: nothing was trained or calibrated for them."
-        )
-    candidates = (
-        "Candidates over their seeds. May be the best: statistically tied with the best by IoU on "
-        "groups of validation images."
-    )
-    scores = (
-        "All scores of all seeds, pooled over images. MASD is the mean average surface distance of "
-        "matched cells, HD95 the 95th percentile of their Hausdorff distance, as Metrics Reloaded "
-        "defines them (doi:10.1038/s41592-023-02151-z)."
+    ranked = ranking_caption(
+        unit_of(evidence),
+        measured_split(evidence),
+        folds=folds_of(evidence.plan) > 0,
+        given=bool(evidence.given),
     )
     features = feature_captions(unit_of(evidence, cells=True), evidence.settings.get("annotator"))
     order = "best on validation first."
@@ -425,11 +417,15 @@ def make_tables(evidence: Evidence) -> list[Table]:
             agreement_caption(evidence, unit_of(evidence, cells=True)),
             agreed(evidence),
         ),
-        make_table("scores", scores, wide_scores(evidence.scores)),
-        make_table("leaderboard", f"All trials, {order}", named_networks(board)),
-        make_table("candidates", candidates, named_networks(evidence.candidates)),
+        make_table("scores", SCORES_CAPTION, scores_first(wide_scores(evidence.scores))),
+        make_table("leaderboard", f"All trials, {order}", scores_first(named_networks(board))),
         make_table(
-            "noise", "Noise floor: how far pixels alone change each feature.", evidence.noise
+            "candidates", CANDIDATES_CAPTION, scores_first(named_networks(evidence.candidates))
+        ),
+        make_table(
+            "noise",
+            "Noise floor: how drawing a shape on pixels changes each feature.",
+            evidence.noise,
         ),
         make_table(
             "methods",

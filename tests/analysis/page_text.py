@@ -27,6 +27,7 @@ def visible(page: Path) -> str:
     """Give the page's text without markup, styles, scripts and the viewer's pixels."""
     text = re.sub(r"(?s)<(style|script).*?</\1>", " ", page.read_text(encoding="utf-8"))
     text = re.sub(r"(?s)<!--.*?-->", " ", text)
+    text = re.sub(r"</?a\b[^>]*>", "", text)  # a word that is a link is no word of its own
     texts = re.findall(r'(?:alt|title|aria-label)="([^"]*)"', text)
     return " ".join(html.unescape(" ".join([re.sub(r"<[^>]*>", " ", text), *texts])).split())
 

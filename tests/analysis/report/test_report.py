@@ -224,7 +224,7 @@ def test_page_claims_nothing_that_it_cannot_hold(units: int, tmp_path: Path) -> 
             rf'id="{name}".*?<figcaption>(.*?)</figcaption>', page.read_text(), re.S
         )
         assert caption is not None
-        assert counted in caption.group(1)
+        assert counted in re.sub("<[^>]*>", "", caption.group(1))
         assert any("one group" in words for words in figures[name])
     assert "Bias (% of the ground truth's mean)" in figures["bias"]
 
@@ -487,3 +487,19 @@ def test_numbers_of_cells_show_these_cells(browser: Any, page: Path) -> None:
     WebDriverWait(browser, 60).until(lambda one: len(one.execute_script(seen)) > 1)
     assert not browser.find_elements("css selector", "#v-outcomes [aria-pressed=true]")
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [400, 500])
+def test_narrow_windows_show_scores_without_scrolling(browser: Any, page: Path, width: int) -> None:
+    opened(browser, page, width)
+    script = (
+        "return ['ranking', 'features', 'scores', 'leaderboard', 'errors'].map(name => {"
+        " const table = document.getElementById(name), box = table.parentElement;"
+        " const number = table.tBodies[0].querySelector('td.number');"
+        " const name_ = table.tBodies[0].rows[0].cells[0];"
+        " return [name, number.getBoundingClientRect().right - box.getBoundingClientRect().right,"
+        " name_.getBoundingClientRect().width]; })"
+    )
+    for name, beyond, first in browser.execute_script(script):
+        assert beyond <= 0, name
+        assert first <= 0.4 * width, name
