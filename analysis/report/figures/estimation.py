@@ -65,6 +65,9 @@ class Row(NamedTuple):
     low: float
     high: float
     """Ends of its 95 % confidence interval; NaN with too few units."""
+    inner: tuple[float, float]
+    """Ends of its 90 % confidence interval, which lies within the zone where the verdict is
+    'equivalent' (two one-sided tests at 5 %)."""
     margin: float
     """Half the width of the equivalence zone."""
     verdict: str
@@ -276,7 +279,7 @@ def _row(
 ) -> Row:
     """Return the cells and means of a row, and what `Evidence.statistics` says of them."""
     first = parts[one.first]
-    nothing = Row((), False, math.nan, math.nan, math.nan, math.nan, "")
+    nothing = Row((), False, math.nan, math.nan, math.nan, (math.nan, math.nan), math.nan, "")
     if one.second is None:
         means = pair_units(first, first)[0].means_a if len(first) else np.array([])
         side = Side(one.colours[0], thinned(first["value"].to_numpy(float), rng), means)
@@ -294,7 +297,7 @@ def _row(
     row = known.get((one.first, one.second))
     if row is None:
         return nothing._replace(sides=sides, paired=pair.paired)
-    ends = row["unit_difference_low"], row["unit_difference_high"]
+    ends = row["unit_difference_low"], row["unit_difference_high"], pair.interval(0.90)
     return Row(sides, pair.paired, row["unit_difference"], *ends, row["margin"], row["verdict"])
 
 
@@ -335,10 +338,16 @@ def caption(shown: Estimation) -> str:
         said += f"most {MOST_DOTS})."
     said += f" Right axes: the difference of these means ({shown.sign})"
     said += f"; small dots: each {unit} alone" if joined and shown.dots else ""
-    said += ". Horizontal lines: its 95 % confidence interval. " if known else ". "
+    said += ". "
+    if known:
+        said += "Horizontal lines: its 95 % confidence interval; thick: the 90 % interval. "
     said += f"Shaded: the equivalence zone, as far from zero as the margin: {shown.margin}. "
     if known:
-        said += "The word is the verdict, as in the table."
+        said += (
+            "The word is the verdict, as in the table. Equivalent: the 90 % interval is within the "
+            "zone (two one-sided tests at 5 %). Different is corrected for all differences of the "
+            "table, which intervals are not."
+        )
     if len(known) < len(compared):
         where = "No intervals are" if not known else "Where there is no interval, none is"
         said += (

@@ -147,7 +147,9 @@ def _draw_differences(ax: Axes, panel: Panel, shown: Estimation) -> None:
             reach += each.tolist()
         if math.isfinite(row.low):
             ends = [row.low, row.high]
-            ax.plot(ends, [place] * 2, color="black", lw=1.2, gid="interval", zorder=3)
+            ax.plot(ends, [place] * 2, color="black", lw=0.9, gid="interval", zorder=3)
+            thick: Any = {"color": "black", "lw": 2.4, "solid_capstyle": "butt", "zorder": 3}
+            ax.plot(row.inner, [place] * 2, gid="inner", **thick)
             reach += ends
         ax.plot(
             row.difference, place, "o", ms=4.2, mfc=colour, mec="black", mew=0.6,
@@ -217,7 +219,7 @@ def _add_keys(figure: Figure, shown: Estimation) -> None:
     rows = [row for panel in shown.panels if panel for row in panel.rows]
     known = any(math.isfinite(row.low) for row in rows)
     line: Any = {"color": "black", "lw": 1.2 if known else 0}
-    label = "difference, 95 % interval" if known else "difference"
+    label = "difference, 90 and 95 % interval" if known else "difference"
     handles.append(Line2D([], [], marker="o", ms=4.2, mfc="0.6", label=label, **line))
     handles.append(Patch(fc=ZONE, label="equivalence zone"))
     handles += [Patch(fc=colour, label=textwrap.shorten(name, 30)) for colour, name in shown.keys]

@@ -23,6 +23,7 @@ from analysis.report.figures import FIGURES, METHODS_FIGURE, POPULATIONS_FIGURE,
 from analysis.report.figures.estimation import MOST_CELLS, Estimation, thinned
 from analysis.report.figures.estimation_drawing import _ticks
 from analysis.report.figures.style import STYLE
+from analysis.statistics.equivalence import EQUIVALENT
 from analysis.study.comparisons import comparisons
 from analysis.study.families import FAMILY_FEATURES, POPULATION_FAMILY, TRUTH_FAMILY
 from tests.analysis.evidence_data import METHODS, empty, make_evidence
@@ -101,6 +102,11 @@ def test_intervals_zones_and_verdicts_are_those_of_the_statistics(evidence: Evid
         np.testing.assert_allclose([z.get_width() for z in zones], 2 * rows["margin"])
         assert [z.get_y() + 0.5 for z in zones] == [1, 2, 3, 4]
         assert [t.get_text() for t in ax.texts] == rows["verdict"].tolist()
+        inner = np.array([x for x, _ in lines(ax, "inner")])
+        inside = (np.abs(inner) <= rows["margin"].to_numpy()[:, None]).all(axis=1)
+        np.testing.assert_array_equal(inside, rows["verdict"] == EQUIVALENT)
+        assert (inner[:, 0] > np.array(ends)[:, 0]).all()
+        assert (inner[:, 1] < np.array(ends)[:, 1]).all()
         low, high = ax.get_xlim()
         assert low < min(np.min(ends), -rows["margin"].max())
         assert max(np.max(ends), rows["margin"].max()) < high
@@ -175,6 +181,8 @@ def test_caption_says_what_is_drawn(evidence: Evidence) -> None:
         "Shaded: the equivalence zone, as far from zero as the margin: what moving the outline by "
         "half a pixel does to such cells.",
         "The word is the verdict",
+        "Equivalent: the 90 % interval is within the zone (two one-sided tests at 5 %).",
+        "Different is corrected for all differences of the table, which intervals are not.",
         "doi:10.1083/jcb.202001064",
         "doi:10.1038/s41592-019-0470-3",
     ):
@@ -285,6 +293,10 @@ def test_groups_are_the_units_where_none_holds_both() -> None:
     )
     one = shown(again(two, objects, unit="track"), POPULATIONS_FIGURE)
     assert "Where no group holds both, the groups are the units." in estimation.caption(one)
+    methods = shown(replace(two, settings=two.settings | {"unit": "track"}))
+    assert {len(row.sides[0].means) for panel in methods.panels if panel for row in panel.rows} == {
+        8 * 49
+    }, "tracks are numbered within their group"
     assert all(
         len(side.means) == 4 for panel in one.panels if panel for side in panel.rows[0].sides
     )
