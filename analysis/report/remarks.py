@@ -55,9 +55,12 @@ def second_said(evidence: Evidence) -> list[str]:
     said = f"Second is {names[1]}, with a mean AP lower by {mean:.3f}"
     if not math.isfinite(low):
         return [f"{said}."]
+    several = table.groupby("method")["seed"].nunique()[names[:2]].max() > 1
+    which = "for these trainings, and " if several else ""
     return [
         f"{said} (95 % confidence interval of the difference, over {len(behind)} {unit}s: "
-        f"{low:.3f} to {high:.3f}; not corrected for the choice of these two by their scores)."
+        f"{low:.3f} to {high:.3f}; {which}not corrected for the choice of these two by "
+        "their scores)."
     ]
 
 

@@ -61,8 +61,8 @@ WORDS = (
         "cliff",
         "Cliff's delta",
         r"\bCliff(?:'|&#39;)s delta\b",
-        "Take one cell of each group: how often the first one's value is larger, minus how often "
-        "it is smaller. 0: neither group has larger values; 1 or -1: all cells of one group do.",
+        "Take one cell of a and one of b: how often the first one's value is larger, minus how "
+        "often it is smaller. 0: neither is larger more often; 1 or -1: always the same one is.",
     ),
     Word(
         "concordance",
@@ -141,7 +141,7 @@ WORDS = (
         "IoU",
         r"\bIoU\b",
         "Intersection over union: the area that two outlines share, divided by the area that they "
-        "cover together. 1: they are the same; 0: they do not touch. IoU of the foreground: the "
+        "cover together. 1: they are the same; 0: they do not overlap. IoU of the foreground: the "
         "same for all pixels of cells, whichever cell they belong to.",
     ),
     Word(
@@ -166,7 +166,7 @@ WORDS = (
     Word(
         "outcome",
         "missed, invented, merged, split",
-        r"\b[Mm]issed\b|\b[Ii]nvented\b|\b[Mm]erged\b",
+        r"(?<!often )\b[Mm]issed\b|\b[Ii]nvented\b|\b[Mm]erged\b",
         "Missed: a true cell that was not found. Invented: a predicted cell where there is none. "
         "Merged: several true cells found as one. Split: one true cell found as several.",
     ),
@@ -174,7 +174,7 @@ WORDS = (
         "whitney",
         "Mann-Whitney test",
         r"\bMann-Whitney\b",
-        "A test whether one group of cells has larger values than another. It takes all cells for "
+        "A test whether the cells of a have larger values than those of b. It takes all cells for "
         "independent.",
     ),
     Word(
@@ -219,7 +219,7 @@ WORDS = (
     Word(
         "seed",
         "seed",
-        r"\b[Ss]eeds?\b",
+        r"(?<!-)\b[Ss]eeds?\b",
         "Training is partly random. Each seed, a number, is one training of the same candidate.",
     ),
     Word(

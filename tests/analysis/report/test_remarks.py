@@ -46,6 +46,11 @@ def test_second_by_hand(evidence: Evidence) -> None:
         f"difference, over 6 groups: {0.035 - reach:.3f} to {0.035 + reach:.3f}; not corrected for "
         "the choice of these two by their scores)."
     )
+    twice = pd.concat([standing(leads), standing(leads).assign(seed=1)])
+    assert (
+        "; for these trainings, and not corrected for"
+        in second_said(replace(evidence, standing=twice))[0]
+    )
     (few,) = second_said(replace(evidence, standing=standing(leads[:5])))
     assert few == f"Second is {NAMES[1]}, with a mean AP lower by 0.030."
     one = evidence.methods[evidence.methods["method"] == NAMES[0]]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from analysis.evidence import TRUTH, Evidence
 from analysis.report.answer import answer
 from analysis.report.page import embedded, parameters, write_report
 from analysis.report.tables import make_table, make_tables, number
+from tests.analysis.browsing import opened
 from tests.analysis.evidence_data import METHODS, empty, make_evidence
 from tests.analysis.page_text import claims, drawn, visible
 
@@ -312,49 +311,6 @@ BACKSPACE, RIGHT, DOWN = "\ue003", "\ue014", "\ue015"
 """WebDriver's codes of keys."""
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("no chromium with chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "no-first-run",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(driver)
-    started = webdriver.Chrome(options=options, service=service)
-    yield started
-    started.quit()
-    # selenium leaves a pipe of the driver to the garbage collector, which warns
-    for stream in (service.process.stdin, service.process.stdout, service.process.stderr):
-        if stream is not None:
-            stream.close()
-
-
-def opened(browser: Any, page: Path, width: int = 1280) -> None:
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    # the same address again may otherwise be answered by the page that is leaving
-    browser.get("about:blank")
-    browser.get(page.as_uri())
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    there = "return location.protocol === 'file:' && document.readyState === 'complete'"
-    WebDriverWait(browser, 300).until(lambda one: one.execute_script(there))
-
-
 def requested(browser: Any) -> set[str]:
     """Schemes of all that the page asked for (the browser's own first tab apart)."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -487,19 +443,3 @@ def test_numbers_of_cells_show_these_cells(browser: Any, page: Path) -> None:
     WebDriverWait(browser, 60).until(lambda one: len(one.execute_script(seen)) > 1)
     assert not browser.find_elements("css selector", "#v-outcomes [aria-pressed=true]")
     assert browser.get_log("browser") == []
-
-
-@pytest.mark.parametrize("width", [400, 500])
-def test_narrow_windows_show_scores_without_scrolling(browser: Any, page: Path, width: int) -> None:
-    opened(browser, page, width)
-    script = (
-        "return ['ranking', 'features', 'scores', 'leaderboard', 'errors'].map(name => {"
-        " const table = document.getElementById(name), box = table.parentElement;"
-        " const number = table.tBodies[0].querySelector('td.number');"
-        " const name_ = table.tBodies[0].rows[0].cells[0];"
-        " return [name, number.getBoundingClientRect().right - box.getBoundingClientRect().right,"
-        " name_.getBoundingClientRect().width]; })"
-    )
-    for name, beyond, first in browser.execute_script(script):
-        assert beyond <= 0, name
-        assert first <= 0.4 * width, name

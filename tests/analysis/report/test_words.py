@@ -26,6 +26,13 @@ def test_each_word_is_linked_once_where_it_is_first_used() -> None:
     assert {word.key for word in linked.words()} == {"ap", "iou", "cliff", "pq"}
 
 
+def test_words_with_another_meaning_are_not_linked() -> None:
+    linked = Linker()
+    for text in ("a lead is often missed", "train each 3 times (--seeds 3)", "APPLE", "2-classes"):
+        assert linked(text) == text
+    assert "#word-outcome" in linked("it missed 3")
+
+
 def test_tags_headings_code_and_links_stay_as_they_are() -> None:
     text = Markup(
         '<h2>SEG</h2><p title="SEG"><code>SEG</code> <a href="#x">SEG</a> '
