@@ -29,6 +29,10 @@ def test_narrow_windows_show_scores_without_scrolling(browser: Any, page: Path, 
         " return [name, number.getBoundingClientRect().right - box.getBoundingClientRect().right,"
         " name_.getBoundingClientRect().width]; })"
     )
+    whole = "const box = document.getElementById('purposes').parentElement;" + (
+        "return [box.scrollHeight - box.clientHeight, box.scrollWidth - box.clientWidth]"
+    )
+    assert browser.execute_script(whole) == [0, 0]
     for name, beyond, first in browser.execute_script(script):
         assert beyond <= 0, name
         assert first <= 0.4 * width, name
