@@ -6,6 +6,7 @@ PY     := $(VENV)/bin/python
 PYTHON ?= python3
 STAMP  := $(VENV)/.installed
 EXTRAS ?= dev,stardist,aws
+CLUSTER ?= cluster.yaml
 # Many containers set this. Every worker and command would then compile torch, Ray and TensorFlow
 # again, and take 18 s of a core to start instead of 9 s.
 unexport PYTHONDONTWRITEBYTECODE
@@ -61,11 +62,11 @@ mutate: $(STAMP)  ## plant small bugs (MODULES="trainables.metrics ..."), count 
 bench: $(STAMP)  ## run the benchmarks; they print ratios, not times
 	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
 
-cluster-up: $(STAMP)  ## start the cluster of cluster.yaml
-	$(VENV)/bin/ray up cluster.yaml -y
+cluster-up: $(STAMP)  ## start the cluster of cluster.yaml (CLUSTER=deploy/local.yaml: your own machines)
+	@$(PY) -m sweep.cluster.launch up $(CLUSTER)
 
-cluster-down: $(STAMP)  ## stop the cluster
-	$(VENV)/bin/ray down cluster.yaml -y
+cluster-down: $(STAMP)  ## stop the cluster (CLUSTER=... as for cluster-up)
+	@$(PY) -m sweep.cluster.launch down $(CLUSTER)
 
 clean:  ## remove .venv and caches, but never runs/ or data/
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants

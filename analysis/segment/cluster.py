@@ -14,7 +14,7 @@ from analysis.runfolder import AnalysisError
 from analysis.segment.folder import BROKEN, SETTINGS, Options, segment_frame
 from analysis.segment.inputs import Frame
 from trainables.config import STARDIST, TrialConfig
-from trainables.machine.addresses import knock
+from trainables.machine.addresses import OutsideError, check_node, knock
 
 if TYPE_CHECKING:
     from analysis.segment.model import Choice
@@ -109,9 +109,14 @@ def segment_on_cluster(
 
 
 def check_address(address: str) -> None:
-    """Raise AnalysisError if nothing listens at the address, before any work starts."""
+    """Raise AnalysisError if nothing listens at the address, or this machine is none of the
+    cluster's nodes, before any work starts.
+    """
     try:
         knock(address)
+        check_node(address)
+    except OutsideError as error:
+        raise AnalysisError(str(error)) from error
     except OSError as error:
         raise _no_cluster(address, error) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sweep.request import RequestError
 from sweep.resources import Resources
-from trainables.machine.addresses import knock
+from trainables.machine.addresses import OutsideError, check_node, knock
 from trainables.machine.cores import usable_cpus
 from trainables.machine.hardware import count_gpus
 
@@ -91,13 +91,26 @@ def _join(address: str, options: Mapping[str, Any]) -> None:
 
     try:
         knock(address)
+        check_node(address)
         ray.init(address=address, **options)
+    except OutsideError as error:
+        raise RequestError(str(error)) from error
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise RequestError(
-            f"no Ray cluster responds at {address!r} ({reason}); start one with ray up "
-            "cluster.yaml, or remove --address and RAY_ADDRESS to run on this machine"
+            f"no Ray cluster responds at {address!r} ({reason}); start one with make cluster-up, "
+            f"or remove --address and RAY_ADDRESS to run on this machine{_token_said()}"
         ) from error
+
+
+def _token_said() -> str:
+    """Say how to show a cluster its token, if none is shown."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return ""
+    return (
+        "; if the cluster asks for a token, set RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN_PATH=~/.segsweep/token"
+    )
 
 
 def _resources() -> Resources:
