@@ -90,6 +90,16 @@ def test_plain_command_uses_the_cluster(prepared: dict[str, Any]) -> None:
     assert "--head --port=6379" in head
 
 
+def test_all_nodes_show_one_token(prepared: dict[str, Any]) -> None:
+    token = "~/.segsweep/token"
+    assert prepared["cluster_synced_files"] == [token]
+    (made,) = [c for c in prepared["head_setup_commands"] if "secrets.token_hex(32)" in c]
+    assert f"> {token}" in made
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = [c for c in prepared[name] if "ray start" in c]
+        assert "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.segsweep/token;" in start
+
+
 def test_nothing_but_ssh_is_open(prepared: dict[str, Any], config: dict[str, Any]) -> None:
     assert "security_group" not in config["provider"], "Ray's own opens SSH only"
     for kind in prepared["available_node_types"].values():

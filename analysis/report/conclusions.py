@@ -173,12 +173,24 @@ def _differing(row: Mapping[Any, Any]) -> list[str]:
     ]
 
 
-CAPTION = (
-    "Does the conclusion depend on the method? Differences between populations (a minus b, means "
-    "of independent units with 95 % confidence intervals) in the true cells and in the cells of "
-    "each method. The conclusion is what the interval shows by itself. Same in trainings: in how "
-    "many of a method's trainings (seeds, folds) its cells lead to the conclusion of the true "
-    "cells. Same in conventions: in how many ways of measuring (TrackMate with and without "
-    "simplified outlines, ImageJ, scikit-image) they do; for the true cells, in how many they lead "
-    "to this conclusion."
-)
+def conclusions_caption(table: pd.DataFrame) -> str:
+    """Return the caption of the table that `conclusions` returns; it explains the columns shown."""
+    said = (
+        "Does the conclusion depend on the method? Differences between populations (a minus b, "
+        "means of independent units with 95 % confidence intervals) in the true cells and in the "
+        "cells of each method. The conclusion is what the interval shows by itself."
+    )
+    if table.empty:
+        return said
+    if (table["same_in_trainings"] != "").any():
+        said += (
+            " Same in trainings: in how many of a method's trainings (seeds, folds) its cells lead "
+            "to the conclusion of the true cells."
+        )
+    if (table["same_in_conventions"] != "").any():
+        said += (
+            " Same in conventions: in how many ways of measuring (TrackMate with and without "
+            "simplified outlines, ImageJ, scikit-image) they do; for the true cells, in how many "
+            "they lead to this conclusion."
+        )
+    return said

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.evidence import TRUTH, Evidence
+from analysis.folds import SHOWN, folds_of
 from analysis.report.tables import (
     counted,
     independent,
@@ -33,6 +34,8 @@ COUNTING = "counting cells"
 WRONG = ("missed", "merged", "split", "invented")
 """What changes the number of cells: these true cells, and invented ones."""
 MOST_NAMED = 3
+MANY_WRONG = 0.1
+"""Share of wrong cells from which a mean over all cells may be right by luck."""
 Array = NDArray[np.float64]
 
 
@@ -78,8 +81,9 @@ def purposes_said(evidence: Evidence) -> str:
     """Say what the rows rest on, and that they chose nothing."""
     split, unit = measured_split(evidence), unit_of(evidence)
     count = counted(evidence, split)
+    network = f"network of fold {SHOWN}" if folds_of(evidence.plan) else "best seed"
     return (
-        f"The numbers come from the {split} images (best seed; "
+        f"The numbers come from the {split} images ({network}; "
         f"{independent(count['units'], unit)}, {count['true_objects']:,} true cells). They were "
         "not used for the recommendation, which rests on validation images only. Each row names "
         "the method with the best number, so on new images that number will often be a little "
@@ -142,15 +146,30 @@ def _measuring(evidence: Evidence, names: list[str], feature: str) -> Purpose | 
     best = _least(biases)
     if best is None:
         return None
-    gives = f"{100 * biases[best][0]:+.1f} %"
+    gives = f"{100 * biases[best][0]:+.1f} % against the true cells"
     low, high = (
         jackknife_interval(biases[best])
         if len(biases[best]) > FEWEST_UNITS
         else (math.nan, math.nan)
     )
     if math.isfinite(low):
-        gives += f" against the true cells (95 % interval {100 * low:+.1f} to {100 * high:+.1f} %)"
+        gives += f" (95 % interval {100 * low:+.1f} to {100 * high:+.1f} %)"
+    gives += _many_wrong(evidence, best)
     return Purpose(FEATURES[feature], best, gives, _equals(evidence, biases, best))
+
+
+def _many_wrong(evidence: Evidence, method: str) -> str:
+    """Say that a mean may be right by chance where many cells are wrong; '' where few are."""
+    own = evidence.errors[evidence.errors["method"] == method] if len(evidence.errors) else None
+    if own is None or own.empty:
+        return ""
+    sums = own.groupby("cause")[["true_cells", "predicted_cells"]].sum()
+    wrong = sum(int(sums["true_cells"].get(cause, 0)) for cause in WRONG[:-1])
+    wrong += int(sums["predicted_cells"].get(WRONG[-1], 0))
+    true = int(own["true_cells"].sum())
+    if not true or wrong / true < MANY_WRONG:
+        return ""
+    return f"; but {wrong} of {true:,} cells are wrong, so this may be luck"
 
 
 def _ratio(above: Array, below: Array) -> Array:

@@ -17,7 +17,7 @@ from analysis.report.tables import (
     representatives,
     unit_of,
 )
-from analysis.statistics import mean_interval
+from analysis.statistics.resampling import signs_interval
 
 SMALL = 0.5
 """A minimum size above this share of the smallest true cell's area is near it."""
@@ -51,7 +51,8 @@ def second_said(evidence: Evidence) -> list[str]:
     if not len(behind):
         return []
     mean, unit = float(behind.mean()), unit_of(evidence)
-    low, high = mean_interval(behind)
+    # of the test that decides which methods are tied, so that the two cannot disagree
+    low, high = signs_interval(behind)
     said = f"Second is {names[1]}, with a mean AP lower by {mean:.3f}"
     if not math.isfinite(low):
         return [f"{said}."]
@@ -129,9 +130,9 @@ def small_cells_said(evidence: Evidence) -> str:
     named = "; ".join(shown) + more
     return (
         f"Small cells: the smallest true cell of the {measured_split(evidence)} images has "
-        f"{smallest:,.0f} px², and calibration chose a minimum size near that for {named}. "
-        "A method leaves out every object below its minimum size. If your images contain smaller "
-        "cells, add some to the validation images, train and analyse again."
+        f"{smallest:,.0f} px², and calibration chose a minimum size near that or above it for "
+        f"{named}. A method leaves out every object below its minimum size. If your images contain "
+        "smaller cells, add some to the validation images, train and analyse again."
     )
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.evidence import LENGTHS, Evidence
 from analysis.folds import folds_of
-from analysis.report.conclusions import CAPTION, conclusions
+from analysis.report.conclusions import conclusions, conclusions_caption
 from analysis.report.feature_tables import (
     FEATURE_HEADINGS,
     against_truth,
@@ -404,12 +404,13 @@ def make_tables(evidence: Evidence) -> list[Table]:
     order = "best on validation first."
     if folds_of(evidence.plan):
         order = "in the order of their candidates (validation images of folds differ)."
+    survived = conclusions(evidence)
     paper = table1(evidence).drop(columns="task", errors="ignore")
     tables = [
         make_table("ranking", ranked, shown_ranking(ranking(evidence), list(SHOWN))),
         make_table("features", features["features"], against_truth(evidence)),
         make_table("populations", features["populations"], between_populations(evidence)),
-        make_table("conclusions", CAPTION, conclusions(evidence)),
+        make_table("conclusions", conclusions_caption(survived), survived),
         make_table("table1", table1_caption(evidence), paper),
         make_table("statistics", features["statistics"], exploratory(evidence)),
         make_table(

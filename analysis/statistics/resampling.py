@@ -47,6 +47,49 @@ def signs_p(differences: Array, resamples: int, rng: np.random.Generator) -> flo
     )
 
 
+def signs_interval(
+    differences: Array, *, level: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> tuple[float, float]:
+    """Return the confidence interval of a mean paired difference that goes with `signs_p`.
+
+    Student's t interval of a few skewed differences may hold zero although the permutation test
+    rejects it, or the other way round; this one never contradicts the test.
+
+    Parameters
+    ----------
+    differences : (units,) array
+        As of `signs_p`, finite.
+    level : float
+    resamples, seed : int
+        Of `signs_p`.
+
+    Returns
+    -------
+    low, high : float
+        The smallest and the largest difference that the test does not reject at 1 - `level`; NaN
+        with fewer than six units.
+    """
+    if len(differences) < FEWEST_UNITS:
+        return math.nan, math.nan
+    mean, reach = float(differences.mean()), float(np.ptp(differences))
+
+    def kept(true: float) -> bool:
+        rest = differences - true
+        return signs_p(rest, resamples, np.random.default_rng(seed)) > 1 - level
+
+    ends = []
+    for side in (-1.0, 1.0):
+        inside, outside = 0.0, reach  # all differences are then on one side
+        for _ in range(30):
+            middle = (inside + outside) / 2
+            if kept(mean + side * middle):
+                inside = middle
+            else:
+                outside = middle
+        ends.append(mean + side * inside)
+    return ends[0], ends[1]
+
+
 def units_p(a: Array, b: Array, resamples: int, rng: np.random.Generator) -> float:
     """Test whether two sets of units differ, by permuting units between the sets.
 

@@ -159,7 +159,8 @@ def _questions(table: pd.DataFrame, unit: str) -> Iterator[Question]:
 def agreements(objects: pd.DataFrame, *, unit: str = "group") -> pd.DataFrame:
     """Compare each method's features with the truth's, cell by cell, for cells that all have.
 
-    A method that found fewer than half of the true cells does not take cells from the others.
+    A method that found fewer than half of the true cells does not take cells from the others; nor
+    do labels that were given (with an empty trial_id).
 
     Returns
     -------
@@ -221,14 +222,15 @@ def _matched(objects: pd.DataFrame, unit: str) -> Iterator[tuple[str, str, pd.Da
     true = table[table["method"] == TRUTH].set_index(["image", "label"])
     keys: dict[str, pd.MultiIndex] = {}
     rows: dict[str, pd.DataFrame] = {}
+    given = set(table.loc[table["trial_id"] == "", "method"]) if "trial_id" in table else set()
     for method, found in table[table["method"] != TRUTH].groupby("method", sort=False):
         found = found[found["matched_label"].notna()]
         own = pd.MultiIndex.from_arrays([found["image"], found["matched_label"].astype("int64")])
         there = own.isin(true.index)  # not the cells at a border, which are left out
         rows[str(method)], keys[str(method)] = found[there], own[there]
     common = true.index
-    for own in keys.values():
-        if len(own) >= FOUND_ENOUGH * len(true):
+    for name, own in keys.items():
+        if name not in given and len(own) >= FOUND_ENOUGH * len(true):
             common = common[common.isin(own)]
     for method, own in keys.items():
         shared = own.isin(common)

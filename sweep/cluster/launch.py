@@ -8,7 +8,6 @@ leaves.
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 import subprocess
 import sys
@@ -22,8 +21,6 @@ import yaml
 from sweep.request import RequestError
 from trainables.cli import DONE, FAILED, Parser, run
 
-TOKEN = Path("~/.segsweep/token")
-"""The secret that all nodes of this user's clusters show each other."""
 PLACEHOLDERS = {
     "192.0.2.": "an address that nobody has; enter the addresses of your machines",
     "ami-00000000000000000": "no image; enter one, docs/cluster.md says how to find it",
@@ -150,17 +147,6 @@ def unreachable(cluster: Cluster) -> list[str]:
         return [line for line in pool.map(probe, cluster.hosts) if line]
 
 
-def make_token() -> Path:
-    """Write the secret of this user's clusters if there is none yet; return its file."""
-    path = TOKEN.expanduser()
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    if not path.exists():
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
-    return path
-
-
 def up(cluster: Cluster) -> int:
     """Start a cluster; return the exit code."""
     if cluster.owned:
@@ -169,11 +155,16 @@ def up(cluster: Cluster) -> int:
             raise RequestError(
                 f"{len(wrong)} of {len(cluster.hosts)} machines cannot be used: {'; '.join(wrong)}"
             )
-    make_token()
     code = _ray(cluster, "up", "-y")
-    if code == 0:
-        print(f"the cluster is up; open a shell on its head with: ray attach {cluster.path}")
-    return DONE if code == 0 else FAILED
+    if code:
+        print(
+            f"error: ray up failed (its reason stands above); make cluster-down "
+            f"CLUSTER={cluster.path} removes what it started",
+            file=sys.stderr,
+        )
+        return FAILED
+    print(f"the cluster is up; a shell on its head: {_launcher()} attach {cluster.path}")
+    return DONE
 
 
 def down(cluster: Cluster) -> int:
@@ -209,10 +200,13 @@ def _ray(cluster: Cluster, *words: str) -> int:
     if cluster.owned:
         # Ray's new autoscaler never adds workers on such machines
         environment["RAY_UP_enable_autoscaler_v2"] = "0"
-    ray = Path(sys.executable).with_name("ray")
-    command = [str(ray), words[0], str(cluster.path), *words[1:]]
+    command = [_launcher(), words[0], str(cluster.path), *words[1:]]
     print(f"$ {shlex.join(command)}", flush=True)
     return subprocess.run(command, env=environment, check=False).returncode
+
+
+def _launcher() -> str:
+    return str(Path(sys.executable).with_name("ray"))
 
 
 def _parser() -> Parser:

@@ -109,7 +109,7 @@ def draw(shown: Calibration) -> Figure:
     ]
     handles += dot_key(shown.dots, COLOURS[0])
     if shown.other_seeds:
-        handles.append(Line2D([], [], marker="|", color="0.5", ls="", label="other seeds"))
+        handles.append(Line2D([], [], marker="|", color="0.5", ls="", label="other trainings"))
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
@@ -120,5 +120,5 @@ def caption(shown: Calibration) -> str:
         f"Mean AP over IoU 0.5 to 0.9 on {shown.sample}, with default parameters and with "
         "parameters calibrated on validation images. The default thresholds of StarDist and "
         "star-convex heads were already chosen on these at the end of training. "
-        f"{dots_are(shown.unit)} Ticks: other seeds of the method.{shown.few}"
+        f"{dots_are(shown.unit)} Ticks: other trainings (seeds, folds) of the method.{shown.few}"
     )

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from analysis.evidence import Evidence
+from analysis.folds import folds_of
 from analysis.report.figures.style import COLOURS, TWO_COLUMNS, share
 from analysis.report.table1 import chosen_trials
 from analysis.report.tables import in_order
@@ -47,6 +48,8 @@ class Maps(NamedTuple):
     """Per cent at the ends of the colour scale."""
     done: int
     """Number of finished trials."""
+    folds: bool
+    """Whether a number is a mean over folds."""
 
 
 def compute(evidence: Evidence) -> Maps | None:
@@ -60,7 +63,13 @@ def compute(evidence: Evidence) -> Maps | None:
     low, high = values.min(), max(values.max(), values.min() + 1)
     rows = in_order(board["architecture"], ARCHITECTURES)
     maps = [_map(board, best, task, rows) for task in in_order(board["task"], list(TASKS))]
-    return Maps(maps, float(low), float(high), int((board["status"] == "done").sum()))
+    return Maps(
+        maps,
+        float(low),
+        float(high),
+        int((board["status"] == "done").sum()),
+        bool(folds_of(evidence.plan)),
+    )
 
 
 def _map(board: pd.DataFrame, best: pd.DataFrame, task: str, rows: list[str]) -> Map:
@@ -99,7 +108,7 @@ def draw(shown: Maps) -> Figure:
     if drawn is not None:
         place = figure.add_axes(share((left - between + 0.12, below, 0.09, height), size))
         bar = figure.colorbar(drawn, cax=place)
-        bar.set_label("Data-set IoU, test images (%)")
+        bar.set_label("Data-set IoU, test (%)")
         bar.outline.set_visible(False)
     return figure
 
@@ -140,9 +149,10 @@ def _draw_missing(ax: Axes, i: int, j: int, word: str) -> None:
 
 def caption(shown: Maps) -> str:
     """Say what a number means and which trial it belongs to."""
+    folds = "A number is the mean over the networks of all folds. " if shown.folds else ""
     return (
-        f"Per cent; {shown.done} finished trials. Intersection and union are summed over all test "
-        "images, then divided. Where several trials share a cell, the one best on "
+        f"Per cent; {shown.done} finished trials. {folds}Intersection and union are summed over "
+        "all test images, then divided. Where several trials share a cell, the one best on "
         "validation is shown. Framed: the highest value of a task that has several. Hatched: no "
         "finished trial; the word is its status. Dash: not in this sweep."
     )

@@ -187,10 +187,16 @@ def test_cells_that_all_methods_found() -> None:
     found = agreements(pd.concat([table, second, third], ignore_index=True), unit="image")
     n = found[found["feature"] == "area"].set_index("method")["n"]
     assert n.to_dict() == {"U-Net": 120, "second": 120, "third": 12}
+    # given labels take none either, however many they found
+    given = [table.assign(trial_id="t1"), second.assign(method="given", trial_id="")]
+    found = agreements(pd.concat(given, ignore_index=True), unit="image")
+    n = found[found["feature"] == "area"].set_index("method")["n"]
+    assert n.to_dict() == {"U-Net": 240, "given": 120}
     both = comparisons(pd.concat([table, second], ignore_index=True), resamples=99)
     rows = both[(both["feature"] == "area") & (both["b"] == TRUTH)].set_index("a")
     # what would be published has the fused cells, cells found by all do not
     published = rows["difference"] / rows["mean_b"]
     assert published["second"] > 1
-    bias = found[found["feature"] == "area"].set_index("method")["relative_bias"]
+    matched = agreements(pd.concat([table, second], ignore_index=True), unit="image")
+    bias = matched[matched["feature"] == "area"].set_index("method")["relative_bias"]
     assert abs(bias["second"]) < 0.05

@@ -65,7 +65,9 @@ def test_up_sweep_down_and_nothing_is_left(hosts: Hosts, shared: Path) -> None:
         tried = hosts.run("laptop", words)
         assert tried.returncode != 0
         assert "RAN ON" not in tried.stdout
-    right = hosts.run("laptop", f"{token}$(cat .segsweep/token) {steal}")
+    secret = hosts.run("h1", "cat .segsweep/token; echo; stat -c %a .segsweep .segsweep/token").stdout
+    assert secret.split()[1:] == ["700", "600"]
+    right = hosts.run("laptop", f"{token}{secret.split()[0]} {steal}")
     assert "RAN ON h1" in right.stdout, right.stderr
 
     # a machine that is no node says so in seconds
