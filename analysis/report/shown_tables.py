@@ -43,8 +43,8 @@ def ranking_caption(unit: str, split: str, *, folds: bool, given: bool) -> str:
         f"to 0.9 and over {unit}s, on validation with its 95 % confidence interval. May be the "
         "best: statistically tied with the best method, all pairs of methods compared at once (one "
         "that is as good as the best is left out in at most 5 % of studies). F1, PQ, SEG and IoU "
-        "(of these cells' pixels; Figure 7: of the network's own output) count all images together. "
-        f"Test columns show the {split} images."
+        "(of these cells' pixels; Figure 7: of the network's own output) count all images "
+        f"together. Test columns show the {split} images."
     )
     if given:
         said += (

@@ -65,7 +65,9 @@ def test_up_sweep_down_and_nothing_is_left(hosts: Hosts, shared: Path) -> None:
         tried = hosts.run("laptop", words)
         assert tried.returncode != 0
         assert "RAN ON" not in tried.stdout
-    secret = hosts.run("h1", "cat .segsweep/token; echo; stat -c %a .segsweep .segsweep/token").stdout
+    secret = hosts.run(
+        "h1", "cat .segsweep/token; echo; stat -c %a .segsweep .segsweep/token"
+    ).stdout
     assert secret.split()[1:] == ["700", "600"]
     right = hosts.run("laptop", f"{token}{secret.split()[0]} {steal}")
     assert "RAN ON h1" in right.stdout, right.stderr

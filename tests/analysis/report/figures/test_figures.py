@@ -292,7 +292,7 @@ def test_captions_name_the_unit_that_was_used(
     assert (f"larger dots the mean of each {unit};" in said) == each
     assert f"Vertical bars: the mean over {unit}s" in said
     captions = {table.name: table.caption for table in report_tables.make_tables(one)}
-    assert f"Over units: means of {unit}s, with" in captions["statistics"]
+    assert f"Over units: the difference between the means of {unit}s" in captions["statistics"]
     assert f"the means of independent {unit}s" in captions["features"]
     assert f"Units are {unit}s." in captions["agreement"]
 
