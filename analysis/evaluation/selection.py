@@ -57,9 +57,33 @@ def unit_scores(
         for unit, score in zip(names, pooled(images, members)[:, column])
     ]
     table = pd.DataFrame(rows, columns=["method", "seed", "unit", "score"])
-    # who shows nothing where nothing is has made no mistake, where others have invented cells
-    shown = table.groupby("unit")["score"].transform(lambda scores: scores.notna().any())
-    return table.assign(score=table["score"].where(table["score"].notna() | ~shown, 1.0))
+    return table.assign(score=without_cells(table["score"], [table["unit"]]))
+
+
+def without_cells(
+    scores: pd.Series, units: Sequence[pd.Series], counts: pd.Series | None = None
+) -> pd.Series:
+    """Return scores that are also known in units without true cells, where a method shows some.
+
+    Who shows nothing where nothing is has made no mistake, where others have invented cells.
+
+    Parameters
+    ----------
+    scores : Series
+        Average precision of each method; NaN where it shows no cell and there is none.
+    units : sequence of Series
+        What scores have to share to be of the same unit: its name, and the metric, for example.
+    counts : Series of bool, optional
+        The scores whose methods count as others; all by default.
+
+    Returns
+    -------
+    Series
+        `scores`, with 1 in the place of NaN where another method has a score.
+    """
+    known = scores.notna() if counts is None else scores.notna() & counts
+    shown = known.groupby(list(units)).transform("any")
+    return scores.where(scores.notna() | ~shown, 1.0)
 
 
 def select(scores: pd.DataFrame, *, seed: int = 0) -> dict[str, Selected]:

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.evidence import Evidence
 from analysis.report.words import PAPER
 from analysis.statistics.equivalence import DIFFERENT, EQUIVALENT, UNDECIDED
+from analysis.statistics.units import BETWEEN_GROUPS
 from analysis.study.families import POPULATION_FAMILY, TRUTH_FAMILY
 
 PAPER_LEVEL = 0.0001
@@ -61,6 +62,7 @@ def against_truth(evidence: Evidence) -> pd.DataFrame:
             }
         )
     order = {name: place for place, name in enumerate(dict.fromkeys(evidence.methods["method"]))}
+    order |= {name: len(order) + place for place, name in enumerate(evidence.given)}
     # by method, best first; features keep their order
     rows.sort(key=lambda row: order.get(row["method"], len(order)))
     return pd.DataFrame(rows)
@@ -121,7 +123,7 @@ def tested(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return effect and interval, then verdict, p-values and margin."""
     said = row["verdict"]
     if said == UNDECIDED and not math.isnan(row["further_units"]):
-        said += f" ({int(row['further_units']):,} more)"
+        said += f" ({_more_units(row)})"
     return {
         "effect": effect_text(row),
         "verdict": said,
@@ -130,6 +132,21 @@ def tested(row: Mapping[Any, Any]) -> dict[str, Any]:
         "margin": _size(row["margin"], row["feature_unit"]),
         "note": "" if pd.isna(row["note"]) else row["note"],
     }
+
+
+def _more_units(row: Mapping[Any, Any], unit: str = "") -> str:
+    """Say how many more units would decide: groups where these are the units, whatever the unit of
+    the page, and so many on each side where the sides have different units.
+
+    >>> _more_units({"further_units": 1200.0, "note": "", "design": "paired"}, "image")
+    '1,200 more images'
+    >>> _more_units({"further_units": 8.0, "note": BETWEEN_GROUPS, "design": "unpaired"})
+    '8 more groups on each side'
+    """
+    more = int(row["further_units"])
+    unit = "group" if BETWEEN_GROUPS in str(row["note"]) else unit
+    named = f" {unit}{'s' * (more != 1)}" if unit else ""
+    return f"{more:,} more{named}{' on each side' * (row['design'] == 'unpaired')}"
 
 
 def effect_text(row: Mapping[Any, Any]) -> str:
@@ -296,8 +313,7 @@ def _by_verdict(rows: pd.DataFrame, unit: str) -> str:
             if row["verdict"] == DIFFERENT and row["mean_b"]:
                 name += f" ({100 * row['unit_difference'] / row['mean_b']:+.1f} %)"
             if row["verdict"] == UNDECIDED and not math.isnan(row["further_units"]):
-                more = int(row["further_units"])
-                name += f" (about {more:,} more {unit}{'s' * (more != 1)} would decide)"
+                name += f" (about {_more_units(row, unit)} would decide)"
             found.setdefault(row["verdict"], []).append(name)
     words = (DIFFERENT, EQUIVALENT, UNDECIDED)
     return "; ".join(f"{word} in {_and(found[word])}" for word in words if word in found)

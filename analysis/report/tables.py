@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.evaluation.selection import without_cells
 from analysis.evidence import LENGTHS, Evidence
 from analysis.folds import folds_of
 from analysis.report.conclusions import conclusions, conclusions_caption
@@ -173,7 +174,7 @@ def own_units(
     every_seed: bool = False,
 ) -> pd.DataFrame:
     """Return method, parameters, metric, unit and value of each unit of the reported images, for
-    representative seeds or for all.
+    representative seeds or for all. AP is known as on validation: see `without_cells`.
     """
     table = evidence.units
     keys = ["method", "parameters", "metric", "unit", "value"]
@@ -186,6 +187,10 @@ def own_units(
         & table["metric"].isin(metrics)
         & table["parameters"].isin(parameters)
     ]
+    trained, same = table["method"].isin(chosen["method"]), ["metric", "parameters", "unit"]
+    scored = without_cells(table["value"], [table[name] for name in same], trained)
+    is_ap = table["metric"].str.startswith("ap_")
+    table = table.assign(value=table["value"].where(~is_ap, scored))
     keyed = zip(table["method"], table["trial_id"])
     chosen_rows = [every_seed or key in own for key in keyed]
     return table.loc[np.array(chosen_rows, bool), keys]  # an empty list would choose columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -14,7 +15,7 @@ from analysis.evaluation.outcomes import CAUSES, FOUND, budget
 from analysis.evidence import Evidence
 from analysis.report.figures.samples import first_methods, methods_left_out, scored_from
 from analysis.report.figures.style import OUTCOME_COLOURS, TWO_COLUMNS, wrapped
-from analysis.report.tables import measured_split, unit_of
+from analysis.report.tables import measured_split, representatives, unit_of
 
 
 class Bar(NamedTuple):
@@ -48,9 +49,12 @@ def compute(evidence: Evidence) -> Budget | None:
     if errors.empty:
         return None
     bars = []
+    drawn = errors[errors["method"].isin(representatives(evidence)["method"])]
+    shown = set(drawn.loc[drawn["predicted_cells"] > 0, unit])
     for name in (*first_methods(evidence), *evidence.given):
         of_units = [
-            budget(own) for _, own in errors[errors["method"] == name].groupby(unit, sort=False)
+            _budget(own, bool(where in shown))
+            for where, own in errors[errors["method"] == name].groupby(unit, sort=False)
         ]
         known = [one for one in of_units if np.isfinite(one["ap"]).all()]
         if known:
@@ -63,6 +67,16 @@ def compute(evidence: Evidence) -> Budget | None:
         return None
     sample, few = scored_from(evidence), methods_left_out(evidence)
     return Budget(bars, measured_split(evidence), unit, sample, few)
+
+
+def _budget(errors: pd.DataFrame, others: bool) -> pd.DataFrame:
+    """Return the error budget of a unit. One without cells is scored where `others` invent some:
+    who shows none there has made no mistake, as in mean AP on validation.
+    """
+    found = budget(errors)
+    if others and found["ap"].isna().all():
+        return found.assign(ap=1.0, lost=0.0, gives_back=0.0)
+    return found
 
 
 def draw(shown: Budget) -> Figure:
