@@ -184,12 +184,12 @@ def conclusions_caption(table: pd.DataFrame) -> str:
         return said
     if (table["same_in_trainings"] != "").any():
         said += (
-            " Same in trainings: in how many of a method's trainings (seeds, folds) its cells lead "
+            " Trainings: in how many of a method's trainings (seeds, folds) its cells lead "
             "to the conclusion of the true cells."
         )
     if (table["same_in_conventions"] != "").any():
         said += (
-            " Same in conventions: in how many ways of measuring (TrackMate with and without "
+            " Conventions: in how many ways of measuring (TrackMate with and without "
             "simplified outlines, ImageJ, scikit-image) they do; for the true cells, in how many "
             "they lead to this conclusion."
         )

@@ -24,7 +24,9 @@ FEATURE_HEADINGS = {
     "p_text": "p",
     "paper_text": "p, paper's test",
     "cliffs_delta": "Cliff's delta",
-    "as_truth": "as with the true cells",
+    "as_truth": "as in the truth",
+    "same_in_trainings": "trainings",
+    "same_in_conventions": "conventions",
 }
 """Column headings of these tables."""
 WHY_DIFFERENT = (
