@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from analysis.evidence import TRUTH, Evidence
 from analysis.report.feature_tables import LENGTHS, family_rows, margin_said
 from analysis.report.figures.features import axis_ends
-from analysis.report.figures.samples import measured_from
+from analysis.report.figures.samples import first_methods, measured_from
 from analysis.report.figures.style import look
 from analysis.report.tables import MOST_DOTS, representatives, unit_of
 from analysis.statistics.intervals import FEWEST_UNPAIRED
@@ -137,8 +137,9 @@ def compute_methods(evidence: Evidence) -> Estimation | None:
     methods, few = _first(every, evidence.given, set(evidence.cells["method"]))
     cells = _cells(evidence, [*methods, TRUTH])
     asked = [_Asked(TRUTH, "", TRUTH, None, (TRUE_COLOUR, TRUE_COLOUR))]
+    places = [*first_methods(evidence), *evidence.given]  # as in other figures
     for name in methods:
-        colour = look(every.index(name)).colour
+        colour = look(places.index(name)).colour
         asked.append(_Asked(name, "", name, TRUTH, (colour, TRUE_COLOUR)))
     counts = cells["method"].value_counts()
     found = _estimation(evidence, asked, {"": cells}, "method", {"": tested})

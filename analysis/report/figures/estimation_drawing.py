@@ -83,7 +83,7 @@ def _draw_values(ax: Axes, panel: Panel, shown: Estimation) -> None:
     ax.set_xlim(panel.ends)
     ax.set_xlabel(panel.label, labelpad=2)
     edge = 0.08 * (panel.ends[1] - panel.ends[0])  # a label there would reach beyond the axis
-    ticks = MaxNLocator(4).tick_values(*panel.ends)
+    ticks = MaxNLocator(3, steps=[1, 2, 4, 5, 10]).tick_values(*panel.ends)
     ax.set_xticks([t for t in ticks if panel.ends[0] + edge / 2 <= t <= panel.ends[1] - edge])
     _tidy(ax, len(panel.rows))
     if panel.beyond:

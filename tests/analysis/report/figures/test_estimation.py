@@ -19,10 +19,16 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from analysis.evidence import TRUTH, Evidence, compared
-from analysis.report.figures import FIGURES, METHODS_FIGURE, POPULATIONS_FIGURE, estimation
+from analysis.report.figures import (
+    FIGURES,
+    METHODS_FIGURE,
+    POPULATIONS_FIGURE,
+    estimation,
+    features,
+)
 from analysis.report.figures.estimation import MOST_CELLS, Estimation, thinned
 from analysis.report.figures.estimation_drawing import _ticks
-from analysis.report.figures.style import STYLE
+from analysis.report.figures.style import STYLE, look
 from analysis.statistics.equivalence import EQUIVALENT
 from analysis.study.comparisons import comparisons
 from analysis.study.families import FAMILY_FEATURES, POPULATION_FAMILY, TRUTH_FAMILY
@@ -305,6 +311,7 @@ def test_groups_are_the_units_where_none_holds_both() -> None:
 def test_more_than_thirty_units_are_a_mean_only() -> None:
     one = shown(make_evidence(units=31, **TWO))
     figure = drawn(one)
+    ticks_lie_apart(figure)
     for ax in figure.axes:
         assert not [k for k in ("units", "joined", "unit differences") if lines(ax, k)]
     assert all(lines(ax, "interval") for ax in axes(figure, "differences"))
@@ -349,6 +356,22 @@ def test_of_many_methods_the_first_are_shown_and_given_labels() -> None:
     untested = [row for panel in one.panels if panel for row in panel.rows[3:]]
     assert all(math.isnan(row.difference) for row in untested), "not in these statistics"
     assert drawn(one).get_size_inches()[1] < 9.7
+    boxes = features.compute(many)
+    assert boxes is not None
+    colours = {name: look(place).colour for name, place in zip(boxes.methods, boxes.colours)}
+    assert one.panels[0] is not None
+    drawn_in = [row.sides[-1].colour for row in one.panels[0].rows[1:]]
+    assert drawn_in == [colours[name] for name in one.names[1:]], "as in Figure 9"
+
+
+def ticks_lie_apart(figure: Figure) -> None:
+    """Check each row of the page; the figure has four panels."""
+    for row in (figure.axes[:4], figure.axes[4:]):
+        boxes = [tick.get_window_extent() for ax in row for tick in ax.get_xticklabels()]
+        boxes.sort(key=lambda box: box.x0)
+        assert len(boxes) >= 8
+        for left, right in pairwise(boxes):
+            assert left.x1 < right.x0
 
 
 @pytest.mark.parametrize("name", [METHODS_FIGURE, POPULATIONS_FIGURE])
@@ -362,8 +385,4 @@ def test_texts_lie_inside_the_figure_and_ticks_apart(evidence: Evidence, name: s
             for text in [*ax.texts, *ax.get_yticklabels(), ax.xaxis.label]:
                 box = text.get_window_extent()
                 assert page.x0 <= box.x0 <= box.x1 <= page.x1, text
-        for row in (figure.axes[:4], figure.axes[4:]):
-            boxes = [tick.get_window_extent() for ax in row for tick in ax.get_xticklabels()]
-            boxes.sort(key=lambda box: box.x0)
-            for left, right in pairwise(boxes):
-                assert left.x1 < right.x0
+        ticks_lie_apart(figure)

@@ -7,6 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from analysis.evaluation.outcomes import FOUND, outcomes
 from analysis.evidence import Evidence, Picture
@@ -72,8 +75,8 @@ def test_six_methods_are_laid_over_the_truth_and_the_first_over_the_others(
     picture = evidence.pictures[0]
     labels = picture.labels | dict.fromkeys(more, picture.labels[NAMES[1]])
     pictures = [replace(picture, labels=labels | {"second person": picture.truth})]
-    given = replace(evidence, methods=methods, pictures=pictures, given=["second person"])
-    shown = overlays.compute(given)
+    six = replace(evidence, methods=methods, pictures=pictures, given=["second person"])
+    shown = overlays.compute(six)
     assert shown is not None
     titles = [pair.title for pair in shown.pairs]
     assert titles == [*(f"{m} vs truth" for m in "ABCDEF"), *(f"A vs {m}" for m in "BCDEF")]
@@ -121,3 +124,35 @@ def test_viewer_cuts_large_pictures_and_says_so(monkeypatch: pytest.MonkeyPatch)
     missed[20:40, 20:40] = 2
     (first, *_), _ = viewer_pictures([replace(picture, truth=missed)] * 4)
     assert first["layers"]["a"]["counts"]["missed"] == 1, "not the densest part, which is right"
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_no_other_window_has_more_errors_or_as_many_and_more_foreground(
+    seed: int, side: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    truth, labels = (
+        np.kron(rng.integers(0, 2, (3, 4)) * np.arange(1, 13).reshape(3, 4), np.ones((3, 3), int))
+        for _ in range(2)
+    )
+    became = outcomes(truth, labels)
+    found = worst_window(truth, [(labels, became)], side)
+    wrong = became.true_outcome != FOUND
+    centres = [_centre(truth, label) for label in became.true[wrong]]
+    invented = became.pred[became.pred_outcome == "invented"]
+    centres += [_centre(labels, label) for label in invented]
+    every = {}
+    for top in range(truth.shape[0] - min(side, truth.shape[0]) + 1):
+        for left in range(truth.shape[1] - min(side, truth.shape[1]) + 1):
+            inside = [top <= r < top + side and left <= c < left + side for r, c in centres]
+            part = truth[top : top + side, left : left + side]
+            every[top, left] = (sum(inside), int((part > 0).sum()))
+    assert (found.errors, found.foreground) == max(every.values())
+    rows, columns = found.place
+    assert every[rows.start, columns.start] == max(every.values())
+
+
+def _centre(labels: NDArray[np.int64], label: int) -> tuple[float, float]:
+    rows, columns = np.nonzero(labels == label)
+    return float(rows.mean()), float(columns.mean())
