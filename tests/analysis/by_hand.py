@@ -109,6 +109,23 @@ def t_interval(values: Sequence[float] | Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def flipped_interval(values: Array) -> tuple[float, float]:
+    """Give the means that the test by all swaps of signs does not reject at 5 %."""
+    flips = np.array(list(itertools.product([1, -1], repeat=len(values))))
+
+    def kept(mean: float) -> bool:
+        moved = flips * (values - mean)
+        t = np.abs(moved.mean(1)) / np.maximum(moved.std(1, ddof=1), 1e-12)
+        return bool((t >= t[0] * (1 - 1e-9)).mean() > 0.05)
+
+    ends = []
+    for side in (-1, 1):
+        steps = np.linspace(0, float(np.ptp(values)), 2001)
+        last = max(step for step in steps.tolist() if kept(float(values.mean()) + side * step))
+        ends.append(float(values.mean()) + side * (last + steps[1] / 2))
+    return ends[0], ends[1]
+
+
 # what became of cells
 
 

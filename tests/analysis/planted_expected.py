@@ -291,7 +291,7 @@ class Expected:
 
     def pairs(self) -> dict[tuple[str, str], pd.DataFrame]:
         """Give true and found values of the cells that all methods found, but those that found
-        fewer than half of the cells.
+        fewer than half of the cells; labels that were given do not count as methods.
         """
         true = self.of(TRUTH).set_index(["image", "label"])
         found = {}
@@ -300,7 +300,7 @@ class Expected:
             own = self.of(name)
             own = own[own["matched"] > 0].set_index(["image", "matched"])
             found[name] = own[own.index.isin(true.index)]
-            if 2 * len(found[name]) >= len(true):
+            if name in self.trials and 2 * len(found[name]) >= len(true):
                 common &= set(found[name].index)
         tables = {}
         for name, own in found.items():

@@ -166,7 +166,7 @@ def test_conclusions(page: Page) -> None:
         assert is_effect(at(row, "^over units"), wanted.populations(method)[a, b, feature])
         assert at(row, "^conclusion").text == said_of[key]
         same = said_of[key] == said_of[a, b, feature, TRUTH]
-        assert at(row, "true cells").text == ("" if method == TRUTH else "yes" if same else "no")
+        assert at(row, "^as ").text == ("" if method == TRUTH else "yes" if same else "no")
         again = wanted.same_in(method, (a, b, feature))
         for name, own in zip(("trainings", "conventions"), again):
             shown = [cell.text for heading, cell in row.items() if name in heading]
