@@ -20,6 +20,15 @@ def folds_of(plan: Mapping[str, Any]) -> int:
     return int(options.get("folds") or 0)
 
 
+def network_shown(plan: Mapping[str, Any]) -> str:
+    """Say which of a method's networks cells are shown and measured of.
+
+    >>> network_shown({}), network_shown({"data": {"options": {"folds": 3}}})
+    ('best seed', 'fold 1 of the best seed')
+    """
+    return f"fold {SHOWN} of the best seed" if folds_of(plan) else "best seed"
+
+
 def whole_seeds(
     configs: Mapping[str, TrialConfig], folds: int
 ) -> tuple[list[list[str]], dict[int, list[int]]]:

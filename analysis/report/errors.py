@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.evaluation.outcomes import CAUSES, FOUND
 from analysis.evidence import Evidence
+from analysis.folds import network_shown
 from analysis.report.tables import Cell, Table, make_table, measured_split, representatives
 
 
@@ -60,9 +61,10 @@ def errors_table(evidence: Evidence, pictured: Collection[str]) -> Table | None:
     if counts.empty:
         return None
     said = (
-        f"What became of the cells of the {measured_split(evidence)} images (best seed). Found, "
-        "missed, merged, split and boundary add up to the true cells; boundary: one cell for one "
-        "true cell, with an IoU below 0.5. Invented are predicted cells."
+        f"What became of the cells of the {measured_split(evidence)} images "
+        f"({network_shown(evidence.plan)}). Found, missed, merged, split and boundary add up to "
+        "the true cells; boundary: one cell for one true cell, with an IoU below 0.5. Invented are "
+        "predicted cells."
     )
     if pictured:
         said += " Click a number to see such cells in the images."

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.evidence import TRUTH, Evidence
-from analysis.folds import SHOWN, folds_of
+from analysis.folds import network_shown
 from analysis.report.tables import (
     counted,
     independent,
@@ -81,9 +81,8 @@ def purposes_said(evidence: Evidence) -> str:
     """Say what the rows rest on, and that they chose nothing."""
     split, unit = measured_split(evidence), unit_of(evidence)
     count = counted(evidence, split)
-    network = f"network of fold {SHOWN}" if folds_of(evidence.plan) else "best seed"
     return (
-        f"The numbers come from the {split} images ({network}; "
+        f"The numbers come from the {split} images ({network_shown(evidence.plan)}; "
         f"{independent(count['units'], unit)}, {count['true_objects']:,} true cells). They were "
         "not used for the recommendation, which rests on validation images only. Each row names "
         "the method with the best number, so on new images that number will often be a little "

@@ -91,14 +91,13 @@ FIGURES: dict[str, Kind[Any]] = {
         features.caption,
     ),
     METHODS_FIGURE: Kind(
-        "Cell features of each method against the truth, with 95 % intervals",
+        "Cell features of each method against the truth",
         estimation.compute_methods,
         estimation_drawing.draw,
         estimation.caption,
     ),
     POPULATIONS_FIGURE: Kind(
-        "Populations in the cells of the recommended method and in the true cells, with 95 % "
-        "intervals",
+        "Populations in the cells of the recommended method and in the true cells",
         estimation.compute_populations,
         estimation_drawing.draw,
         estimation.caption,

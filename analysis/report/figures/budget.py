@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.evaluation.outcomes import CAUSES, FOUND, budget
 from analysis.evidence import Evidence
+from analysis.folds import network_shown
 from analysis.report.figures.samples import first_methods, methods_left_out, scored_from
 from analysis.report.figures.style import OUTCOME_COLOURS, TWO_COLUMNS, wrapped
 from analysis.report.tables import measured_split, representatives, unit_of
@@ -41,6 +42,8 @@ class Budget(NamedTuple):
     """How much data the scores come from."""
     few: str
     """How many methods are left out, in words; '' for none."""
+    network: str
+    """Which of a method's networks it shows."""
 
 
 def compute(evidence: Evidence) -> Budget | None:
@@ -66,7 +69,7 @@ def compute(evidence: Evidence) -> Budget | None:
     if not bars:
         return None
     sample, few = scored_from(evidence), methods_left_out(evidence)
-    return Budget(bars, measured_split(evidence), unit, sample, few)
+    return Budget(bars, measured_split(evidence), unit, sample, few, network_shown(evidence.plan))
 
 
 def _budget(errors: pd.DataFrame, others: bool) -> pd.DataFrame:
@@ -134,10 +137,11 @@ def caption(shown: Budget) -> str:
     """Say what the parts of a bar mean and what the numbers are means of."""
     return (
         f"Calibrated methods on {shown.sample}; each value is the mean over {shown.unit}s, of the "
-        f"best seed.{shown.few} Left: mean AP, and the AP that each kind of error takes; together "
-        "they add up to 1. Merged: one cell covers several true ones. Split: one true cell is "
-        "covered by several. Boundary: one cell for one true cell, but their IoU is below the one "
-        "that is required. Right: by how much mean AP would rise if only the cells with this kind "
-        "of error were right. These gains do not add up, because AP is a ratio (as in TIDE, Bolya "
-        "et al. 2020, doi:10.1007/978-3-030-58580-8_33)."
+        f"{shown.network}.{shown.few} Left: mean AP, and the AP that each kind of error takes; "
+        "together they add up to 1. Merged: one cell covers several true ones. Split: one true "
+        "cell is covered by several. Boundary: one cell for one true cell, but their IoU is below "
+        "the one that is required (0.5 to 0.9: more cells than in the table of errors). Right: by "
+        "how much mean AP would rise if only the cells with this kind of error were right. These "
+        "gains do not add up, because AP is a ratio (as in TIDE, Bolya et al. 2020, "
+        "doi:10.1007/978-3-030-58580-8_33)."
     )
