@@ -56,6 +56,7 @@ def answer(evidence: Evidence) -> Answer:
         *second_said(evidence),
         *_what_is_not_known(evidence, methods),
         *_folds(evidence),
+        *_same_fields(evidence),
     ]
     details = [
         *_measured(evidence, first),
@@ -198,6 +199,18 @@ def _folds(evidence: Evidence) -> list[str]:
     return said
 
 
+def _same_fields(evidence: Evidence) -> list[str]:
+    """Say what frames of the same time-lapses cannot show."""
+    options = (evidence.plan.get("data") or {}).get("options") or {}
+    if options.get("split") != "time_blocks":
+        return []
+    return [
+        "Training, validation and test images are frames of the same time-lapse (or of the same "
+        "ones): they show the same cells at other times. How well the methods do on other fields, "
+        "samples or days is not known."
+    ]
+
+
 def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
     """Say what so few units and trainings cannot show, and how many more would."""
     if len(methods) < 2 or not math.isfinite(methods["val_score"].iloc[0]):
@@ -206,7 +219,7 @@ def _what_is_not_known(evidence: Evidence, methods: pd.DataFrame) -> list[str]:
     if units < FEWEST_UNITS:
         return [
             f"Validation images of {independent(units, unit)} with cells cannot show which methods "
-            f"are better: at least {FEWEST_UNITS} are needed."
+            f"are better: at least {FEWEST_UNITS} independent {unit}s are needed."
         ]
     said = []
     near = contenders(

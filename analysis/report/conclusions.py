@@ -141,7 +141,8 @@ def survives_said(evidence: Evidence) -> list[str]:
     ]
     also = ""
     if several:
-        also = f", in all {'their' if len(tied) > 1 else 'its'} {' and '.join(several)}"
+        named = " and ".join(several).replace("conventions", "conventions of measuring")
+        also = f", in all {'their' if len(tied) > 1 else 'its'} {named}"
     said = f"Conclusions about populations, from the cells of {who}{also}, and from the true cells"
     cases: dict[tuple[str, str, str], list[str]] = {}
     for row in table.to_dict("records"):

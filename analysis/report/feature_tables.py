@@ -262,10 +262,21 @@ def _bias_said(evidence: Evidence, method: str) -> str:
     if len(own) and evidence.methods["method"].nunique() > 1:
         parts = _per_cent(dict(zip(own["feature"], own["relative_bias"])))
         said += (
-            f" Only on the {int(own['n'].max()):,} cells that all methods found, without those at "
-            f"borders of images: {parts}."
+            f" Only on the {int(own['n'].max()):,} cells that all methods{_but(agreed)} found, "
+            f"without those at borders of images: {parts}."
         )
     return said
+
+
+def _but(agreed: pd.DataFrame) -> str:
+    """Name the methods that found fewer than half of the cells, and labels that were given: cells
+    found by all need not be found by these.
+    """
+    found = agreed.groupby("method", sort=False)["n"].max()
+    others = [str(name) for name in found.index[found < found.max()]]
+    if not others:
+        return ""
+    return f" but {others[0] if len(others) == 1 else f'{len(others)} of the rows'}"
 
 
 def _per_cent(shares: Mapping[Any, float]) -> str:
@@ -352,7 +363,9 @@ def untested(evidence: Evidence) -> list[str]:
     if table.empty or (table["verdict"] != "").any():
         return []
     units = int(table[["units_a", "units_b"]].min(axis=1).max())
+    unit = str(evidence.settings.get("unit", "image"))
     return [
         f"Whether cell features differ from the truth cannot be tested: {units} independent "
-        f"unit{'s' * (units != 1)} {'are' if units != 1 else 'is'} too few, at least 6 are needed."
+        f"{unit}{'s' * (units != 1)} {'are' if units != 1 else 'is'} too few, at least 6 are "
+        "needed."
     ]

@@ -195,7 +195,7 @@ def _equals(evidence: Evidence, estimates: Mapping[str, Array], best: str) -> st
     """
     units = len(estimates[best]) - 1
     if units < FEWEST_UNITS:
-        return f"not known: {independent(units, unit_of(evidence))}, at least 6 are needed"
+        return f"not known: {independent(units, unit_of(evidence))}, at least {FEWEST_UNITS} needed"
     values = {
         name: units * one[0] - (units - 1) * one[1:]
         for name, one in estimates.items()

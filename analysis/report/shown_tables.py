@@ -98,6 +98,14 @@ def scores_first(table: pd.DataFrame) -> pd.DataFrame:
     return table[names]
 
 
+def known_ties(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without a word on ties where too few units were compared to know them."""
+    low = next((name for name in ("val_low", "iou_low") if name in table), None)
+    if low is None or "tied" not in table:
+        return table
+    return table.assign(tied=table["tied"].astype(object).where(table[low].notna(), None))
+
+
 def agreed(evidence: Evidence) -> pd.DataFrame:
     """Return the estimates of `agreement`, in micrometres if the pixel size is known."""
     names = ("bias", "ccc", "relative")

@@ -29,6 +29,7 @@ from analysis.report.shown_tables import (
     SCORES_CAPTION,
     agreed,
     agreement_caption,
+    known_ties,
     named_networks,
     ranking_caption,
     scores_first,
@@ -410,6 +411,7 @@ def make_tables(evidence: Evidence) -> list[Table]:
     if folds_of(evidence.plan):
         order = "in the order of their candidates (validation images of folds differ)."
     survived = conclusions(evidence)
+    candidates = known_ties(scores_first(named_networks(evidence.candidates)))
     paper = table1(evidence).drop(columns="task", errors="ignore")
     tables = [
         make_table("ranking", ranked, shown_ranking(ranking(evidence), list(SHOWN))),
@@ -425,9 +427,7 @@ def make_tables(evidence: Evidence) -> list[Table]:
         ),
         make_table("scores", SCORES_CAPTION, scores_first(wide_scores(evidence.scores))),
         make_table("leaderboard", f"All trials, {order}", scores_first(named_networks(board))),
-        make_table(
-            "candidates", CANDIDATES_CAPTION, scores_first(named_networks(evidence.candidates))
-        ),
+        make_table("candidates", CANDIDATES_CAPTION, candidates),
         make_table(
             "noise",
             "Noise floor: how drawing a shape on pixels changes each feature.",
@@ -436,7 +436,9 @@ def make_tables(evidence: Evidence) -> list[Table]:
         make_table(
             "methods",
             "The trials that were analysed.",
-            evidence.methods.drop(columns=["task", "architecture", "encoder"], errors="ignore"),
+            known_ties(
+                evidence.methods.drop(columns=["task", "architecture", "encoder"], errors="ignore")
+            ),
         ),
     ]
     return [table for table in tables if table.total]

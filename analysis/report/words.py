@@ -259,8 +259,8 @@ WORDS = (
         "split",
         "training, validation, test images",
         r"\b(?:[Vv]alidation|[Tt]est) images?\b",
-        "Networks learn from training images. Methods and parameters are chosen on validation "
-        "images. Test images choose nothing: they show what to expect of new images.",
+        "Networks learn from training images. Networks, parameters and the recommended method are "
+        "chosen on validation images. Test images show what to expect of new images.",
     ),
     Word(
         "classes",

@@ -264,6 +264,15 @@ def test_of_folds_the_first_is_shown() -> None:
     assert chosen_trials(board.drop(columns="fold"))["trial_id"].tolist() == ["a2", "c"]
 
 
+def test_the_page_says_what_frames_of_one_film_cannot_show() -> None:
+    plain = make_evidence(units=8, architectures=("Unet", "PAN"), encoders=("resnet152",))
+    assert not any("time-lapse" in sentence for sentence in answer(plain).sentences)
+    data = {**plain.plan["data"], "options": {"split": "time_blocks"}}
+    film = replace(plain, plan={**plain.plan, "data": data})
+    (said,) = [one for one in answer(film).sentences if "time-lapse" in one]
+    assert "How well the methods do on other fields, samples or days is not known." in said
+
+
 def test_the_page_says_what_folds_mean() -> None:
     plain = make_evidence(units=8, architectures=("Unet", "PAN"), encoders=("resnet152",))
     assert not any("fold" in sentence for sentence in answer(plain).sentences)

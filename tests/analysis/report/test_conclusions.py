@@ -114,7 +114,9 @@ def test_trainings_and_conventions_are_counted(evidence: Evidence) -> None:
     assert found.loc[NAMES[1], "same_in_conventions"] == "1 of 2"
     assert found.loc[NAMES[1], "same_in_trainings"] == ""
     (said,) = survives_said(replace(one, effects=again))
-    assert "best, in all their trainings and conventions, and from the true cells" in said
+    assert (
+        "best, in all their trainings and conventions of measuring, and from the true cells" in said
+    )
     assert (
         f"the same in 0 of 1 comparisons, not in area of large against small ({NAMES[0]}, the same "
         f"in 2 of 3 trainings; {NAMES[1]}, the same in 1 of 2 conventions)." in said

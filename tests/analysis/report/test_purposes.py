@@ -98,7 +98,7 @@ def test_too_few_units_or_methods(evidence: Evidence) -> None:
     found = rows(few)
     assert len(found) == 4
     for row in found.values():
-        assert row.equals == "not known: 5 independent groups, at least 6 are needed"
+        assert row.equals == "not known: 5 independent groups, at least 6 needed"
     assert "interval" not in found["measuring size (mean area)"].gives
     one = evidence.methods[evidence.methods["method"] == NAMES[0]]
     assert purposes(replace(evidence, methods=one)) == []

@@ -164,7 +164,7 @@ def test_answer_of_a_clear_winner_of_none_and_of_too_few(evidence: Evidence) -> 
     )
     assert (
         "Validation images of 5 independent groups with cells cannot show which methods are "
-        "better: at least 6 are needed."
+        "better: at least 6 independent groups are needed."
     ) in said.sentences
 
 
@@ -209,7 +209,7 @@ def test_page_claims_nothing_that_it_cannot_hold(units: int, tmp_path: Path) -> 
     page = write_report(few, tmp_path)
     text, figures = visible(page), drawn(page)
     assert claims(text) == []
-    untested = f"cannot be tested: {units} independent unit"
+    untested = f"cannot be tested: {units} independent group"
     assert text.count(untested) == (units < 6)
     assert ("against the ground truth: " in text) == (units >= 6)
     assert len(figures) >= 10
