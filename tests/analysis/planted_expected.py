@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tests.analysis import by_hand
+from tests.analysis import by_hand, by_hand_methods
 from tests.analysis.by_hand import Array, Sides
 from tests.analysis.planted_study import PIXEL_UM, Planted
 
@@ -145,7 +145,7 @@ class Expected:
     @cached_property
     def tied(self) -> list[str]:
         """Methods that may be the best."""
-        p = by_hand.leaving(self.standing("val"))
+        p = by_hand_methods.leaving(self.standing("val"))
         return [name for name in self.order if p[name] > 0.05]
 
     @cached_property

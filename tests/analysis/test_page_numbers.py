@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from tests.analysis import by_hand
+from tests.analysis import by_hand, by_hand_methods
 from tests.analysis.conftest import Page
 from tests.analysis.planted_expected import GAP_NAME, NAMES, RECOMMENDED
 from tests.analysis.planted_study import CALIBRATED, DEFAULT, GAP, PIXEL_UM, Planned
@@ -68,7 +68,7 @@ def test_methods_are_in_the_order_of_their_validation_scores(page: Page) -> None
     for name in wanted.order:
         row = row_of(grid, "^method", name)
         assert at(row, "AP, validation").holds(float(standing[name].mean()))
-        low, high = by_hand.own_interval(name, standing)
+        low, high = by_hand_methods.own_interval(name, standing)
         assert ends(at(row, "95 %"), max(0.0, low), min(1.0, high))
         assert at(row, "best").text == ("yes" if name in wanted.tied else "no")
     for name in given:
@@ -206,7 +206,7 @@ def test_what_the_answer_says_of_the_methods(page: Page) -> None:
     first = wanted.order[0]
     assert first == RECOMMENDED
     assert text.startswith(first)
-    low, high = by_hand.own_interval(first, val)
+    low, high = by_hand_methods.own_interval(first, val)
     found = said(text.splitlines()[0], r"mean AP ([\d.]+), 95 % [a-z ]+ ([\d.]+) to ([\d.]+)\D")
     for number, value in zip(found, (val[first].mean(), low, high)):
         assert rounded(number, float(value))
@@ -258,13 +258,13 @@ def test_what_so_few_units_cannot_show(page: Page) -> None:
     line = next(line for line in page.text.splitlines() if "lead below" in line)
     count, lead = said(line, r"(\d+) (?:group|image)s\b.* lead below ([\d.]+\d)")
     assert int(count) == units
-    assert float(lead) == float(f"{by_hand.smallest_lead(methods):.2g}")
+    assert float(lead) == float(f"{by_hand_methods.smallest_lead(methods):.2g}")
     if "alone could not show" in line:
-        assert by_hand.smallest_lead(methods, 1000) > 0.02
+        assert by_hand_methods.smallest_lead(methods, 1000) > 0.02
         return
     shown, more = said(line, r"show [a-z ]+ of ([\d.]+), about (\d+) more")
     assert shown == "0.02"
-    leads = [by_hand.smallest_lead(methods, units + int(more) - n) for n in (0, 1)]
+    leads = [by_hand_methods.smallest_lead(methods, units + int(more) - n) for n in (0, 1)]
     assert leads[0] <= 0.02 < leads[1]
 
 
@@ -291,7 +291,7 @@ def test_from_validation_to_test(page: Page) -> None:
     assert word == ("lower" if test < val else "higher")
     assert rounded(by, abs(test - val))
     ends = (
-        *by_hand.own_interval(RECOMMENDED, wanted.standing("val")),
+        *by_hand_methods.own_interval(RECOMMENDED, wanted.standing("val")),
         *by_hand.t_interval(wanted.standing("test")[RECOMMENDED].mean(0)),
     )
     apart = ends[1] < ends[2] or ends[3] < ends[0]
@@ -337,7 +337,7 @@ def test_table_of_methods(page: Page) -> None:
             "yes" if wanted.shown[name] == trial_id else "no"
         )
         assert at(row, "^seed").text == str(page.study.trials[trial_id].config.seed)
-        each, low_high = val[name].mean(0), by_hand.own_interval(name, val)
+        each, low_high = val[name].mean(0), by_hand_methods.own_interval(name, val)
         assert at(row, "AP, validation").holds(float(val[name].mean()))
         assert at(row, "interval, from").holds(max(0.0, low_high[0]))
         assert at(row, "^to$").holds(min(1.0, low_high[1]))
@@ -384,7 +384,7 @@ def test_candidates(page: Page) -> None:
         key: np.array([iou_of_groups(page, trial_id) for trial_id, _ in own])
         for key, own in groups.items()
     }
-    p = by_hand.leaving(methods, draws=2000)
+    p = by_hand_methods.leaving(methods, draws=2000)
     board = page.study.board.set_index("trial_id")
     assert len(grid.rows) == len(groups)
     for key, own in groups.items():
@@ -397,7 +397,7 @@ def test_candidates(page: Page) -> None:
                 assert at(row, f"^{split} {kind} iou mean").holds(values.mean())
                 if len(ids) > 1:
                     assert at(row, f"^{split} {kind} iou sd").holds(values.std(ddof=1))
-        low, high = by_hand.own_interval(key, methods)
+        low, high = by_hand_methods.own_interval(key, methods)
         assert at(row, "^IoU, validation").holds(float(methods[key].mean()))
         assert at(row, "interval, from").holds(low)
         assert at(row, "^to$").holds(high)
