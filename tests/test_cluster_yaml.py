@@ -48,7 +48,6 @@ def test_every_node_gets_the_pinned_environment(prepared: dict[str, Any]) -> Non
     assert any("make setup" in command for command in prepared["setup_commands"])
     makefile = (ROOT / "Makefile").read_text()
     assert "-c constraints.txt" in makefile
-    assert {".venv", "runs", "data"} <= set(prepared["rsync_exclude"])
     mounts = prepared["file_mounts"]
     assert all(remote == f"~/segsweep/{local}" for remote, local in mounts.items())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -65,6 +64,15 @@ def test_mounts_hold_little(prepared: dict[str, Any]) -> None:
         files = [ROOT / local] if (ROOT / local).is_file() else list((ROOT / local).rglob("*"))
         assert files
         assert sum(f.stat().st_size for f in files if f.is_file()) < 20e6
+
+
+def test_no_module_is_left_out(prepared: dict[str, Any]) -> None:
+    """Rsync leaves out whatever has an excluded name, at any depth: trainables/data, once."""
+    excluded = {name.removeprefix("**/") for name in prepared["rsync_exclude"]}
+    assert {"__pycache__", ".venv"} <= excluded
+    for local in prepared["file_mounts"].values():
+        for path in (ROOT / local).rglob("*.py"):
+            assert not excluded & set(path.relative_to(ROOT).parts), path
 
 
 def test_commands_are_valid_shell(prepared: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ ln -s /proc/self/fd $M/dev/fd
 for k in 0:stdin 1:stdout 2:stderr; do ln -s /proc/self/fd/${k%:*} $M/dev/${k#*:}; done
 mount -t tmpfs -o mode=1777,size=3g tmpfs $M/dev/shm
 mount -t sysfs sysfs $M/sys; mount -t proc proc $M/proc
+mount -t tmpfs tmpfs $M$ROOT  # or modules that were not copied would be found here
 mkdir -p $M$VENV $M/home/lab/segsweep
 mount -t overlay overlay -o lowerdir=$VENV,upperdir=$U/vu,workdir=$U/vw $M$VENV
 ln -s $VENV $M/home/lab/segsweep/.venv
@@ -178,6 +179,7 @@ class Hosts:
 
     def _environment(self, more: dict[str, str]) -> dict[str, str]:
         known = {"BASE": str(self.base), "VENV": str(VENV), "NET": self.network}
+        known["ROOT"] = str(VENV.parent)
         return {**os.environ, **known, **more}
 
     def _shell(self, script: str, **more: str) -> None:
