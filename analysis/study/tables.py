@@ -173,9 +173,8 @@ def tied_candidates(run: Run, *, seed: int = 0) -> pd.DataFrame:
     unit = images["group"].where(images["group"].notna(), images["image"])
     split = ((run.plan.get("data") or {}).get("options") or {}).get("split")
     if split == "time_blocks" and (unit == images["image"]).all():
-        unit = pd.Series(
-            ALL_IMAGES, index=images.index
-        )  # earlier versions wrote each frame of a time-lapse as a group
+        # earlier versions wrote each frame of a time-lapse as a group
+        unit = pd.Series(ALL_IMAGES, index=images.index)
     sums = images.assign(unit=unit).groupby(["candidate", "seed", "unit"], sort=False)
     counts = sums[["intersection", "union"]].sum().reset_index()
     # where the table was cut short, a trial may lack units

@@ -76,6 +76,8 @@ def read_cluster(path: Path) -> Cluster:
     RequestError
         In one line, what is wrong with it and what to do.
     """
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file; give cluster.yaml, or your copy of it")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -172,26 +174,20 @@ def down(cluster: Cluster) -> int:
     code = _ray(cluster, "down", "-y")
     if not cluster.owned:
         return DONE if code == 0 else FAILED
-    left = [line for line in map(_clean(cluster), cluster.hosts) if line]
+    left = [line for host in cluster.hosts if (line := _clean(cluster, host))]
     for line in left:
         print(f"note: {line}", file=sys.stderr)
     return DONE if code == 0 and not left else FAILED
 
 
-def _clean(cluster: Cluster) -> Any:
-    """Return a function that stops Ray on a machine and removes secrets; it returns what failed."""
+def _clean(cluster: Cluster, host: str) -> str:
+    """Stop Ray on a machine and remove its secrets; return what failed."""
     command = f"~/segsweep/.venv/bin/ray stop --force >/dev/null 2>&1; rm -f {LEFT}"
-
-    def clean(host: str) -> str:
-        done = subprocess.run(
-            cluster.ssh(host, command), capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
-            return ""
-        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        return f"{host}: Ray may still run there, and {LEFT} may be left: {reason}"
-
-    return clean
+    done = subprocess.run(cluster.ssh(host, command), capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    return f"{host}: Ray may still run there, and {LEFT} may be left: {reason}"
 
 
 def _ray(cluster: Cluster, *words: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+PROCESSES = Path("/proc")
 PATIENCE_S = 10.0
 """How long an address may take to accept a connection."""
 
@@ -49,7 +50,7 @@ def check_node(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "/" in host or _is_here(host.strip("[]")):
         return
-    names = [_name_of(process) for process in Path("/proc").glob("[0-9]*/comm")]
+    names = [_name_of(process) for process in PROCESSES.glob("[0-9]*/comm")]
     if names and "raylet" not in names:
         raise OutsideError(
             f"a Ray cluster responds at {address!r}, but this machine is not one of its nodes, and "
