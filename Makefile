@@ -11,7 +11,7 @@ CLUSTER ?= cluster.yaml
 # again, and take 18 s of a core to start instead of 9 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-quick test-slow test-gpu mutate lint format bench cluster-up cluster-down clean
+.PHONY: help setup demo test test-quick test-slow test-gpu test-hosts mutate lint format bench cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ test-slow: $(STAMP)  ## run the tests marked slow or gpu
 
 test-gpu: $(STAMP)  ## check an NVIDIA GPU in under ten minutes (docs/gpu.md)
 	@$(PY) benchmarks/gpu_check.py
+
+test-hosts: $(STAMP)  ## start a cluster on two hosts made of namespaces, run a sweep on it (needs root; docs/testing.md)
+	@SEGSWEEP_HOSTS=1 $(PY) -m pytest -q tests/sweep/cluster/test_two_hosts.py
 
 mutate: $(STAMP)  ## plant small bugs (MODULES="trainables.metrics ..."), count those that the tests find (docs/testing.md)
 	@nice $(PY) tests/mutate.py $(MODULES)

@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 VENV = Path(sys.prefix)
 NETWORK = "10.77.0"
@@ -56,9 +58,11 @@ ln -s /proc/self/fd $M/dev/fd
 for k in 0:stdin 1:stdout 2:stderr; do ln -s /proc/self/fd/${k%:*} $M/dev/${k#*:}; done
 mount -t tmpfs -o mode=1777,size=3g tmpfs $M/dev/shm
 mount -t sysfs sysfs $M/sys; mount -t proc proc $M/proc
-mount -t tmpfs tmpfs $M$ROOT  # or modules that were not copied would be found here
+mkdir -p $M$ROOT
+mount -t tmpfs -o mode=755 tmpfs $M$ROOT  # or modules that were not copied would be found here
 mkdir -p $M$VENV $M/home/lab/segsweep
 mount -t overlay overlay -o lowerdir=$VENV,upperdir=$U/vu,workdir=$U/vw $M$VENV
+p=$VENV; while [ $p != / ]; do chmod o+x $M$p; p=$(dirname $p); done  # other users may pass
 ln -s $VENV $M/home/lab/segsweep/.venv
 touch -d '+2 days' $M$VENV/.installed  # there is no network from which make could install
 chown -h 1500:1500 $M/home/lab/segsweep $M/home/lab/segsweep/.venv
@@ -87,6 +91,25 @@ def lacking() -> str:
         ["unshare", "-n", "-p", "-m", "-u", "--fork", "true"], capture_output=True, check=False
     )
     return "" if tried.returncode == 0 else "this machine does not allow namespaces"
+
+
+def check_hosts() -> None:
+    """Skip a test where no hosts can be made; fail it where they must be (SEGSWEEP_HOSTS=1)."""
+    if reason := lacking():
+        if os.environ.get("SEGSWEEP_HOSTS"):
+            pytest.fail(f"SEGSWEEP_HOSTS is set, but {reason}")
+        pytest.skip(reason)
+
+
+def up(hosts: Hosts) -> None:
+    """Start the cluster of deploy/lab.yaml from the laptop; both nodes have joined."""
+    command = "cd segsweep && make cluster-up CLUSTER=deploy/lab.yaml"
+    done = hosts.run("laptop", command, seconds=400)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    both = "2 local.cluster.node"
+    wait = f"for k in $(seq 90); do ray status | grep -q '{both}' && break; sleep 1; done"
+    seen = hosts.run("h1", f"{wait}; ray status")
+    assert both in seen.stdout, seen.stdout + seen.stderr
 
 
 class Hosts:
