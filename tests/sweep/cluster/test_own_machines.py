@@ -75,7 +75,7 @@ def test_a_host_is_lost_in_the_middle(hosts: Hosts, shared: Path) -> None:
 
     def wait_for(what: str, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not (found := eval_states(shared)[what]) and time.monotonic() < end:
+        while not (found := reached(shared)[what]) and time.monotonic() < end:
             time.sleep(1)
         assert found, f"not {what}: {printed.read_text()[-3000:]}"
 
@@ -112,7 +112,7 @@ def attempts_of(shared: Path) -> list[dict[str, Any]]:
     return [attempt for one in records(shared) for attempt in one["attempts"]]
 
 
-def eval_states(shared: Path) -> dict[str, bool]:
+def reached(shared: Path) -> dict[str, bool]:
     """Return what has been reached."""
     saved = {
         one["attempts"][-1]["node"]
