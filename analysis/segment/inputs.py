@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.segment.skipped import Skipped, why_not
 from trainables.data.dataset import SUFFIXES
-from trainables.data.imagefiles import ImageFileError, read_image
+from trainables.data.imagefiles import ImageFileError, check_size, read_image
 from trainables.data.listing import shown, wrong_name
 from trainables.data.splits import Metadata, natural_key, read_metadata
 
@@ -307,6 +307,7 @@ def _describe(path: Path) -> tuple[int | None, tuple[int, int]]:
     shape = tuple(int(side) for side in shape if side != 1)
     if dtype is None or dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise ImageFileError(f"pixels of type {dtype}; save it as unsigned 8 or 16 bit")
+    check_size(shape[-2:])
     if len(shape) == 2:
         return None, (shape[0], shape[1])
     if len(shape) == 3:

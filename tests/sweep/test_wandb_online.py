@@ -5,6 +5,7 @@ What W&B's own server does beyond the protocol is not tested here: see docs/wand
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from typing import Literal
 import pytest
 
 from tests.sweep.command_line import QUICK, SPACE, kill, rows, run, start, wait_for
-from tests.sweep.wandb_server import Run, WandbServer, wandb_server
+from tests.sweep.wandb_server import KEY, Run, WandbServer, wandb_server
 
 EPOCHS = 6
 WORDS = (
@@ -115,6 +116,7 @@ def test_a_killed_and_resumed_sweep_is_told_once(
     request = (SPACE, "--data", data, "--out", out, *WORDS, *ONE_AT_A_TIME)
     process = start(*request, cwd=tmp_path, **server.environment)
     wait_for(lambda: max(resumable_epochs(out), default=0) >= 3, process)
+    assert not [words for words in all_arguments() if KEY in words]
     kill(process)
     assert server.runs, "nothing had been told before"
     code, text, err = run(*request, "--resume", cwd=tmp_path, **server.environment)
@@ -124,6 +126,21 @@ def test_a_killed_and_resumed_sweep_is_told_once(
     assert_equals_the_run_folder(server.runs, out, ignore="seconds")
     assert not list(out.glob("wandb/offline-run-*"))
     assert_has_checkpoints(server, out)
+    assert not [path for path in out.rglob("*") if path.is_file() and holds(path, KEY)]
+
+
+def all_arguments() -> list[str]:
+    """Return the command line of every process of this machine, as every user can read it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(path.read_bytes().decode(errors="replace"))
+    assert any("sweep.run" in words for words in found)
+    return found
+
+
+def holds(path: Path, text: str) -> bool:
+    return text.encode() in path.read_bytes()
 
 
 ATTEMPT = """

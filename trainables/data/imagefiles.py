@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +40,46 @@ class Labels:
     """True if the file was a binary mask, whose connected components became the labels."""
 
 
+MOST_PIXELS = 2**28
+"""Most pixels of an image: 16384 x 16384. A file of a few kilobytes can hold a hundred times that."""
+
+
+def check_size(shape: Sequence[int]) -> None:
+    """Refuse an image of a shape that is too large, before its pixels are read.
+
+    Raises
+    ------
+    ImageFileError
+    """
+    if math.prod(shape) > MOST_PIXELS:
+        raise ImageFileError(
+            f"has {' x '.join(map(str, shape))} pixels; at most {MOST_PIXELS} (such as 16384 x 16384) are "
+            "read, so that no file can fill the memory; cut it into smaller images"
+        )
+
+
+def _png_shape(content: bytes) -> tuple[int, int]:
+    """Return height and width as a PNG file's header states them; zeros if it has none."""
+    if content[12:16] != b"IHDR" or len(content) < 24:
+        return 0, 0
+    width, height = struct.unpack(">II", content[16:24])
+    return height, width
+
+
 def _read(path: Path) -> NDArray[Any]:
     try:
         if path.suffix.lower() == ".png":
-            return np.asarray(imagecodecs.png_decode(path.read_bytes()))
+            content = path.read_bytes()
+            check_size(_png_shape(content))
+            return np.asarray(imagecodecs.png_decode(content))
         with tifffile.TiffFile(path) as tiff:
             series = [f"{one.shape} {one.dtype}" for one in tiff.series]
             if len(series) > 1:  # only the first would be read
                 raise ImageFileError(
                     f"contains {len(series)} images ({', '.join(series[:3])}); save one per file"
                 )
+            if series:
+                check_size(tiff.series[0].shape)
             return np.asarray(tiff.asarray())
     except ImageFileError:
         raise

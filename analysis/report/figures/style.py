@@ -47,6 +47,7 @@ STYLE: dict[str, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.0,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # names of files and methods may contain dollar signs
     "path.simplify_threshold": 0.5,
     "savefig.dpi": 300,
 }

@@ -64,6 +64,15 @@ def test_everything_is_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert again["bias"].path.read_bytes() == written["bias"].path.read_bytes()
 
 
+def test_names_with_dollar_signs_are_not_formulas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = r"tile $\frac{$ 1"
+    monkeypatch.setitem(METHODS, name, METHODS[ONE["names"][0]])
+    one = make_evidence(names=[name], architectures=("Unet",), encoders=("resnet152",))
+    assert len(make_figures(one, tmp_path)) == 12
+
+
 def test_without_anything_analysed_only_training_is_drawn(
     evidence: Evidence, tmp_path: Path
 ) -> None:
