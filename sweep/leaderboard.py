@@ -200,6 +200,23 @@ def write_tables(
     list of dict
         The leaderboard's rows, ranked.
     """
+    rows, table = _rows_and_candidates(out, plan, records)
+    write_text(out / "leaderboard.csv", _csv(COLUMNS, rows))
+    names = list(table[0]) if table else []
+    write_text(out / "candidates.csv", _csv(names, table))
+    return rows
+
+
+def rows_of(
+    out: Path, plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the leaderboard's rows, ranked, without writing anything."""
+    return _rows_and_candidates(out, plan, records)[0]
+
+
+def _rows_and_candidates(
+    out: Path, plan: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     configs, folds = planned(plan, records), folds_of(plan)
     rows = rank(trial_row(i, config, records.get(i)) for i, config in configs.items())
     beside = trials_beside(records)
@@ -207,12 +224,7 @@ def write_tables(
         if row["trial_id"] in beside:
             row["trials_beside"] = round(beside[row["trial_id"]], 1)
     table = candidates(rows, folds, Ledger(out).read_per_image)
-    if folds:
-        rows = in_order(rows, table)
-    write_text(out / "leaderboard.csv", _csv(COLUMNS, rows))
-    names = list(table[0]) if table else []
-    write_text(out / "candidates.csv", _csv(names, table))
-    return rows
+    return (in_order(rows, table) if folds else rows), table
 
 
 def write_history(out: Path, ledger: Ledger, trial_ids: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sweep import heartbeat
 from sweep.identity import identity
 from sweep.precision import Precision, settle
 from sweep.provenance import git_commit, library_versions
@@ -152,7 +153,7 @@ def _check_recorded(content: Mapping[str, Any]) -> None:
         trial["config"]["architecture"], trial["trial_id"]
 
 
-OWN_FILES = (".nodes", "data", ".lock", "sweep.log", "weights")
+OWN_FILES = (".nodes", "data", ".lock", heartbeat.FILE, "sweep.log", "weights")
 """Files that may exist in a run folder before there is a plan."""
 
 

@@ -14,6 +14,7 @@ from ray.tune import Callback
 
 from sweep.background import Pace
 from sweep.cluster.nodes import resources_of_nodes
+from sweep.heartbeat import Heartbeat
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
 from sweep.ledger import Ledger
@@ -21,9 +22,8 @@ from sweep.limits import Limits, after_shortage
 from sweep.lost_trials import NO_RECORD, LostTrials, killed_for_memory, root_cause
 from sweep.stalls import Stall
 from sweep.trial import config_of, limits_of
-from sweep.view import TrialState, View
+from sweep.view import TrialState, View, trial_name
 from trainables.config import EpochRecord, TrialConfig
-from trainables.names import network_name
 from trainables.records.progress import forget_states
 from trainables.records.resumable import saved_history
 
@@ -37,9 +37,7 @@ _EPOCH_FIELDS = tuple(EpochRecord.__dataclass_fields__)
 
 def short_name(config: TrialConfig) -> str:
     """Return the name of a trial on the screen."""
-    name = network_name(config.architecture, config.encoder, config.task)
-    fold = "" if config.fold is None else f", fold {config.fold}"
-    return f"{name}, seed {config.seed}{fold}"
+    return trial_name(config.architecture, config.encoder, config.task, config.seed, config.fold)
 
 
 class Recorder(Callback):
@@ -58,6 +56,8 @@ class Recorder(Callback):
         Ids of nodes that do not compute in the run's precision; more may be found later.
     asks_for : callable
         Returns for a trial_id whether to run and show it (`Plan.asks_for`).
+    heart : Heartbeat, optional
+        Is told which trials run, and when an epoch has ended.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class Recorder(Callback):
         view: View,
         avoid: Iterable[str] = (),
         asks_for: Callable[[str], bool] = lambda trial_id: True,
+        heart: Heartbeat | None = None,
     ) -> None:
         self.out, self.plan, self.runtime, self.view = out, plan, runtime, view
-        self.avoid = set(avoid)
+        self.avoid, self.heart = set(avoid), heart
         self.interrupts = Interrupts()
         self.ledger = Ledger(out)
         self.records = self.ledger.read()
@@ -170,6 +171,8 @@ class Recorder(Callback):
         self.lost_trials.hear(state.trial_id, result)
         if "epoch" not in result:
             return
+        if self.heart is not None:
+            self.heart.epoch_ended()
         row: dict[str, Any] = {name: result.get(name) for name in _EPOCH_FIELDS}
         self.history.setdefault(state.trial_id, {})[row["epoch"]] = row
         if row["epoch"] > self._furthest.get(state.trial_id, 0):
@@ -360,6 +363,8 @@ class Recorder(Callback):
     def _read_running(self) -> dict[str, list[dict[str, Any]]]:
         """Read the records of running trials; return the epochs that were reported."""
         running = [i for i, state in self.states.items() if state.status == "running"]
+        if self.heart is not None:
+            self.heart.say(running=running)
         for trial_id in running:
             record = self._read(self.states[trial_id])
             if record is not None:

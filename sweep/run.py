@@ -17,13 +17,13 @@ from rich.console import Console
 from sweep.cluster.joining import gpus_to_plan
 from sweep.dataset import data_folder
 from sweep.estimates import count_crops
-from sweep.leaderboard import candidates, ceilings, paper_correlation
-from sweep.ledger import Ledger, LedgerError
+from sweep.ledger import LedgerError
 from sweep.plan import Plan, Trial, with_recorded
 from sweep.preview import print_plan, print_unseen, print_weights
 from sweep.request import RequestError
 from sweep.resources import check_gpus_are_here
-from sweep.runfolder import CONTINUE, say_storage_error, storage_error
+from sweep.results import print_next, print_results
+from sweep.runfolder import CONTINUE, check_text, say_storage_error, storage_error
 from sweep.session import (
     Outcome,
     Session,
@@ -36,10 +36,11 @@ from sweep.session import (
     prepare,
     start,
 )
-from sweep.view import duration, print_candidates, print_leaderboard
+from sweep.view import duration
+from sweep.watch import watch
 from sweep.weights import check_weights
 from trainables import cli
-from trainables.cli import DONE, FAILED, INTERRUPTED, REFUSED, command_line
+from trainables.cli import DONE, FAILED, INTERRUPTED, REFUSED
 from trainables.data.dataset import DataError
 
 
@@ -94,6 +95,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--plan", action="store_true", help="check everything and print the trials; start nothing")
     add("--resume", action="store_true", help="continue an unfinished run; retry failed trials")
+    add(
+        "--watch",
+        metavar="OUT",
+        help="show the sweep that runs in OUT, from any machine that sees OUT; starts nothing",
+    )
     return commands
 
 
@@ -110,7 +116,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
     RequestError, trainables.data.DataError, sweep.ledger.LedgerError
         When the request is wrong.
     """
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = _console()
     session = prepare(arguments)
     out, request, planning = session.out, session.request, arguments.plan
     arguments.out = out
@@ -136,13 +142,15 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
             return DONE
         if not session.address:
             check_gpus_are_here(session.gpus)
-        with held(session, console):
+        with held(session, console) as heart:
             try:
-                outcome = start(session, plan, dataset, command)
+                outcome = start(session, plan, dataset, command, heart)
+                code = report(console, session, plan, outcome)
             except OSError as error:
                 print(say_storage_error(error, out), file=sys.stderr)
-                return FAILED
-        return report(console, session, plan, outcome)
+                code = FAILED
+            heart.say(code=code)
+        return code
 
 
 def _preview(
@@ -176,7 +184,8 @@ PAPER_CROPS = 90
 
 def report(console: Console, session: Session, plan: Plan, outcome: Outcome) -> int:
     """Print a sweep's results and the next command; return the exit code."""
-    code = _report_trials(console, session, plan, outcome)
+    folds = plan.request.data_options.folds or 0
+    code = print_results(console, session.out, outcome.rows, outcome.missing, folds, plan.asks_for)
     if outcome.seconds is not None:
         console.print(f"this took {duration(outcome.seconds)}")
     if outcome.problem:
@@ -185,49 +194,8 @@ def report(console: Console, session: Session, plan: Plan, outcome: Outcome) -> 
     if outcome.interrupted:
         console.print(f"interrupted; {CONTINUE}")
         return INTERRUPTED
-    if any(row["status"] == "done" for row in outcome.rows):
-        console.print("next, find and measure single cells:", soft_wrap=True)
-        line = command_line("analysis.run", session.out)
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+    print_next(console, session.out, outcome.rows)
     return code
-
-
-def _report_trials(console: Console, session: Session, plan: Plan, outcome: Outcome) -> int:
-    """Print the ranking of all trials in a run folder, and where their files are.
-
-    Returns
-    -------
-    int
-        Exit code, for the trials that the request asked for (``--only``).
-    """
-    rows = outcome.rows
-    print_leaderboard(console, rows, top=60)
-    if (folds := plan.request.data_options.folds) is not None:
-        read_images = Ledger(session.out).read_per_image
-        print_candidates(console, candidates(rows, folds, read_images), folds)
-    for note in ceilings(rows):
-        console.print(note, soft_wrap=True)
-    rho = paper_correlation(rows)
-    if rho is not None:
-        console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
-    console.print(f"all results are in {session.out}", markup=False, soft_wrap=True)
-    console.print("  leaderboard.csv  candidates.csv  history.csv  checkpoints/  sweep.log")
-    asked = [row for row in rows if plan.asks_for(row["trial_id"])]
-    failed = sum(row["status"] == "failed" for row in asked)
-    if failed:
-        console.print(f"{failed} of {len(asked)} trials failed; add --resume to try them again")
-    rest = [row for row in rows if not plan.asks_for(row["trial_id"])]
-    waiting = sum(row["status"] in ("waiting", "running") for row in rest)
-    if waiting:
-        console.print(
-            f"{waiting} trials of this folder were left out by --only and have not ended; to run "
-            "them, use --resume without --only",
-            soft_wrap=True,
-        )
-    missing = {i: why for i, why in outcome.missing.items() if plan.asks_for(i)}
-    for trial_id, why in missing.items():
-        console.print(f"missing: {trial_id}: {why}", markup=False, soft_wrap=True)
-    return FAILED if failed or missing else DONE
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -238,7 +206,7 @@ def _out(arguments: argparse.Namespace) -> Path:
 def _sweep(arguments: argparse.Namespace, command: str) -> int:
     """Run `sweep`; report in one line if storage fails before anything was started."""
     try:
-        return sweep(arguments, command)
+        return _watch(arguments) if arguments.watch else sweep(arguments, command)
     except OSError as error:
         if storage_error(error) is None:
             raise
@@ -246,7 +214,25 @@ def _sweep(arguments: argparse.Namespace, command: str) -> int:
         return REFUSED
 
 
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    """Watch a run folder."""
+    words = vars(parser().parse_args(["--watch", arguments.watch]))
+    names = {"space": "SPACE", "changes": "--set"}
+    more = [names.get(i, f"--{i}") for i, value in vars(arguments).items() if value != words[i]]
+    if more:
+        raise RequestError(f"--watch OUT takes nothing else; remove {', '.join(more)}")
+    out = arguments.out = Path(arguments.watch).absolute()
+    check_text("--watch", str(out))
+    return watch(out, _console())
+
+
 def _interrupted(arguments: argparse.Namespace) -> str:
+    if arguments.watch:
+        return "stopped watching; the sweep is not affected"
     begun = not arguments.plan and (_out(arguments) / "plan.json").exists()
     return f"interrupted; {CONTINUE if begun else 'nothing was started'}"
 

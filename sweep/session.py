@@ -23,6 +23,7 @@ from sweep.cluster.nodes import before_start, check_here
 from sweep.cluster.probing import probe_on_gpus
 from sweep.dataset import data_options, index_data, open_data
 from sweep.estimates import Estimates, as_items, count_crops, images_mb, largest_shape
+from sweep.heartbeat import Heartbeat
 from sweep.leaderboard import planned, write_all_tables
 from sweep.ledger import Ledger, has_ended, missing
 from sweep.limits import Limits
@@ -252,8 +253,13 @@ def check(
 
 
 @contextmanager
-def held(session: Session, console: Console) -> Iterator[None]:
+def held(session: Session, console: Console) -> Iterator[Heartbeat]:
     """Lock the run folder for this process, and fetch the encoder weights into it.
+
+    Yields
+    ------
+    Heartbeat
+        Shows those who watch the run folder that this process lives.
 
     Raises
     ------
@@ -267,11 +273,14 @@ def held(session: Session, console: Console) -> Iterator[None]:
                 f"--out {out}: another sweep has used this folder since this command started; run "
                 "it again"
             )
-        fetch_weights(session.request, out)
-        yield
+        with Heartbeat(out) as heart:
+            fetch_weights(session.request, out)
+            yield heart
 
 
-def start(session: Session, plan: Plan, dataset: DataSet, command: str) -> Outcome:
+def start(
+    session: Session, plan: Plan, dataset: DataSet, command: str, heart: Heartbeat
+) -> Outcome:
     """Train the remaining trials until all have ended or the user interrupts.
 
     Parameters
@@ -282,6 +291,8 @@ def start(session: Session, plan: Plan, dataset: DataSet, command: str) -> Outco
     dataset : DataSet
     command : str
         Command line to record in plan.json.
+    heart : Heartbeat
+        From `held`.
 
     Raises
     ------
@@ -294,7 +305,7 @@ def start(session: Session, plan: Plan, dataset: DataSet, command: str) -> Outco
 
     out, began = session.out, time.monotonic()
     with quiet_screen(out / "sweep.log") as screen:
-        plan, recorded, problem = _train(session, plan, dataset, command, screen)
+        plan, recorded, problem = _train(session, plan, dataset, command, screen, heart)
         screen.print()
     records = Ledger(out).read()
     rows = write_all_tables(out, recorded, records)
@@ -306,7 +317,12 @@ def start(session: Session, plan: Plan, dataset: DataSet, command: str) -> Outco
 
 
 def _train(
-    session: Session, plan: Plan, dataset: DataSet, command: str, screen: Console
+    session: Session,
+    plan: Plan,
+    dataset: DataSet,
+    command: str,
+    screen: Console,
+    heart: Heartbeat,
 ) -> tuple[Plan, dict[str, Any], str]:
     """Start Ray, record the plan and run its trials; return the plan, the content of plan.json,
     and why trials could not be run, if so.
@@ -348,8 +364,14 @@ def _train(
             warn_of_storage(screen, {} if plan.drawn else estimates.result(), count, out)
             tracking = options_of(out, recorded, session.wandb)
             title = f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B "
-            with View(screen, title + session.wandb, count) as view:
-                work = tuner.Sweep(out, plan, recorded, limits, resources, tracking, view)
+            title += session.wandb
+            asked = [trial.trial_id for trial in plan.trials] if plan.request.only else None
+            heart.say(
+                title=title, at_once=count, asked=asked, samples=plan.samples if plan.drawn else 0
+            )
+            heart.beat()
+            with View(screen, title, count, lambda text: heart.say(note=text)) as view:
+                work = tuner.Sweep(out, plan, recorded, limits, resources, tracking, view, heart)
                 try:
                     tuner.run(work, todo)
                 except tuner.NoNodeLeft as error:

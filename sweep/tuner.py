@@ -16,6 +16,7 @@ from ray import tune
 
 from search_spaces._dimensions import Range
 from sweep.cluster.nodes import any_node_left, label_selector
+from sweep.heartbeat import Heartbeat
 from sweep.leaderboard import planned
 from sweep.limits import Limits, limits_from
 from sweep.plan import Plan
@@ -51,6 +52,7 @@ class Sweep:
     resources: Resources
     tracking: TrackingOptions
     view: View
+    heart: Heartbeat
 
 
 def run(sweep: Sweep, todo: Sequence[str]) -> None:
@@ -75,6 +77,7 @@ def run(sweep: Sweep, todo: Sequence[str]) -> None:
         sweep.view,
         avoid=sweep.resources.avoid or (),
         asks_for=plan.asks_for,
+        heart=sweep.heart,
     )
     listed = partial(fit_listed, sweep, recorder)
     with ExitStack() as at_the_end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -42,6 +42,18 @@ class TrialState:
     def timed_epochs(self) -> int:
         """Number of epochs that `seconds` belong to."""
         return self.epochs_here or (self.epoch if self.seconds else 0)
+
+
+def trial_name(architecture: str, encoder: str, task: str, seed: Any, fold: Any) -> str:
+    """Return the name of a trial on the screen.
+
+    Examples
+    --------
+    >>> trial_name("Unet", "resnet18", "semantic2", 0, None)
+    'U-Net, ResNet-18, 2-class, seed 0'
+    """
+    in_fold = "" if fold in (None, "") else f", fold {fold}"
+    return f"{network_name(architecture, encoder, task)}, seed {seed}{in_fold}"
 
 
 def duration(seconds: float) -> str:
@@ -87,10 +99,25 @@ class View:
     title : str
     slots : int
         Number of trials that run at once.
+    on_message : callable
+        Also called with every message.
+
+    Attributes
+    ----------
+    below : list of str
+        Further lines below the table and, without a terminal, after each summary.
     """
 
-    def __init__(self, console: Console, title: str, slots: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        slots: int,
+        on_message: Callable[[str], object] = lambda text: None,
+    ) -> None:
         self.console, self.title, self.slots = console, title, slots
+        self._on_message = on_message
+        self.below: list[str] = []
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._drawn = 0.0
         self._said: dict[str, str] = {}
@@ -122,6 +149,18 @@ class View:
     def message(self, text: str) -> None:
         """Print a line above the view."""
         self._say(text)
+        self._on_message(text)
+
+    def began(self, seconds: float) -> None:
+        """Count time from this many seconds ago, for a sweep that another process runs."""
+        self._start = time.monotonic() - seconds
+
+    def known(self, states: Sequence[TrialState]) -> None:
+        """Take states as known: without a terminal, print a summary and only later changes."""
+        self._states = states
+        self._said = {state.trial_id: state.status for state in states}
+        if not self._live:
+            self._say_summary(states)
 
     def update(self, states: Sequence[TrialState]) -> None:
         """Show new states, at most four times a second."""
@@ -139,7 +178,11 @@ class View:
                 self._heartbeat = now
         if now - self._heartbeat >= HEARTBEAT_SECONDS:
             self._heartbeat = now
-            self._say(self._summary(states))
+            self._say_summary(states)
+
+    def _say_summary(self, states: Sequence[TrialState]) -> None:
+        for text in (self._summary(states), *self.below):
+            self._say(text)
 
     def _line(self, state: TrialState) -> str:
         clock = duration(time.monotonic() - self._start)
@@ -176,7 +219,7 @@ class View:
         )
         # reasons are long: a line each below the table, the latest trials' last
         failed = [s for s in states if s.status == "failed"][-3:]
-        room = max(4, self.console.height - 6 - len(failed))
+        room = max(4, self.console.height - 6 - len(failed) - len(self.below))
         for s in shown[:room]:
             table.add_row(
                 Text(_shortened(s.name, self.console.width - FIGURES_WIDTH)),
@@ -189,9 +232,10 @@ class View:
         more = [Text(f"and {len(shown) - room} more", "dim")] if len(shown) > room else []
         reasons = [Text(f"failed: {s.name}: {s.error}", "red") for s in failed]
         title, summary = Text(self.title, "bold"), Text(self._summary(states))
-        for line in (title, *reasons, summary):
+        below = [Text(line, "dim") for line in self.below]
+        for line in (title, *reasons, summary, *below):
             line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(title, table, *more, *reasons, summary)
+        return Group(title, table, *more, *reasons, summary, *below)
 
 
 FIGURES_WIDTH = 42
