@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,10 @@ printf '#!/bin/sh\nexit 101\n' > $M/usr/sbin/policy-rc.d; chmod +x $M/usr/sbin/p
 if ! chroot $M sh -c 'command -v sshd rsync ip ssh-keygen make gcc' >/dev/null; then
   chroot $M sh -c 'apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
     openssh-server rsync iproute2 make gcc' >/dev/null
+fi
+if [ -n "$PACKAGES" ]; then
+  chroot $M sh -c "apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+    --no-install-recommends $PACKAGES" >/dev/null
 fi
 chmod 711 $M/root
 chroot $M useradd -m -u 1500 -s /bin/bash lab
@@ -120,17 +125,19 @@ class Hosts:
     base : Path
         An empty folder.
     shared : Path
+    packages : sequence of str
+        Further packages of Debian that all hosts have.
     """
 
-    def __init__(self, base: Path, shared: Path) -> None:
-        self.base, self.shared = base, shared
+    def __init__(self, base: Path, shared: Path, packages: Sequence[str] = ()) -> None:
+        self.base, self.shared, self.packages = base, shared, packages
         self.network = f"seg{os.getpid() % 100_000}"
         self.pids: dict[str, int] = {}
         self.outer: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
         """Make the hosts; ssh answers on all of them."""
-        self._shell(BASE_LAYER)
+        self._shell(BASE_LAYER, PACKAGES=" ".join(self.packages))
         self._shell(
             "ip netns add $NET; ip netns exec $NET sh -c 'ip link set lo up; "
             "ip link add br0 type bridge; ip link set br0 up'"
@@ -187,6 +194,26 @@ class Hosts:
             stdin=subprocess.DEVNULL,
             check=False,
         )
+
+    def administer(self, name: str, command: str, *, seconds: float = 60) -> str:
+        """Run a command in a shell of a host's root; return what it printed.
+
+        Raises
+        ------
+        RuntimeError
+            When it fails.
+        """
+        done = subprocess.run(
+            [*self._enter(name), "bash", "-c", command],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{name}: {command}: {(done.stdout + done.stderr)[-1000:]}")
+        return done.stdout
 
     def kill(self, name: str) -> None:
         """End a host with all its processes, as a power cut does."""
