@@ -13,6 +13,7 @@ import pytest
 
 from tests.sweep.cluster.hosts import Hosts, check_hosts
 from tests.sweep.cluster.slurm import CONTROLLER, NODES, PACKAGES, Slurm
+from tests.sweep.command_line import nodes_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 SWEEP = (
@@ -149,3 +150,19 @@ def test_two_jobs_at_once_one_is_cancelled(slurm: Slurm, shared: Path) -> None:
     assert slurm.state(jobs["b"]) == "COMPLETED", (shared / "b.txt").read_text()[-4000:]
     assert pd.read_csv(shared / "b" / "leaderboard.csv")["status"].tolist() == ["done"] * 2
     assert left_of(slurm, jobs["b"], "b") == ""
+
+
+def test_a_node_is_lost_and_the_rest_goes_on(slurm: Slurm, shared: Path) -> None:
+    out, log = shared / "c", shared / "c.txt"
+    mine = of_mine("c", cpus=1, seeds=2, epochs=6, networks="Unet,FPN")
+    job = slurm.submit("c.slurm", mine)
+    # with one core on each node, two trials are on two nodes
+    wait(lambda: len(nodes_of(out)) == 2 and any(out.glob("checkpoints/*/resume.json")), log)
+    slurm.hosts.kill("h2")
+    wait(lambda: slurm.state(job) in ENDED, log, seconds=900)
+    assert slurm.state(job) == "COMPLETED", log.read_text()[-4000:]
+    board = pd.read_csv(out / "leaderboard.csv")
+    assert board["status"].tolist() == ["done"] * 4
+    assert len(pd.read_csv(out / "history.csv")) == 4 * 6
+    assert slurm.shown(job)["Restarts"] == "0"
+    assert slurm.hosts.run("h1", f"ls -d /tmp/ray-{job}-*").stdout == ""
