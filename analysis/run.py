@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from analysis.cluster import ClusterError, Nodes, check_address, joined
 from analysis.instances.methods import GIVEN_BACK
 from analysis.runfolder import AnalysisError, Run, candidates, open_data, read_run
 from analysis.segment.inputs import Frame, InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
+from analysis.spread import Here, Spread
 from analysis.study.annotations import CellAnnotations
 from analysis.study.given_labels import items_of, open_given
 from analysis.study.sequence import ImageSequence, read_sequence
@@ -127,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
         help="seed of all that is random (default: 0): the search of the calibration, the "
         "permutations behind the tied methods and statistics.csv, the shapes in noise.csv",
     )
+    add(
+        "--address",
+        metavar="ADDR",
+        help="running Ray cluster that shares the work, one network per core: auto, or host:port "
+        "(default: this machine alone)",
+    )
     return parser
 
 
@@ -145,6 +154,8 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
             "second person's label images that way, too"
         )
     sequence = read_sequence(arguments.unlabelled.absolute()) if arguments.unlabelled else None
+    if arguments.address:
+        check_address(arguments.address)
     console = Console(soft_wrap=True)
     console.print(f"analysing {out.name}: {len(run.done())} of {len(run.leaderboard)} trials done")
     if other is not None:
@@ -182,7 +193,8 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
 
         study = make_study(run, dataset, other, known, options, given)
         study = replace(study, unlabelled=sequence)
-        evidence = gather(study, new_task, command)
+        with _spread(arguments.address, study) as spread:
+            evidence = gather(study, new_task, command, spread)
     report = out / "report"
     write_tables(evidence, report)
     page = write_report(evidence, report)
@@ -191,6 +203,30 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     console.print(f"this took {time.monotonic() - began:.0f} s")
     _say_next(console, out, dataset)
     return DONE if sequence is None or evidence.unlabelled is not None else FAILED
+
+
+@contextmanager
+def _spread(address: str | None, study: Any) -> Iterator[Spread]:
+    """Yield where the networks of a study predict."""
+    if address is None:
+        yield Here()
+        return
+    items = [*study.dataset.subset("val"), *study.items]
+    frames = list_frames([item.image for item in items])
+    if study.unlabelled is not None:
+        frames += study.unlabelled.frames
+    shape = (max(f.shape[0] for f in frames), max(f.shape[1] for f in frames))
+    with joined(address) as ray:
+        yield Nodes(ray, study.run.out, shape)
+
+
+def _analyse(arguments: argparse.Namespace, command: str) -> int:
+    """Call `analyse`; say in one line what a cluster could not do."""
+    try:
+        return analyse(arguments, command)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
 
 
 def _say_sequence(console: Console, run: Run, sequence: ImageSequence) -> None:
@@ -251,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_to_quota()
     return run(
         _parser(),
-        analyse,
+        _analyse,
         argv,
         refused=(AnalysisError, DataError, InputError, CheckpointError),
         interrupted="interrupted; run the same command again to continue (calibrations are kept)",

@@ -17,8 +17,8 @@ FORBIDDEN = {
     "sweep": {"analysis"},
     "analysis": {"sweep", "search_spaces", "ray", "wandb"},
 }
-# images can be shared among a cluster's workers, from one module only
-ALLOWED = {"analysis/segment/cluster.py": {"ray"}}
+# images and networks can be shared among a cluster's workers, from these modules only
+ALLOWED = {"analysis/cluster.py": {"ray"}, "analysis/segment/cluster.py": {"ray"}}
 
 
 def imports(path: Path) -> list[tuple[str, str]]:

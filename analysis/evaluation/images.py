@@ -37,8 +37,12 @@ class LabelledImages:
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._free = most_bytes
+        self._most = self._free = most_bytes
         self._held: dict[Item, LabelledImage] = {}
+
+    def __reduce__(self) -> tuple[type[LabelledImages], tuple[int]]:
+        """Another process gets none of the images: it reads those that it needs."""
+        return LabelledImages, (self._most,)
 
     def read(self, item: Item) -> LabelledImage:
         """Return an image and its true cells, which the caller must not change.

@@ -198,7 +198,7 @@ def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) ->
         if not torch.cuda.is_available():
             raise InputError("--device cuda: torch finds no GPU here; remove it to use the CPU")
     if arguments.address:
-        from analysis.segment.cluster import check_address
+        from analysis.cluster import check_address
 
         check_address(arguments.address)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -10,19 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.cluster import joined, last_line, needed_gb
 from analysis.runfolder import AnalysisError
 from analysis.segment.folder import BROKEN, SETTINGS, Options, segment_frame
 from analysis.segment.inputs import Frame
-from trainables.config import STARDIST, TrialConfig
-from trainables.machine.addresses import OutsideError, check_node, knock
 
 if TYPE_CHECKING:
     from analysis.segment.model import Choice
 
-PACKAGES = ("analysis", "trainables")
-"""Packages of this project that workers need; uploaded with the job, so that they run this copy."""
-BASE_GB = 1.5
-"""Memory of a worker that has imported everything, without its network."""
 TRIES = 3
 """How many workers may die on an image before it is given up."""
 
@@ -83,50 +77,13 @@ def segment_on_cluster(
     # workers have other working folders
     frames = [replace(frame, path=frame.path.absolute()) for frame in frames]
     choice = replace(choice, checkpoint=choice.checkpoint.absolute())
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    root = Path(__file__).resolve().parents[2]
-    try:
-        ray.init(
-            address=address,
-            # only ours is uploaded; libraries come from the workers' own environment
-            runtime_env={"py_modules": [str(root / name) for name in PACKAGES]},
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _no_cluster(address, error) from error
-    try:
+    with joined(address) as ray:
         shape = (max(f.shape[0] for f in frames), max(f.shape[1] for f in frames))
-        memory = int(_needed_gb(choice.config, shape) * 2**30)
+        memory = int(needed_gb(choice.config, shape) * 2**30)
         count, demand, device = plan_workers(ray.nodes(), memory, len(frames))
         actor = ray.remote(Worker).options(**demand)
         workers = [actor.remote(out, choice, options, device) for _ in range(count)]
         return _share(ray, workers, frames, tick)
-    finally:
-        ray.shutdown()
-
-
-def check_address(address: str) -> None:
-    """Raise AnalysisError if nothing listens at the address, or this machine is none of the
-    cluster's nodes, before any work starts.
-    """
-    try:
-        knock(address)
-        check_node(address)
-    except OutsideError as error:
-        raise AnalysisError(str(error)) from error
-    except OSError as error:
-        raise _no_cluster(address, error) from error
-
-
-def _no_cluster(address: str, error: Exception) -> AnalysisError:
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return AnalysisError(
-        f"no Ray cluster responds at {address!r} ({reason}); start one with ray up cluster.yaml, "
-        "or remove --address to run on this machine"
-    )
 
 
 def plan_workers(
@@ -166,16 +123,6 @@ def plan_workers(
     return min(room, images), {"num_cpus": 1, "memory": memory}, "cpu"
 
 
-def _needed_gb(config: TrialConfig, shape: tuple[int, int]) -> float:
-    # larger images are predicted in tiles where memory is short
-    shape = (min(shape[0], 1280), min(shape[1], 1280))
-    if config.architecture == STARDIST:
-        return BASE_GB + 1.5  # TensorFlow's process beside it
-    from trainables.footprint import inference_mb
-
-    return BASE_GB + inference_mb(config, shape) / 1024
-
-
 def _share(
     ray: Any, workers: list[Any], frames: Sequence[Frame], tick: Callable[[Frame], None]
 ) -> dict[str, str]:
@@ -191,17 +138,17 @@ def _share(
         try:
             reason = ray.get(finished[0])
         except RayTaskError as error:
-            raise AnalysisError(_last_line(error)) from error
+            raise AnalysisError(last_line(error)) from error
         except (ActorDiedError, RayActorError) as error:
             cause = getattr(error, "cause", None) or error
             if frame is None:
                 if not running:  # no worker came up
-                    raise AnalysisError(f"no worker could start: {_last_line(cause)}") from error
+                    raise AnalysisError(f"no worker could start: {last_line(cause)}") from error
                 continue
             lost[frame.name] += 1
             if lost[frame.name] >= TRIES or not running:
                 raise AnalysisError(
-                    f"image {frame.name}: its worker died ({_last_line(cause)}); run the same "
+                    f"image {frame.name}: its worker died ({last_line(cause)}); run the same "
                     "command again to continue"
                 ) from error
             waiting.appendleft(frame)
@@ -214,8 +161,3 @@ def _share(
             following = waiting.popleft()
             running[worker.segment.remote(following)] = (worker, following)
     return unreadable
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.evidence import Evidence, compared
 from analysis.runfolder import candidates, choose_candidates, unfinished
+from analysis.spread import Here, Spread
 from analysis.study.comparisons import agreements, comparisons, noise_of, unit_biases
 from analysis.study.effects import population_effects
 from analysis.study.films import frames_of
@@ -34,7 +35,7 @@ from trainables.errors import CheckpointError
 from trainables.records.manifest import library_versions
 
 
-def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
+def gather(study: Study, new_task: NewTask, command: str, spread: Spread | None = None) -> Evidence:
     """Analyse a run.
 
     Parameters
@@ -44,6 +45,8 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         Takes a description and a number of steps; returns a function to call after each step.
     command : str
         Command line of this analysis, for the record.
+    spread : Spread, optional
+        Where networks predict; in this process unless given.
 
     Returns
     -------
@@ -55,13 +58,14 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
         When no trial can be analysed.
     """
     run, options, unit = study.run, study.options, study.options.unit
+    spread = Here() if spread is None else spread
     chosen, lacking = choose_candidates(candidates(run), options.top)
     truth = measure_truth(study, new_task("true cells", len(study.items)))
-    trials, failures = analyse_trials(study, chosen, truth, new_task)
+    trials, failures = analyse_trials(study, chosen, truth, new_task, spread)
     missing = [*unfinished(run), *lacking, *failures, *truth.missing()]
     if not trials:
         raise CheckpointError("; ".join(missing))
-    crop, unseen = crop_of_networks(study, chosen, trials, truth.window, new_task)
+    crop, unseen = crop_of_networks(study, chosen, trials, truth.window, new_task, spread)
     given = measure_given(study, study.given, truth, new_task)
     sources: list[AnalysedTrial | GivenTrial] = [*trials, *given]
     objects = together([*truth.objects, *(table for one in sources for table in one.objects)])
@@ -72,7 +76,7 @@ def gather(study: Study, new_task: NewTask, command: str) -> Evidence:
     biases = unit_biases(cells, unit=unit).assign(parameters="calibrated")
     standing = validation_scores(trials, unit)
     methods = method_table(run, trials, standing, unit, seed=options.seed)
-    without_masks, undone = unlabelled(study, methods, new_task)
+    without_masks, undone = unlabelled(study, methods, new_task, spread)
     return Evidence(
         out=run.out,
         plan=run.plan,

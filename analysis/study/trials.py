@@ -20,6 +20,7 @@ from analysis.folds import SHOWN, folds_of, whole_seeds
 from analysis.instances.methods import GIVEN_BACK, WAYS, make_instances
 from analysis.instances.way import Parameters
 from analysis.runfolder import Candidate
+from analysis.spread import Job, Spread
 from analysis.study.effects import measured_again, of_training
 from analysis.study.objects import CellMeasurer, Labels
 from analysis.study.study import Study
@@ -217,9 +218,13 @@ class GivenTrial:
 
 
 def analyse_trials(
-    study: Study, candidates: Sequence[Candidate], truth: Truth, new_task: NewTask
+    study: Study,
+    candidates: Sequence[Candidate],
+    truth: Truth,
+    new_task: NewTask,
+    spread: Spread,
 ) -> tuple[list[AnalysedTrial], list[str]]:
-    """Analyse all seeds of candidates, with one network in memory at a time.
+    """Analyse all seeds of candidates; each process has one network in memory at a time.
 
     Returns
     -------
@@ -231,17 +236,20 @@ def analyse_trials(
     trials: list[AnalysedTrial] = []
     missing = []
     first = next((c for c in candidates if WAYS[c.config.task].has_gap), None)
+    jobs = [
+        _job(study, candidate, trial_id, both_gaps=candidate is first)
+        for candidate in candidates
+        for trial_id in candidate.trials
+    ]
+    results = iter(zip(jobs, spread.start(analyse_trial, (study, truth), jobs)))
     for candidate in candidates:
-        variants = variants_of(candidate, both_gaps=candidate is first)
         analysed: list[AnalysedTrial] = []
         for trial_id in candidate.trials:
-            config = study.run.configs[trial_id]
+            config, job, result = study.run.configs[trial_id], *next(results)
             fold = "" if config.fold is None else f", fold {config.fold}"
             name = f"{candidate.name}, seed {config.seed}{fold}"
-            validation = study.dataset.of_fold(config.fold).split["val"]
-            tick = new_task(name, len(validation) + len(study.items))
             try:
-                trial = analyse_trial(study, candidate, trial_id, variants, truth, tick)
+                trial: AnalysedTrial = result(new_task(name, job.steps))
             except (CheckpointError, ValueError) as error:
                 missing.append(f"{candidate.name} could not be analysed: {error}")
                 continue
@@ -256,6 +264,13 @@ def analyse_trials(
         trials += whole
         missing += lines
     return trials, missing
+
+
+def _job(study: Study, candidate: Candidate, trial_id: str, *, both_gaps: bool) -> Job:
+    """Return the job of analysing one trial."""
+    config = study.run.configs[trial_id]
+    steps = len(study.dataset.of_fold(config.fold).split["val"]) + len(study.items)
+    return Job((candidate, trial_id, variants_of(candidate, both_gaps=both_gaps)), config, steps)
 
 
 def _with_all_folds(
@@ -275,10 +290,10 @@ def _with_all_folds(
 
 def analyse_trial(
     study: Study,
+    truth: Truth,
     candidate: Candidate,
     trial_id: str,
     variants: Sequence[Variant],
-    truth: Truth,
     tick: Callable[[], None],
 ) -> AnalysedTrial:
     """Calibrate, score and measure one checkpoint, and keep what the figures show.
@@ -286,12 +301,12 @@ def analyse_trial(
     Parameters
     ----------
     study : Study
+    truth : Truth
+        Lists the images that figures show.
     candidate : Candidate
     trial_id : str
         One of its seeds.
     variants : sequence of Variant
-    truth : Truth
-        Lists the images that figures show.
     tick : callable
         Called after every predicted image.
 
@@ -326,6 +341,7 @@ def crop_of_networks(
     trials: Sequence[AnalysedTrial],
     window: Window | None,
     new_task: NewTask,
+    spread: Spread,
 ) -> tuple[Crop | None, list[str]]:
     """Predict one window with every network.
 
@@ -337,7 +353,7 @@ def crop_of_networks(
     trials : sequence of AnalysedTrial
         Trials that have already predicted the window.
     window : Window, optional
-    new_task : callable
+    new_task, spread
         See `analysis.study.gather.gather`.
 
     Returns
@@ -354,15 +370,24 @@ def crop_of_networks(
     rest = [i for i in rest if study.run.configs[i].fold in (None, SHOWN)]
     missing = []
     tick = new_task("one crop with the other networks", len(rest))
-    for trial_id in rest:
+    jobs = [Job((trial_id,), study.run.configs[trial_id], 1) for trial_id in rest]
+    results = spread.start(probability_of_network, (study, window), jobs)
+    for trial_id, result in zip(rest, results):
         try:
-            with closing(load(study.run.checkpoint(trial_id))) as predictor:
-                seen = OnePass(predictor, study.images, flips=study.options.flips).take(window.item)
-            shown[trial_id] = shown_probability(seen, window)
+            shown[trial_id] = result(tick)
         except (CheckpointError, ValueError) as error:
             missing.append(f"{trial_id}: {error}")
-        tick()
+            tick()
     return replace(window.crop, probabilities=shown), missing
+
+
+def probability_of_network(
+    study: Study, window: Window, trial_id: str, tick: Callable[[], None]
+) -> NDArray[np.float32]:
+    """Return what a network that is not analysed predicts in a window."""
+    with closing(load(study.run.checkpoint(trial_id))) as predictor:
+        one_pass = OnePass(predictor, study.images, flips=study.options.flips, tick=tick)
+        return shown_probability(one_pass.take(window.item), window)
 
 
 def variants_of(candidate: Candidate, *, both_gaps: bool) -> list[Variant]:

@@ -26,6 +26,7 @@ from analysis.morphology.border import border_labels
 from analysis.morphology.features import measure
 from analysis.segment.inputs import Frame
 from analysis.segment.tracks import link
+from analysis.spread import Job, Spread
 from analysis.statistics.resampling import FEWEST_UNITS
 from analysis.study.comparisons import answered, with_unit
 from analysis.study.families import UNLABELLED, Question, length_unit
@@ -97,18 +98,19 @@ def best_of_ways(methods: pd.DataFrame) -> list[Compared]:
 
 
 def unlabelled(
-    study: Study, methods: pd.DataFrame, new_task: NewTask
+    study: Study, methods: pd.DataFrame, new_task: NewTask, spread: Spread
 ) -> tuple[Unlabelled | None, list[str]]:
     """Segment a study's images without masks with every way, and compare the cells.
 
-    One frame at a time is in memory, besides the recommended method's compressed label images.
+    A process has one frame at a time in memory, besides the recommended method's compressed label
+    images.
 
     Parameters
     ----------
     study : Study
     methods : DataFrame
         See `best_of_ways`.
-    new_task : callable
+    new_task, spread
         See `analysis.study.gather.gather`.
 
     Returns
@@ -123,7 +125,7 @@ def unlabelled(
         return None, []
     pixel_size = sequence.pixel_size_um or study.dataset.pixel_size_um
     chosen = best_of_ways(methods)
-    tables, missing = _segmented(study, sequence.frames, chosen, pixel_size, new_task)
+    tables, missing = _segmented(study, sequence.frames, chosen, pixel_size, new_task, spread)
     if not tables:
         return None, missing
     first = chosen[0].method
@@ -148,19 +150,31 @@ def _segmented(
     chosen: Sequence[Compared],
     pixel_size_um: float | None,
     new_task: NewTask,
+    spread: Spread,
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Return the cells of each method and frame, and what could not be done."""
     tables: dict[str, list[pd.DataFrame]] = {}
     missing: list[str] = []
     reference: dict[str, Packed] = {}
+    size = -(-len(frames) // spread.pieces)
+    pieces = [frames[start : start + size] for start in range(0, len(frames), size)]
     for trial_id in dict.fromkeys(one.trial_id for one in chosen):
         own = [one for one in chosen if one.trial_id == trial_id]
         tick = new_task(f"without masks: {own[0].method}", len(frames))
+        config = study.run.configs[trial_id]
+        known = [{one.name: reference[one.name] for one in part if reference} for part in pieces]
+        jobs = [Job((part, kept), config, len(part)) for part, kept in zip(pieces, known)]
         try:
-            tables |= _cells_of_trial(study, frames, own, reference, pixel_size_um, tick)
+            for result in spread.start(_cells_of_trial, (study, own, pixel_size_um), jobs):
+                found, packed = result(tick)
+                reference |= packed
+                for method, cells in found.items():
+                    tables.setdefault(method, []).extend(cells)
         except (CheckpointError, ValueError) as error:
             names = " and ".join(one.method for one in own)
             missing.append(f"Images without masks: {names} could not find cells ({error}).")
+            for one in own:
+                tables.pop(one.method, None)
             if chosen[0] in own:
                 return [], missing  # the others have no tracks without it
     return [table for one in chosen for table in tables.get(one.method, [])], missing
@@ -168,18 +182,20 @@ def _segmented(
 
 def _cells_of_trial(
     study: Study,
-    frames: Sequence[Frame],
     own: Sequence[Compared],
-    reference: dict[str, Packed],
     pixel_size_um: float | None,
+    frames: Sequence[Frame],
+    reference: dict[str, Packed],
     tick: Callable[[], None],
-) -> dict[str, list[pd.DataFrame]]:
+) -> tuple[dict[str, list[pd.DataFrame]], dict[str, Packed]]:
     """Predict every frame once; return the cells of each of a trial's methods, frame by frame.
 
-    `reference` holds the label images of the method that is segmented first, by frame.
+    `reference` holds the recommended method's label images by frame. If there are none yet, the
+    first of the methods is the recommended one; its label images are returned, too.
     """
     options = study.options
     found: dict[str, list[pd.DataFrame]] = {one.method: [] for one in own}
+    reference = dict(reference)
     with closing(load(study.run.checkpoint(own[0].trial_id))) as predictor:
         for frame in frames:
             image = frame.read()
@@ -203,7 +219,7 @@ def _cells_of_trial(
                 )
                 found[one.method].append(_named(cells, frame, one))
             tick()
-    return found
+    return found, reference
 
 
 def cells_of_frame(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,21 +17,13 @@ import torch
 from analysis.runfolder import AnalysisError
 from analysis.segment.cli import main
 from analysis.segment.cluster import plan_workers
+from tests.analysis.ray_cluster import OPEN, ray_cluster
 from trainables import checkpoint
 from trainables.architectures import build_model
 from trainables.config import TrialConfig
 from trainables.predict import Scaling
 
 ROOT = Path(__file__).parents[3]
-CLUSTER = """
-import sys, ray
-ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False,
-         object_store_memory=100 * 2**20, _temp_dir=sys.argv[1], log_to_driver=False)
-print(ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
-"""
-OPEN = {"RAY_AUTH_MODE": "disabled"}
-"""Whatever token an earlier Ray left in the home folder."""
 
 
 def node(**resources: float) -> dict[str, object]:
@@ -66,22 +56,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths must be short
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | OPEN
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, folder],
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=kept,
-    )
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.communicate(timeout=500)
-        shutil.rmtree(folder, ignore_errors=True)
+    with ray_cluster() as found:
+        yield found
 
 
 def segment(*words: object, cwd: Path) -> tuple[int, str, str]:
