@@ -167,18 +167,8 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     from analysis.report.page import write_report
     from analysis.study.files import write_tables
     from analysis.study.gather import gather
-    from analysis.study.study import StudyOptions, make_study
+    from analysis.study.study import make_study
 
-    options = StudyOptions(
-        top=arguments.top,
-        convention=arguments.convention,
-        unit=arguments.unit,
-        flips=arguments.flips,
-        budget=arguments.budget,
-        resamples=arguments.resamples,
-        seed=arguments.seed,
-        annotator=annotator,
-    )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -191,7 +181,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
             number = bar.add_task(description, total=steps)
             return lambda: bar.advance(number)
 
-        study = make_study(run, dataset, other, known, options, given)
+        study = make_study(run, dataset, other, known, _options(arguments), given)
         study = replace(study, unlabelled=sequence)
         with _spread(arguments.address, study) as spread:
             evidence = gather(study, new_task, command, spread)
@@ -203,6 +193,21 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     console.print(f"this took {time.monotonic() - began:.0f} s")
     _say_next(console, out, dataset)
     return DONE if sequence is None or evidence.unlabelled is not None else FAILED
+
+
+def _options(arguments: argparse.Namespace) -> Any:
+    from analysis.study.study import StudyOptions
+
+    return StudyOptions(
+        top=arguments.top,
+        convention=arguments.convention,
+        unit=arguments.unit,
+        flips=arguments.flips,
+        budget=arguments.budget,
+        resamples=arguments.resamples,
+        seed=arguments.seed,
+        annotator=arguments.second_annotator,
+    )
 
 
 @contextmanager
