@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sweep import heartbeat
+from sweep.detach import LOG
+from sweep.difference import data_lines, setting_lines
+from sweep.extending import Shorter
 from sweep.identity import identity
 from sweep.precision import Precision, settle
 from sweep.provenance import git_commit, library_versions
@@ -153,7 +156,7 @@ def _check_recorded(content: Mapping[str, Any]) -> None:
         trial["config"]["architecture"], trial["trial_id"]
 
 
-OWN_FILES = (".nodes", "data", ".lock", heartbeat.FILE, "sweep.log", "weights")
+OWN_FILES = (".nodes", "data", ".lock", heartbeat.FILE, LOG, "sweep.log", "weights")
 """Files that may exist in a run folder before there is a plan."""
 
 
@@ -166,7 +169,8 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
     """Return why a plan cannot continue a recorded run; None if it can.
 
     It can if the data are the same and one of them contains all trials of the other: an extended
-    grid runs the missing trials, and a part of a grid adds none.
+    grid runs the missing trials, and a part of a grid adds none. It also can if its new trials
+    differ from recorded ones only in having more epochs.
     """
     recipe = recorded.get("recipe", 1)
     if recipe != RECIPE:
@@ -187,6 +191,9 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
     whole = new.keys() | plan.left_out
     if plan.drawn or old.keys() <= whole or whole <= old.keys() or new.keys() <= old.keys():
         return None
+    shorter = Shorter(recorded["trials"])
+    if all(shorter.of(config) for i, config in new.items() if i not in old):
+        return None
     missing = [trial_id for trial_id in old if trial_id not in new]
     one = next(iter(new.values()))
     defaults = TrialConfig().model_dump(mode="json")
@@ -201,6 +208,29 @@ def conflict(plan: Plan, recorded: Mapping[str, Any]) -> str | None:
         f"{k} was {_short(was)}, now {_short(now)}" for k, (was, now) in changed.items()
     )
     return f"its settings differ ({listed})"
+
+
+def difference(plan: Plan, recorded: Mapping[str, Any]) -> list[str]:
+    """Return one line for each setting in which a plan differs from a recorded run.
+
+    Parameters
+    ----------
+    plan : Plan
+        A plan that `conflict` has found not to continue the run.
+    recorded : mapping
+        Contents of plan.json.
+    """
+    lines: list[str] = []
+    options = plan.request.data_options
+    if recorded["key"]["fingerprint"] != plan.fingerprint:
+        lines += data_lines(plan.data, options, recorded["data"])
+    before = recorded["key"].get("base") or [trial["config"] for trial in recorded["trials"]]
+    now = [config.model_dump(mode="json") for config in plan.request.configs]
+    for name, value in (plan.key.get("dimensions") or {}).items():
+        old = recorded["key"].get("dimensions", {}).get(name)
+        if old != value:
+            lines.append(f"{name}: drawn from {old} in plan.json, from {value} in this command")
+    return [*lines, *setting_lines(now, before)]
 
 
 def _short(value: Any) -> Any:

@@ -11,7 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sweep.budget import Caps
 from sweep.cluster.probing import gpu_of_this_machine
+from sweep.costs import Rented, cost_lines, hours_of_trials
 from sweep.estimates import Estimates, as_items
 from sweep.limits import Limits
 from sweep.packing import PackedTrial, format_time, render, simulate
@@ -26,6 +28,7 @@ from trainables.machine.addresses import knock
 from trainables.machine.hardware import cpu_computes_bf16
 from trainables.records.resumable import KEPT
 
+NO_CAPS = Caps()
 KNOWN = "V100, A100, H100, H200, T4, A10G, L4, RTX3090, RTX4090"
 """GPUs with a known speed in `sweep.throughput`."""
 
@@ -49,6 +52,7 @@ def print_plan(
     crops: Callable[[int], int],
     out: Path,
     ended: Mapping[str, str] | None = None,
+    caps: Caps = NO_CAPS,
 ) -> None:
     """Print trials with their resources and estimates, their placement, and the total time.
 
@@ -67,6 +71,8 @@ def print_plan(
     ended : mapping, optional
         Status by trial_id of trials that have ended; they are marked, and need neither time nor
         disk space.
+    caps : Caps
+        Limits of the command, and the price of an hour.
     """
     settings, ended = plan.request.settings, ended or {}
     print_precision(console, plan)
@@ -97,15 +103,24 @@ def print_plan(
         return
     _print_slots(console, plan, resources)
     count = at_once(settings, present, limits, list(left))
-    needed, free = storage_gb({i: f for i, f in footprints.items() if i in left}, count, out)
-    console.print(f"checkpoints need about {needed:.1f} GB of disk; {free:.0f} GB are free")
+    new = {i: f for i, f in footprints.items() if i in left}
+    print_storage(console, new, count, out, settings.keep_last_state)
     if hardware is None or (resources is None and not on_gpus):
         _print_no_makespan(console, items)
-    elif on_gpus:
+        return
+    nodes = 1 if resources is not None else None
+    if on_gpus:
         apart = {item.name for item in items if not limits.get(item.name, limits[""]).gpu}
-        _print_packing(console, items, int(present.gpus), "GPU", apart)
+        seconds = _print_packing(console, items, int(present.gpus), "GPU", apart)
+        items = [item for item in items if item.name not in apart]
+        rented, cores = Rented(int(present.gpus), present.cpus, nodes), 0.0
     else:
-        _print_packing(console, items, count, "slot")
+        seconds = _print_packing(console, items, count, "slot")
+        rented, cores = Rented(0, present.cpus, nodes), max(1.0, settings.cpus_per_trial)
+    if items:
+        console.print(f"trials train for about {hours_of_trials(items, cores)}")
+    for line in cost_lines(rented, seconds, caps):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _print_folds(console: Console, plan: Plan, items: Sequence[PackedTrial]) -> None:
@@ -159,8 +174,8 @@ def _print_packing(
     slots: int,
     slot_name: str,
     apart: Collection[str] = (),
-) -> None:
-    """Print which trials run on which slot, and how long that takes.
+) -> float:
+    """Print which trials run on which slot, and how long that takes; return the seconds.
 
     Parameters
     ----------
@@ -172,16 +187,18 @@ def _print_packing(
         Names of trials that run on CPU cores while others run on GPUs.
     """
     if not slots:
-        return
-    for line in render(
-        simulate([i for i in items if i.name not in apart], slots), slot_name=slot_name
-    ):
+        return 0.0
+    packing = simulate([i for i in items if i.name not in apart], slots)
+    for line in render(packing, slot_name=slot_name):
         console.print(line)
+    longest = max((item.seconds for item in items if item.name in apart), default=0.0)
     if apart:
-        longest = format_time(max(item.seconds for item in items if item.name in apart))
         which = "1 trial" if len(apart) == 1 else f"{len(apart)} trials"
-        console.print(f"in addition, {which} on CPU cores; the longest takes about {longest}")
+        console.print(
+            f"in addition, {which} on CPU cores; the longest takes about {format_time(longest)}"
+        )
     console.print("rough estimate; excludes validation and start-up")
+    return max(packing.makespan, longest)
 
 
 def _trials(
@@ -277,7 +294,9 @@ def print_weights(console: Console, weights: Iterable[WeightsInfo | str]) -> Non
             )
 
 
-def storage_gb(footprints: Mapping[str, Footprint], count: int, out: Path) -> tuple[float, float]:
+def storage_gb(
+    footprints: Mapping[str, Footprint], count: int, out: Path, keep_last: bool = False
+) -> tuple[float, float]:
     """Estimate the disk space that checkpoints of trials need, and return it and the free space.
 
     Parameters
@@ -289,23 +308,62 @@ def storage_gb(footprints: Mapping[str, Footprint], count: int, out: Path) -> tu
         weights.
     out : Path
         The run folder, which need not exist yet.
+    keep_last : bool
+        Whether finished trials keep their last state.
 
     Returns
     -------
     needed, free : float
         In GB.
     """
-    sizes = sorted((4e-9 * one.parameters for one in footprints.values()), reverse=True)
+    sizes = sorted(map(checkpoint_gb, footprints.values()), reverse=True)
     there = next(folder for folder in (out, *out.parents) if folder.exists())
     states = KEPT + 1  # the one that is being written
-    return sum(sizes) + 4 * states * sum(sizes[:count]), shutil.disk_usage(there).free / 1e9
+    needed = _stays(sizes, keep_last) + STATE * states * sum(sizes[:count])
+    return needed, shutil.disk_usage(there).free / 1e9
+
+
+STATE = 4
+"""Size of a saved state, in checkpoints: weights, two moments, and the best weights."""
+
+
+def _stays(sizes: Sequence[float], keep_last: bool) -> float:
+    """Return what is left when all trials have ended."""
+    return sum(sizes) * (1 + STATE * keep_last)
+
+
+def print_storage(
+    console: Console,
+    footprints: Mapping[str, Footprint],
+    count: int,
+    out: Path,
+    keep_last: bool = False,
+) -> None:
+    """Print how much disk space checkpoints need, and whether there is so much.
+
+    See `storage_gb`.
+    """
+    needed, free = storage_gb(footprints, count, out, keep_last)
+    console.print(f"checkpoints need about {needed:.1f} GB of disk; {free:.0f} GB are free")
+    stays = _stays([checkpoint_gb(one) for one in footprints.values()], keep_last)
+    console.print(f"  {stays:.1f} GB of them stay; the rest are saved states of trials that run")
+    warn_of_storage(console, footprints, count, out, keep_last)
+
+
+def checkpoint_gb(need: Footprint) -> float:
+    """Return the size in GB of a network's weights in float32."""
+    return 4e-9 * need.parameters
 
 
 def warn_of_storage(
-    console: Console, footprints: Mapping[str, Footprint], count: int, out: Path
+    console: Console,
+    footprints: Mapping[str, Footprint],
+    count: int,
+    out: Path,
+    keep_last: bool = False,
 ) -> None:
     """Print a note if checkpoints may fill the disk; see `storage_gb`."""
-    needed, free = storage_gb(footprints, count, out)
+    needed, free = storage_gb(footprints, count, out, keep_last)
     if needed > free:
         console.print(
             f"note: checkpoints may need {needed:.0f} GB, but only {free:.0f} GB are free: trials "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 from ray.tune import Callback
 
 from sweep.background import Pace
+from sweep.budget import Budget, Caps, units_up
 from sweep.cluster.nodes import resources_of_nodes
 from sweep.heartbeat import Heartbeat
 from sweep.interrupts import Interrupts
@@ -58,6 +60,8 @@ class Recorder(Callback):
         Returns for a trial_id whether to run and show it (`Plan.asks_for`).
     heart : Heartbeat, optional
         Is told which trials run, and when an epoch has ended.
+    budget : Budget, optional
+        Ends the sweep, as Ctrl-C does, when a limit is reached.
     """
 
     def __init__(
@@ -69,9 +73,11 @@ class Recorder(Callback):
         avoid: Iterable[str] = (),
         asks_for: Callable[[str], bool] = lambda trial_id: True,
         heart: Heartbeat | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.out, self.plan, self.runtime, self.view = out, plan, runtime, view
         self.avoid, self.heart = set(avoid), heart
+        self.budget = budget or Budget(Caps())
         self.interrupts = Interrupts()
         self.ledger = Ledger(out)
         self.records = self.ledger.read()
@@ -350,6 +356,9 @@ class Recorder(Callback):
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Update screen and tables, each at its own pace; tell the user if no trial can start."""
+        if self.budget.look(units_up) and not self.interrupts.happened:
+            self._say(f"{self.budget.why}: the sweep ends; trials that run save their state first")
+            signal.raise_signal(signal.SIGINT)  # the one way to end Tune's run in order
         self.view.update(list(self.states.values()))
         running = any(state.status == "running" for state in self.states.values())
         waiting = [] if running else [one for one in trials if one.status == "PENDING"]

@@ -82,6 +82,9 @@ class SweepSettings(BaseModel):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Shortest time between two saved states of a trial (and never less than an epoch, or twenty
     times as long as the last save took); 0 saves after every epoch, however long it takes."""
+    keep_last_state: bool = False
+    """Keep the state of each finished trial after its last epoch (four times the size of its
+    checkpoint). The same trial with more epochs continues from it if ``lr_schedule=constant``."""
     tensorboard: bool = False
     """Write TensorBoard logs to OUT/tensorboard."""
     artifacts: bool = False

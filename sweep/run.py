@@ -6,6 +6,7 @@ This module reads the command line and prints; `sweep.session` decides and acts.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,9 @@ from rich.console import Console
 
 from sweep.cluster.joining import gpus_to_plan
 from sweep.dataset import data_folder
+from sweep.detach import detach
 from sweep.estimates import count_crops
+from sweep.extending import work_lines
 from sweep.ledger import LedgerError
 from sweep.plan import Plan, Trial, with_recorded
 from sweep.preview import print_plan, print_unseen, print_weights
@@ -93,6 +96,13 @@ def parser() -> argparse.ArgumentParser:
         help="run only the trials with these values, such as architecture=Unet,FPN; also works on "
         "an existing run folder",
     )
+    _add_what_to_do(commands)
+    _add_limits(commands)
+    return commands
+
+
+def _add_what_to_do(commands: argparse.ArgumentParser) -> None:
+    add = commands.add_argument
     add("--plan", action="store_true", help="check everything and print the trials; start nothing")
     add("--resume", action="store_true", help="continue an unfinished run; retry failed trials")
     add(
@@ -100,7 +110,33 @@ def parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="show the sweep that runs in OUT, from any machine that sees OUT; starts nothing",
     )
-    return commands
+    add(
+        "--detach",
+        action="store_true",
+        help="start the sweep and return once its trials have begun; it goes on when the terminal "
+        "is closed",
+    )
+
+
+def _add_limits(commands: argparse.ArgumentParser) -> None:
+    add = commands.add_argument
+    add(
+        "--max-hours",
+        type=float,
+        metavar="H",
+        help="end this call after H hours: trials finish their epoch and save, --resume continues",
+    )
+    add(
+        "--max-cost",
+        type=float,
+        metavar="AMOUNT",
+        help="end this call in the same way when it has cost AMOUNT; needs --price",
+    )
+    add(
+        "--price",
+        metavar="RATE",
+        help="what an hour costs: 1.21/gpu, 1.21/node or 0.05/core; also used by --plan",
+    )
 
 
 def sweep(arguments: argparse.Namespace, command: str) -> int:
@@ -135,6 +171,10 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
                 return report(console, session, plan, answer(session))
         if decision.reason:
             console.print(f"note: {decision.reason}", markup=False, soft_wrap=True)
+        configs = {trial.trial_id: trial.config for trial in plan.trials}
+        scheduler = request.settings.scheduler
+        for line in work_lines(decision.trials, configs, session.recorded, out, scheduler):
+            console.print(line, markup=False, soft_wrap=True)
         session, dataset = check(session, plan, listed, console)
         if planning:
             shown = with_recorded(plan, session.recorded, decision.ended)
@@ -164,7 +204,9 @@ def _preview(
     gpus = gpus_to_plan(session.gpus, session.request.settings, session.address)
     if session.address:
         print_unseen(console, session.address, session.gpus, gpus)
-    print_plan(console, plan, session.resources, gpus, crops, session.out, ended)
+    print_plan(
+        console, plan, session.resources, gpus, crops, session.out, ended, session.budget.caps
+    )
     print_weights(console, session.request.weights.values())
 
 
@@ -187,12 +229,13 @@ def report(console: Console, session: Session, plan: Plan, outcome: Outcome) -> 
     folds = plan.request.data_options.folds or 0
     code = print_results(console, session.out, outcome.rows, outcome.missing, folds, plan.asks_for)
     if outcome.seconds is not None:
-        console.print(f"this took {duration(outcome.seconds)}")
+        cost = session.budget.text()
+        console.print(f"this took {duration(outcome.seconds)}" + (f", {cost}" if cost else ""))
     if outcome.problem:
         console.print(f"{outcome.problem}; {CONTINUE}", soft_wrap=True)
         return FAILED
     if outcome.interrupted:
-        console.print(f"interrupted; {CONTINUE}")
+        console.print(f"{session.budget.why or 'interrupted'}; {CONTINUE}", soft_wrap=True)
         return INTERRUPTED
     print_next(console, session.out, outcome.rows)
     return code
@@ -206,7 +249,9 @@ def _out(arguments: argparse.Namespace) -> Path:
 def _sweep(arguments: argparse.Namespace, command: str) -> int:
     """Run `sweep`; report in one line if storage fails before anything was started."""
     try:
-        return _watch(arguments) if arguments.watch else sweep(arguments, command)
+        if arguments.watch:
+            return _watch(arguments)
+        return _detach(arguments, command) if arguments.detach else sweep(arguments, command)
     except OSError as error:
         if storage_error(error) is None:
             raise
@@ -216,6 +261,15 @@ def _sweep(arguments: argparse.Namespace, command: str) -> int:
 
 def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _detach(arguments: argparse.Namespace, command: str) -> int:
+    """Check the request in this process, then carry it out in another one."""
+    if arguments.plan:
+        raise RequestError("--detach and --plan: give only one of them")
+    out = arguments.out = prepare(arguments).out
+    words = [word for word in shlex.split(command)[3:] if word != "--detach"]
+    return detach(words, out, sys.stdout)
 
 
 def _watch(arguments: argparse.Namespace) -> int:

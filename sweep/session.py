@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from sweep.budget import Budget, read_caps
 from sweep.cluster import connect as cluster
 from sweep.cluster.joining import joined
 from sweep.cluster.nodes import before_start, check_here
@@ -29,7 +30,7 @@ from sweep.ledger import Ledger, has_ended, missing
 from sweep.limits import Limits
 from sweep.own_code import check_own_code, modules_to_send
 from sweep.packing import order_large_first
-from sweep.plan import Plan, conflict, make_plan, read_plan, write_plan
+from sweep.plan import Plan, conflict, difference, make_plan, read_plan, write_plan
 from sweep.precision import Precision
 from sweep.preview import print_precision, warn_of_storage
 from sweep.request import Request, RequestError, SweepSettings, load_space, make_request, only
@@ -73,6 +74,8 @@ class Session:
     wandb: Mode
     resume: bool
     """Whether to continue unfinished runs and try failed trials again."""
+    budget: Budget
+    """Limits of this call."""
 
 
 Action = Literal["start", "extend", "resume", "answer", "unfinished", "refuse"]
@@ -119,6 +122,7 @@ def prepare(arguments: argparse.Namespace) -> Session:
     RequestError
         When the request is wrong, or its folder is not a run folder.
     """
+    budget = Budget(read_caps(arguments.max_hours, arguments.max_cost, arguments.price))
     gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
     wandb = wandb_mode(arguments.wandb)
     name, space = load_space(arguments.space)
@@ -141,7 +145,9 @@ def prepare(arguments: argparse.Namespace) -> Session:
     request = name_weights(request, out, recorded)
     request = replace(request, data_options=data_options(request, recorded))
     resume = arguments.resume
-    return Session(request, out, recorded, precision, address, resources, gpus, wandb, resume)
+    return Session(
+        request, out, recorded, precision, address, resources, gpus, wandb, resume, budget
+    )
 
 
 def _check_encoders(request: Request) -> None:
@@ -189,7 +195,8 @@ def decide(session: Session, plan: Plan) -> Decision:
     if recorded is None:
         return Decision("start", tuple(asked), plan.samples if plan.drawn else 0)
     if (other := conflict(plan, recorded)) is not None:
-        reason = f"{out} contains another run: {other}; name another folder with --out"
+        lines = "".join(f"\n  {line}" for line in difference(plan, recorded))
+        reason = f"{out} contains another run: {other}; name another folder with --out{lines}"
         return Decision("refuse", reason=reason)
     begun, _ = _left(plan, recorded, out, retry=False)
     todo, samples = _left(plan, recorded, out, retry=session.resume)
@@ -361,22 +368,28 @@ def _train(
                     configs, settings, resources, gpus, estimates, dataset, screen
                 )
             count = at_once(settings, resources, limits, todo)
-            warn_of_storage(screen, {} if plan.drawn else estimates.result(), count, out)
+            known = {} if plan.drawn else estimates.result()
+            warn_of_storage(screen, known, count, out, settings.keep_last_state)
             tracking = options_of(out, recorded, session.wandb)
             title = f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B "
-            title += session.wandb
-            asked = [trial.trial_id for trial in plan.trials] if plan.request.only else None
-            heart.say(
-                title=title, at_once=count, asked=asked, samples=plan.samples if plan.drawn else 0
-            )
-            heart.beat()
+            title += f"{session.wandb}{session.budget.caps}"
+            _tell(heart, plan, title, count)
             with View(screen, title, count, lambda text: heart.say(note=text)) as view:
-                work = tuner.Sweep(out, plan, recorded, limits, resources, tracking, view, heart)
+                work = tuner.Sweep(
+                    out, plan, recorded, limits, resources, tracking, view, heart, session.budget
+                )
                 try:
                     tuner.run(work, todo)
                 except tuner.NoNodeLeft as error:
                     return plan, recorded, str(error)
     return plan, recorded, ""
+
+
+def _tell(heart: Heartbeat, plan: Plan, title: str, count: int) -> None:
+    """Tell those who watch the run folder that trials begin, and which."""
+    asked = [trial.trial_id for trial in plan.trials] if plan.request.only else None
+    heart.say(title=title, at_once=count, asked=asked, samples=plan.samples if plan.drawn else 0)
+    heart.beat()
 
 
 def _record(

@@ -107,6 +107,8 @@ class Assignment:
     """Ray's id of this node."""
     runtime: Mapping[str, Any]
     """The result of `sweep.tuner.runtime_of`, and ``round``."""
+    continues: str | None = None
+    """trial_id of the trial with fewer epochs that it continues."""
 
     @property
     def out(self) -> Path:
@@ -132,7 +134,9 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     if is_blind(runtime, limits, node):
         return
     config = config_of(tune_config, runtime)
-    mine = Assignment(config.trial_id(runtime["fingerprint"]), config, limits, node, runtime)
+    continues = tune_config.get("trial", {}).get("continues")
+    trial_id = config.trial_id(runtime["fingerprint"])
+    mine = Assignment(trial_id, config, limits, node, runtime, continues)
     record = mine.ledger.read_one(mine.trial_id) or {}
     if record.get("status") == "done":
         return  # an attempt that was lost after it had recorded its result
@@ -196,6 +200,8 @@ def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
             f"data set {runtime['data']} has changed since the sweep started; restore it"
         )
     options = {**runtime["options"], **mine.limits.options(), "attempt": attempt.token}
+    if mine.continues is not None:
+        options["continues"] = str(mine.out / "checkpoints" / mine.continues)
     result: TrialResult = _trainable(config)(
         config,
         dataset.of_fold(config.fold),

@@ -15,7 +15,9 @@ import ray
 from ray import tune
 
 from search_spaces._dimensions import Range
+from sweep.budget import Budget
 from sweep.cluster.nodes import any_node_left, label_selector
+from sweep.extending import Shorter
 from sweep.heartbeat import Heartbeat
 from sweep.leaderboard import planned
 from sweep.limits import Limits, limits_from
@@ -53,6 +55,7 @@ class Sweep:
     tracking: TrackingOptions
     view: View
     heart: Heartbeat
+    budget: Budget
 
 
 def run(sweep: Sweep, todo: Sequence[str]) -> None:
@@ -78,6 +81,7 @@ def run(sweep: Sweep, todo: Sequence[str]) -> None:
         avoid=sweep.resources.avoid or (),
         asks_for=plan.asks_for,
         heart=sweep.heart,
+        budget=sweep.budget,
     )
     listed = partial(fit_listed, sweep, recorder)
     with ExitStack() as at_the_end:
@@ -114,6 +118,7 @@ def runtime_of(sweep: Sweep) -> dict[str, Any]:
         "options": {
             "threads": max(1, math.floor(settings.cpus_per_trial)),
             "checkpoint_seconds": settings.checkpoint_seconds,
+            "keep_last_state": settings.keep_last_state,
             "weights_cache": str(sweep.out / "weights"),
         },
         "limits": sweep.limits[""].to_dict(),
@@ -240,9 +245,12 @@ def fit(sweep: Sweep, recorder: Recorder, param_space: dict[str, Any], **options
 def fit_listed(sweep: Sweep, recorder: Recorder, trial_ids: Sequence[str]) -> None:
     """Run the trials with given trial_ids once."""
     configs, limits = planned(sweep.recorded, recorder.records), sweep.limits
+    shorter = Shorter(sweep.recorded["trials"])
+    scheduler = sweep.plan.request.settings.scheduler
     listed = [
         {
             "config": configs[i],
+            "continues": shorter.continued(configs[i], sweep.out, scheduler),
             "limits": limits_from(recorder.records.get(i), limits.get(i, limits[""])).to_dict(),
         }
         for i in trial_ids

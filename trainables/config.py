@@ -408,6 +408,11 @@ class RunOptions(_Frozen):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Least seconds between two saved states, which are written at the end of an epoch; always at
     least 20 times what the last save took. 0: one after every epoch, however long that takes."""
+    keep_last_state: bool = False
+    """Keep the state after the last epoch, from which a trial with more epochs continues
+    (`trainables.records.lasting`). Not for stardist's own model."""
+    continues: str | None = None
+    """Folder of a finished trial with fewer epochs, whose last state this one starts from."""
     attempt: str | None = None
     """Token of the attempt that the caller began (`trainables.records.attempts.Attempt`); None:
     training begins one."""

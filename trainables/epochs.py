@@ -99,6 +99,8 @@ class EpochEnd(pl.Callback):
             trainer.should_stop = True
         if record.epoch < self.config.epochs and not trainer.should_stop:
             self.progress.save_if_due(trainer.save_checkpoint)
+        elif self.progress.keeps_last and not trainer.should_stop:
+            self.progress.save(trainer.save_checkpoint)
         self.progress.attempt.check()
         if self.on_epoch is not None:
             self.on_epoch(record)

@@ -41,6 +41,7 @@ from trainables.predict import (
     resolve_precision,
 )
 from trainables.records.attempts import Attempt, attempt_at
+from trainables.records.lasting import adopt, keep_last
 from trainables.records.progress import RESULT, History, ended_before, forget_states, read_result
 from trainables.records.resumable import Form, Progress
 from trainables.tasks import MOST_CALIBRATION_IMAGES, TASKS, Task
@@ -162,7 +163,10 @@ def train(
     with attempt_at(folder, options.attempt) as attempt, limits:
         memory.reset_peak(device)
         seen = _see(config, dataset, resolve_precision(config.precision, device))
+        if options.continues is not None:
+            adopt(Path(options.continues), attempt)
         progress = Progress(attempt, _FORM, options.checkpoint_seconds, on_note)
+        progress.keeps_last = options.keep_last_state
         trained = _fit(seen, device, options, progress, (on_resume, on_epoch))
         return _conclude(trained, seen, device, progress, on_overlays)
 
@@ -290,6 +294,8 @@ def _conclude(
     ]
     content = {**metrics, "history": history.rows(), "per_image": per_image}
     progress.attempt.write_json(progress.folder / RESULT, content)
+    if progress.keeps_last and history.records[-1].epoch == seen.config.epochs:
+        keep_last(progress.folder)
     forget_states(progress.folder)
     result = read_result(progress.folder)
     assert result is not None

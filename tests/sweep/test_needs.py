@@ -175,6 +175,9 @@ def test_a_disk_that_may_fill_up_is_said(tmp_path: Path) -> None:
     # final weights; two saved states and a third being written, each of 3 x 2 GB and best weights
     assert needed == pytest.approx(3 * 2 + 2 * 3 * (6 + 2))
     assert free > 0
+    # each keeps a state and its best weights, too
+    kept, _ = storage_gb(large, 2, tmp_path, keep_last=True)
+    assert kept == pytest.approx(needed + 3 * (6 + 2))
     said = Console(file=io.StringIO(), width=300)
     warn_of_storage(said, dict.fromkeys("ab", need(1.0, parameters=10**18)), 1, tmp_path)
     assert "free some space" in said.file.getvalue()  # type: ignore[attr-defined]

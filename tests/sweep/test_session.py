@@ -99,15 +99,26 @@ def test_an_unfinished_run_needs_resume(folder: Folder) -> None:
     assert len(folder.decide(*three, "--resume").trials) == 2
 
 
+def test_more_epochs_are_further_trials(folder: Folder) -> None:
+    unet, fpn = folder.record("done", "failed")
+    session, plan = folder.ask(*TWO, "--set", "epochs=9")
+    new = tuple(trial.trial_id for trial in plan.trials)
+    assert decide(session, plan) == Decision("extend", new, ended={unet: "done", fpn: "failed"})
+    assert not {unet, fpn} & {*new}
+    # and nothing else may differ
+    assert folder.decide(*TWO, "--set", "epochs=9", "--set", "loss=focal").action == "refuse"
+
+
 @pytest.mark.parametrize("more", [(), ("--resume",)])
 def test_a_run_of_another_plan_is_refused(folder: Folder, more: tuple[str, ...]) -> None:
     folder.record("done", "running")
     found = folder.decide(*TWO, "--set", "epochs=3", *more)
     assert (found.action, found.trials) == ("refuse", ())
     assert f"{folder.out} contains another run" in found.reason
-    assert "epochs was 5, now 3" in found.reason
-    assert "--out" in found.reason
-    assert len(found.reason.splitlines()) == 1
+    first, second = found.reason.splitlines()
+    assert "(epochs was 5, now 3)" in first
+    assert "--out" in first
+    assert second == "  epochs: 5 in plan.json, 3 in this command"
 
 
 def test_a_run_on_other_data_is_refused(folder: Folder, tmp_path: Path) -> None:

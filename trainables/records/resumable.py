@@ -67,6 +67,8 @@ class Progress(Generic[W]):
     Attributes
     ----------
     history : History
+    keeps_last : bool
+        Whether the state after the last epoch will be kept, too.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Progress(Generic[W]):
     ) -> None:
         self.attempt, self.form, self.seconds, self.say = attempt, form, seconds, say
         self.folder = attempt.folder
-        self.history = History()
+        self.history, self.keeps_last = History(), False
         self._best: W | None = None
         self._best_file: str | None = None
         self._kept: list[dict[str, Any]] = []
@@ -169,9 +171,10 @@ class Progress(Generic[W]):
         """
         least = max(self.seconds, COST * self._took) if self.seconds else 0.0
         if time.monotonic() - self._saved >= least:
-            self._save(write)
+            self.save(write)
 
-    def _save(self, write: Callable[[Path], Any]) -> None:
+    def save(self, write: Callable[[Path], Any]) -> None:
+        """Save a state now; see `save_if_due`."""
         began = time.monotonic()
         if self._best is not None and self.history.best is not None:
             self._best_file = f"best-{self.history.best.epoch:05d}{self.form.best_suffix}"

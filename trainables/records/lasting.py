@@ -1,0 +1,60 @@
+"""The last state of a finished trial, from which a trial with more epochs continues.
+
+It is kept only if asked for (``keep_last_state``), in a folder of its own inside the trial's, so
+that deleting the other saved states leaves it alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+from trainables.records.attempts import Attempt
+from trainables.records.files import write_json
+from trainables.records.progress import RESUME
+
+LAST = "last"
+"""Folder with the last state, inside the folder of its trial."""
+
+
+def keep_last(folder: Path) -> None:
+    """Move the newest saved state of a trial, after its last epoch, to where it is kept."""
+    content = json.loads((folder / RESUME).read_text(encoding="utf-8"))
+    newest, last = content["states"][0], folder / LAST
+    last.mkdir(exist_ok=True)
+    files = {name: content["files"][name] for name in (newest["state"], newest["best"]) if name}
+    for name in files:
+        os.replace(folder / name, last / name)
+    write_json(last / RESUME, {**content, "states": [newest], "files": files})
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a trial's last state was kept."""
+    return (folder / LAST / RESUME).is_file()
+
+
+def adopt(source: Path, attempt: Attempt) -> bool:
+    """Copy the last state of a trial to one with more epochs that has no state of its own.
+
+    Parameters
+    ----------
+    source : Path
+        Folder of the finished trial.
+    attempt : Attempt
+        The attempt at the trial with more epochs.
+
+    Returns
+    -------
+    bool
+        Whether there was a state, and the trial had none.
+    """
+    if (attempt.folder / RESUME).exists() or not is_kept(source):
+        return False
+    content = json.loads((source / LAST / RESUME).read_text(encoding="utf-8"))
+    for name in content["files"]:
+        attempt.write_with(attempt.folder / name, partial(shutil.copyfile, source / LAST / name))
+    attempt.write_json(attempt.folder / RESUME, content)
+    return True
