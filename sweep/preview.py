@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -104,7 +105,7 @@ def print_plan(
     _print_slots(console, plan, resources)
     count = at_once(settings, present, limits, list(left))
     new = {i: f for i, f in footprints.items() if i in left}
-    print_storage(console, new, count, out, settings.keep_last_state)
+    print_storage(console, storage_gb(new, count, out, settings.keep_last_state))
     if hardware is None or (resources is None and not on_gpus):
         _print_no_makespan(console, items)
         return
@@ -294,81 +295,69 @@ def print_weights(console: Console, weights: Iterable[WeightsInfo | str]) -> Non
             )
 
 
-def storage_gb(
-    footprints: Mapping[str, Footprint], count: int, out: Path, keep_last: bool = False
-) -> tuple[float, float]:
-    """Estimate the disk space that checkpoints of trials need, and return it and the free space.
+class Storage(NamedTuple):
+    """Disk space in GB that checkpoints and saved states of a sweep take."""
 
-    Parameters
-    ----------
-    footprints : mapping of str to Footprint
-    count : int
-        Number of trials that run at once. Each keeps two saved states until it ends, and for a
-        while a third; each state contains the weights, the optimiser's two moments, and the best
-        weights.
-    out : Path
-        The run folder, which need not exist yet.
-    keep_last : bool
-        Whether finished trials keep their last state.
-
-    Returns
-    -------
-    needed, free : float
-        In GB.
-    """
-    sizes = sorted(map(checkpoint_gb, footprints.values()), reverse=True)
-    there = next(folder for folder in (out, *out.parents) if folder.exists())
-    states = KEPT + 1  # the one that is being written
-    needed = _stays(sizes, keep_last) + STATE * states * sum(sizes[:count])
-    return needed, shutil.disk_usage(there).free / 1e9
+    usual: float
+    """Largest sum if the trials that run save their states one after another."""
+    most: float
+    """Largest sum if all of them save at once and end together."""
+    stays: float
+    """What is left when all trials have ended."""
+    free: float
+    """Free space of the disk."""
 
 
 STATE = 4
 """Size of a saved state, in checkpoints: weights, two moments, and the best weights."""
 
 
-def _stays(sizes: Sequence[float], keep_last: bool) -> float:
-    """Return what is left when all trials have ended."""
-    return sum(sizes) * (1 + STATE * keep_last)
+def storage_gb(
+    footprints: Mapping[str, Footprint], count: int, out: Path, keep_last: bool = False
+) -> Storage:
+    """Estimate the disk space that trials need.
 
-
-def print_storage(
-    console: Console,
-    footprints: Mapping[str, Footprint],
-    count: int,
-    out: Path,
-    keep_last: bool = False,
-) -> None:
-    """Print how much disk space checkpoints need, and whether there is so much.
-
-    See `storage_gb`.
+    Parameters
+    ----------
+    footprints : mapping of str to Footprint
+    count : int
+        Number of trials that run at once. Each has two saved states until it ends, and a third one
+        while it saves.
+    out : Path
+        The run folder, which need not exist yet.
+    keep_last : bool
+        Whether finished trials keep their last state.
     """
-    needed, free = storage_gb(footprints, count, out, keep_last)
-    console.print(f"checkpoints need about {needed:.1f} GB of disk; {free:.0f} GB are free")
-    stays = _stays([checkpoint_gb(one) for one in footprints.values()], keep_last)
-    console.print(f"  {stays:.1f} GB of them stay; the rest are saved states of trials that run")
-    warn_of_storage(console, footprints, count, out, keep_last)
+    sizes = sorted((4e-9 * one.parameters for one in footprints.values()), reverse=True)
+    running, ended = sum(sizes[:count]), 1 + STATE * keep_last
+    stays, states = ended * sum(sizes), STATE * KEPT * running
+    there = next(folder for folder in (out, *out.parents) if folder.exists())
+    return Storage(
+        usual=max(stays, stays - ended * running + states + STATE * max(sizes, default=0.0)),
+        most=stays + states + STATE * running,
+        stays=stays,
+        free=shutil.disk_usage(there).free / 1e9,
+    )
 
 
-def checkpoint_gb(need: Footprint) -> float:
-    """Return the size in GB of a network's weights in float32."""
-    return 4e-9 * need.parameters
+def print_storage(console: Console, need: Storage) -> None:
+    """Print how much disk space trials need, and whether there is so much."""
+    console.print(
+        f"checkpoints need about {need.usual:.1f} GB of disk; {need.free:.0f} GB are free"
+    )
+    console.print(
+        f"  {need.stays:.1f} GB stay at the end; {need.most:.1f} GB if all trials save at once"
+    )
+    warn_of_storage(console, need)
 
 
-def warn_of_storage(
-    console: Console,
-    footprints: Mapping[str, Footprint],
-    count: int,
-    out: Path,
-    keep_last: bool = False,
-) -> None:
-    """Print a note if checkpoints may fill the disk; see `storage_gb`."""
-    needed, free = storage_gb(footprints, count, out, keep_last)
-    if needed > free:
+def warn_of_storage(console: Console, need: Storage) -> None:
+    """Print a note if checkpoints may fill the disk."""
+    if need.most > need.free:
         console.print(
-            f"note: checkpoints may need {needed:.0f} GB, but only {free:.0f} GB are free: trials "
-            "whose checkpoint cannot be written fail; free some space, then --resume tries them "
-            "again"
+            f"note: checkpoints may need {need.most:.0f} GB, but only {need.free:.0f} GB are free: "
+            "trials whose checkpoint cannot be written fail; free some space, then --resume tries "
+            "them again"
         )
 
 

@@ -32,7 +32,7 @@ from sweep.own_code import check_own_code, modules_to_send
 from sweep.packing import order_large_first
 from sweep.plan import Plan, conflict, difference, make_plan, read_plan, write_plan
 from sweep.precision import Precision
-from sweep.preview import print_precision, warn_of_storage
+from sweep.preview import print_precision, storage_gb, warn_of_storage
 from sweep.request import Request, RequestError, SweepSettings, load_space, make_request, only
 from sweep.resources import (
     Gpus,
@@ -369,7 +369,7 @@ def _train(
                 )
             count = at_once(settings, resources, limits, todo)
             known = {} if plan.drawn else estimates.result()
-            warn_of_storage(screen, known, count, out, settings.keep_last_state)
+            warn_of_storage(screen, storage_gb(known, count, out, settings.keep_last_state))
             tracking = options_of(out, recorded, session.wandb)
             title = f"{out.name}: {len(todo) + samples} trials, {count} at a time, W&B "
             title += f"{session.wandb}{session.budget.caps}"

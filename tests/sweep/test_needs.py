@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import statistics
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,8 +22,10 @@ from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
 from sweep.run import main
 from sweep.search.drawn_limits import DrawnLimits
 from sweep.throughput import THROUGHPUT
-from trainables.config import TrialConfig
+from trainables.config import EpochRecord, RunOptions, TrialConfig
+from trainables.data.dataset import open_dataset
 from trainables.footprint import Footprint, FootprintCache
+from trainables.records.resumable import KEPT
 
 
 def need(peak_mb: float, gflops: float = 10.0, parameters: int = 10**7) -> Footprint:
@@ -169,20 +172,50 @@ def test_a_plan_shows_shares_packing_and_makespan(
     assert len(kept) == 5
 
 
+@pytest.mark.slow
+def test_states_are_as_large_as_estimated(tiny_dataset: Path, tmp_path: Path) -> None:
+    from trainables.train import train
+
+    config = TrialConfig(encoder="mobilenet_v2", crop_size=64, batch_size=4, epochs=4)
+    sizes: dict[str, int] = {}
+
+    def look(record: EpochRecord) -> None:
+        sizes.update({path.name: path.stat().st_size for path in (tmp_path / "t").iterdir()})
+
+    often = RunOptions(checkpoint_seconds=0)
+    result = train(config, open_dataset(tiny_dataset), tmp_path / "t", options=often, on_epoch=look)
+    found = storage_gb({"t": need(1.0, parameters=round(result.parameters_m * 1e6))}, 1, tmp_path)
+    states = [size for name, size in sizes.items() if name.startswith("resume-")]
+    best = [size for name, size in sizes.items() if name.startswith("best-")]
+    assert len(states) == 3  # the last epoch's is not needed
+    one = (found.most - found.stays) / (KEPT + 1)
+    assert statistics.fmean(states) + statistics.fmean(best) == pytest.approx(one * 1e9, rel=0.1)
+    left = sum(path.stat().st_size for path in (tmp_path / "t").iterdir())
+    assert left == pytest.approx(found.stays * 1e9, rel=0.1)
+
+
 def test_a_disk_that_may_fill_up_is_said(tmp_path: Path) -> None:
     large = {str(k): need(1.0, parameters=500 * 10**6) for k in range(3)}
-    needed, free = storage_gb(large, 2, tmp_path / "runs" / "mine")
-    # final weights; two saved states and a third being written, each of 3 x 2 GB and best weights
-    assert needed == pytest.approx(3 * 2 + 2 * 3 * (6 + 2))
-    assert free > 0
-    # each keeps a state and its best weights, too
-    kept, _ = storage_gb(large, 2, tmp_path, keep_last=True)
-    assert kept == pytest.approx(needed + 3 * (6 + 2))
+    found = storage_gb(large, 2, tmp_path / "runs" / "mine")
+    # weights of 2 GB each; a state is three times that and the best weights
+    assert found.stays == pytest.approx(3 * 2)
+    # two states of each that runs, a third of one of them, and the weights of the one that ended
+    assert found.usual == pytest.approx(2 * 2 * (6 + 2) + (6 + 2) + 2)
+    assert found.most == pytest.approx(3 * 2 + 2 * 3 * (6 + 2))
+    assert found.free > 0
+    # each that ended keeps a state, too
+    kept = storage_gb(large, 2, tmp_path, keep_last=True)
+    assert kept.stays == pytest.approx(3 * (2 + 6 + 2))
+    assert kept.usual == pytest.approx(found.usual + 6 + 2)
+    # where few run at once, the end needs most
+    many = {str(k): need(1.0, parameters=10**6) for k in range(100)}
+    assert storage_gb(many, 1, tmp_path).usual == pytest.approx(0.4 + 11 * 0.004)
     said = Console(file=io.StringIO(), width=300)
-    warn_of_storage(said, dict.fromkeys("ab", need(1.0, parameters=10**18)), 1, tmp_path)
+    full = dict.fromkeys("ab", need(1.0, parameters=10**18))
+    warn_of_storage(said, storage_gb(full, 1, tmp_path))
     assert "free some space" in said.file.getvalue()  # type: ignore[attr-defined]
     quiet = Console(file=io.StringIO())
-    warn_of_storage(quiet, {"a": need(1.0, parameters=1)}, 1, tmp_path)
+    warn_of_storage(quiet, storage_gb({"a": need(1.0, parameters=1)}, 1, tmp_path))
     assert not quiet.file.getvalue()  # type: ignore[attr-defined]
 
 
