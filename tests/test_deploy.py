@@ -126,6 +126,7 @@ def test_a_slurm_node_gives_ray_what_slurm_gave_it(number: int, tmp_path: Path) 
         assert "--address=10.0.0.1:20001" in words
 
 
+STARTER = "deploy/start_or_resume.sh"
 CODE = ["sweep", "trainables", "search_spaces", "analysis"]
 PROJECT = ["Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", *CODE]
 
@@ -139,7 +140,7 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 def test_dockerfile_installs_the_pinned_environment_as_an_ordinary_user() -> None:
     lines = instructions(ROOT / "deploy" / "Dockerfile")
     copied = [w for word, rest in lines if word == "COPY" for w in rest.split()[1:-1]]
-    assert sorted(copied) == sorted(PROJECT)
+    assert sorted(copied) == sorted([*PROJECT, STARTER])
     assert all((ROOT / name).exists() for name in copied)
     for word, rest in lines:
         if word == "RUN":
@@ -147,7 +148,7 @@ def test_dockerfile_installs_the_pinned_environment_as_an_ordinary_user() -> Non
     (made,) = [k for k, (word, rest) in enumerate(lines) if word == "RUN" and "make setup" in rest]
     assert ("USER", "segsweep") in lines[:made]
     ignored = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().split("\n")
-    assert {line[1:] for line in ignored if line.startswith("!")} == set(PROJECT)
+    assert {line[1:] for line in ignored if line.startswith("!")} == {*PROJECT, STARTER}
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "segsweep.def"])
@@ -241,21 +242,38 @@ def test_rayjob_nodes_share_image_and_storage(rayjob: tuple[dict[str, Any], ...]
         assert resources["limits"]["memory"] == resources["requests"]["memory"]
 
 
-def test_rayjob_continues_a_sweep(rayjob: tuple[dict[str, Any], ...], tmp_path: Path) -> None:
-    """It resumes if there is a run, and only then."""
-    job = rayjob[0]
-    assert job["spec"]["backoffLimit"] > 0
-    line = job["spec"]["entrypoint"].replace("/shared/runs", str(tmp_path))
-    line = line.replace("python -m sweep.run", "echo")
+def test_rayjob_starts_a_sweep(rayjob: tuple[dict[str, Any], ...]) -> None:
+    spec = rayjob[0]["spec"]
+    assert spec["backoffLimit"] > 0
+    # KubeRay puts this line into a script, and Ray gives it to a shell on the head
+    assert not set(spec["entrypoint"]) & set("$;&|<>\"'`()\\#*?")
+    words = spec["entrypoint"].split()
+    assert words[:2] == ["sh", f"/segsweep/{STARTER}"]
+    assert words[2].startswith("/shared/")
+    sweep_arguments(words[3:])
+
+
+def test_a_sweep_is_resumed_if_there_is_a_run(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    out = tmp_path / "a run"
 
     def words() -> list[str]:
-        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
-        return done.stdout.split()
+        done = subprocess.run(
+            ["sh", ROOT / STARTER, out, "demo", "--only", "task=semantic2"],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
 
-    assert not sweep_arguments(words()).resume
-    (tmp_path / "paper").mkdir()
-    (tmp_path / "paper" / "plan.json").touch()
-    assert sweep_arguments(words()).resume
+    assert words() == ["-m", "sweep.run", "demo", "--only", "task=semantic2", "--out", str(out)]
+    assert not sweep_arguments(words()[2:]).resume
+    out.mkdir()
+    (out / "plan.json").touch()
+    assert sweep_arguments(words()[2:]).resume
 
 
 def sweep_arguments(words: list[str]) -> argparse.Namespace:
