@@ -23,6 +23,7 @@ from sweep.ledger import Ledger
 from sweep.limits import Limits, after_shortage
 from sweep.lost_trials import NO_RECORD, LostTrials, killed_for_memory, root_cause
 from sweep.stalls import Stall
+from sweep.stopping import Stopping
 from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View, trial_name
 from trainables.config import EpochRecord, TrialConfig
@@ -79,6 +80,7 @@ class Recorder(Callback):
         self.avoid, self.heart = set(avoid), heart
         self.budget = budget or Budget(Caps())
         self.interrupts = Interrupts()
+        self.stopping = Stopping(out, self.interrupts, self._say)
         self.ledger = Ledger(out)
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
@@ -94,6 +96,11 @@ class Recorder(Callback):
             if asks_for(trial_id):
                 self._state(trial_id, TrialConfig.model_validate(config))
 
+    def begin_round(self) -> None:
+        """Prepare for the next of Tune's runs."""
+        self.runtime["round"], stop_file = self.stopping.begin()
+        self.runtime["options"]["stop_file"] = stop_file
+
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing to save: Tune saves callbacks to restore runs, but this one is never
         restored, and the screen cannot be saved.
@@ -101,7 +108,7 @@ class Recorder(Callback):
         return {}
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Start to watch for Ctrl-C, as Tune has just installed its handler."""
+        """Start to watch for signals, as Tune has just installed its handler."""
         self.interrupts.watch()
 
     @property
@@ -212,6 +219,12 @@ class Recorder(Callback):
             self._end(state, config, "stopped", by=self.runtime.get("scheduler", ""))
             # it never goes on, and its states are several times as large as a checkpoint
             forget_states(self.out / "checkpoints" / state.trial_id)
+        elif self.interrupts.happened:  # it has saved its state, or has not begun
+            state.status = "waiting"
+            self._keep_history(state.trial_id)
+            if self.drawn:
+                self._wait(state, config)
+            return
         elif self.lost_trials.try_again(state.trial_id):
             self._wait(state, config)
             self.view.message(f"{state.name}: {NO_RECORD}; it will be tried again")
@@ -359,6 +372,7 @@ class Recorder(Callback):
         if self.budget.look(units_up) and not self.interrupts.happened:
             self._say(f"{self.budget.why}: the sweep ends; trials that run save their state first")
             signal.raise_signal(signal.SIGINT)  # the one way to end Tune's run in order
+        self.stopping.look([i for i, one in self.states.items() if one.status == "running"])
         self.view.update(list(self.states.values()))
         running = any(state.status == "running" for state in self.states.values())
         waiting = [] if running else [one for one in trials if one.status == "PENDING"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -70,9 +72,40 @@ def _flush(discard: bool = False) -> None:
     ctypes.CDLL(None).fflush(None)
 
 
+class _Terminal(io.TextIOWrapper):
+    """A terminal that may be closed while a sweep goes on; from then on it takes all and shows
+    nothing.
+    """
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._forget(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write out what is buffered."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._forget(error)
+
+    def _forget(self, error: OSError) -> None:
+        if error.errno != errno.EIO:
+            raise error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
 def _open(descriptor: int) -> TextIO:
     # a duplicate is not inherited, so that no child keeps the terminal open
-    return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace", buffering=1)
+    raw = io.FileIO(os.dup(descriptor), "w")
+    return _Terminal(
+        io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True
+    )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from sweep.cluster import connect as cluster
 from sweep.cluster.joining import joined
 from sweep.cluster.nodes import before_start, check_here
 from sweep.cluster.probing import probe_on_gpus
+from sweep.cluster.watch import RayDied
 from sweep.dataset import data_options, index_data, open_data
 from sweep.estimates import Estimates, as_items, count_crops, images_mb, largest_shape
 from sweep.heartbeat import Heartbeat
@@ -312,7 +313,10 @@ def start(
 
     out, began = session.out, time.monotonic()
     with quiet_screen(out / "sweep.log") as screen:
-        plan, recorded, problem = _train(session, plan, dataset, command, screen, heart)
+        try:
+            plan, recorded, problem = _train(session, plan, dataset, command, screen, heart)
+        except RayDied as error:
+            recorded, problem = _recorded(out, error), str(error)
         screen.print()
     records = Ledger(out).read()
     rows = write_all_tables(out, recorded, records)
@@ -321,6 +325,19 @@ def start(
     interrupted |= plan.drawn and len(records) < plan.samples
     seconds = time.monotonic() - began
     return Outcome(rows, missing(out, recorded, records), interrupted, problem, seconds)
+
+
+def _recorded(out: Path, error: RayDied) -> dict[str, Any]:
+    """Return the content of plan.json after Ray has died.
+
+    Raises
+    ------
+    RequestError
+        When there is none yet.
+    """
+    if (recorded := read_plan(out)) is None:
+        raise RequestError(f"{error}; nothing was started: run the same command again") from error
+    return recorded
 
 
 def _train(
@@ -346,7 +363,9 @@ def _train(
         estimates = estimating() if plan.precision else None  # while Ray starts
         screen.print(f"connecting to the cluster at {address} ..." if address else f"{here} ...")
         modules = modules_to_send(plan.request, session.recorded)
-        with cluster.ray_session(address, gpus.count if gpus else None, modules) as resources:
+        say = partial(screen.print, markup=False)
+        ours = cluster.ray_session(address, gpus.count if gpus else None, modules, say)
+        with ours as resources:
             from sweep import tuner
 
             if not address:

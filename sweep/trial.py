@@ -29,7 +29,7 @@ from trainables.config import (
 )
 from trainables.data.dataset import DataError, cached_index
 from trainables.data.splits import DataOptions
-from trainables.errors import Superseded
+from trainables.errors import Paused, Superseded
 from trainables.records.attempts import Attempt
 
 SCORE, TIME = "score", "scheduler_epoch"
@@ -131,6 +131,8 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
 
     node = ray.get_runtime_context().get_node_id()
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
+    if os.path.exists(runtime["options"]["stop_file"]):
+        return  # the sweep is being stopped
     if is_blind(runtime, limits, node):
         return
     config = config_of(tune_config, runtime)
@@ -241,6 +243,9 @@ def _end_without_result(
         # ledger and W&B are the other attempt's by now
         logging.getLogger(__name__).warning(why)
         raise TransientError(why) from None
+    if isinstance(error, Paused):
+        tracker.finish({})
+        return
     tracker.finish({"error": str(error)}, failed=True)
     if type(error).__name__ in ("OutOfMemory", "HostMemoryShort"):
         _note_shortage(mine, error, tracker.wandb_id)

@@ -88,6 +88,7 @@ def run(sweep: Sweep, todo: Sequence[str]) -> None:
         if isinstance(sweep.limits, DrawnLimits):
             at_the_end.callback(sweep.limits.close)
         search = at_the_end.enter_context(searching(sweep, recorder)) if plan.drawn else None
+        at_the_end.callback(recorder.stopping.forget)
         at_the_end.callback(recorder.write_tables)
         if search is not None:
             keep_searching(search, list(todo), recorder, partial(_left_to_draw, plan, recorder))
@@ -218,7 +219,7 @@ def fit(sweep: Sweep, recorder: Recorder, param_space: dict[str, Any], **options
         When no node may get a trial.
     """
     settings = sweep.plan.request.settings
-    recorder.runtime["round"] = f"{time.time_ns():x}"
+    recorder.begin_round()
     trainable = tune.with_parameters(run_trial, runtime=recorder.runtime)
     tuner = tune.Tuner(
         tune.with_resources(trainable, takes(sweep, recorder)),

@@ -16,7 +16,8 @@ from typing import NoReturn
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all results are there; some are missing; the request was wrong, nothing was started;
-stopped by Ctrl-C or SIGTERM."""
+stopped by Ctrl-C, SIGTERM or SIGHUP."""
+_STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +37,7 @@ def run(
     failed: tuple[type[Exception], ...] = (),
     interrupted: str | Callable[[argparse.Namespace], str] = "interrupted",
 ) -> int:
-    """Run a command; SIGTERM stops it as Ctrl-C does.
+    """Run a command; SIGTERM and SIGHUP stop it as Ctrl-C does, unless they are ignored.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def run(
     failed : tuple of exception types
         Raised if the work cannot be finished now: the first words of their message are shown.
     interrupted : str or callable
-        Message after Ctrl-C or SIGTERM, or a function of the arguments that returns it.
+        Message after Ctrl-C, SIGTERM or SIGHUP, or a function of the arguments that returns it.
 
     Returns
     -------
@@ -64,7 +65,10 @@ def run(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(words)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup
+            signal.signal(number, _terminate)
     try:
         return work(arguments, shlex.join([*parser.prog.split(), *words]))
     except refused as error:
@@ -79,7 +83,8 @@ def run(
         print(said, file=sys.stderr)
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -413,6 +413,8 @@ class RunOptions(_Frozen):
     (`trainables.records.lasting`). Not for stardist's own model."""
     continues: str | None = None
     """Folder of a finished trial with fewer epochs, whose last state this one starts from."""
+    stop_file: str | None = None
+    """While this file exists, training saves its state at the end of its epoch and stops there."""
     attempt: str | None = None
     """Token of the attempt that the caller began (`trainables.records.attempts.Attempt`); None:
     training begins one."""

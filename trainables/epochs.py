@@ -104,6 +104,7 @@ class EpochEnd(pl.Callback):
         self.progress.attempt.check()
         if self.on_epoch is not None:
             self.on_epoch(record)
+        self.progress.stop_if_asked()
 
     def _evaluate(self, epoch: int, module: SegmentationModule) -> EpochRecord:
         loss = module.mean_train_loss()

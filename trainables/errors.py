@@ -24,5 +24,9 @@ class Superseded(RuntimeError):
     """Another attempt at the same trial has begun: this one must not write anything more."""
 
 
+class Paused(RuntimeError):
+    """The sweep is being stopped: the trial has saved its state, and continues another time."""
+
+
 class CheckpointError(ValueError):
     """A folder that is not a checkpoint, or a damaged checkpoint."""

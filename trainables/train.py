@@ -152,6 +152,8 @@ def train(
         When `options` ask for a GPU and none can be used.
     trainables.errors.Superseded
         When another attempt at the trial has begun; this one has written nothing since.
+    trainables.errors.Paused
+        When ``options.stop_file`` exists; the state was saved.
     """
     done = ended_before(folder, on_note)
     if done is not None:
@@ -165,7 +167,7 @@ def train(
         seen = _see(config, dataset, resolve_precision(config.precision, device))
         if options.continues is not None:
             adopt(Path(options.continues), attempt)
-        progress = Progress(attempt, _FORM, options.checkpoint_seconds, on_note)
+        progress = Progress(attempt, _FORM, options, on_note)
         progress.keeps_last = options.keep_last_state
         trained = _fit(seen, device, options, progress, (on_resume, on_epoch))
         return _conclude(trained, seen, device, progress, on_overlays)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sweep.cluster.watch import watched
 from sweep.request import RequestError
 from sweep.resources import Resources
 from trainables.machine.addresses import OutsideError, check_node, knock
@@ -21,6 +23,8 @@ PACKAGES = ("sweep", "trainables", "search_spaces")
 
 def _quiet_environment() -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # Ray's own handler would abort the driver at SIGTERM
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -29,7 +33,10 @@ def _quiet_environment() -> None:
 
 @contextmanager
 def ray_session(
-    address: str | None, gpus: int | None, modules: Sequence[Path] = ()
+    address: str | None,
+    gpus: int | None,
+    modules: Sequence[Path] = (),
+    say: Callable[[str], object] = print,
 ) -> Iterator[Resources]:
     """Join the cluster at an address, or start a private one and stop it at the end.
 
@@ -41,11 +48,15 @@ def ray_session(
         Number of GPUs of a private Ray; None means all NVIDIA GPUs of this machine.
     modules : sequence of Path
         The user's own files and packages that workers import.
+    say : callable
+        Takes a line for the user, if Ray dies and this process must be ended.
 
     Raises
     ------
     RequestError
         When no cluster responds at the address.
+    sweep.cluster.watch.RayDied
+        When Ray dies.
     """
     _quiet_environment()
     root = Path(__file__).resolve().parents[2]
@@ -68,22 +79,63 @@ def ray_session(
     }
     try:
         if address is None:
-            ray.init(
-                address="local",
-                num_cpus=usable_cpus(),
-                # Ray would also count GPUs of Apple, AMD and Intel, and hidden ones
-                num_gpus=count_gpus() if gpus is None else gpus,
-                include_dashboard=False,
-                object_store_memory=256 * 2**20,
-                **common,
-            )
+            _start_here(count_gpus() if gpus is None else gpus, common)
         else:
             _join(address, common)
-        yield _resources()
+        resources = _resources()
+        with watched(say):
+            yield resources
     finally:
         ray.shutdown()
         for name in secret:
             os.environ.pop(name, None)
+
+
+STARTS = 3
+"""How often to start a private Ray, which gives up after 30 seconds on a machine that is busy."""
+
+
+def _start_here(gpus: int, options: Mapping[str, Any]) -> None:
+    """Start a private Ray.
+
+    Raises
+    ------
+    RequestError
+        When it does not start.
+    """
+    import ray
+
+    for last in range(1 - STARTS, 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=usable_cpus(),
+                # Ray would also count GPUs of Apple, AMD and Intel, and hidden ones
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=256 * 2**20,
+                **options,
+            )
+            return
+        except Exception as error:  # Ray raises just that
+            _end_half_started(error)
+            if not last:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise RequestError(
+                    f"Ray did not start on this machine, in {STARTS} tries ({reason}); is it busy? "
+                    "Run the same command again later"
+                ) from error
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a Ray that did not start, which it leaves behind."""
+    import ray
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, ray._private.node.Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+    ray.shutdown()
 
 
 def _join(address: str, options: Mapping[str, Any]) -> None:

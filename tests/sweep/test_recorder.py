@@ -19,7 +19,7 @@ from sweep.limits import Limits
 from sweep.recorder import MOST_ATTEMPTS, Recorder
 from sweep.tuner import keep_fitting, keep_searching
 from sweep.view import View
-from trainables.config import EpochRecord, TrialConfig
+from trainables.config import EpochRecord, RunOptions, TrialConfig
 from trainables.records.attempts import Attempt as Begun
 from trainables.records.resumable import Form, Progress
 
@@ -158,7 +158,7 @@ def test_epochs_that_a_killed_driver_did_not_write_down_are_taken_from_the_saved
     trial_id = config.trial_id("f")
     attempt = Begun.begin(tmp_path / "checkpoints" / trial_id)
     form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
-    progress = Progress(attempt, form, 0.0, print)
+    progress = Progress(attempt, form, RunOptions(checkpoint_seconds=0), print)
     for epoch in range(1, 5):
         progress.add(EpochRecord(epoch, 1 / epoch, 1.0, epoch / 10, epoch / 10, 1.0), bytes)
     progress.save_if_due(lambda path: path.write_bytes(b""))

@@ -152,3 +152,41 @@ def test_closed_pipe_does_not_hide_the_end(tmp_path: Path) -> None:
     assert "reached" in process.stderr.read()
     process.stderr.close()
     process.wait()
+
+
+CLOSED = """
+import signal, sys
+from pathlib import Path
+from sweep.screen import quiet_screen
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with quiet_screen(Path(sys.argv[1]) / "sweep.log") as screen:
+    print("begun", flush=True)
+    while not Path(sys.argv[1], "closed").exists():
+        pass
+    screen.print("shown to nobody")
+    print("and neither is this", file=screen.errors, flush=True)
+    print("to the log", flush=True)
+print("nor this", flush=True)
+Path(sys.argv[1], "ended").touch()
+"""
+
+
+def test_a_terminal_that_is_closed_stops_nothing(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOSED, str(tmp_path)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+    )
+    os.close(theirs)
+    log = tmp_path / "sweep.log"
+    while process.poll() is None and not (log.exists() and log.read_text()):
+        pass
+    os.close(ours)
+    (tmp_path / "closed").touch()
+    assert process.wait(timeout=100) == 0
+    assert (tmp_path / "ended").exists()
+    assert log.read_text() == "begun\nto the log\n"

@@ -10,6 +10,7 @@ some of them, the older state is used.
 from __future__ import annotations
 
 import json
+import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from trainables.config import EpochRecord
+from trainables.config import EpochRecord, RunOptions
+from trainables.errors import Paused
 from trainables.records.attempts import Attempt
 from trainables.records.manifest import sha256_of
 from trainables.records.progress import RESUME, History
@@ -58,9 +60,9 @@ class Progress(Generic[W]):
     ----------
     attempt : Attempt
     form : Form
-    seconds : float
-        Least time between two saves, which happen at the end of an epoch; 0: after every epoch,
-        however long that takes.
+    options : RunOptions
+        ``checkpoint_seconds`` is the least time between two saves, which happen at the end of an
+        epoch; ``stop_file`` asks for one, and to stop after it.
     say : callable
         Called with a line for the user.
 
@@ -72,9 +74,11 @@ class Progress(Generic[W]):
     """
 
     def __init__(
-        self, attempt: Attempt, form: Form[W], seconds: float, say: Callable[[str], None]
+        self, attempt: Attempt, form: Form[W], options: RunOptions, say: Callable[[str], None]
     ) -> None:
-        self.attempt, self.form, self.seconds, self.say = attempt, form, seconds, say
+        self.attempt, self.form, self.say = attempt, form, say
+        self.seconds, self.stop_file = options.checkpoint_seconds, options.stop_file
+        self._stopping = False
         self.folder = attempt.folder
         self.history, self.keeps_last = History(), False
         self._best: W | None = None
@@ -160,7 +164,8 @@ class Progress(Generic[W]):
             self._best = weights()
 
     def save_if_due(self, write: Callable[[Path], Any]) -> None:
-        """Save a state if the last one is old enough; ``write(path)`` writes what training needs.
+        """Save a state if the last one is old enough or training shall stop; ``write(path)``
+        writes what training needs.
 
         Raises
         ------
@@ -170,8 +175,19 @@ class Progress(Generic[W]):
             When the disk is full, for instance.
         """
         least = max(self.seconds, COST * self._took) if self.seconds else 0.0
-        if time.monotonic() - self._saved >= least:
+        self._stopping = self.stop_file is not None and os.path.exists(self.stop_file)
+        if self._stopping or time.monotonic() - self._saved >= least:
             self.save(write)
+
+    def stop_if_asked(self) -> None:
+        """Stop training if a state was saved for that; call this when the epoch was reported.
+
+        Raises
+        ------
+        Paused
+        """
+        if self._stopping:
+            raise Paused("the sweep is being stopped; the trial has saved its state")
 
     def save(self, write: Callable[[Path], Any]) -> None:
         """Save a state now; see `save_if_due`."""

@@ -30,6 +30,7 @@ from trainables.errors import (
     HostMemoryShort,
     NoGpu,
     OutOfMemory,
+    Paused,
     Superseded,
     TrainingError,
 )
@@ -141,6 +142,7 @@ def _error(kind: str, text: str) -> Exception:
         "OutOfMemory": OutOfMemory,
         "MemoryError": OutOfMemory,
         "Superseded": Superseded,
+        "Paused": Paused,
         "OSError": OSError,
         "FileNotFoundError": FileNotFoundError,
         "NoGpu": NoGpu,

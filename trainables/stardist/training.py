@@ -134,7 +134,7 @@ class Trial:
         self.progress = Progress(
             self.attempt,
             FORM,
-            self.options.checkpoint_seconds,
+            self.options,
             lambda text: self.say({"note": text}),
         )
         data = index_dataset(Path(request["data"]), DataOptions(**request["data_options"]))
@@ -234,6 +234,7 @@ class Trial:
         self.say({"epoch": record.to_dict()})
         # not ahead of the reports: a resumed trial would never report what was saved meanwhile
         self.lines.get()
+        progress.stop_if_asked()
 
     def _loss(
         self, model: Any, number: int, image: NDArray[np.float32], labels: NDArray[np.integer]

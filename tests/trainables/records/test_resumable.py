@@ -20,7 +20,7 @@ import pytest
 
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import DataSet, open_dataset
-from trainables.errors import Superseded
+from trainables.errors import Paused, Superseded
 from trainables.records.attempts import Attempt
 from trainables.records.resumable import Form, Progress
 from trainables.train import train
@@ -93,7 +93,7 @@ def taken(folder: Path) -> tuple[int | None, list[str]]:
     """Return the epoch of the saved state that is taken, and what is said."""
     notes: list[str] = []
     form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
-    progress = Progress(Attempt.begin(folder), form, 60.0, notes.append)
+    progress = Progress(Attempt.begin(folder), form, RunOptions(), notes.append)
     state = next(progress.states(), None)
     return None if state is None else state.epoch, notes
 
@@ -330,3 +330,22 @@ def test_saving_takes_a_twentieth_of_the_time(
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", slow)
     train(CONFIG, dataset, tmp_path / "t", options=RunOptions(checkpoint_seconds=1e-3))
     assert saved == [1], "the next is due after twenty times what a save takes"
+
+
+def test_a_state_is_saved_and_training_stops_when_that_is_asked_for(tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
+    options = RunOptions(checkpoint_seconds=600, stop_file=str(stop))
+    progress = Progress(Attempt.begin(tmp_path / "trial"), form, options, print)
+    for epoch in (1, 2):
+        progress.add(EpochRecord(epoch, 1.0, 1.0, epoch / 10, epoch / 10, 1.0), bytes)
+        progress.save_if_due(lambda path: path.write_bytes(b"x"))
+        progress.stop_if_asked()
+    assert taken(tmp_path / "trial")[0] is None, "no state was due"
+    stop.touch()
+    progress = Progress(Attempt.begin(tmp_path / "trial"), form, options, print)
+    progress.add(EpochRecord(1, 1.0, 1.0, 0.1, 0.1, 1.0), bytes)
+    progress.save_if_due(lambda path: path.write_bytes(b"x"))
+    with pytest.raises(Paused):
+        progress.stop_if_asked()
+    assert taken(tmp_path / "trial") == (1, [])
