@@ -279,6 +279,8 @@ def _watch(arguments: argparse.Namespace) -> int:
     more = [names.get(i, f"--{i}") for i, value in vars(arguments).items() if value != words[i]]
     if more:
         raise RequestError(f"--watch OUT takes nothing else; remove {', '.join(more)}")
+    if "://" in arguments.watch:
+        raise RequestError(f"--watch {arguments.watch}: addresses cannot be watched; name a folder")
     out = arguments.out = Path(arguments.watch).absolute()
     check_text("--watch", str(out))
     return watch(out, _console())
