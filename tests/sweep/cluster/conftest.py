@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.cluster.hosts import ROOT, Hosts, check_hosts
+from tests.sweep.cluster.hosts import Hosts, check_hosts, lab_yaml
 from trainables.synthetic.dataset import generate
 
 
@@ -29,11 +29,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Iterator[Ho
     try:
         found.start()
         found.copy_project("laptop")
-        text = (ROOT / "deploy" / "local.yaml").read_text()
-        for before, after in (("192.0.2.1 ", "10.77.0.1 "), ("[192.0.2.2] ", "[10.77.0.2] ")):
-            assert before in text
-            text = text.replace(before, after)
-        found.write("laptop", "segsweep/deploy/lab.yaml", text.encode())
+        found.write("laptop", "segsweep/deploy/lab.yaml", lab_yaml())
         yield found
     finally:
         found.stop()

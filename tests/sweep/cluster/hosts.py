@@ -106,6 +106,15 @@ def check_hosts() -> None:
         pytest.skip(reason)
 
 
+def lab_yaml() -> bytes:
+    """Return deploy/local.yaml with the addresses of the hosts, as a user enters them."""
+    text = (ROOT / "deploy" / "local.yaml").read_text()
+    for before, after in (("192.0.2.1 ", "10.77.0.1 "), ("[192.0.2.2] ", "[10.77.0.2] ")):
+        assert before in text
+        text = text.replace(before, after)
+    return text.encode()
+
+
 def up(hosts: Hosts) -> None:
     """Start the cluster of deploy/lab.yaml from the laptop; both nodes have joined."""
     command = "cd segsweep && make cluster-up CLUSTER=deploy/lab.yaml"
@@ -127,10 +136,15 @@ class Hosts:
     shared : Path
     packages : sequence of str
         Further packages of Debian that all hosts have.
+    own_core : bool
+        Whether h1 computes on the first core only, and h2 on the second one.
     """
 
-    def __init__(self, base: Path, shared: Path, packages: Sequence[str] = ()) -> None:
+    def __init__(
+        self, base: Path, shared: Path, packages: Sequence[str] = (), *, own_core: bool = False
+    ) -> None:
         self.base, self.shared, self.packages = base, shared, packages
+        self.core = {"h1": "0", "h2": "1"} if own_core else {}
         self.network = f"seg{os.getpid() % 100_000}"
         self.pids: dict[str, int] = {}
         self.outer: list[subprocess.Popen[bytes]] = []
@@ -147,7 +161,7 @@ class Hosts:
             with open(self.base / f"{name}.log", "wb") as log:
                 words = ["unshare", "-n", "-p", "-m", "-u", "--fork", "--kill-child"]
                 process = subprocess.Popen(
-                    [*words, "bash", "-c", HOST],
+                    [*self._pinned(name), *words, "bash", "-c", HOST],
                     env=self._environment(own),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -244,7 +258,10 @@ class Hosts:
             raise RuntimeError(f"hosts cannot be made: {done.stderr.strip()[-500:]}")
 
     def _enter(self, name: str) -> list[str]:
-        return ["nsenter", "-t", str(self.pids[name]), "-a", "--"]
+        return [*self._pinned(name), "nsenter", "-t", str(self.pids[name]), "-a", "--"]
+
+    def _pinned(self, name: str) -> list[str]:
+        return ["taskset", "-c", self.core[name]] if name in self.core else []
 
     @staticmethod
     def _first_process(outer: int) -> int:
