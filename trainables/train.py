@@ -42,6 +42,7 @@ from trainables.predict import (
 )
 from trainables.records.attempts import Attempt, attempt_at
 from trainables.records.lasting import adopt, keep_last
+from trainables.records.manifest import MANIFEST
 from trainables.records.progress import RESULT, History, ended_before, forget_states, read_result
 from trainables.records.resumable import Form, Progress
 from trainables.tasks import MOST_CALIBRATION_IMAGES, TASKS, Task
@@ -288,7 +289,10 @@ def _conclude(
         "peak_memory_mb": memory.peak_mb(device),
         "inference": str(inference),
     }
-    _save(trained, seen, metrics, inference, progress.attempt)
+    attempt = progress.attempt
+    attempt.patiently(
+        progress.folder / MANIFEST, lambda: _save(trained, seen, metrics, inference, attempt)
+    )
     per_image = [
         vars(ImageCounts(split, item.stem, item.group, *counts))
         for split, scores in (("val", val), ("test", test))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,10 @@ import pytest
 from sweep.request import RequestError
 from sweep.runfolder import lock, say_storage_error, storage_error
 from tests.sweep.command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run, start, wait_for
+from trainables.config import EpochRecord, RunOptions
+from trainables.records import patience
+from trainables.records.attempts import Attempt
+from trainables.records.resumable import Form, Progress
 
 
 @pytest.fixture
@@ -95,6 +102,91 @@ def test_a_disk_that_is_full_from_the_start_is_said_in_one_line(
     assert code == 2, text + err
     (line,) = err.strip().splitlines()
     assert "No space left on device" in line
+
+
+def mended(seconds: float, mend: Callable[[], object]) -> threading.Thread:
+    """Mend something after a time."""
+    thread = threading.Timer(seconds, mend)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("harm", ["full", "read-only"])
+def test_a_save_waits_for_the_disk(
+    harm: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real state of torch, which reports a full or read-only disk as another kind of error."""
+    import torch
+
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.2)
+    said: list[str] = []
+    attempt = Attempt.begin(small_disk / "trial")
+    form = Form[torch.Tensor](".ckpt", ".pt", lambda p, x: torch.save(x, p), torch.load)
+    progress = Progress(attempt, form, RunOptions(checkpoint_seconds=0), said.append)
+    progress.add(EpochRecord(1, 1.0, 1.0, 0.1, 0.1, 1.0), lambda: torch.zeros(2**20))
+    state = torch.arange(4 * 2**20)  # 32 MB
+    if harm == "full":
+        fill(small_disk / "filler")
+        waiting = mended(1.0, (small_disk / "filler").unlink)
+    else:
+        remount = ["mount", "-o", "remount,ro", str(small_disk)]
+        subprocess.run(remount, check=True)
+        remount[2] = "remount,rw"
+        waiting = mended(1.0, lambda: subprocess.run(remount, check=True))
+    began = time.monotonic()
+    progress.save_if_due(lambda path: torch.save(state, path))
+    waiting.join()
+    assert time.monotonic() - began >= 0.9
+    first, second = said
+    assert "cannot be written" in first
+    assert "training waits" in first
+    assert "was written after" in second
+    found = next(Progress(attempt, form, RunOptions(), print).states())
+    assert torch.equal(torch.load(found.path, weights_only=True), state)
+    assert not list((small_disk / "trial").glob(".*.tmp"))
+
+
+def test_nothing_waits_while_the_sweep_is_being_stopped(small_disk: Path) -> None:
+    stop = small_disk / "stop"
+    stop.touch()
+    attempt = Attempt.begin(small_disk / "trial")
+    form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
+    options = RunOptions(checkpoint_seconds=0, stop_file=str(stop))
+    progress = Progress(attempt, form, options, print)
+    progress.add(EpochRecord(1, 1.0, 1.0, 0.1, 0.1, 1.0), lambda: b"x")
+    fill(small_disk / "filler")
+    with pytest.raises(OSError, match="No space left"):
+        progress.save_if_due(lambda path: path.write_bytes(bytes(2**20)))
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from sweep.runfolder import lock
+with lock(Path(sys.argv[1]), print):
+    print("locked", flush=True)
+    time.sleep(1000)
+"""
+
+
+def test_a_lock_holds_while_its_process_is_stopped_and_not_when_it_is_dead(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "locked\n"
+        process.send_signal(signal.SIGSTOP)
+        with (
+            pytest.raises(RequestError, match=f"process {process.pid} on {os.uname().nodename}"),
+            lock(tmp_path / "run", print),
+        ):
+            raise AssertionError
+    finally:
+        process.kill()
+        process.communicate()
+    with lock(tmp_path / "run", lambda text: pytest.fail(text)):
+        pass  # what a killed process has left is no lock
 
 
 def test_a_folder_that_is_held_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from trainables.errors import Superseded
 from trainables.records.files import json_text, write_json, write_with
+from trainables.records.patience import Patience
 from trainables.records.progress import RESULT
 
 ATTEMPT = "attempt.json"
@@ -37,6 +38,8 @@ class Attempt:
 
     def __init__(self, folder: Path, token: str) -> None:
         self.folder, self.token = folder, token
+        self.patience: Patience | None = None
+        """What waits for storage; None: nothing does."""
 
     @classmethod
     def begin(cls, folder: Path) -> Attempt:
@@ -87,12 +90,23 @@ class Attempt:
         Superseded
             When another attempt has begun, even while the file was being written.
         """
-        self.check()
-        try:
-            write_with(path, write, self.check)
-        except OSError:
-            self.check()  # who began meanwhile may have taken the half-written file away
-            raise
+
+        def once() -> None:
+            self.check()
+            try:
+                write_with(path, write, self.check)
+            except OSError:
+                self.check()  # who began meanwhile may have taken the half-written file away
+                raise
+
+        self.patiently(path, once)
+
+    def patiently(self, path: Path, work: Callable[[], None]) -> None:
+        """Do some work that writes a file or into a folder; wait for storage if need be."""
+        if self.patience is None:
+            work()
+        else:
+            self.patience(path, work)
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write JSON as `files.write_json` does, unless another attempt has begun."""

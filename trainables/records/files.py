@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
     Raises
     ------
     OSError
-        ENOSPC when the disk is full, even if a library reports it differently.
+        When the disk is full or read-only, even if a library reports it differently.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -55,18 +55,26 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
-        full = not isinstance(error, OSError) and _is_full(path.parent)
-        temporary.unlink(missing_ok=True)
-        if full and isinstance(error, Exception):
-            raise OSError(errno.ENOSPC, "No space left on the disk", str(path.parent)) from error
+        asked = isinstance(error, Exception) and not isinstance(error, OSError)
+        problem = _problem(path.parent) if asked else None
+        with suppress(OSError):  # the error itself says more
+            temporary.unlink(missing_ok=True)
+        if problem is not None:
+            raise problem from error
         raise
 
 
-def _is_full(folder: Path) -> bool:
+def _problem(folder: Path) -> OSError | None:
+    """Return why nothing can be written into a folder; None if that is possible."""
     try:
-        return shutil.disk_usage(folder).free < ALMOST_NOTHING
-    except OSError:
-        return False
+        if shutil.disk_usage(folder).free < ALMOST_NOTHING:
+            return OSError(errno.ENOSPC, "No space left on the disk", str(folder))
+        probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        return error
+    return None
 
 
 def write_with(

@@ -22,6 +22,7 @@ from trainables.config import EpochRecord, RunOptions
 from trainables.errors import Paused
 from trainables.records.attempts import Attempt
 from trainables.records.manifest import sha256_of
+from trainables.records.patience import Patience
 from trainables.records.progress import RESUME, History
 
 KEPT = 2
@@ -79,6 +80,7 @@ class Progress(Generic[W]):
         self.attempt, self.form, self.say = attempt, form, say
         self.seconds, self.stop_file = options.checkpoint_seconds, options.stop_file
         self._stopping = False
+        attempt.patience = Patience(say, options.stop_file)
         self.folder = attempt.folder
         self.history, self.keeps_last = History(), False
         self._best: W | None = None
