@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.tune import Callback
 
 from sweep.background import Pace
 from sweep.budget import Budget, Caps, units_up
 from sweep.cluster.nodes import resources_of_nodes
+from sweep.hanging import Hanging
 from sweep.heartbeat import Heartbeat
 from sweep.interrupts import Interrupts
 from sweep.leaderboard import planned, write_history, write_per_image, write_tables
@@ -86,6 +88,7 @@ class Recorder(Callback):
         self.states: dict[str, TrialState] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
         self.lost_trials = LostTrials(runtime.get("retries", 0))
+        self.hanging = Hanging(runtime.get("hang_seconds", 0.0))
         self._stall = Stall(self._say, self._nodes)
         self._per_image = 0.0
         self._pace = Pace(TABLES_SECONDS)
@@ -175,6 +178,7 @@ class Recorder(Callback):
         known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id))
         self._furthest.setdefault(state.trial_id, max(known, default=0))
         state.status = "running"
+        self.hanging.begin(state.trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
@@ -184,6 +188,7 @@ class Recorder(Callback):
         self.lost_trials.hear(state.trial_id, result)
         if "epoch" not in result:
             return
+        self.hanging.hear(state.trial_id, result["seconds"])
         if self.heart is not None:
             self.heart.epoch_ended()
         row: dict[str, Any] = {name: result.get(name) for name in _EPOCH_FIELDS}
@@ -373,6 +378,7 @@ class Recorder(Callback):
             self._say(f"{self.budget.why}: the sweep ends; trials that run save their state first")
             signal.raise_signal(signal.SIGINT)  # the one way to end Tune's run in order
         self.stopping.look([i for i, one in self.states.items() if one.status == "running"])
+        self._end_hanging(trials)
         self.view.update(list(self.states.values()))
         running = any(state.status == "running" for state in self.states.values())
         waiting = [] if running else [one for one in trials if one.status == "PENDING"]
@@ -382,6 +388,19 @@ class Recorder(Callback):
             histories = self._read_running()
             records = dict(self.records)
             self._pace.start(partial(self._write, records, histories))
+
+    def _end_hanging(self, trials: Iterable[Any]) -> None:
+        """End the workers of trials that report nothing any more; Tune then tries them again."""
+        running = {i for i, state in self.states.items() if state.status == "running"}
+        for trial_id, seconds in self.hanging.look(running).items():
+            self._say(
+                f"{self.states[trial_id].name}: no new epoch for {seconds:.0f} seconds: it hangs, "
+                "and its worker is ended (hang_seconds)"
+            )
+            for trial in trials:
+                actor = trial.temporary_state.ray_actor
+                if actor is not None and self._of(trial)[1].trial_id == trial_id:
+                    ray.kill(actor)
 
     def _read_running(self) -> dict[str, list[dict[str, Any]]]:
         """Read the records of running trials; return the epochs that were reported."""

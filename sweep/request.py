@@ -82,6 +82,9 @@ class SweepSettings(BaseModel):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Shortest time between two saved states of a trial (and never less than an epoch, or twenty
     times as long as the last save took); 0 saves after every epoch, however long it takes."""
+    hang_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    """Time without a new epoch after which a trial hangs (and at least 30 of its slowest epochs; a
+    day before its first one): its worker is ended, and it is tried again; 0: never."""
     keep_last_state: bool = False
     """Keep the state of each finished trial after its last epoch (four times the size of its
     checkpoint). The same trial with more epochs continues from it if ``lr_schedule=constant``."""

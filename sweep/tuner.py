@@ -129,6 +129,7 @@ def runtime_of(sweep: Sweep) -> dict[str, Any]:
         "token": resources.token,
         "scheduler": settings.scheduler,
         "retries": settings.retries,
+        "hang_seconds": settings.hang_seconds,
     }
 
 

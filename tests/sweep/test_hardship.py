@@ -97,7 +97,7 @@ def test_a_run_folder_is_moved_before_it_is_resumed(data: Path, tmp_path: Path) 
     request = asked(data, other, "architecture=Unet", "epochs=20")
     code, text, err = run(*request, "--resume", cwd=tmp_path)
     assert code == 0, text + err
-    assert "from epoch" in text, "it continued"
+    assert "continued from their saved states" in text
     (row,) = rows(other)
     assert row["status"] == "done"
     assert (other / row["checkpoint"] / "checkpoint.json").is_file()

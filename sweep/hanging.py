@@ -1,0 +1,55 @@
+"""Trials that hang: without a new epoch for too long, their worker is ended and they try again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+SLOWEST = 30.0
+"""A trial may take this many times as long as its slowest epoch; validation, a save or a busy
+machine are no reason."""
+FIRST = 24.0
+"""Until its first epoch, when nothing is known of it, a trial may take so many times the limit."""
+
+
+class Hanging:
+    """Notices running trials that report nothing.
+
+    Parameters
+    ----------
+    seconds : float
+        Least time without an epoch after which a trial hangs; 0: none ever does.
+    clock : callable
+        Returns the time in seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.clock = seconds, clock
+        self._heard: dict[str, float] = {}
+        self._slowest: dict[str, float] = {}
+
+    def begin(self, trial_id: str) -> None:
+        """Note that an attempt begins."""
+        self._heard[trial_id] = self.clock()
+        self._slowest.pop(trial_id, None)
+
+    def hear(self, trial_id: str, seconds: float) -> None:
+        """Note that an epoch was reported, and how long it took."""
+        self._slowest[trial_id] = max(seconds, self._slowest.get(trial_id, 0.0))
+        self._heard[trial_id] = self.clock()
+
+    def look(self, running: Iterable[str]) -> dict[str, float]:
+        """Return the trials that hang, each once per attempt, with the seconds since their last
+        epoch.
+        """
+        if not self.seconds:
+            return {}
+        found = {}
+        for trial_id in running:
+            since = self.clock() - self._heard.get(trial_id, self.clock())
+            slowest = self._slowest.get(trial_id)
+            limit = self.seconds * FIRST if slowest is None else SLOWEST * slowest
+            if since >= max(self.seconds, limit):
+                found[trial_id] = since
+                self._heard.pop(trial_id)
+        return found

@@ -1,0 +1,93 @@
+"""Trials that report nothing any more are ended and tried again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweep.hanging import FIRST, SLOWEST, Hanging
+from tests.sweep.command_line import records, rows, run
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_by_hand() -> None:
+    clock = Clock()
+    hanging = Hanging(10.0, clock)
+    hanging.begin("a")
+    hanging.begin("b")
+    clock.now = 10 * FIRST - 1
+    assert hanging.look(["a", "b"]) == {}, "nothing is known before the first epoch"
+    hanging.hear("a", 1.0)
+    clock.now += 1
+    assert hanging.look(["b"]) == {"b": 10 * FIRST}
+    assert hanging.look(["b"]) == {}, "once is enough"
+    hanging.begin("c")
+    for _ in range(3):
+        clock.now += 0.1
+        hanging.hear("c", 0.1)
+    clock.now += 9.9
+    assert hanging.look(["c"]) == {}
+    clock.now += 0.2
+    assert hanging.look(["c"]) == {"c": pytest.approx(10.1)}
+    # slow epochs
+    hanging.begin("d")
+    clock.now += 2
+    hanging.hear("d", 2.0)
+    clock.now += 2 * SLOWEST - 1
+    assert hanging.look(["d"]) == {}
+    clock.now += 1
+    assert hanging.look(["d"]) == {"d": 2 * SLOWEST}
+    never = Hanging(0.0, clock)
+    never.begin("a")
+    clock.now += 1e6
+    assert never.look(["a"]) == {}
+
+
+NETWORK = """
+import ctypes
+from pathlib import Path
+from torch import nn
+
+class Stuck(nn.Conv2d):
+    seen = 0
+    def forward(self, images):
+        if self.training and type(images).__name__ == "Tensor":
+            self.seen += 1
+            marker = Path({marker!r})
+            if self.seen > 8 and not marker.exists():
+                marker.touch()
+                ctypes.PyDLL(None).sleep(100000)  # holds the interpreter
+        return super().forward(images)
+
+def build(encoder, in_channels, classes, encoder_weights=None):
+    return Stuck(1, classes, 3, padding=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_in_a_library_is_tried_again(data: Path, tmp_path: Path) -> None:
+    """Its interpreter is stuck: no thread of its process could notice."""
+    out = tmp_path / "run"
+    (tmp_path / "stuck.py").write_text(NETWORK.format(marker=str(tmp_path / "marker")))
+    (tmp_path / "own.py").write_text(
+        "from search_spaces import SearchSpace, grid\n"
+        "SPACE = SearchSpace(trials=grid(architecture='stuck:build', encoder='none',\n"
+        "    crop_size=64, batch_size=4, epochs=10))\n"
+    )
+    words = ["own.py", "--data", data, "--out", out, "--wandb", "off"]
+    words += ["--set", "hang_seconds=10", "--set", "checkpoint_seconds=0"]
+    code, text, err = run(*words, cwd=tmp_path)
+    assert code == 0, text + err
+    assert (tmp_path / "marker").exists()
+    assert "it hangs, and its worker is ended" in text
+    assert [row["status"] for row in rows(out)] == ["done"]
+    (record,) = records(out)
+    assert len(record["attempts"]) == 2
+    assert len(rows(out, "history.csv")) == 10
