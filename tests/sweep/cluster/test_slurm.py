@@ -97,6 +97,7 @@ def test_stopped_three_times_and_every_trial_is_there_once(slurm: Slurm, shared:
     # what Slurm sends before the time is over
     slurm.ask(f"scancel --batch --signal=USR1 {job}")
     slurm.start_again(job)
+    assert "interrupted; run the same command with --resume to continue" in log.read_text()
     assert "the time is nearly over; the job is queued again" in log.read_text()
     assert left_of(slurm, job, "run") == ""
 
