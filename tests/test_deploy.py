@@ -126,6 +126,35 @@ def test_a_slurm_node_gives_ray_what_slurm_gave_it(number: int, tmp_path: Path) 
         assert "--address=10.0.0.1:20001" in words
 
 
+WAITING = """
+{functions}
+bash -c 'trap "echo int" INT; trap "echo term; exit 7" TERM; touch ready; while :; do sleep 0.1; done' &
+child=$!
+until [ -e ready ]; do sleep 0.1; done
+(
+    kill -STOP $child; sleep 0.3; kill -CONT $child
+    kill -USR1 $$; sleep 0.5; kill -USR1 $$; sleep 0.5; kill -TERM $$
+) &
+await $child
+echo $? ${{again:-0}}
+"""
+
+
+def test_the_batch_shell_passes_signals_on_and_waits_for_the_sweep(tmp_path: Path) -> None:
+    text = SLURM.read_text()
+    functions = "await() {" + text.split("\nawait() {")[1].split("\nFREE_PORTS=")[0]
+    done = subprocess.run(
+        ["bash", "-c", WAITING.format(functions=functions)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    # INT once, and what ends the sweep is its own exit code, not that of a signal
+    assert done.stdout.split() == ["int", "term", "7", "1"], done.stderr
+
+
 STARTER = "deploy/start_or_resume.sh"
 CODE = ["sweep", "trainables", "search_spaces", "analysis"]
 PROJECT = ["Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", *CODE]
