@@ -128,7 +128,9 @@ def test_a_slurm_node_gives_ray_what_slurm_gave_it(number: int, tmp_path: Path) 
 
 WAITING = """
 {functions}
-bash -c 'trap "echo int" INT; trap "echo term; exit 7" TERM; touch ready; while :; do sleep 0.1; done' &
+bash -c '
+    trap "echo int" INT; trap "echo term; exit 7" TERM
+    touch ready; while :; do sleep 0.1; done' &
 child=$!
 until [ -e ready ]; do sleep 0.1; done
 (
