@@ -15,7 +15,7 @@ from tests.sweep.cluster.hosts import Hosts, check_hosts
 from tests.sweep.cluster.slurm import CONTROLLER, NODES, PACKAGES, Slurm
 from tests.sweep.command_line import nodes_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 SWEEP = (
     "SWEEP=(demo --data /shared/data --wandb off --seeds {seeds} --set gpus_per_trial=0 "
     "--set crop_size=128 --set epochs={epochs} --set checkpoint_seconds=0 "
@@ -65,7 +65,7 @@ def of_mine(out: str, *, cpus: int, seeds: int, epochs: int, networks: str) -> d
     }
 
 
-def wait(what: Callable[[], bool], log: Path, *, seconds: float = 400) -> None:
+def wait(what: Callable[[], bool], log: Path, *, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not what():
         said = log.read_text() if log.exists() else "the job has not started"
