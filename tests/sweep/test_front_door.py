@@ -260,7 +260,11 @@ def test_plan_of_an_extension_counts_what_is_left(
     extended, fresh = plans.values()
     assert "6 trials: 4 done, 1 failed, 1 to run" in extended
     assert "6 trials\n" in fresh
-    times = {line.split()[0]: line.split()[-1] for line in extended.splitlines() if "-s0-" in line}
+    times = {
+        line.split()[0]: line.split()[-1]
+        for line in extended.splitlines()
+        if "-s0-" in line.split(" ")[0]
+    }
     assert sorted(times.values(), key="dfs".find) == ["done"] * 4 + ["failed"] + ["s"], extended
     assert sum("Linknet" in name for name in times) == 1
 
