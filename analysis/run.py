@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from analysis.cluster import ClusterError, Nodes, check_address, joined
 from analysis.instances.methods import GIVEN_BACK
+from analysis.places import data_folder, folder
 from analysis.runfolder import AnalysisError, Run, candidates, open_data, read_run
 from analysis.segment.inputs import Frame, InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
@@ -28,6 +29,8 @@ from trainables.data.dataset import DataError, DataSet
 from trainables.errors import CheckpointError
 from trainables.machine.cores import keep_to_quota
 from trainables.records.manifest import read_manifest
+from trainables.records.objects import address_of, is_stored
+from trainables.records.store import StoreError
 
 CONVENTIONS = ("trackmate", "trackmate_raw", "imagej", "skimage")
 
@@ -55,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find and measure single cells with a sweep's checkpoints; write a report.",
     )
     add = parser.add_argument
-    add("out", metavar="OUT", type=Path, help="folder of a sweep, such as runs/demo")
+    add("out", metavar="OUT", type=folder, help="folder of a sweep, such as runs/demo")
     add(
         "--top",
         type=_positive,
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--data",
-        type=Path,
+        type=data_folder,
         metavar="PATH",
         help="new place of the sweep's data, or other images to measure instead of its test "
         "images (no copies or parts of its training and validation images)",
@@ -142,6 +145,11 @@ def _parser() -> argparse.ArgumentParser:
 def analyse(arguments: argparse.Namespace, command: str) -> int:
     """Write the report of a run; return the exit code."""
     out = arguments.out.absolute()
+    if arguments.address and is_stored(out):
+        raise AnalysisError(
+            f"--address does not work with a run in an object store yet; copy {address_of(out)} to "
+            "a folder that all nodes see (aws s3 sync), or remove --address"
+        )
     run = read_run(out)
     dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
     known = CellAnnotations(other or dataset)  # its errors are reported before any computation
@@ -189,7 +197,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
     write_tables(evidence, report)
     page = write_report(evidence, report)
     _say(console, evidence)
-    console.print(f"report: {page}")
+    console.print(f"report: {address_of(page)}")
     console.print(f"this took {time.monotonic() - began:.0f} s")
     _say_next(console, out, dataset)
     return DONE if sequence is None or evidence.unlabelled is not None else FAILED
@@ -281,7 +289,8 @@ def _say(console: Console, evidence: Any) -> None:
 
 def _say_next(console: Console, out: Path, dataset: DataSet) -> None:
     """Print the command that segments images with the method that scores highest."""
-    images, cells = dataset.root / "images", out / "cells"
+    # analysis.segment reads images from folders, and writes to them
+    images, cells = dataset.root / "images", Path("cells") if is_stored(out) else out / "cells"
     line = command_line("analysis.segment", "--model", out, images, "--out", cells)
     console.print("next, segment images with the first method (insert your own image folder):")
     console.print(f"  {line}", markup=False)
@@ -295,6 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _analyse,
         argv,
         refused=(AnalysisError, DataError, InputError, CheckpointError),
+        failed=(StoreError,),
         interrupted="interrupted; run the same command again to continue (calibrations are kept)",
     )
 

@@ -22,12 +22,15 @@ from analysis.evaluation.unseen import refuse_seen
 from analysis.folds import folds_of, pooled_iou, seed_score, whole_seeds
 from analysis.instances.methods import OFFICIAL, WAYS, way_of
 from analysis.names import candidate_names
+from analysis.places import fetch_run
 from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.data.dataset import DataError, DataSet, index_dataset
 from trainables.data.splits import recorded_options
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
 from trainables.records.manifest import MANIFEST
+from trainables.records.objects import address_of, fetched_folder
+from trainables.records.store import StoreError
 from trainables.tasks import TASKS, settings_of_others
 
 _NUMBERS = (
@@ -95,6 +98,10 @@ def read_run(out: Path) -> Run:
     CheckpointError
         When none of its networks can be loaded here.
     """
+    try:
+        fetch_run(out)
+    except StoreError as error:
+        raise AnalysisError(f"{address_of(out)}: {error.strerror}") from error
     if not out.is_dir():
         raise AnalysisError(f"{out}: no such folder; give the folder of a sweep (runs/SPACE)")
     if not (out / "plan.json").is_file():
@@ -260,7 +267,9 @@ def open_data(run: Run, data: Path | None) -> tuple[DataSet, DataSet | None]:
             return listed, None
         found = index_dataset(data, divide=False, known=listed)
     try:
-        dataset = index_dataset(recorded["path"], options)
+        dataset = index_dataset(fetched_folder(recorded["path"]), options)
+    except StoreError as error:
+        raise AnalysisError(f"the sweep's data: {recorded['path']}: {error.strerror}") from error
     except DataError as error:
         raise AnalysisError(
             f"the sweep's data cannot be opened: {error}; if they were moved, give the new folder "

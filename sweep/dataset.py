@@ -14,6 +14,9 @@ from sweep.request import Request, RequestError
 from trainables.data.dataset import DataError, DataSet, index_dataset, open_dataset
 from trainables.data.pixelcheck import CROPS_ADVICE
 from trainables.data.splits import DataOptions, few_groups_note, recorded_options
+from trainables.records.files import fetch_all, send
+from trainables.records.objects import check, fetched_folder, is_stored, place
+from trainables.records.store import StoreError
 
 
 @contextmanager
@@ -25,7 +28,8 @@ def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> It
     request : Request
         The request, whose space may have built-in data.
     data : str or None
-        ``--data``. None means that the built-in data are generated in ``OUT/data``.
+        ``--data``, which may be ``s3://BUCKET/FOLDER``. None means that the built-in data are
+        generated in ``OUT/data``.
     out : Path
         The run folder.
     keep : bool
@@ -38,7 +42,7 @@ def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> It
         When there are no data.
     """
     if data is not None:
-        yield Path(data).absolute()
+        yield _given(data).absolute()
         return
     builtin = request.space.builtin_data
     if builtin is None:
@@ -48,13 +52,28 @@ def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> It
         )
     from trainables.synthetic.dataset import generate
 
+    fetch_all(out / "data")
     if (out / "data").exists():
         yield out / "data"
     elif keep:
-        yield generate(out / "data", **builtin.model_dump())
+        root = generate(out / "data", **builtin.model_dump())
+        send(root)
+        yield root
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield generate(Path(folder) / "data", **builtin.model_dump())
+
+
+def _given(data: str) -> Path:
+    """Return the folder of ``--data``; of data in an object store, the copy on this machine."""
+    try:
+        if is_stored(place(data)):
+            check(place(data))
+        return fetched_folder(data)
+    except StoreError as error:
+        raise RequestError(f"--data {data}: {error.strerror}") from error
+    except ValueError as error:
+        raise RequestError(f"--data {error}") from error
 
 
 def index_data(root: Path, options: DataOptions) -> DataSet:

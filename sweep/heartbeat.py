@@ -20,6 +20,7 @@ import psutil
 
 from trainables.cli import FAILED, INTERRUPTED, REFUSED
 from trainables.records.files import write_json
+from trainables.records.store import impatient
 
 FILE = ".driver.json"
 """In the run folder."""
@@ -107,7 +108,8 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Write a sign of life now."""
-        with self._writing, suppress(OSError):  # a full disk is reported by what matters more
+        # a full disk, or a store that is away, is reported by what matters more
+        with self._writing, impatient(), suppress(OSError):
             self._sign["time"], self._sign["beat"] = time.time(), self._sign["beat"] + 1
             write_json(self._path, self._sign)
 

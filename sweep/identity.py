@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables.records.objects import address_of, is_stored
+
 
 def identity(out: Path, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the identity of a run folder, to be kept in plan.json.
@@ -37,8 +39,13 @@ def identity(out: Path, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
         old = bool(recorded) and source is None
         names = {"run_token": token, "wandb_group": out.name if old else f"{out.name}-{token}"}
     if source is not None:
-        names["copy_of"] = str(source)
-    return {**names, "folder": {"path": str(out), "inode": out.stat().st_ino}}
+        names["copy_of"] = recorded["folder"]["path"]
+    return {**names, "folder": {"path": address_of(out), "inode": _inode(out)}}
+
+
+def _inode(out: Path) -> int:
+    """Return the inode of a folder; in an object store there are none, and no moving either."""
+    return -1 if is_stored(out) else out.stat().st_ino
 
 
 NAMES = ("run_token", "wandb_group", "copy_of")
@@ -60,9 +67,11 @@ def copied_from(out: Path, recorded: Mapping[str, Any]) -> Path | None:
     before = recorded.get("folder")
     if not isinstance(before, dict) or not recorded.get("run_token"):
         return None
-    if before["path"] == str(out):
+    if before["path"] == address_of(out):
         return None
     source = Path(before["path"])
+    if is_stored(out) or "://" in before["path"]:
+        return source  # objects are not moved, only copied
     try:
         if source.samefile(out):
             return None  # by another path, such as a link
@@ -71,5 +80,5 @@ def copied_from(out: Path, recorded: Mapping[str, Any]) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError):
         still_there = False
     # where both are there it is a copy, even if a snapshot of a disk has the same numbers
-    moved = not still_there and before.get("inode") == out.stat().st_ino
+    moved = not still_there and before.get("inode") == _inode(out)
     return None if moved else source

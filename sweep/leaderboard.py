@@ -6,6 +6,7 @@ import csv
 import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,19 @@ def _rows_and_candidates(
     for row in rows:
         if row["trial_id"] in beside:
             row["trials_beside"] = round(beside[row["trial_id"]], 1)
-    table = candidates(rows, folds, Ledger(out).read_per_image)
+    ledger = Ledger(out)
+    if folds:
+        ledger.fetch("per_image")
+    table = candidates(rows, folds, partial(ledger.read_per_image, fresh=False))
     return (in_order(rows, table) if folds else rows), table
 
 
 def write_history(out: Path, ledger: Ledger, trial_ids: Iterable[str]) -> None:
     """Write history.csv: one row per trial and epoch, in the given order of trials."""
-    rows = ({"trial_id": i, **row} for i in trial_ids for row in ledger.read_history(i))
+    ledger.fetch("history")
+    rows = (
+        {"trial_id": i, **row} for i in trial_ids for row in ledger.read_history(i, fresh=False)
+    )
     write_text(out / "history.csv", _csv(HISTORY_COLUMNS, rows))
 
 
@@ -237,11 +244,12 @@ def write_per_image(out: Path, ledger: Ledger, rows: Iterable[Mapping[str, Any]]
     """Write per_image.csv: pixels of intersection and union in every validation and test image, as
     predicted by each finished trial's best checkpoint.
     """
+    ledger.fetch("per_image")
     lines = (
         {"trial_id": row["trial_id"], **one}
         for row in rows
         if row["status"] == "done"
-        for one in ledger.read_per_image(row["trial_id"])
+        for one in ledger.read_per_image(row["trial_id"], fresh=False)
     )
     write_text(out / "per_image.csv", _csv(PER_IMAGE_COLUMNS, lines))
 

@@ -11,14 +11,16 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from trainables.config import TrialConfig, TrialResult
-from trainables.records.files import write_json
+from trainables.records import objects
+from trainables.records.files import fetch_all, fetched, json_text, write_json
 from trainables.records.manifest import missing_file
+from trainables.records.objects import address_of
 
 Status = Literal["running", "done", "failed", "stopped"]
 FINAL = ("done", "failed", "stopped")
@@ -50,17 +52,41 @@ class Ledger:
             "config": config.model_dump(mode="json"),
             **fields,
         }
-        with self._alone():
-            before = self.read_one(trial_id) or {}
+
+        def replace(before: dict[str, Any]) -> dict[str, Any] | None:
             if before.get("status") == "done":
-                return
+                return None
+            new = dict(record)
             # stays beside the result: what did not suffice, and what else happened on the way
             for name in ("out_of_memory", "notes"):
                 if before.get(name):
-                    record.setdefault(name, before[name])
+                    new.setdefault(name, before[name])
             # also an attempt without W&B leaves the run that an earlier one began
-            record["wandb_id"] = record.get("wandb_id") or before.get("wandb_id", "")
-            write_json(self.folder / f"{trial_id}.json", record)
+            new["wandb_id"] = record.get("wandb_id") or before.get("wandb_id", "")
+            return new
+
+        self._change(trial_id, replace)
+
+    def _change(
+        self, trial_id: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    ) -> None:
+        """Replace a record by what `change` makes of it ({} if there is none; None leaves it)."""
+        path = self._path(trial_id)
+        if objects.is_stored(path):
+
+            def changed(content: bytes | None) -> bytes | None:
+                new = change({} if content is None else _checked(path, _parsed(path, content)))
+                return None if new is None else json_text(new).encode()
+
+            objects.update(path, changed)
+            return
+        with self._alone():
+            new = change(self.read_one(trial_id) or {})
+            if new is not None:
+                write_json(path, new)
+
+    def _path(self, trial_id: str) -> Path:
+        return self.folder / f"{trial_id}.json"
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -106,11 +132,12 @@ class Ledger:
 
     def note(self, trial_id: str, text: str) -> None:
         """Add a line for the user to a trial's record; the driver also prints it."""
-        with self._alone():
-            record = self.read_one(trial_id) or {}
-            if record:
-                record["notes"] = [*record.get("notes", []), text]
-                write_json(self.folder / f"{trial_id}.json", record)
+        self._change(
+            trial_id,
+            lambda record: (
+                {**record, "notes": [*record.get("notes", []), text]} if record else None
+            ),
+        )
 
     def attempts(self, trial_id: str) -> list[dict[str, Any]]:
         """Return the attempts at a trial so far."""
@@ -146,27 +173,31 @@ class Ledger:
         LedgerError
             When a record is damaged.
         """
-        records = (self.read_one(path.stem) for path in sorted(self.folder.glob("*.json")))
+        fetch_all(self.folder, lambda name: name.endswith(".json") and "/" not in name)
+        paths = sorted(self.folder.glob("*.json"))
+        records = (_checked(path, _read(path)) for path in paths)
         return {record["trial_id"]: record for record in records if record is not None}
 
     def read_one(self, trial_id: str) -> dict[str, Any] | None:
         """Return one trial's record, or None."""
-        path = self.folder / f"{trial_id}.json"
-        record = _read(path)
-        if record is None or (isinstance(record, dict) and {"trial_id", "status"} <= {*record}):
-            return record
-        raise LedgerError(f"{path} is not a trial's record; remove it, then {_RERUN}")
+        path = self._path(trial_id)
+        record: dict[str, Any] | None = _checked(path, _read(fetched(path)))
+        return record
 
-    def read_history(self, trial_id: str) -> list[dict[str, Any]]:
-        """Return one row for each recorded epoch of a trial."""
-        folder = self.folder / "history"
-        return (
-            _read(folder / f"{trial_id}.json") or _read(folder / f"{trial_id}.partial.json") or []
-        )
+    def fetch(self, folder: str) -> None:
+        """Fetch all of ``history`` or ``per_image`` at once, if the run is in an object store."""
+        fetch_all(self.folder / folder)
 
-    def read_per_image(self, trial_id: str) -> list[dict[str, Any]]:
-        """Return one row per validation and test image of a finished trial."""
-        return _read(self.folder / "per_image" / f"{trial_id}.json") or []
+    def read_history(self, trial_id: str, fresh: bool = True) -> list[dict[str, Any]]:
+        """Return one row for each recorded epoch of a trial; not `fresh`: after `fetch`."""
+        names = (f"{trial_id}.json", f"{trial_id}.partial.json")
+        paths = (self.folder / "history" / name for name in names)
+        return next(filter(None, (_read(fetched(p) if fresh else p) for p in paths)), [])
+
+    def read_per_image(self, trial_id: str, fresh: bool = True) -> list[dict[str, Any]]:
+        """Return one row per validation and test image of a finished trial; see `read_history`."""
+        path = self.folder / "per_image" / f"{trial_id}.json"
+        return _read(fetched(path) if fresh else path) or []
 
 
 class LedgerError(ValueError):
@@ -175,13 +206,26 @@ class LedgerError(ValueError):
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _parsed(path, path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content.decode())
     except ValueError as error:  # not JSON, or not UTF-8
         raise LedgerError(
-            f"{path} is damaged ({' '.join(str(error).split())}); remove it, then {_RERUN}"
+            f"{address_of(path)} is damaged ({' '.join(str(error).split())}); remove it, then "
+            f"{_RERUN}"
         ) from error
+
+
+def _checked(path: Path, record: Any) -> Any:
+    """Return a trial's record, or None; refuse what is none."""
+    if record is None or (isinstance(record, dict) and {"trial_id", "status"} <= {*record}):
+        return record
+    raise LedgerError(f"{address_of(path)} is not a trial's record; remove it, then {_RERUN}")
 
 
 def has_ended(record: Mapping[str, Any] | None, plan: Mapping[str, Any]) -> bool:
@@ -223,7 +267,7 @@ def missing(
             lacking[trial_id] = "its result was lost; --resume trains it again"
         elif record["status"] == "done" and (path := missing_file(out / "checkpoints" / trial_id)):
             lacking[trial_id] = (
-                f"its checkpoint is missing ({path}); put it back, or remove "
-                f"{Ledger(out).folder / trial_id}.json, then {_RERUN}"
+                f"its checkpoint is missing ({address_of(path)}); put it back, or remove "
+                f"{address_of(Ledger(out).folder / trial_id)}.json, then {_RERUN}"
             )
     return lacking

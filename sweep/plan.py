@@ -21,7 +21,8 @@ from sweep.request import Request, RequestError
 from sweep.search import dimensions as drawing
 from trainables.config import RECIPE, TrialConfig
 from trainables.data.dataset import DataSet
-from trainables.records.files import write_json
+from trainables.records.files import fetched, names, write_json
+from trainables.records.objects import address_of
 
 FORMAT = 1
 _RESTORE = "restore it from a copy, or name another folder with --out"
@@ -89,7 +90,7 @@ def make_plan(request: Request, dataset: DataSet, precision: Precision | None = 
     if request.settings.search != "grid":
         trials = ()
     rest = frozenset(config.trial_id(dataset.fingerprint) for config in request.left_out)
-    return Plan(request, str(dataset.root), dataset.fingerprint, trials, precision, rest)
+    return Plan(request, address_of(dataset.root), dataset.fingerprint, trials, precision, rest)
 
 
 def with_recorded(plan: Plan, recorded: Mapping[str, Any] | None, ended: Collection[str]) -> Plan:
@@ -118,7 +119,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     RequestError
         When `out` contains something other than a run.
     """
-    path = out / "plan.json"
+    path = fetched(out / "plan.json")
     if path.is_file():
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -139,11 +140,11 @@ def read_plan(out: Path) -> dict[str, Any] | None:
         return content
     if out.exists() and not out.is_dir():
         raise RequestError(f"--out {out}: is a file; name a folder")
-    strange = [p.name for p in out.iterdir() if not _is_own(p.name)] if out.is_dir() else []
+    strange = [name for name in names(out) if not _is_own(name)]
     if strange:
         raise RequestError(
-            f"--out {out}: this folder is not a run (it contains {strange[0]} but no plan.json); "
-            "name another folder"
+            f"--out {address_of(out)}: this folder is not a run (it contains {strange[0]} but no "
+            "plan.json); name another folder"
         )
     return None
 

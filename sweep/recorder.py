@@ -29,6 +29,7 @@ from sweep.stopping import Stopping
 from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View, trial_name
 from trainables.config import EpochRecord, TrialConfig
+from trainables.records.files import send
 from trainables.records.progress import forget_states
 from trainables.records.resumable import saved_history
 
@@ -421,6 +422,7 @@ class Recorder(Callback):
         """
         for trial_id, epochs in histories.items():
             self._keep_history(trial_id, epochs)
+        send(self.out / "sweep.log")
         rows = write_tables(self.out, self.plan, records)
         write_history(self.out, self.ledger, [row["trial_id"] for row in rows])
         if any(r["status"] == "done" for r in records.values()) and (

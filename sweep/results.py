@@ -12,6 +12,7 @@ from sweep.leaderboard import candidates, ceilings, paper_correlation
 from sweep.ledger import Ledger
 from sweep.view import print_candidates, print_leaderboard
 from trainables.cli import DONE, FAILED, command_line
+from trainables.records.objects import address_of
 
 TOP = 60
 """Most rows of the leaderboard on the screen."""
@@ -54,7 +55,7 @@ def print_results(
     rho = paper_correlation(rows)
     if rho is not None:
         console.print(f"Spearman rank correlation with the paper's Table 1: {rho:.2f}")
-    console.print(f"all results are in {out}", markup=False, soft_wrap=True)
+    console.print(f"all results are in {address_of(out)}", markup=False, soft_wrap=True)
     console.print("  leaderboard.csv  candidates.csv  history.csv  checkpoints/  sweep.log")
     asked = [row for row in rows if asks_for(row["trial_id"])]
     failed = sum(row["status"] == "failed" for row in asked)

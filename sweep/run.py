@@ -26,7 +26,7 @@ from sweep.preview import print_plan, print_unseen, print_weights
 from sweep.request import RequestError
 from sweep.resources import check_gpus_are_here
 from sweep.results import print_next, print_results
-from sweep.runfolder import CONTINUE, check_text, say_storage_error, storage_error
+from sweep.runfolder import CONTINUE, check_text, in_store, say_storage_error, storage_error
 from sweep.session import (
     Outcome,
     Session,
@@ -45,6 +45,7 @@ from sweep.weights import check_weights
 from trainables import cli
 from trainables.cli import DONE, FAILED, INTERRUPTED, REFUSED
 from trainables.data.dataset import DataError
+from trainables.records.objects import place
 
 
 def parser() -> argparse.ArgumentParser:
@@ -243,7 +244,7 @@ def report(console: Console, session: Session, plan: Plan, outcome: Outcome) -> 
 
 def _out(arguments: argparse.Namespace) -> Path:
     """Return the run folder; before it is chosen, what was given for it."""
-    return Path(arguments.out or ".").absolute()
+    return place(arguments.out or ".").absolute()
 
 
 def _sweep(arguments: argparse.Namespace, command: str) -> int:
@@ -279,10 +280,10 @@ def _watch(arguments: argparse.Namespace) -> int:
     more = [names.get(i, f"--{i}") for i, value in vars(arguments).items() if value != words[i]]
     if more:
         raise RequestError(f"--watch OUT takes nothing else; remove {', '.join(more)}")
-    if "://" in arguments.watch:
-        raise RequestError(f"--watch {arguments.watch}: addresses cannot be watched; name a folder")
-    out = arguments.out = Path(arguments.watch).absolute()
+    stored = "://" in arguments.watch
+    out = in_store("--watch", arguments.watch) if stored else Path(arguments.watch).absolute()
     check_text("--watch", str(out))
+    arguments.out = out
     return watch(out, _console())
 
 

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sweep.lease import lease
 from sweep.request import RequestError
+from trainables.records import objects
+from trainables.records.store import StoreError
 
 CONTINUE = "run the same command with --resume to continue"
 """What to do after an interruption."""
@@ -24,9 +27,10 @@ def choose_out(out: str | None, space: str, data: str | None) -> Path:
     Parameters
     ----------
     out : str or None
-        ``--out``. None means ``runs/SPACE``, or with data ``runs/SPACE-NAME`` (NAME is the data's
-        folder), so that one space on different images gets different folders. A run of these data
-        in ``runs/SPACE``, where earlier versions put it, is found there.
+        ``--out``, which may be ``s3://BUCKET/FOLDER``; the path is then that of this machine's copy
+        (`trainables.records.objects`). None means ``runs/SPACE``, or with data ``runs/SPACE-NAME``
+        (NAME is the data's folder), so that one space on different images gets different folders. A
+        run of these data in ``runs/SPACE``, where earlier versions put it, is found there.
     space : str
         Name of the search space.
     data : str or None
@@ -35,14 +39,36 @@ def choose_out(out: str | None, space: str, data: str | None) -> Path:
     Raises
     ------
     RequestError
-        When it is an address, or the folder cannot be created or written to.
+        When the folder cannot be created or written to, or the object store cannot be used.
     """
-    if "://" in (out or ""):
-        raise RequestError(f"--out {out}: addresses are not supported; name a folder")
     check_text("--data", data)
+    if out is not None and "://" in out:
+        return in_store("--out", out)
     chosen = Path(out if out is not None else default_out(space, data)).absolute()
     check_text("--out", str(chosen))
     _check_writable(chosen)
+    return chosen
+
+
+def in_store(option: str, out: str) -> Path:
+    """Return the path of a run folder's address, after its object store has responded.
+
+    Raises
+    ------
+    RequestError
+        When it is no such address, or the store cannot be used.
+    """
+    check_text(option, out)
+    try:
+        chosen = objects.place(out)
+        objects.check(chosen)
+    except StoreError as error:
+        raise RequestError(
+            f"{option} {out}: {error.strerror}; correct the address or the credentials "
+            "(docs/cluster.md, Storage)"
+        ) from error
+    except ValueError as error:
+        raise RequestError(f"{option} {error}") from error
     return chosen
 
 
@@ -137,6 +163,10 @@ def lock(out: Path, say: Callable[[str], None]) -> Iterator[None]:
         When another process has locked the folder.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if objects.is_stored(out):
+        with lease(out, say):
+            yield
+        return
     with open(out / ".lock", "a+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,5 +209,7 @@ def say_storage_error(error: OSError, out: Path) -> str:
         errno.ESTALE: "mount the folder again",
         errno.EROFS: "make the folder writable",
     }.get(error.errno or 0, "make sure that the folder can be written to")
+    if isinstance(error, StoreError):
+        what = "make sure that the store responds and the credentials are valid"
     then = f"; then {CONTINUE}" if (out / "plan.json").exists() else ""
-    return f"error: {error.strerror or error}{where}; {what}{then}"
+    return objects.readable(f"error: {error.strerror or error}{where}; {what}{then}")

@@ -53,6 +53,9 @@ from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet
 from trainables.encoders.names import check_encoder
+from trainables.records.files import fetched, send
+from trainables.records.objects import address_of, is_stored, known
+from trainables.records.store import tell_to
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,8 @@ def prepare(arguments: argparse.Namespace) -> Session:
     precision = before_start(recorded, request.settings, resources, gpus)
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(
-            f"--resume: there is no run in {out}; name its folder with --out, or start one without "
-            "--resume"
+            f"--resume: there is no run in {address_of(out)}; name its folder with --out, or start "
+            "one without --resume"
         )
     request = name_weights(request, out, recorded)
     request = replace(request, data_options=data_options(request, recorded))
@@ -312,12 +315,17 @@ def start(
     from sweep.screen import quiet_screen
 
     out, began = session.out, time.monotonic()
-    with quiet_screen(out / "sweep.log") as screen:
+    log = out / "sweep.log"
+    if is_stored(out) and (known(log) or not log.exists()):  # else it has lines of a killed sweep
+        fetched(log)
+    with quiet_screen(log) as screen, ExitStack() as at_the_end:
+        at_the_end.callback(tell_to(partial(screen.print, markup=False, soft_wrap=True)))
         try:
             plan, recorded, problem = _train(session, plan, dataset, command, screen, heart)
         except RayDied as error:
             recorded, problem = _recorded(out, error), str(error)
         screen.print()
+    send(log)
     records = Ledger(out).read()
     rows = write_all_tables(out, recorded, records)
     asked = [row["status"] for row in rows if plan.asks_for(row["trial_id"])]

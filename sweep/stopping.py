@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sweep.interrupts import Interrupts
-from trainables.records.files import write_text
+from trainables.records.files import remove_matching, write_text
+from trainables.records.objects import address_of
 
 STOP = ".stop-"
 """Start of the name of the file that asks the trials of one of Tune's runs to save and to stop."""
@@ -35,12 +36,11 @@ class Stopping:
         self.forget()
         name = f"{time.time_ns():x}"
         self._file = self.out / f"{STOP}{name}"
-        return name, str(self._file)
+        return name, address_of(self._file)
 
     def forget(self) -> None:
         """Remove the files that ask trials to stop."""
-        for path in self.out.glob(f"{STOP}*"):
-            path.unlink(missing_ok=True)
+        remove_matching(self.out, f"{STOP}*")
 
     def look(self, running: Collection[str]) -> None:
         """Do what the present state demands.

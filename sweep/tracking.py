@@ -35,6 +35,8 @@ from numpy.typing import NDArray
 from sweep.wandb_mode import QUIET, Mode, key_source, seconds, server, wandb_mode, wandb_settings
 from trainables.config import EpochRecord
 from trainables.records.attempts import ATTEMPT
+from trainables.records.files import send
+from trainables.records.objects import address_of, place
 
 INIT_TIMEOUT_SECONDS = 30.0
 FINISH_TIMEOUT_SECONDS = 120.0
@@ -96,7 +98,7 @@ def options_of(out: Path, plan: Mapping[str, Any], mode: Mode) -> TrackingOption
     return TrackingOptions(
         mode=mode,
         group=plan.get("wandb_group") or out.name,
-        folder=str(out),
+        folder=address_of(out),
         token=plan.get("run_token", ""),
         copied="copy_of" in plan,
         project=settings["project"],
@@ -246,7 +248,7 @@ class Tracker:
             "finish_timeout_raises": True,
         }
         known = wandb.Settings.model_fields
-        Path(self.options.folder).mkdir(parents=True, exist_ok=True)
+        place(self.options.folder).mkdir(parents=True, exist_ok=True)
         shown = [config.get(name) for name in ("task", "architecture", "encoder")]
         run = wandb.init(
             id=self._id,
@@ -258,7 +260,7 @@ class Tracker:
             job_type=_short(str(config.get("candidate") or config.get("task", ""))),
             tags=[_short(str(tag)) for tag in (*shown, "resumed" if resumed else "") if tag],
             config=config,
-            dir=self.options.folder,
+            dir=str(place(self.options.folder)),
             mode=mode,
             reinit="create_new",  # a run that a lost trial left here must not be waited for
             settings=wandb.Settings(**{k: v for k, v in wanted.items() if k in known}),
@@ -275,7 +277,7 @@ class Tracker:
         line = f"{what} for trial {self.trial_id}: {reason}{hint}"
         logger.warning("%s", line)
         # what a worker logs is not shown; the sweep's own log is appended to, line by line
-        log = Path(self.options.folder, "sweep.log")
+        log = place(self.options.folder) / "sweep.log"
         with contextlib.suppress(OSError):
             if log.is_file():
                 with log.open("a", encoding="utf-8") as handle:
@@ -302,7 +304,7 @@ class Tracker:
                 # and the two cannot share a process
                 from tensorboardX import SummaryWriter
 
-                folder = Path(self.options.folder, "tensorboard", self.trial_id)
+                folder = place(self.options.folder) / "tensorboard" / self.trial_id
                 # a resumed trial's epochs replace those that the attempt before had logged
                 self._writer = SummaryWriter(
                     str(folder),
@@ -404,6 +406,7 @@ class Tracker:
         taken, self._run = self._run is not None, None
         if self._writer is not None:
             self._board(lambda writer: writer.close())
+            self._board(lambda writer: send(place(self.options.folder) / "tensorboard"))
         self._tensorboard, self._writer = False, None
         return taken
 

@@ -30,7 +30,10 @@ from trainables.config import (
 from trainables.data.dataset import DataError, cached_index
 from trainables.data.splits import DataOptions
 from trainables.errors import Paused, Superseded
+from trainables.records import objects
 from trainables.records.attempts import Attempt
+from trainables.records.files import exists
+from trainables.records.objects import fetched_folder, place
 
 SCORE, TIME = "score", "scheduler_epoch"
 """Names of the values that schedulers use."""
@@ -113,7 +116,7 @@ class Assignment:
     @property
     def out(self) -> Path:
         """The run folder."""
-        return Path(self.runtime["out"])
+        return place(self.runtime["out"])
 
     @property
     def ledger(self) -> Ledger:
@@ -131,7 +134,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
 
     node = ray.get_runtime_context().get_node_id()
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
-    if os.path.exists(runtime["options"]["stop_file"]):
+    if exists(place(runtime["options"]["stop_file"])):
         return  # the sweep is being stopped
     if is_blind(runtime, limits, node):
         return
@@ -196,7 +199,9 @@ def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
         tracker.epoch(record)
         tune.report({**record.to_dict(), **to_tune(record.epoch, config.epochs, best)})
 
-    dataset = cached_index(runtime["data"], DataOptions(**runtime["data_options"]))
+    dataset = cached_index(
+        str(fetched_folder(runtime["data"])), DataOptions(**runtime["data_options"])
+    )
     if dataset.fingerprint != runtime["fingerprint"]:
         raise DataError(
             f"data set {runtime['data']} has changed since the sweep started; restore it"
@@ -227,6 +232,8 @@ def _finish(mine: Assignment, attempt: Attempt, tracker: Tracker, result: TrialR
         {k: v for k, v in vars(result).items() if k not in apart}, checkpoint=result.checkpoint
     )
     attempt.end()
+    if objects.is_stored(attempt.folder):
+        objects.drop_copies(attempt.folder)  # all networks of a sweep may not fit on this node
 
 
 def _end_without_result(

@@ -33,6 +33,7 @@ from sweep.trial import config_of, limits_of, reason_of, run_trial
 from sweep.view import View
 from sweep.weights import weights_ids
 from trainables.config import TrialConfig
+from trainables.records.objects import address_of
 
 
 class NoNodeLeft(RuntimeError):
@@ -109,7 +110,8 @@ def runtime_of(sweep: Sweep) -> dict[str, Any]:
         most = min(most, there)
     assert plan.precision is not None
     return {
-        "out": str(sweep.out),
+        # each node has its own copy of what is in an object store
+        "out": address_of(sweep.out),
         "data": plan.data,
         "data_options": plan.request.data_options.model_dump(),
         "fingerprint": plan.fingerprint,
@@ -120,7 +122,7 @@ def runtime_of(sweep: Sweep) -> dict[str, Any]:
             "threads": max(1, math.floor(settings.cpus_per_trial)),
             "checkpoint_seconds": settings.checkpoint_seconds,
             "keep_last_state": settings.keep_last_state,
-            "weights_cache": str(sweep.out / "weights"),
+            "weights_cache": address_of(sweep.out / "weights"),
         },
         "limits": sweep.limits[""].to_dict(),
         "most_memory_gb": most or there,

@@ -26,6 +26,8 @@ from sweep.tracking import (
 from sweep.trial import shown_config
 from trainables import cli
 from trainables.config import EpochRecord, TrialConfig
+from trainables.records.files import fetch_all
+from trainables.records.objects import place
 
 ABOUT = (
     "Upload missing results of a sweep to W&B. Use it if W&B's server was not available, if the "
@@ -84,7 +86,9 @@ def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> b
     )
     tracker.past(EpochRecord(**row) for row in ledger.read_history(trial_id))
     summary = {**record.get("metrics", {}), **({"error": record["error"]} if failed else {})}
-    checkpoint = Path(options.folder, "checkpoints", trial_id)
+    checkpoint = place(options.folder) / "checkpoints" / trial_id
+    if options.artifacts:
+        fetch_all(checkpoint)
     return tracker.finish(
         summary,
         failed=failed,
@@ -94,7 +98,10 @@ def _tell(options: TrackingOptions, ledger: Ledger, record: dict[str, Any]) -> b
 
 def _upload(arguments: argparse.Namespace, command: str) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    out = arguments.out.absolute()
+    try:
+        out = place(arguments.out).absolute()
+    except ValueError as error:
+        raise RequestError(str(error)) from error
     try:
         held, ended = upload(out)
     except OSError as error:
@@ -110,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupted.
     """
     parser = cli.Parser(prog="python -m sweep.wandb_upload", description=ABOUT)
-    parser.add_argument("out", metavar="OUT", type=Path, help="the run folder")
+    parser.add_argument("out", metavar="OUT", help="the run folder")
     return cli.run(
         parser,
         _upload,

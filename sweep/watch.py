@@ -26,6 +26,8 @@ from sweep.results import print_next, print_results
 from sweep.runfolder import CONTINUE
 from sweep.view import TrialState, View, duration, trial_name
 from trainables.cli import DONE, INTERRUPTED
+from trainables.records.files import fetched
+from trainables.records.objects import address_of
 
 REFRESH_SECONDS = 2.0
 """Least time between two looks into OUT."""
@@ -48,7 +50,7 @@ class Unchanged:
     def read(self, path: Path, read: Callable[[], T]) -> T | None:
         """Return ``read()``, or its last result if the file is the same; None if it is missing."""
         try:
-            there = os.stat(path)
+            there = os.stat(fetched(path))
         except FileNotFoundError:
             return None
         version = (there.st_mtime_ns, there.st_size, there.st_ino)
@@ -222,7 +224,8 @@ def _wait_for_plan(
         text = (
             f"{alive.text().split(', ')[0]} is starting; no trial has begun"
             if alive.sign is not None
-            else f"nothing has been written to {watched.out} yet; waiting for a sweep to start"
+            else f"nothing has been written to {address_of(watched.out)} yet; waiting for a sweep "
+            "to start"
         )
         if alive.sign is None and now() - began > PATIENCE_SECONDS:
             raise RequestError(

@@ -16,7 +16,7 @@ from trainables.config import RECIPE, STARDIST, TrialConfig, recorded_config
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
 from trainables.predict import Predictor, Scaling
-from trainables.records.files import json_text, write_with
+from trainables.records.files import fetched, json_text, write_with
 from trainables.records.manifest import (
     FORMAT,
     MANIFEST,
@@ -114,6 +114,8 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def _checked_weights(folder: Path, manifest: Mapping[str, Any]) -> Path:
     weights = folder / str(manifest["weights"]["file"])
+    if weights.parent == folder:
+        fetched(weights)
     if weights.parent != folder or not weights.is_file():
         raise CheckpointError(f"{folder}: weights file {weights.name} is missing")
     if sha256_of(weights) != manifest["weights"]["sha256"]:

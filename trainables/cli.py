@@ -72,11 +72,12 @@ def run(
     try:
         return work(arguments, shlex.join([*parser.prog.split(), *words]))
     except refused as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_shown(f"error: {error}"), file=sys.stderr)
         return REFUSED
     except failed as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        print(f"error: {reason}; run the same command again to continue", file=sys.stderr)
+        text = f"error: {reason}; run the same command again to continue"
+        print(_shown(text), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         said = interrupted if isinstance(interrupted, str) else interrupted(arguments)
@@ -91,6 +92,12 @@ def _terminate(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _shown(text: str) -> str:
+    """Return a message with addresses of object stores, if it is about their copies here."""
+    objects = sys.modules.get("trainables.records.objects")  # what has not used it has no copies
+    return text if objects is None else str(objects.readable(text))
+
+
 def command_line(module: str, *words: str | Path) -> str:
     """Return the command that runs a module of this project with the current Python.
 
@@ -99,7 +106,8 @@ def command_line(module: str, *words: str | Path) -> str:
     module : str
         For example ``analysis.run``.
     *words : str or Path
-        Its arguments; paths below the current folder are written relative to it.
+        Its arguments; paths below the current folder are written relative to it, and copies of
+        object stores as addresses.
 
     Returns
     -------
@@ -107,7 +115,8 @@ def command_line(module: str, *words: str | Path) -> str:
         Quoted for a POSIX shell.
     """
     here = Path.cwd()
-    shown = [str(_from(here, word)) if isinstance(word, Path) else word for word in words]
+    known = [word if (word_ := _shown(str(word))) == str(word) else word_ for word in words]
+    shown = [str(_from(here, word)) if isinstance(word, Path) else word for word in known]
     return shlex.join([str(_from(here, Path(sys.executable))), "-m", module, *shown])
 
 

@@ -43,6 +43,7 @@ from trainables.predict import (
 from trainables.records.attempts import Attempt, attempt_at
 from trainables.records.lasting import adopt, keep_last
 from trainables.records.manifest import MANIFEST
+from trainables.records.objects import place
 from trainables.records.progress import RESULT, History, ended_before, forget_states, read_result
 from trainables.records.resumable import Form, Progress
 from trainables.tasks import MOST_CALIBRATION_IMAGES, TASKS, Task
@@ -65,7 +66,7 @@ def _start_network(
     path, mean, std = None, 0.5, 0.25
     if info is not None:
         info = pinned(info, config.weights_id) or info
-        path = fetch(info, Path(cache) if cache else Path.home() / ".cache" / "segsweep")
+        path = fetch(info, place(cache) if cache else Path.home() / ".cache" / "segsweep")
         try:
             info = check_bytes(info, path, config.weights_id)
         except WeightsError as error:

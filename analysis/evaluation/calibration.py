@@ -30,7 +30,7 @@ from analysis.instances.methods import default_parameters, way_of
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet, Item
 from trainables.evenly import evenly
-from trainables.records.files import write_json
+from trainables.records.files import fetched, write_json
 
 CALIBRATION = "calibration.json"
 FORMAT = 4
@@ -200,7 +200,7 @@ def _calibrated(
 def read_calibration(folder: Path) -> dict[str, Any] | None:
     """Return the content of a checkpoint's `CALIBRATION`; None if there is none."""
     try:
-        content = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+        content = json.loads(fetched(folder / CALIBRATION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     readable = isinstance(content, dict) and content.get("format") in (FORMAT, *OLD_FORMATS)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.places import folder
 from analysis.runfolder import AnalysisError
 from analysis.segment.folder import (
     FOLDERS,
@@ -32,6 +33,7 @@ from analysis.segment.tracks import MAX_GAP
 from trainables.cli import DONE, FAILED, Parser, run
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.machine.cores import keep_to_quota
+from trainables.records.objects import is_stored
 from trainables.tiling import Inference, chosen_inference
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--model",
         required=True,
-        type=Path,
+        type=folder,
         help="a checkpoint (runs/demo/checkpoints/TRIAL), or a sweep (runs/demo) to use its best "
         "network",
     )
@@ -197,6 +199,11 @@ def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) ->
 
         if not torch.cuda.is_available():
             raise InputError("--device cuda: torch finds no GPU here; remove it to use the CPU")
+    if arguments.address and is_stored(arguments.model):
+        raise InputError(
+            "--address does not work with a model in an object store yet; copy the checkpoint to a "
+            "folder that all nodes see (aws s3 sync), or remove --address"
+        )
     if arguments.address:
         from analysis.cluster import check_address
 

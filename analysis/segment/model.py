@@ -25,6 +25,7 @@ from trainables.config import TrialConfig, recorded_config
 from trainables.data.normalization import normalize
 from trainables.errors import CheckpointError
 from trainables.extensions import check_registered
+from trainables.records.files import fetched
 from trainables.records.manifest import (
     MANIFEST,
     first_line,
@@ -32,6 +33,7 @@ from trainables.records.manifest import (
     read_manifest,
     sha256_of,
 )
+from trainables.records.objects import address_of
 from trainables.tiling import Inference, stored_inference
 
 
@@ -76,15 +78,15 @@ def choose_model(model: Path) -> Choice:
         When there is no checkpoint.
     """
     folder = model.parent if model.name == MANIFEST else model
-    if (folder / MANIFEST).is_file():
+    if fetched(folder / MANIFEST).is_file():
         return _choice(folder.absolute(), None, f"checkpoint {folder.name}")
-    if not (folder / "plan.json").is_file():
+    if not fetched(folder / "plan.json").is_file():
         raise AnalysisError(
-            f"{model} is neither a checkpoint (it has no {MANIFEST}) nor the folder of a sweep (it "
-            "has no plan.json); give a folder such as runs/demo"
+            f"{address_of(model)} is neither a checkpoint (it has no {MANIFEST}) nor the folder of "
+            "a sweep (it has no plan.json); give a folder such as runs/demo"
         )
     run = read_run(folder.absolute())
-    table = folder / "report" / "methods.csv"
+    table = fetched(folder / "report" / "methods.csv")
     if table.is_file():
         try:
             methods = pd.read_csv(table)
@@ -111,7 +113,7 @@ def _choice(checkpoint: Path, give_back_gap: bool | None, why: str) -> Choice:
             f"{checkpoint / MANIFEST}: config or inference: {first_line(error)}"
         ) from error
     check_registered(config.architecture, checkpoint)
-    weights = checkpoint / manifest["weights"]["file"]
+    weights = fetched(checkpoint / manifest["weights"]["file"])
     if not weights.is_file() or sha256_of(weights) != manifest["weights"]["sha256"]:
         raise CheckpointError(f"{weights} is missing or damaged; copy the checkpoint again")
     stored = read_calibration(checkpoint)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.evidence import Evidence
 from analysis.formats.trackmate import write_trackmate_objects
-from trainables.records.files import write_json, write_with
+from trainables.records.files import names, remove, write_json, write_with
 
 TRACKMATE = "trackmate"
 """Folder of the tables in TrackMate's form."""
@@ -45,7 +45,7 @@ def write_unlabelled(evidence: Evidence, report: Path) -> None:
     found = evidence.unlabelled
     if found is None:
         for name in UNLABELLED_FILES:
-            (report / name).unlink(missing_ok=True)
+            remove(report / name)
         return
     objects, csv, statistics = (report / name for name in UNLABELLED_FILES)
     write_with(objects, found.objects.to_parquet)
@@ -74,9 +74,9 @@ def write_trackmate(evidence: Evidence, folder: Path) -> None:
                 frame_interval_s=evidence.settings.get("frame_interval_s"),
                 extra=OBJECT_COLUMNS,
             )
-    for old in folder.glob("*.csv"):
-        if old.name not in files.values():
-            old.unlink()
+    for name in names(folder):
+        if name.endswith(".csv") and name not in files.values():
+            remove(folder / name)
 
 
 def _placed(objects: pd.DataFrame, frames: pd.DataFrame) -> pd.DataFrame:

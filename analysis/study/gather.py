@@ -33,6 +33,7 @@ from analysis.study.truth import measure_truth
 from analysis.study.unlabelled import unlabelled
 from trainables.errors import CheckpointError
 from trainables.records.manifest import library_versions
+from trainables.records.objects import address_of
 
 
 def gather(study: Study, new_task: NewTask, command: str, spread: Spread | None = None) -> Evidence:
@@ -123,9 +124,9 @@ def _record(study: Study, command: str) -> dict[str, Any]:
         **study.options.__dict__,
         "pixel_size_um": measured.pixel_size_um,
         "frame_interval_s": measured.frame_interval_s,
-        "data": str(dataset.root),
+        "data": address_of(dataset.root),
         "fingerprint": dataset.fingerprint,
-        "measured_data": str(measured.root),
+        "measured_data": address_of(measured.root),
         "measured_fingerprint": measured.fingerprint,
         "labels": {one.name: str(one.folder) for one in study.given},
         **({} if sequence is None else {"unlabelled": str(sequence.path)}),

@@ -20,7 +20,8 @@ from typing import Any
 from sweep.request import RequestError
 from trainables.data.dataset import DataError, DataSet, cached_index
 from trainables.data.splits import DataOptions
-from trainables.records.files import write_text
+from trainables.records.files import exists, fetched, names, remove_matching, write_text
+from trainables.records.objects import address_of, fetched_folder, is_stored, place
 
 FOLDER = ".nodes"
 """Name of a folder in the run folder while a sweep runs."""
@@ -59,7 +60,7 @@ def token_in(out: Path) -> Iterator[str]:
         The word, for `look`.
     """
     parent = out / FOLDER
-    for old in parent.glob("*"):  # of drivers that were killed
+    for old in parent.glob("*"):  # of drivers that were killed, on disks
         if time.time() - old.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     token = secrets.token_hex(8)
@@ -67,6 +68,8 @@ def token_in(out: Path) -> Iterator[str]:
     try:
         yield token
     finally:
+        if is_stored(parent):
+            remove_matching(parent / token, "*")
         shutil.rmtree(parent / token, ignore_errors=True)
         if parent.exists() and not any(parent.iterdir()):
             parent.rmdir()
@@ -105,9 +108,9 @@ def look(
     tuple of str
         Problems, each as the rest of a sentence about this node; empty if there are none.
     """
-    problems = [_out_problem(Path(out), token, answer, patience) if out else ""]
+    problems = [_out_problem(place(out), token, answer, patience) if out else ""]
     if data is not None:
-        problems.append(_data_problem(Path(data), options or {}, fingerprint))
+        problems.append(_data_problem(data, options or {}, fingerprint))
     return tuple(problem for problem in problems if problem)
 
 
@@ -115,26 +118,27 @@ def _out_problem(out: Path, token: str, answer: str, patience: float) -> str:
     folder, end = out / FOLDER / token, time.monotonic() + patience
     while True:
         try:
-            if (folder / "token").read_text(encoding="utf-8") == token:
+            if fetched(folder / "token").read_text(encoding="utf-8") == token:
                 break
         except OSError:
             pass
         if time.monotonic() >= end:
             what = "has another folder at" if out.is_dir() else "cannot find the run folder"
-            return f"{what} {out}"
+            return f"{what} {address_of(out)}"
         time.sleep(0.2)
     try:
         write_text(folder / answer, token)
     except OSError as error:
-        return f"cannot write to the run folder {out} ({error.strerror or error})"
+        return f"cannot write to the run folder {address_of(out)} ({error.strerror or error})"
     return ""
 
 
-def _data_problem(data: Path, options: Mapping[str, Any], fingerprint: str) -> str:
-    if not data.is_dir():
-        return f"cannot find the data set {data}"
+def _data_problem(data: str, options: Mapping[str, Any], fingerprint: str) -> str:
     try:
-        found = cached_index(data, DataOptions(**options)).fingerprint
+        folder = fetched_folder(data)
+        if not folder.is_dir():
+            return f"cannot find the data set {data}"
+        found = cached_index(str(folder), DataOptions(**options)).fingerprint
     except (DataError, OSError) as error:
         reason = (str(error).splitlines() or ["no message"])[0]
         return f"cannot read the data set {data} ({reason})"
@@ -194,7 +198,7 @@ def ask_nodes(
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         sent = task.options(scheduling_strategy=where).remote(
-            node["NodeID"], str(out) if out else None, token, **data
+            node["NodeID"], address_of(out) if out else None, token, **data
         )
         asked.append(sent)
     if asked:
@@ -203,7 +207,7 @@ def ask_nodes(
     for node, answer in zip(nodes, asked, strict=True):
         problems = _answer(answer, seconds)
         if not problems and out is not None and not _arrived(out / FOLDER / token, node["NodeID"]):
-            problems = (f"writes to {out}, but its files do not appear here",)
+            problems = (f"writes to {address_of(out)}, but its files do not appear here",)
         sights.append(Sight(node["NodeID"], name_of(node), problems))
     return sights
 
@@ -228,10 +232,10 @@ def _last(error: Exception) -> str:
 
 def _arrived(folder: Path, name: str) -> bool:
     end = time.monotonic() + PATIENCE_SECONDS
-    while not (folder / name).exists():
+    while not exists(folder / name):
         if time.monotonic() >= end:
             return False
-        os.listdir(folder)  # makes network file systems look again
+        names(folder)  # makes network file systems look again
         time.sleep(0.2)
     return True
 
@@ -281,7 +285,7 @@ def check_visibility(
     import ray
 
     data: dict[str, Any] = {
-        "data": str(dataset.root),
+        "data": address_of(dataset.root),
         "options": dataset.options.model_dump(),
         "fingerprint": dataset.fingerprint,
     }
@@ -326,7 +330,7 @@ def _ask_first(
     import ray
 
     task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_scout)
-    waiting = [task.remote(str(out), token, data) for _ in range(scouts)]
+    waiting = [task.remote(address_of(out), token, data) for _ in range(scouts)]
     (first, *_), late = ray.wait(waiting)
     for one in late:
         ray.cancel(one)
@@ -337,5 +341,5 @@ def _ask_first(
             f"the cluster's first node cannot run a task ({_last(error)}); see ray status"
         ) from error
     if not problems and not _arrived(out / FOLDER / token, node["NodeID"]):
-        problems = (f"writes to {out}, but its files do not appear here",)
+        problems = (f"writes to {address_of(out)}, but its files do not appear here",)
     return Sight(node["NodeID"], name_of(node), problems)

@@ -20,6 +20,7 @@ from sweep.provenance import git_commit
 from sweep.request import RequestError
 from sweep.resources import Resources
 from trainables.data.dataset import DataSet
+from trainables.records.objects import address_of, place
 
 ANSWER_SECONDS = 240.0
 """Longest wait for the nodes, as each starts a worker, torch and TensorFlow."""
@@ -35,7 +36,10 @@ def diagnose(address: str | None, data: str | None, out: str | None) -> list[Fin
     data, out : str or None
         Data set and run folder; None skips them.
     """
-    folder = Path(out).absolute() if out and "://" not in out else None
+    try:
+        folder = place(out).absolute() if out else None
+    except ValueError:  # an address that `_of_out` refuses
+        folder = None
     names = names_of(requirements())
     with ThreadPoolExecutor(3) as pool:
         machine = pool.submit(look, names, trains=address is None)
@@ -75,8 +79,8 @@ def _of_out(out: str | None, folder: Path | None) -> list[Finding]:
     if out is None:
         return [_not_given("out"), *look_at_disk(Path("runs").absolute())]
     if folder is None:
-        text = f"{out}: addresses are not supported"
-        return [problem("out", text, "name a folder with --out")]
+        text = f"{out}: this kind of address is not supported"
+        return [problem("out", text, "name a folder, or s3://BUCKET/FOLDER, with --out")]
     return look_at_out(folder)
 
 
@@ -145,7 +149,7 @@ def _seen_out(nodes: Sequence[Mapping[str, Any]], out: Path | None) -> list[Find
     except OSError as error:
         text = f"{out}: cannot be written to ({short(error)})"
         return [problem("out", text, "name a writable folder with --out")]
-    return _of_sights("out", f"{out}: can be written to", nodes, sights)
+    return _of_sights("out", f"{address_of(out)}: can be written to", nodes, sights)
 
 
 def _seen_data(nodes: Sequence[Mapping[str, Any]], dataset: DataSet | None) -> list[Finding]:

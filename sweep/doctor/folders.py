@@ -17,6 +17,7 @@ from sweep.runfolder import choose_out
 from trainables.data.dataset import DataError, DataSet, open_dataset
 from trainables.data.splits import SPLITS
 from trainables.encoders.sources import read_record
+from trainables.records.objects import address_of, is_stored
 
 DATA_SECONDS = 120.0
 """Longest time for checking a data set."""
@@ -88,7 +89,7 @@ def look_at_out(out: Path) -> list[Finding]:
 
 def _writable(out: Path) -> list[Finding]:
     try:
-        choose_out(str(out), "", None)
+        choose_out(address_of(out), "", None)
         recorded = read_plan(out)
         there = _nearest(out)
         with tempfile.TemporaryFile(dir=there) as handle:
@@ -104,9 +105,10 @@ def _writable(out: Path) -> list[Finding]:
         if recorded is None
         else f"contains a run of {len(recorded['trials'])} trials"
     )
-    if recorded is None and out.is_dir():
+    if recorded is None and out.is_dir() and not is_stored(out):
         held = "exists and contains no run"
-    return [ok("out", f"{out}: {held}; can be written to")]
+    can = "reached" if is_stored(out) else "written to"
+    return [ok("out", f"{address_of(out)}: {held}; can be {can}")]
 
 
 def _nearest(folder: Path) -> Path:

@@ -310,6 +310,6 @@ def test_a_folder_that_another_sweep_used_meanwhile_is_not_written_to(
     assert len(err.strip().splitlines()) == 1
 
 
-def test_an_address_is_still_refused() -> None:
-    with pytest.raises(RequestError, match="addresses are not supported"):
-        choose_out("s3://bucket/x", "demo", None)
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(RequestError, match="this kind of address is not supported"):
+        choose_out("gs://bucket/x", "demo", None)

@@ -134,7 +134,7 @@ def test_wrong_changes(change: str, expected: str) -> None:
         ["paper"],
         ["demo", "--data", "nowhere"],
         ["demo", "--resume"],
-        ["demo", "--out", "s3://bucket/x"],
+        ["demo", "--out", "gs://bucket/x"],
         ["demo", "--set", "crop_size=64"],
         ["demo", "--set", "cpus_per_trial=4096"],
         ["demo", "--set", "task=segment"],

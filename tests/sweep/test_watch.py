@@ -170,10 +170,11 @@ def test_watch_takes_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert err == "error: --watch OUT takes nothing else; remove --data, --resume\n"
 
 
-def test_an_address_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--watch", "s3://bucket/run"]) == 2
+def test_an_address_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--watch", "gs://bucket/run"]) == 2
     err = capsys.readouterr().err
-    assert err == "error: --watch s3://bucket/run: addresses cannot be watched; name a folder\n"
+    assert err.startswith("error: --watch gs://bucket/run: this kind of address is not supported")
+    assert err.count("\n") == 1
 
 
 def test_where_nothing_was_written_it_waits_a_minute(

@@ -32,7 +32,7 @@ from trainables.encoders.sources import (
     record_path,
     resolve,
 )
-from trainables.records.files import sync_folder, write_json
+from trainables.records.files import fetched, remove, send, sync_folder, write_json
 from trainables.records.manifest import sha256_of
 
 __all__ = [
@@ -66,6 +66,7 @@ class Availability:
 def cached(info: WeightsInfo, cache: Path) -> Path | None:
     """Return the file of `info` in a cache if it is there, complete and of the right revision."""
     path = cache / f"{info.name}{Path(info.filename).suffix}"
+    fetched(record_path(path))
     record = read_record(path)
     # what is not pinned was pinned by whoever fetched it first
     same = info.revision is None or info.revision in (record.get("wanted"), record.get("revision"))
@@ -196,8 +197,8 @@ def fetch(info: WeightsInfo, cache: Path) -> Path:
     info : WeightsInfo
         From `resolve`.
     cache : Path
-        Folder, made when absent. Beside the weights lies a JSON file with source, commit,
-        SHA-256, mean and standard deviation.
+        Folder, made when absent; if it is in an object store, this machine's copy of it. Beside the
+        weights lies a JSON file with source, commit, SHA-256, mean and standard deviation.
 
     Returns
     -------
@@ -214,12 +215,12 @@ def fetch(info: WeightsInfo, cache: Path) -> Path:
             raise WeightsError(f"{info.source}: no such file")
         return Path(info.source)
     if path := cached(info, cache):
-        return path
+        return fetched(path)
     cache.mkdir(parents=True, exist_ok=True)
     target = cache / f"{info.name}{Path(info.filename).suffix}"
     with FileLock(cache / f".{target.name}.lock"):
         if path := cached(info, cache):  # another process was faster
-            return path
+            return fetched(path)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=cache) as folder:
             try:
                 file, facts = _download(info, Path(folder))
@@ -229,11 +230,12 @@ def fetch(info: WeightsInfo, cache: Path) -> Path:
                 raise WeightsError(_unreachable(info, error)) from error
             record = {**info.record(), **facts, "wanted": info.revision}
             # Without its record the file does not count, so one that replaces it comes first.
-            record_path(target).unlink(missing_ok=True)
+            remove(record_path(target))
             with open(file, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(file, target)
             sync_folder(cache)
+            send(target)
             write_json(record_path(target), record)
     return target
 

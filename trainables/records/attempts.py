@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import Superseded
-from trainables.records.files import json_text, write_json, write_with
+from trainables.records.files import exists, fetched, json_text, remove, write_json, write_with
 from trainables.records.patience import Patience
 from trainables.records.progress import RESULT
 
@@ -69,9 +69,9 @@ class Attempt:
             When another attempt has begun, or has ended the trial.
         """
         try:
-            last = json.loads((self.folder / ATTEMPT).read_text(encoding="utf-8"))
+            last = json.loads(fetched(self.folder / ATTEMPT).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            if not (self.folder / RESULT).is_file():
+            if not exists(self.folder / RESULT):
                 return  # somebody cleared the folder
             last = {}  # another attempt ended the trial, and cleared up behind it
         if last.get("token") != self.token:
@@ -118,7 +118,7 @@ class Attempt:
             self.check()
         except Superseded:
             return
-        (self.folder / ATTEMPT).unlink(missing_ok=True)
+        remove(self.folder / ATTEMPT)
 
 
 @contextmanager

@@ -1,4 +1,9 @@
-"""Files that matter are written whole or not at all."""
+"""Files that matter are written whole or not at all.
+
+A path may also be this machine's copy of a file in an object store (`trainables.records.objects`).
+What is written here is then sent there, and what others may have written must be fetched before it
+is read; for all other paths, `fetched`, `fetch_all` and `send` do nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,11 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from trainables.records import objects
 
 ALMOST_NOTHING = 2**20
 """If fewer bytes than this are free, a failed write is reported as a full disk."""
@@ -32,7 +40,7 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
     """Yield a temporary path next to `path`, which replaces `path` when the block succeeds.
 
     Readers see the old file or the new one, never a part; on an exception the temporary
-    file is removed and the old one stays.
+    file is removed and the old one stays. The copy of an object is sent before it is replaced.
 
     Parameters
     ----------
@@ -52,7 +60,10 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
             os.fsync(handle.fileno())
         if check is not None:
             check()
+        etag = objects.send(temporary, path) if objects.is_stored(path) else None
         os.replace(temporary, path)
+        if etag is not None:
+            objects.remember(path, etag)
         sync_folder(path.parent)
     except BaseException as error:
         asked = isinstance(error, Exception) and not isinstance(error, OSError)
@@ -99,3 +110,58 @@ def json_text(value: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON (no NaN, which JSON does not know) to `path`."""
     write_text(path, json_text(value))
+
+
+def fetched(path: Path) -> Path:
+    """Return a path, after its content was made that of the object store, if it is in one."""
+    if objects.is_stored(path):
+        objects.fetch(path)
+    return path
+
+
+def fetch_all(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Make all files of a folder those of the object store, if it is in one.
+
+    Parameters
+    ----------
+    folder : Path
+    wanted : callable
+        Returns for a name in the folder whether it will be read.
+    """
+    if objects.is_stored(folder):
+        objects.fetch_all(folder, wanted)
+
+
+def send(path: Path) -> None:
+    """Send a file, or all of a folder, that a library has written, if it is in an object store."""
+    if objects.is_stored(path) and path.exists():
+        (objects.put_all if path.is_dir() else objects.put)(path)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file, wherever it is."""
+    return objects.exists(path) if objects.is_stored(path) else path.is_file()
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it exists."""
+    if objects.is_stored(path):
+        objects.remove([path])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    if objects.is_stored(folder):
+        return sorted({name.partition("/")[0] for name in objects.listing(folder)})
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def remove_matching(folder: Path, *patterns: str) -> None:
+    """Delete the files in a folder whose names match a pattern, those of the first one first."""
+    there = names(folder)
+    for pattern in patterns:
+        for name in there:
+            if fnmatch(name, pattern):
+                remove(folder / name)

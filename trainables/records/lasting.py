@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from trainables.records.attempts import Attempt
-from trainables.records.files import write_json
+from trainables.records.files import exists, fetched, send, write_json
 from trainables.records.progress import RESUME
 
 LAST = "last"
@@ -27,13 +27,14 @@ def keep_last(folder: Path) -> None:
     last.mkdir(exist_ok=True)
     files = {name: content["files"][name] for name in (newest["state"], newest["best"]) if name}
     for name in files:
-        os.replace(folder / name, last / name)
+        os.replace(fetched(folder / name), last / name)
+        send(last / name)
     write_json(last / RESUME, {**content, "states": [newest], "files": files})
 
 
 def is_kept(folder: Path) -> bool:
     """Whether a trial's last state was kept."""
-    return (folder / LAST / RESUME).is_file()
+    return exists(folder / LAST / RESUME)
 
 
 def adopt(source: Path, attempt: Attempt) -> bool:
@@ -51,10 +52,11 @@ def adopt(source: Path, attempt: Attempt) -> bool:
     bool
         Whether there was a state, and the trial had none.
     """
-    if (attempt.folder / RESUME).exists() or not is_kept(source):
+    if exists(attempt.folder / RESUME) or not is_kept(source):
         return False
-    content = json.loads((source / LAST / RESUME).read_text(encoding="utf-8"))
+    content = json.loads(fetched(source / LAST / RESUME).read_text(encoding="utf-8"))
     for name in content["files"]:
-        attempt.write_with(attempt.folder / name, partial(shutil.copyfile, source / LAST / name))
+        state = fetched(source / LAST / name)
+        attempt.write_with(attempt.folder / name, partial(shutil.copyfile, state))
     attempt.write_json(attempt.folder / RESUME, content)
     return True

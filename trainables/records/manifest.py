@@ -11,6 +11,8 @@ from typing import Any
 from trainables.config import TrialConfig
 from trainables.data.normalization import Intensities
 from trainables.errors import CheckpointError
+from trainables.records.files import exists, fetched
+from trainables.records.objects import address_of
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -81,9 +83,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     CheckpointError
         When it is missing, or has a format that this version does not read.
     """
-    path = folder / MANIFEST
+    path = fetched(folder / MANIFEST)
     if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
+        raise CheckpointError(f"{address_of(folder)} is not a checkpoint: it has no {MANIFEST}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
@@ -107,10 +109,10 @@ def missing_file(folder: Path) -> Path | None:
 
     A damaged manifest counts as being there: whoever reads it reports the damage.
     """
-    if not (folder / MANIFEST).is_file():
+    if not fetched(folder / MANIFEST).is_file():
         return folder / MANIFEST
     try:
         weights = folder / str(read_manifest(folder)["weights"]["file"])
     except CheckpointError:
         return None
-    return None if weights.is_file() else weights
+    return None if exists(weights) else weights

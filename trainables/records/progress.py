@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import EpochRecord, ImageCounts, TrialResult
+from trainables.records.files import fetched, remove_matching
 from trainables.records.manifest import missing_file
 
 RESUME = "resume.json"
@@ -60,9 +61,7 @@ class History:
 
 def forget_states(folder: Path) -> None:
     """Delete the resumable states of a trial that has ended."""
-    for pattern in (RESUME, "resume-*", "best-*"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    remove_matching(folder, RESUME, "resume-*", "best-*")
 
 
 def read_result(folder: Path, say: Callable[[str], None] | None = None) -> TrialResult | None:
@@ -75,7 +74,7 @@ def read_result(folder: Path, say: Callable[[str], None] | None = None) -> Trial
     say : callable, optional
         Called with a line for the user if the result is damaged; it then counts as missing.
     """
-    path = folder / RESULT
+    path = fetched(folder / RESULT)
     if not path.is_file():
         return None
     try:

@@ -10,7 +10,6 @@ some of them, the older state is used.
 from __future__ import annotations
 
 import json
-import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,7 +20,9 @@ from typing import Any, Generic, TypeVar
 from trainables.config import EpochRecord, RunOptions
 from trainables.errors import Paused
 from trainables.records.attempts import Attempt
+from trainables.records.files import exists, fetched, names, remove
 from trainables.records.manifest import sha256_of
+from trainables.records.objects import is_stored, place
 from trainables.records.patience import Patience
 from trainables.records.progress import RESUME, History
 
@@ -30,6 +31,9 @@ KEPT = 2
 COST = 20.0
 """The time between two saves is at least this many times the time that the last save took, so that
 saving takes at most 5 % of the time."""
+
+ASK_SECONDS = 5.0
+"""Time between two looks whether to stop, if the run folder is in an object store."""
 
 W = TypeVar("W")
 
@@ -79,7 +83,7 @@ class Progress(Generic[W]):
     ) -> None:
         self.attempt, self.form, self.say = attempt, form, say
         self.seconds, self.stop_file = options.checkpoint_seconds, options.stop_file
-        self._stopping = False
+        self._stopping, self._asked = False, float("-inf")
         attempt.patience = Patience(say, options.stop_file)
         self.folder = attempt.folder
         self.history, self.keeps_last = History(), False
@@ -131,7 +135,7 @@ class Progress(Generic[W]):
 
     def _recorded(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return the states that `RESUME` names, newest first, and the rows of the history."""
-        path = self.folder / RESUME
+        path = fetched(self.folder / RESUME)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             # versions before this protocol kept one state and nothing about its files
@@ -140,7 +144,7 @@ class Progress(Generic[W]):
             self._files, self._took = content.get("files", {}), content.get("seconds", 0.0)
             return states, content.get("history", [])
         except FileNotFoundError:
-            if any(self.folder.glob("resume-*")):
+            if any(name.startswith("resume-") for name in names(self.folder)):
                 self._problems.append(f"{RESUME}, which names the files, is missing")
         except (ValueError, KeyError, TypeError, AttributeError):
             self._problems.append(f"{RESUME} is damaged")
@@ -148,7 +152,7 @@ class Progress(Generic[W]):
 
     def _problem(self, entry: dict[str, Any]) -> str | None:
         for name in filter(None, (entry["state"], entry["best"])):
-            path, known = self.folder / name, self._files.get(name)
+            path, known = fetched(self.folder / name), self._files.get(name)
             if not path.is_file():
                 return f"{name} is missing"
             if known is None:
@@ -177,9 +181,20 @@ class Progress(Generic[W]):
             When the disk is full, for instance.
         """
         least = max(self.seconds, COST * self._took) if self.seconds else 0.0
-        self._stopping = self.stop_file is not None and os.path.exists(self.stop_file)
+        self._stopping = self._is_asked_to_stop()
         if self._stopping or time.monotonic() - self._saved >= least:
             self.save(write)
+
+    def _is_asked_to_stop(self) -> bool:
+        if self.stop_file is None:
+            return False
+        path = place(self.stop_file)
+        if is_stored(path):
+            # to ask a store takes longer than to look at a disk
+            if time.monotonic() - self._asked < ASK_SECONDS:
+                return False
+            self._asked = time.monotonic()
+        return exists(path)
 
     def stop_if_asked(self) -> None:
         """Stop training if a state was saved for that; call this when the epoch was reported.
@@ -216,7 +231,7 @@ class Progress(Generic[W]):
         self.attempt.write_json(self.folder / RESUME, content)
         for path in [*self.folder.glob("resume-*"), *self.folder.glob("best-*")]:
             if path.name not in named:
-                path.unlink(missing_ok=True)
+                remove(path)
         self._saved = time.monotonic()
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
@@ -237,7 +252,7 @@ def saved_history(folder: Path) -> list[dict[str, Any]]:
     missing, or was written before this protocol.
     """
     try:
-        rows = json.loads((folder / RESUME).read_text(encoding="utf-8"))["history"]
+        rows = json.loads(fetched(folder / RESUME).read_text(encoding="utf-8"))["history"]
         return [row for row in rows if isinstance(row["epoch"], int)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
