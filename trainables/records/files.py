@@ -61,9 +61,10 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
         if check is not None:
             check()
         etag = objects.send(temporary, path) if objects.is_stored(path) else None
+        there = temporary.stat()
         os.replace(temporary, path)
         if etag is not None:
-            objects.remember(path, etag)
+            objects.remember(path, etag, there)
         sync_folder(path.parent)
     except BaseException as error:
         asked = isinstance(error, Exception) and not isinstance(error, OSError)

@@ -18,7 +18,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +153,13 @@ def known(path: Path) -> str | None:
     return str(etag) if (there.st_size, there.st_mtime_ns) == (size, changed) else None
 
 
-def remember(path: Path, etag: str) -> None:
-    """Record that a copy is the version with this ETag."""
-    there, note = path.stat(), _note(path)
+def remember(path: Path, etag: str, there: os.stat_result) -> None:
+    """Record that a copy is the version with this ETag.
+
+    `there` is what the file was before it was put in place: another process may have put a
+    version of its own there since, which must not pass for this one.
+    """
+    note = _note(path)
     note.parent.mkdir(parents=True, exist_ok=True)
     # a half-written note counts as none
     content = json.dumps([etag, there.st_size, there.st_mtime_ns])
@@ -185,7 +188,8 @@ def send(file: Path, path: Path) -> str:
 
 def put(path: Path) -> None:
     """Send a copy, as it is now, to its store."""
-    remember(path, send(path, path))
+    there = path.stat()
+    remember(path, send(path, path), there)
 
 
 def put_all(folder: Path) -> None:
@@ -244,10 +248,11 @@ def _keep(path: Path, answer: dict[str, Any]) -> None:
             shutil.copyfileobj(answer["Body"], handle, 2**20)
             if handle.tell() != answer["ContentLength"]:
                 raise CutShort(f"{path.name} ended early")
+        there = temporary.stat()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    remember(path, answer["ETag"])
+    remember(path, answer["ETag"], there)
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -330,9 +335,9 @@ def update(path: Path, change: Callable[[bytes | None], bytes | None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_bytes(new)
+    there = temporary.stat()
     temporary.replace(path)
-    with suppress(OSError):  # another process may already have replaced the copy
-        remember(path, now)
+    remember(path, now, there)
 
 
 def peek(path: Path) -> tuple[bytes | None, str, dict[str, str]]:

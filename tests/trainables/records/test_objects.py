@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,34 @@ def test_what_one_node_writes_another_reads(out: str, node: Callable[[str], None
     assert names(place(out)) == ["plan.json"]
     objects.remove([place(out) / "plan.json"])
     assert not fetched(place(out) / "plan.json").exists()
+
+
+@pytest.mark.parametrize("way", ["write", "update", "fetch"])
+def test_an_older_version_that_another_process_puts_there_is_noticed(
+    out: str, node: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    path = place(out) / "a.json"
+    write_text(path, "one")
+    if way == "fetch":
+        node("second")
+        write_text(place(out) / "a.json", "two")
+        node("first")
+    remember = objects.remember
+
+    def late(*arguments: Any) -> None:
+        path.write_text("one")  # its answer from the store was the older one
+        remember(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(objects, "remember", late)
+        if way == "write":
+            write_text(path, "two")
+        elif way == "update":
+            objects.update(path, lambda _: b"two")
+        else:
+            fetched(path)
+    assert path.read_text() == "one"
+    assert fetched(path).read_text() == "two"
 
 
 def test_a_file_is_sent_whole_or_not_at_all(out: str, node: Callable[[str], None]) -> None:
