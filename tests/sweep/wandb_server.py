@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 ENTITY = "lab"
-Trouble = Literal["error", "silence"]
+Trouble = Literal["error", "silence", "revoked"]
 
 
 class Run:
@@ -114,8 +114,8 @@ class WandbServer(ThreadingHTTPServer):
 
     Attributes
     ----------
-    trouble : {"error", "silence"} or None
-        Answer everything with status 500, or nothing at all.
+    trouble : {"error", "silence", "revoked"} or None
+        Answer everything with status 500, or nothing at all, or as if the key were a wrong one.
     """
 
     daemon_threads = True
@@ -301,7 +301,7 @@ class _Answer(BaseHTTPRequestHandler):
             self._send(200, b"")
             return
         sent = base64.b64decode((self.headers.get("Authorization") or "Basic ").split()[-1])
-        if sent != f"api:{KEY}".encode():
+        if sent != f"api:{KEY}".encode() or server.trouble == "revoked":
             self._send(401, b'{"errors": [{"message": "not this key"}]}')
             return
         with server.lock:
