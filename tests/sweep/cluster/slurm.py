@@ -149,6 +149,7 @@ class Slurm:
         """Let a job that was queued again start now, and not in two minutes."""
         for _ in range(240):
             if self.state(job) == "PENDING":
+                time.sleep(5)  # until the nodes have forgotten its last start
                 self.ask(f"scontrol update jobid={job} StartTime=now")
                 return
             time.sleep(0.5)
