@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no pixel": (header("ImageLength", 0), "images/i0.tif: cannot be read"),
     "a header of gigabytes": (
         lambda d: (header("ImageLength", 65535)(d), header("ImageWidth", 65535)(d)),
-        "images/i0.tif: cannot be read",
+        "images/i0.tif: has 65535 x 65535 pixels; at most",
     ),
     "0-byte TIFF": (text("images/i0.tif", b""), "images/i0.tif: cannot be read"),
     "0-byte mask": (text("masks/i0.tif", b""), "masks/i0.tif: cannot be read"),
