@@ -8,27 +8,46 @@ from pathlib import Path
 from analysis.evaluation.calibration import CALIBRATION
 from trainables.records.files import fetch_all
 from trainables.records.manifest import MANIFEST
-from trainables.records.objects import check, fetched_folder, is_stored, place
+from trainables.records.objects import address_of, check, fetched_folder, is_stored, place
 from trainables.records.store import StoreError
 
 
+class PlaceError(ValueError):
+    """An object store that cannot be used; the message says which address, and why."""
+
+
 def folder(text: str) -> Path:
-    """Return the path of a run folder on the command line, for argparse; its store must respond."""
+    """Return the path of a run folder or data set on the command line, for argparse."""
     try:
-        found = place(text)
+        return place(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if is_stored(found):
+
+
+def reached(path: Path) -> Path:
+    """Return a path; if it is in an object store, only if that responds within seconds.
+
+    Raises
+    ------
+    PlaceError
+    """
+    if is_stored(path):
         try:
-            check(found)
+            check(path)
         except StoreError as error:
-            raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
-    return found
+            raise PlaceError(f"{address_of(path)}: {error.strerror}") from error
+    return path
 
 
-def data_folder(text: str) -> Path:
-    """Return the path of a data set on the command line, for argparse; its copy if it is stored."""
-    return fetched_folder(text) if is_stored(folder(text)) else Path(text)
+def fetched_data(path: Path) -> Path:
+    """Return the folder of a data set; of one in an object store, this machine's copy.
+
+    Raises
+    ------
+    PlaceError
+        When the store cannot be used.
+    """
+    return fetched_folder(address_of(path)) if is_stored(reached(path)) else path
 
 
 def fetch_run(out: Path) -> None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from analysis.cluster import ClusterError, Nodes, check_address, joined
 from analysis.instances.methods import GIVEN_BACK
-from analysis.places import data_folder, folder
+from analysis.places import PlaceError, fetched_data, folder, reached
 from analysis.runfolder import AnalysisError, Run, candidates, open_data, read_run
 from analysis.segment.inputs import Frame, InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--data",
-        type=data_folder,
+        type=folder,
         metavar="PATH",
         help="new place of the sweep's data, or other images to measure instead of its test "
         "images (no copies or parts of its training and validation images)",
@@ -144,14 +144,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def analyse(arguments: argparse.Namespace, command: str) -> int:
     """Write the report of a run; return the exit code."""
-    out = arguments.out.absolute()
+    out = reached(arguments.out.absolute())
     if arguments.address and is_stored(out):
         raise AnalysisError(
             f"--address does not work with a run in an object store yet; copy {address_of(out)} to "
             "a folder that all nodes see (aws s3 sync), or remove --address"
         )
     run = read_run(out)
-    dataset, other = open_data(run, arguments.data.absolute() if arguments.data else None)
+    dataset, other = open_data(
+        run, fetched_data(arguments.data.absolute()) if arguments.data else None
+    )
     known = CellAnnotations(other or dataset)  # its errors are reported before any computation
     names = {name for one in candidates(run) for name in (one.name, one.name + GIVEN_BACK)}
     given = open_given(arguments.labels, items_of(dataset, other), names)
@@ -303,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser(),
         _analyse,
         argv,
-        refused=(AnalysisError, DataError, InputError, CheckpointError),
+        refused=(AnalysisError, DataError, InputError, CheckpointError, PlaceError),
         failed=(StoreError,),
         interrupted="interrupted; run the same command again to continue (calibrations are kept)",
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.places import folder
+from analysis.places import PlaceError, folder, reached
 from analysis.runfolder import AnalysisError
 from analysis.segment.folder import (
     FOLDERS,
@@ -217,7 +217,7 @@ def _run(arguments: argparse.Namespace, command: str) -> int:
     films = options.track or options.frame_interval_s is not None
     frames = list_frames(arguments.images, films=films, skipped=skipped)
     _check(arguments, frames, out)
-    choice = choose_model(arguments.model)
+    choice = choose_model(reached(arguments.model))
     request = request_of(choice, frames, options)
     settings = check_folder(out, request)
     if skipped.files:
@@ -377,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser(),
         _run,
         argv,
-        refused=(InputError, AnalysisError, CheckpointError),
+        refused=(InputError, AnalysisError, CheckpointError, PlaceError),
         failed=(OSError, OutOfMemory, TrainingError, MemoryError, RuntimeError),
         interrupted="interrupted; run the same command again to continue",
     )

@@ -14,8 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 
+from analysis.run import main as analyse
+from analysis.segment.cli import main as segment
 from sweep import lease
 from sweep.ledger import Ledger
 from sweep.plan import read_plan
@@ -190,6 +194,19 @@ def test_a_store_that_cannot_be_used_is_refused_within_seconds(
     assert error.startswith("error: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_analyses_of_a_store_that_cannot_be_used_are_refused(
+    out: str, node: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert analyse(["s3://nobody/run"]) == 2
+    image, cells = tmp_path / "a.tif", tmp_path / "cells"
+    tifffile.imwrite(image, np.zeros((40, 40), np.uint16))
+    assert segment(["--model", "s3://nobody/run", str(image), "--out", str(cells)]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("error: s3://nobody/run: object store at http://127.0.0.1:")
+        assert "there is no such bucket" in line
+    assert not cells.exists()
 
 
 def test_without_credentials_it_is_refused(
