@@ -1,6 +1,6 @@
 #!/bin/sh
-# start_or_resume.sh OUT WORDS...: python -m sweep.run WORDS --out OUT, with --resume if there is a run in OUT
+# start_or_resume.sh OUT WORDS...: python -m sweep.run WORDS --out OUT --resume, which starts a run where there is
+# none yet. What starts it again after a failure runs the same words, and these can stand in a place without quotes.
 out=$1
 shift
-[ ! -e "$out/plan.json" ] || set -- "$@" --resume
-exec python -m sweep.run "$@" --out "$out"
+exec python -m sweep.run "$@" --out "$out" --resume

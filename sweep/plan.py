@@ -77,6 +77,24 @@ class Plan:
         return wanted if there is None else min(wanted, there)
 
 
+def as_recorded(plan: Plan, recorded: Mapping[str, Any]) -> Plan:
+    """Return a plan with the precision of the recorded run, if it has none yet."""
+    if plan.precision is not None or not recorded.get("precision"):
+        return plan
+    precision = Precision(**recorded["precision"])
+    request = settle(plan.request, precision)
+    trials, rest = _trials(request, plan.fingerprint)
+    return replace(plan, request=request, trials=trials, precision=precision, left_out=rest)
+
+
+def _trials(request: Request, fingerprint: str) -> tuple[tuple[Trial, ...], frozenset[str]]:
+    """Return the trials of a request (none if a search draws them) and the ids left out."""
+    trials = tuple(Trial(config.trial_id(fingerprint), config) for config in request.configs)
+    if request.settings.search != "grid":
+        trials = ()
+    return trials, frozenset(config.trial_id(fingerprint) for config in request.left_out)
+
+
 def make_plan(request: Request, dataset: DataSet, precision: Precision | None = None) -> Plan:
     """Make the plan of a request on a data set with its split, and with the precision if that is
     already decided.
@@ -84,12 +102,7 @@ def make_plan(request: Request, dataset: DataSet, precision: Precision | None = 
     request = replace(request, data_options=dataset.options)
     if precision is not None:
         request = settle(request, precision)
-    trials = tuple(
-        Trial(config.trial_id(dataset.fingerprint), config) for config in request.configs
-    )
-    if request.settings.search != "grid":
-        trials = ()
-    rest = frozenset(config.trial_id(dataset.fingerprint) for config in request.left_out)
+    trials, rest = _trials(request, dataset.fingerprint)
     return Plan(request, address_of(dataset.root), dataset.fingerprint, trials, precision, rest)
 
 

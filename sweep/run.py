@@ -169,7 +169,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         if decision.action == "answer":
             console.print("nothing to do: all trials of this run have ended")
             if not planning:
-                return report(console, session, plan, answer(session))
+                return report(console, session, answer(session, plan))
         if decision.reason:
             console.print(f"note: {decision.reason}", markup=False, soft_wrap=True)
         configs = {trial.trial_id: trial.config for trial in plan.trials}
@@ -186,7 +186,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         with held(session, console) as heart:
             try:
                 outcome = start(session, plan, dataset, command, heart)
-                code = report(console, session, plan, outcome)
+                code = report(console, session, outcome)
             except OSError as error:
                 print(say_storage_error(error, out), file=sys.stderr)
                 code = FAILED
@@ -225,9 +225,9 @@ PAPER_CROPS = 90
 """Crops per epoch in the paper, as far as it says."""
 
 
-def report(console: Console, session: Session, plan: Plan, outcome: Outcome) -> int:
+def report(console: Console, session: Session, outcome: Outcome) -> int:
     """Print a sweep's results and the next command; return the exit code."""
-    folds = plan.request.data_options.folds or 0
+    plan, folds = outcome.plan, outcome.plan.request.data_options.folds or 0
     code = print_results(console, session.out, outcome.rows, outcome.missing, folds, plan.asks_for)
     if outcome.seconds is not None:
         cost = session.budget.text()

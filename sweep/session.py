@@ -31,7 +31,7 @@ from sweep.ledger import Ledger, has_ended, missing
 from sweep.limits import Limits
 from sweep.own_code import check_own_code, modules_to_send
 from sweep.packing import order_large_first
-from sweep.plan import Plan, conflict, difference, make_plan, read_plan, write_plan
+from sweep.plan import Plan, as_recorded, conflict, difference, make_plan, read_plan, write_plan
 from sweep.precision import Precision
 from sweep.preview import print_precision, storage_gb, warn_of_storage
 from sweep.request import Request, RequestError, SweepSettings, load_space, make_request, only
@@ -111,6 +111,8 @@ class Outcome:
     """Rows of the leaderboard."""
     missing: Mapping[str, str]
     """Missing results and files, by trial_id."""
+    plan: Plan
+    """With the precision of the run, on which the trial_ids depend."""
     interrupted: bool = False
     problem: str = ""
     """Why no node can train the remaining trials."""
@@ -233,14 +235,14 @@ def _left(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple
     return todo, max(0, plan.samples - len(records)) if plan.drawn else 0
 
 
-def answer(session: Session) -> Outcome:
+def answer(session: Session, plan: Plan) -> Outcome:
     """Write all tables of a run with nothing left to do, including tables that a killed process
     did not write.
     """
     assert session.recorded is not None
     records = Ledger(session.out).read()
     rows = write_all_tables(session.out, session.recorded, records)
-    return Outcome(rows, missing(session.out, session.recorded, records))
+    return Outcome(rows, missing(session.out, session.recorded, records), plan)
 
 
 def check(
@@ -324,6 +326,7 @@ def start(
             plan, recorded, problem = _train(session, plan, dataset, command, screen, heart)
         except RayDied as error:
             recorded, problem = _recorded(out, error), str(error)
+            plan = as_recorded(plan, recorded)
         screen.print()
     send(log)
     records = Ledger(out).read()
@@ -332,7 +335,7 @@ def start(
     interrupted = "running" in asked or "waiting" in asked
     interrupted |= plan.drawn and len(records) < plan.samples
     seconds = time.monotonic() - began
-    return Outcome(rows, missing(out, recorded, records), interrupted, problem, seconds)
+    return Outcome(rows, missing(out, recorded, records), plan, interrupted, problem, seconds)
 
 
 def _recorded(out: Path, error: RayDied) -> dict[str, Any]:

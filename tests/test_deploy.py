@@ -284,27 +284,22 @@ def test_rayjob_starts_a_sweep(rayjob: tuple[dict[str, Any], ...]) -> None:
     sweep_arguments(words[3:])
 
 
-def test_a_sweep_is_resumed_if_there_is_a_run(tmp_path: Path) -> None:
+def test_a_sweep_is_started_or_resumed(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
-    out = tmp_path / "a run"
-
-    def words() -> list[str]:
-        done = subprocess.run(
-            ["sh", ROOT / STARTER, out, "demo", "--only", "task=semantic2"],
-            env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout.splitlines()
-
-    assert words() == ["-m", "sweep.run", "demo", "--only", "task=semantic2", "--out", str(out)]
-    assert not sweep_arguments(words()[2:]).resume
-    out.mkdir()
-    (out / "plan.json").touch()
-    assert sweep_arguments(words()[2:]).resume
+    done = subprocess.run(
+        ["sh", ROOT / STARTER, "s3://lab/a run", "demo", "--only", "task=semantic2"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = done.stdout.splitlines()
+    assert words[:2] == ["-m", "sweep.run"]
+    found = sweep_arguments(words[2:])
+    assert (found.space, found.only, found.out) == ("demo", ["task=semantic2"], "s3://lab/a run")
+    assert found.resume
 
 
 def sweep_arguments(words: list[str]) -> argparse.Namespace:
