@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from trainables.records.files import exists
+from trainables.records.objects import place
+from trainables.records.store import impatient
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO)
 """Errors that somebody may put right while a trial waits."""
 PAUSE_SECONDS = 10.0
 MOST_SECONDS = 6 * 3600.0
 """After this time the attempt ends with the error, and is tried again as after any other."""
+
+
+def is_asked_to_stop(stop_file: str | None) -> bool:
+    """Whether the file that asks trials to stop exists; an object store that is away asks nothing.
+
+    Parameters
+    ----------
+    stop_file : str or None
+        A path, or an address in an object store.
+    """
+    if stop_file is not None:
+        with impatient(), contextlib.suppress(OSError):
+            return exists(place(stop_file))
+    return False
 
 
 class Patience:
@@ -45,8 +62,8 @@ class Patience:
                 break
             except OSError as error:
                 waited = time.monotonic() - began
-                stopping = self.stop_file is not None and os.path.exists(self.stop_file)
-                if error.errno not in STORAGE or stopping or waited >= MOST_SECONDS:
+                hopeless = error.errno not in STORAGE or waited >= MOST_SECONDS
+                if hopeless or is_asked_to_stop(self.stop_file):
                     raise
                 if not said:
                     self._tell(

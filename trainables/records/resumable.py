@@ -20,10 +20,10 @@ from typing import Any, Generic, TypeVar
 from trainables.config import EpochRecord, RunOptions
 from trainables.errors import Paused
 from trainables.records.attempts import Attempt
-from trainables.records.files import exists, fetched, names, remove
+from trainables.records.files import fetched, names, remove
 from trainables.records.manifest import sha256_of
 from trainables.records.objects import is_stored, place
-from trainables.records.patience import Patience
+from trainables.records.patience import Patience, is_asked_to_stop
 from trainables.records.progress import RESUME, History
 
 KEPT = 2
@@ -186,15 +186,12 @@ class Progress(Generic[W]):
             self.save(write)
 
     def _is_asked_to_stop(self) -> bool:
-        if self.stop_file is None:
-            return False
-        path = place(self.stop_file)
-        if is_stored(path):
+        if self.stop_file is not None and is_stored(place(self.stop_file)):
             # to ask a store takes longer than to look at a disk
             if time.monotonic() - self._asked < ASK_SECONDS:
                 return False
             self._asked = time.monotonic()
-        return exists(path)
+        return is_asked_to_stop(self.stop_file)
 
     def stop_if_asked(self) -> None:
         """Stop training if a state was saved for that; call this when the epoch was reported.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from tests.object_store import out as out
 from tests.object_store import server as server
 from trainables.config import EpochRecord, RunOptions
 from trainables.errors import Paused, Superseded
-from trainables.records import objects, resumable, store
+from trainables.records import objects, patience, resumable, store
 from trainables.records.attempts import Attempt
 from trainables.records.files import fetched, names, send, whole_file, write_text, write_with
 from trainables.records.objects import address_of, place
@@ -220,6 +221,34 @@ def test_a_trial_saves_and_stops_where_the_store_asks_for_it(
     _train(progress, range(2, 3))
     with pytest.raises(Paused):
         progress.stop_if_asked()
+
+
+def test_a_store_that_is_away_asks_no_trial_to_stop(
+    out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = _progress(out, [])
+    with serving() as address:
+        pass
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setattr(store, "PATIENCE_SECONDS", 1.0)
+    assert not progress._is_asked_to_stop()
+
+
+def test_a_trial_that_is_asked_to_stop_does_not_wait_for_a_disk(
+    out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(place(out) / ".stop-1", "")
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "MOST_SECONDS", 0.5)
+    tried = list[int]()
+
+    def work() -> None:
+        tried.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        patience.Patience(print, f"{out}/.stop-1")(place(out) / "a", work)
+    assert len(tried) == 1
 
 
 def test_a_store_that_is_away_is_waited_for(
