@@ -119,8 +119,8 @@ def with_recorded(plan: Plan, recorded: Mapping[str, Any] | None, ended: Collect
     return replace(plan, trials=(*plan.trials, *more))
 
 
-def read_plan(out: Path) -> dict[str, Any] | None:
-    """Read ``plan.json`` of a run folder.
+def read_plan(out: Path, option: str = "--out") -> dict[str, Any] | None:
+    """Read ``plan.json`` of a run folder, which `option` of the command line named.
 
     Returns
     -------
@@ -152,12 +152,12 @@ def read_plan(out: Path) -> dict[str, Any] | None:
             ) from error
         return content
     if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out}: is a file; name a folder")
+        raise RequestError(f"{option} {out}: is a file; name a folder")
     strange = [name for name in names(out) if not _is_own(name)]
     if strange:
         raise RequestError(
-            f"--out {address_of(out)}: this folder is not a run (it contains {strange[0]} but no "
-            "plan.json); name another folder"
+            f"{option} {address_of(out)}: this folder is not a run (it contains {strange[0]} but "
+            "no plan.json); name another folder"
         )
     return None
 

@@ -215,7 +215,7 @@ def _wait_for_plan(
     """Return the plan once it is there; None if the sweep ended before."""
     began, said = now(), ""
     while True:
-        plan = read_plan(watched.out)  # refuses what is no run folder
+        plan = read_plan(watched.out, "--watch")  # refuses what is no run folder
         if plan is not None:
             return plan
         running = alive.look()

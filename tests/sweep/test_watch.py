@@ -160,7 +160,7 @@ def test_what_is_no_run_is_refused(
         (out / "photos").mkdir()
     assert main(["--watch", str(out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: --")
+    assert line.startswith(f"error: --watch {out}: ")
     assert str(out) in line
 
 
