@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from analysis.instances.separate import (
     from_3class,
@@ -62,14 +63,11 @@ def test_a_seed_that_is_alone_is_kept_whatever_its_size() -> None:
     assert from_3class(classes, min_size=49, min_seed=2).max() == 3
 
 
-@st.composite
-def cells(draw: st.DrawFn) -> NDArray[np.int64]:
-    """Round cells from 9 pixels on, most of them touching larger ones."""
-    labels = np.zeros(ROWS.shape, np.int64)
-    numbers = draw(st.permutations(range(1, 13)))
-    seed = draw(st.integers(0, 10**6))
+def cells(seed: int) -> NDArray[np.int64]:
+    """Draw round cells from 9 pixels on, most of them touching larger ones."""
     rng = np.random.default_rng(seed)
-    for number in numbers:
+    labels = np.zeros(ROWS.shape, np.int64)
+    for number in rng.permutation(range(1, 13)):
         y, x = rng.uniform(0, ROWS.shape[0]), rng.uniform(0, ROWS.shape[1])
         one = disc(y, x, rng.choice([rng.uniform(1.5, 3), rng.uniform(3, 12)]))
         if one.sum() >= 9 and not labels[one].any():
@@ -77,19 +75,53 @@ def cells(draw: st.DrawFn) -> NDArray[np.int64]:
     return labels
 
 
+def wrong_pixels(truth: NDArray[np.int64], found: NDArray[np.int32]) -> int:
+    """Count pixels of true cells outside the instance that is matched to their cell."""
+    shared = np.zeros((truth.max() + 1, found.max() + 1), np.int64)
+    np.add.at(shared, (truth, found), 1)
+    shared = shared[1:, 1:]
+    return int((truth > 0).sum() - shared[linear_sum_assignment(-shared)].sum())
+
+
+def test_wrong_pixels_by_hand() -> None:
+    truth = np.array([[1, 1, 1, 0, 2, 2]])
+    assert wrong_pixels(truth, np.array([[2, 2, 2, 0, 1, 1]], np.int32)) == 0
+    assert wrong_pixels(truth, np.array([[1, 1, 0, 0, 0, 3]], np.int32)) == 2
+    assert wrong_pixels(truth, np.array([[1, 1, 1, 1, 1, 1]], np.int32)) == 2
+
+
 @settings(max_examples=150, deadline=None)
-@given(cells(), st.sampled_from(["outline", "touching"]))
-def test_perfect_maps_lose_no_cell_to_the_minimum(labels: NDArray[np.int64], boundary: str) -> None:
+@given(st.integers(0, 10**6), st.sampled_from(["outline", "touching"]))
+@example(509, "outline")  # a pixel better
+@example(1607, "outline")  # a cell better
+@example(49, "outline")  # pixels that no cell owns more than another
+def test_the_minimum_makes_no_perfect_map_worse(seed: int, boundary: str) -> None:
+    """Where the class cell of a small cell falls apart, its smallest parts join the largest.
+
+    Of 70,000 such maps 230 differed, 24 of them for the better and none for the worse.
+    """
+    labels = cells(seed)
     sizes = np.bincount(labels.ravel())[1:]
+    true = np.count_nonzero(sizes)
     smallest = int(min(sizes[sizes > 0], default=0))
     classes = semantic3_target(labels, boundary)
     for min_size in {0, smallest // 2, smallest}:
         found = from_3class(classes, min_size=min_size)
         plain = from_3class(classes, min_size=min_size, min_seed=0)
-        # of 36,000 such maps all but 114 gave the same, 5 a true cell more, the others up to 5
-        # pixels to a neighbour: where the class cell of a small cell falls apart
-        assert found.max() >= plain.max()
-        assert found.max() > plain.max() or (found != plain).sum() <= 10
+        if (found != plain).any():
+            assert abs(found.max() - true) <= abs(plain.max() - true)
+            assert wrong_pixels(labels, found) <= wrong_pixels(labels, plain)
+
+
+@pytest.mark.parametrize("seed", [1607, 2014, 5241])
+def test_the_minimum_keeps_a_cell_whose_class_cell_falls_apart(seed: int) -> None:
+    """Else its parts grow into instances of fewer than `min_size` pixels, and it is lost."""
+    labels = cells(seed)
+    sizes = np.bincount(labels.ravel())[1:]
+    smallest, true = int(min(sizes[sizes > 0])), np.count_nonzero(sizes)
+    classes = semantic3_target(labels)
+    assert from_3class(classes, min_size=smallest, min_seed=0).max() == true - 1
+    assert from_3class(classes, min_size=smallest).max() == true
 
 
 @pytest.mark.parametrize("radius", [1.5, 2.0, 2.5, 3.0])
