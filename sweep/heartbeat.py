@@ -30,7 +30,9 @@ SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Sign:
-    """The last sign of life of a sweep's process. All times are of its own clock."""
+    """The last sign of life of a sweep's process. All times are of its own clock, which may be set
+    meanwhile: durations are measured with another one.
+    """
 
     host: str
     pid: int
@@ -42,8 +44,12 @@ class Sign:
     time: float
     beat: int
     """Number of signs so far."""
-    epoch_at: float | None = None
-    """When the last epoch of any trial ended; None before the first."""
+    born: str = ""
+    """When the process was started, as `born` returns it; empty if unknown."""
+    seconds: float = 0.0
+    """Seconds from `started` to `time`."""
+    epoch_seconds: float | None = None
+    """Seconds from the end of the last epoch of any trial to `time`; None before the first."""
     title: str = ""
     at_once: int = 1
     """Number of trials that run at once."""
@@ -69,10 +75,13 @@ class Heartbeat:
     """
 
     def __init__(self, out: Path) -> None:
-        now = time.time()
+        now, pid = time.time(), os.getpid()
         self._path, self._stop = out / FILE, threading.Event()
         self._writing = threading.Lock()
-        self._sign = asdict(Sign(os.uname().nodename, os.getpid(), machine(), now, now, 0))
+        self._began = time.monotonic()
+        self._epoch_ended: float | None = None
+        sign = Sign(os.uname().nodename, pid, machine(), now, now, 0, born=born(pid))
+        self._sign = asdict(sign)
         self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
@@ -100,7 +109,7 @@ class Heartbeat:
 
     def epoch_ended(self) -> None:
         """Note that an epoch of some trial has just ended."""
-        self._sign["epoch_at"] = time.time()
+        self._epoch_ended = time.monotonic()
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(SECONDS):
@@ -110,7 +119,10 @@ class Heartbeat:
         """Write a sign of life now."""
         # a full disk, or a store that is away, is reported by what matters more
         with self._writing, impatient(), suppress(OSError):
+            now, ended = time.monotonic(), self._epoch_ended
             self._sign["time"], self._sign["beat"] = time.time(), self._sign["beat"] + 1
+            self._sign["seconds"] = now - self._began
+            self._sign["epoch_seconds"] = None if ended is None else now - ended
             write_json(self._path, self._sign)
 
 
@@ -121,6 +133,17 @@ def machine() -> str:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
+
+
+def born(pid: int) -> str:
+    """Return when a process of this machine was started, by a clock that nobody sets; '' if it does
+    not run, or if this system does not tell.
+    """
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, IndexError):
+        return ""
+    return "" if after_name[0] in "ZX" else after_name[19]
 
 
 def last_sign(out: Path) -> Sign | None:
@@ -140,8 +163,10 @@ def is_gone(sign: Sign) -> bool:
         return True
     if not sign.machine or sign.machine != machine():
         return False
+    # a later process may have got the same number
+    if sign.born:
+        return born(sign.pid) != sign.born
     try:
-        # a later process may have got the same number
         return bool(psutil.Process(sign.pid).create_time() > sign.started + 1)
     except psutil.NoSuchProcess:
         return True

@@ -20,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from sweep.heartbeat import machine
+from sweep.heartbeat import born, machine
 from sweep.request import RequestError
 from trainables.records import objects
 from trainables.records.objects import address_of
@@ -49,7 +49,7 @@ class Holder:
         """Whether the process that held the lock can no longer be running."""
         if self.age > STALE_SECONDS:
             return True
-        return bool(self.boot) and self.boot == machine() and _started(self.pid) != self.started
+        return bool(self.boot) and self.boot == machine() and born(self.pid) != self.started
 
 
 @contextmanager
@@ -92,7 +92,7 @@ class _Lock:
             "host": os.uname().nodename,
             "boot": machine(),
             "pid": os.getpid(),
-            "started": _started(os.getpid()),
+            "started": born(os.getpid()),
             "token": uuid.uuid4().hex,
         }
 
@@ -185,12 +185,3 @@ def _say_held(out: Path, there: Holder) -> str:
         f"{there.host}); wait for it, or name another folder; if it was killed, its lock can be "
         f"taken over in {wait} s"
     )
-
-
-def _started(pid: int) -> str:
-    """Return when a process of this machine was started; '' if it does not run."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, IndexError):
-        return ""
-    return "" if after_name[0] in "ZX" else after_name[19]

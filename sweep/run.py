@@ -107,6 +107,12 @@ def _add_what_to_do(commands: argparse.ArgumentParser) -> None:
     add("--plan", action="store_true", help="check everything and print the trials; start nothing")
     add("--resume", action="store_true", help="continue an unfinished run; retry failed trials")
     add(
+        "--start-or-resume",
+        action="store_true",
+        help="for batch files, which are run again after a failure: start the run if there is none "
+        "yet in the folder, else continue it as --resume does",
+    )
+    add(
         "--watch",
         metavar="OUT",
         help="show the sweep that runs in OUT, from any machine that sees OUT; starts nothing",

@@ -145,12 +145,12 @@ def prepare(arguments: argparse.Namespace) -> Session:
     precision = before_start(recorded, request.settings, resources, gpus)
     if recorded is None and arguments.resume and not arguments.plan:
         raise RequestError(
-            f"--resume: there is no run in {address_of(out)}; name its folder with --out, or start "
-            "one without --resume"
+            f"--resume: there is no run in {address_of(out)}; name its folder with --out (and make "
+            "sure that its storage is mounted), or start a run without --resume"
         )
     request = name_weights(request, out, recorded)
     request = replace(request, data_options=data_options(request, recorded))
-    resume = arguments.resume
+    resume = arguments.resume or arguments.start_or_resume
     return Session(
         request, out, recorded, precision, address, resources, gpus, wandb, resume, budget
     )

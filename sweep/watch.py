@@ -202,8 +202,8 @@ class Alive:
         sign = self.sign
         assert sign is not None
         parts = [f"process {sign.pid} on {sign.host}", f"sign of life {duration(self.age())} ago"]
-        if sign.epoch_at is not None:
-            parts.append(f"last epoch {duration(sign.time - sign.epoch_at + self.age())} ago")
+        if sign.epoch_seconds is not None:
+            parts.append(f"last epoch {duration(sign.epoch_seconds + self.age())} ago")
         if self.age() > 4 * SECONDS:
             parts.append("it may have lost OUT, or have been killed")
         return ", ".join(parts)
@@ -257,7 +257,7 @@ def _show(watched: Watched, alive: Alive, console: Console, now: Callable[[], fl
     assert sign is not None
     title = sign.title or watched.out.name
     view = View(console, title, sign.at_once)
-    view.began(sign.time - sign.started + alive.age())
+    view.began(sign.seconds + alive.age())
     with view:
         view.known(watched.states(sign))
         while alive.look():

@@ -299,7 +299,7 @@ def test_a_sweep_is_started_or_resumed(tmp_path: Path) -> None:
     assert words[:2] == ["-m", "sweep.run"]
     found = sweep_arguments(words[2:])
     assert (found.space, found.only, found.out) == ("demo", ["task=semantic2"], "s3://lab/a run")
-    assert found.resume
+    assert found.start_or_resume
 
 
 def sweep_arguments(words: list[str]) -> argparse.Namespace:
@@ -322,7 +322,7 @@ def test_skypilot_file_is_complete(sky: dict[str, Any]) -> None:
     assert "ports" not in sky["resources"]
     assert "ray stop" not in sky["run"]
     assert sky["envs"]["OUT"].startswith(*sky["volumes"])
-    sweep_arguments(f"{sky['envs']['SWEEP']} --out {sky['envs']['OUT']} --resume".split())
+    sweep_arguments(f"{sky['envs']['SWEEP']} --out {sky['envs']['OUT']} --start-or-resume".split())
 
 
 def test_batch_file_names_options_of_sweep_run() -> None:

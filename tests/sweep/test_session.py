@@ -175,6 +175,18 @@ def test_there_is_nothing_to_resume(folder: Folder) -> None:
         folder.ask(*TWO, "--resume")
 
 
+def test_a_batch_file_starts_a_run_or_continues_it(folder: Folder) -> None:
+    again = (*TWO, "--start-or-resume")
+    assert folder.decide(*again).action == "start"
+    folder.record("done", "running")
+    decision = folder.decide(*again)
+    assert (decision.action, len(decision.trials)) == ("resume", 1)
+    # a folder without a plan, such as where storage is not mounted
+    (folder.out / "plan.json").unlink()
+    with pytest.raises(RequestError, match="not a run"):
+        folder.ask(*again)
+
+
 def test_the_command_line_does_what_was_decided(
     folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:

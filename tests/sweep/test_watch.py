@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweep.heartbeat import FILE, SECONDS, Heartbeat, Sign, is_gone, last_sign, machine
+from sweep.heartbeat import FILE, SECONDS, Heartbeat, Sign, born, is_gone, last_sign, machine
 from sweep.leaderboard import planned, write_tables
 from sweep.ledger import Ledger
 from sweep.request import RequestError
@@ -227,6 +227,8 @@ def test_a_killed_driver_is_noticed(tmp_path: Path) -> None:
             assert sign is not None
             assert (sign.pid, sign.title, sign.beat) == (driver.pid, "a title", 2)
             assert not is_gone(sign)
+            # the clock may have been set since
+            assert not is_gone(replace(sign, started=sign.started - 7200))
             # elsewhere its number means nothing
             assert not is_gone(replace(sign, machine="another", pid=2**22 - 1))
         finally:
@@ -236,6 +238,21 @@ def test_a_killed_driver_is_noticed(tmp_path: Path) -> None:
     code, text = watched(tmp_path)
     assert code == 130
     assert f"not running (process {driver.pid} on {os.uname().nodename}, last sign of" in text
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_clock_that_was_set_does_not_change_how_long_a_sweep_runs(
+    hours: int, tmp_path: Path
+) -> None:
+    make_run(tmp_path)
+    started = time.time() + 3600 * hours
+    sign_of(tmp_path, started=started, seconds=3600.0, born=born(os.getpid()))
+    process = start("--watch", tmp_path, cwd=tmp_path)
+    assert process.stdout is not None
+    _title, line = (process.stdout.readline() for _ in range(2))
+    assert line.startswith("1:00:"), line
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
 
 
 def test_a_pid_that_another_process_has_got_is_not_the_driver() -> None:
@@ -289,7 +306,7 @@ def test_an_old_sign_from_elsewhere_gets_one_more_chance(tmp_path: Path) -> None
 
 
 def test_the_last_epoch_is_timed_by_one_clock(tmp_path: Path) -> None:
-    sign_of(tmp_path, time=1000.0, epoch_at=970.0, machine="")
+    sign_of(tmp_path, time=1000.0, epoch_seconds=30.0, machine="")
     clock = Clock()
     alive = Alive(Watched(tmp_path), clock)
     alive.look()
