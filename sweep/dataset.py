@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,12 @@ from sweep.request import Request, RequestError
 from trainables.data.dataset import DataError, DataSet, index_dataset, open_dataset
 from trainables.data.pixelcheck import CROPS_ADVICE
 from trainables.data.splits import DataOptions, few_groups_note, recorded_options
-from trainables.records.files import fetch_all, send
+from trainables.records.files import exists, fetch_all, send
 from trainables.records.objects import check, fetched_folder, is_stored, place
 from trainables.records.store import StoreError
+
+SENT_LAST = "synthetic.json"
+"""File of built-in data; in an object store, they are complete once it is there."""
 
 
 @contextmanager
@@ -52,12 +56,17 @@ def data_folder(request: Request, data: str | None, out: Path, keep: bool) -> It
         )
     from trainables.synthetic.dataset import generate
 
-    fetch_all(out / "data")
-    if (out / "data").exists():
-        yield out / "data"
+    root = out / "data"
+    fetch_all(root)
+    if is_stored(root) and root.exists() and not exists(root / SENT_LAST):
+        # a sweep was killed while it sent them; these may be all, or some from the store
+        shutil.rmtree(root)
+    if root.exists():
+        yield root
     elif keep:
-        root = generate(out / "data", **builtin.model_dump())
-        send(root)
+        generate(root, **builtin.model_dump())
+        for path in sorted(root.iterdir(), key=lambda path: path.name == SENT_LAST):
+            send(path)
         yield root
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -15,10 +15,10 @@ SHOWN = 6
 def setting_lines(
     asked: Iterable[Mapping[str, Any]], recorded: Iterable[Mapping[str, Any]]
 ) -> list[str]:
-    """Return one line for each setting with values that no recorded trial has.
+    """Return one line for each setting that has other values in recorded trials.
 
-    If there is none, the trials differ in what they combine, or some are not asked for: then one
-    line for each setting of which recorded trials have further values.
+    First those with values that no recorded trial has, then those of which recorded trials have
+    further values, which are not asked for.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def setting_lines(
     both = {name: (before.get(name) or defaults[name], now[name]) for name in now}
     new = [name for name, (old, values) in both.items() if set(values) - set(old)]
     gone = [name for name, (old, values) in both.items() if set(old) - set(values)]
-    return [_line(name, *both[name]) for name in new or gone]
+    return [_line(name, *both[name]) for name in dict.fromkeys([*new, *gone])]
 
 
 def data_lines(path: str, options: DataOptions, recorded: Mapping[str, Any]) -> list[str]:

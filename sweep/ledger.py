@@ -11,20 +11,22 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from trainables.config import TrialConfig, TrialResult
 from trainables.records import objects
-from trainables.records.files import fetch_all, fetched, json_text, write_json
+from trainables.records.files import fetch_all, fetched, json_text, names, remove, write_json
 from trainables.records.manifest import missing_file
 from trainables.records.objects import address_of
 
 Status = Literal["running", "done", "failed", "stopped"]
 FINAL = ("done", "failed", "stopped")
 _RERUN = "--resume trains the trial again"
+PARTS = ("history", "per_image")
+"""Folders in the ledger with a finished trial's epochs and counts."""
 LOCK_SECONDS = 5.0
 """Longest wait for another writer, which may have died while its node still keeps the lock."""
 
@@ -149,14 +151,18 @@ class Ledger:
             return
         apart = ("history", "checkpoint", "per_image")
         metrics = {k: v for k, v in vars(result).items() if k not in apart}
-        history = [record.to_dict() for record in result.history]
-        write_json(self.folder / "history" / f"{trial_id}.json", history)
-        per_image = [vars(one) for one in result.per_image]
-        write_json(self.folder / "per_image" / f"{trial_id}.json", per_image)
+        self.write_parts(trial_id, result)
         attempts = self.attempts(trial_id)
         if attempts:
             attempts[-1]["ended"] = time.time()
         self.write(trial_id, config, "done", metrics=metrics, attempts=attempts, **f)
+
+    def write_parts(self, trial_id: str, result: TrialResult) -> None:
+        """Write the epochs and the counts of a finished trial."""
+        history = [record.to_dict() for record in result.history]
+        write_json(self.folder / "history" / f"{trial_id}.json", history)
+        per_image = [vars(one) for one in result.per_image]
+        write_json(self.folder / "per_image" / f"{trial_id}.json", per_image)
 
     def write_history(self, trial_id: str, history: list[dict[str, Any]]) -> None:
         """Record the epochs of an unfinished trial that were reported to the driver.
@@ -164,6 +170,13 @@ class Ledger:
         They get a separate file, since the worker may write the whole history at that moment.
         """
         write_json(self.folder / "history" / f"{trial_id}.partial.json", history)
+
+    def forget(self, trial_ids: Collection[str]) -> None:
+        """Delete history and counts of trials whose record was removed to train them again."""
+        for folder in (self.folder / part for part in PARTS):
+            for name in names(folder) if trial_ids else []:
+                if name.removesuffix(".json").removesuffix(".partial") in trial_ids:
+                    remove(folder / name)
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Return all records by trial_id.
@@ -173,7 +186,7 @@ class Ledger:
         LedgerError
             When a record is damaged.
         """
-        fetch_all(self.folder, lambda name: name.endswith(".json") and "/" not in name)
+        fetch_all(self.folder, lambda name: name.endswith(".json") and "/" not in name, alone=True)
         paths = sorted(self.folder.glob("*.json"))
         records = (_checked(path, _read(path)) for path in paths)
         return {record["trial_id"]: record for record in records if record is not None}
@@ -201,7 +214,19 @@ class Ledger:
 
 
 class LedgerError(ValueError):
-    """A record that cannot be read; the message says which, and what to do."""
+    """A record that cannot be read; the message says which, and what to do.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong.
+    advice : str
+        What to do.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}; {advice}" if advice else what)
+        self.what = what
 
 
 def _read(path: Path) -> Any:
@@ -215,17 +240,21 @@ def _parsed(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content.decode())
     except ValueError as error:  # not JSON, or not UTF-8
+        why = " ".join(str(error).split())
         raise LedgerError(
-            f"{address_of(path)} is damaged ({' '.join(str(error).split())}); remove it, then "
-            f"{_RERUN}"
+            f"{address_of(path)} is damaged ({why})", f"remove it, then {_RERUN}"
         ) from error
 
 
 def _checked(path: Path, record: Any) -> Any:
     """Return a trial's record, or None; refuse what is none."""
-    if record is None or (isinstance(record, dict) and {"trial_id", "status"} <= {*record}):
+    if record is None:
+        return None
+    whole = isinstance(record, dict) and {"trial_id", "status"} <= {*record}
+    # a copy under another name, which programs that synchronise folders make, could be older
+    if whole and record["status"] in ("running", *FINAL) and record["trial_id"] == path.stem:
         return record
-    raise LedgerError(f"{address_of(path)} is not a trial's record; remove it, then {_RERUN}")
+    raise LedgerError(f"{address_of(path)} is not a trial's record", f"remove it, then {_RERUN}")
 
 
 def has_ended(record: Mapping[str, Any] | None, plan: Mapping[str, Any]) -> bool:

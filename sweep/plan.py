@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sweep import heartbeat
 from sweep.detach import LOG
 from sweep.difference import data_lines, setting_lines
@@ -19,7 +21,7 @@ from sweep.precision import Precision, settle
 from sweep.provenance import git_commit, library_versions
 from sweep.request import Request, RequestError
 from sweep.search import dimensions as drawing
-from trainables.config import RECIPE, TrialConfig
+from trainables.config import RECIPE, TrialConfig, recorded_config
 from trainables.data.dataset import DataSet
 from trainables.records.files import fetched, names, write_json
 from trainables.records.objects import address_of
@@ -141,7 +143,7 @@ def read_plan(out: Path, option: str = "--out") -> dict[str, Any] | None:
                     f"{path} has format {content['format']}, but this version reads {FORMAT}; name "
                     "another folder with --out"
                 )
-            _check_recorded(content)
+            _check_recorded(content, path)
         except RequestError:
             raise
         except KeyError as error:
@@ -162,12 +164,24 @@ def read_plan(out: Path, option: str = "--out") -> dict[str, Any] | None:
     return None
 
 
-def _check_recorded(content: Mapping[str, Any]) -> None:
-    """Raise KeyError or TypeError if plan.json lacks something that every run has."""
+def _check_recorded(content: Mapping[str, Any], path: Path) -> None:
+    """Raise KeyError or TypeError if plan.json lacks something that every run has, and RequestError
+    if this version cannot read its trials.
+    """
     content["key"]["fingerprint"], content["data"]["path"], content["data"]["options"]
     content["commands"], content["created"]
     for trial in content["trials"]:
-        trial["config"]["architecture"], trial["trial_id"]
+        config, trial_id = trial["config"], trial["trial_id"]
+        config["architecture"], config["task"], config["epochs"], config["normalization"]
+        try:
+            recorded_config(config)
+        except ValidationError as error:
+            one = error.errors()[0]
+            where = ".".join(map(str, one["loc"]))
+            raise RequestError(
+                f"{path}: this version cannot read trial {trial_id} ({where}: {one['msg']}); if a "
+                f"later version wrote it, use that one; else {_RESTORE}"
+            ) from error
 
 
 OWN_FILES = (".nodes", "data", ".lock", heartbeat.FILE, LOG, "sweep.log", "weights")
@@ -239,7 +253,8 @@ def difference(plan: Plan, recorded: Mapping[str, Any]) -> list[str]:
     if recorded["key"]["fingerprint"] != plan.fingerprint:
         lines += data_lines(plan.data, options, recorded["data"])
     before = recorded["key"].get("base") or [trial["config"] for trial in recorded["trials"]]
-    now = [config.model_dump(mode="json") for config in plan.request.configs]
+    asked = (*plan.request.configs, *plan.request.left_out)
+    now = [config.model_dump(mode="json") for config in asked]
     for name, value in (plan.key.get("dimensions") or {}).items():
         old = recorded["key"].get("dimensions", {}).get(name)
         if old != value:

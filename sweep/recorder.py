@@ -218,6 +218,8 @@ class Recorder(Callback):
                 self._again(state, record)
                 return
             self.records[state.trial_id] = record
+            if record["status"] != "done":
+                self._keep_history(state.trial_id)  # what its worker does not write
         elif refused := self.lost_trials.refused(state.trial_id):
             self._place_elsewhere(state, config, refused)
             return
@@ -449,7 +451,8 @@ class Recorder(Callback):
                 self.ledger.write_history(trial_id, rows)
 
     def _so_far(self, trial_id: str) -> dict[str, Any]:
-        rows = [r for r in self.history.get(trial_id, {}).values() if r["val_dataset_iou"]]
+        epochs = self.history.get(trial_id, {}).values()
+        rows = [row for row in epochs if row["val_dataset_iou"] is not None]
         if not rows:
             return {}
         best = max(rows, key=lambda row: row["val_dataset_iou"])

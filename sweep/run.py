@@ -175,7 +175,7 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
         if decision.action == "answer":
             console.print("nothing to do: all trials of this run have ended")
             if not planning:
-                return report(console, session, answer(session, plan))
+                return report(console, session, answer(session, plan, console))
         if decision.reason:
             console.print(f"note: {decision.reason}", markup=False, soft_wrap=True)
         configs = {trial.trial_id: trial.config for trial in plan.trials}

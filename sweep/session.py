@@ -44,6 +44,7 @@ from sweep.resources import (
     local_resources,
     parse_gpus,
 )
+from sweep.restoring import restore_parts
 from sweep.runfolder import choose_out, lock
 from sweep.search.drawn_limits import DrawnLimits
 from sweep.throughput import CPU, THROUGHPUT
@@ -235,12 +236,19 @@ def _left(plan: Plan, recorded: dict[str, Any], out: Path, retry: bool) -> tuple
     return todo, max(0, plan.samples - len(records)) if plan.drawn else 0
 
 
-def answer(session: Session, plan: Plan) -> Outcome:
+def answer(session: Session, plan: Plan, console: Console) -> Outcome:
     """Write all tables of a run with nothing left to do, including tables that a killed process
     did not write.
+
+    Raises
+    ------
+    sweep.ledger.LedgerError
+        When a trial's record is damaged.
     """
     assert session.recorded is not None
     records = Ledger(session.out).read()
+    for line in restore_parts(session.out, records):
+        console.print(line, markup=False, soft_wrap=True)
     rows = write_all_tables(session.out, session.recorded, records)
     return Outcome(rows, missing(session.out, session.recorded, records), plan)
 
@@ -425,7 +433,9 @@ def _tell(heart: Heartbeat, plan: Plan, title: str, count: int) -> None:
 def _record(
     out: Path, plan: Plan, dataset: DataSet, command: str, screen: Console
 ) -> dict[str, Any]:
-    """Write plan.json; print a note if the run folder is a copy of another one."""
+    """Write plan.json; print notes if the run folder is a copy of another one, or lacked parts."""
+    for line in restore_parts(out, Ledger(out).read()):
+        screen.print(line, markup=False, soft_wrap=True)
     before = read_plan(out) or {}
     recorded = write_plan(out, plan, dataset, command, before or None)
     source = recorded.get("copy_of")

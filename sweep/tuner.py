@@ -84,6 +84,7 @@ def run(sweep: Sweep, todo: Sequence[str]) -> None:
         heart=sweep.heart,
         budget=sweep.budget,
     )
+    recorder.ledger.forget({*todo} - recorder.records.keys())
     listed = partial(fit_listed, sweep, recorder)
     with ExitStack() as at_the_end:
         if isinstance(sweep.limits, DrawnLimits):
@@ -93,7 +94,7 @@ def run(sweep: Sweep, todo: Sequence[str]) -> None:
         at_the_end.callback(recorder.write_tables)
         if search is not None:
             keep_searching(search, list(todo), recorder, partial(_left_to_draw, plan, recorder))
-        else:
+        elif todo:  # none, if plan.json had lost trials that the ledger has
             keep_fitting(listed, list(todo), recorder)
         # what ran out of memory tries again with more of it, and what met a node that does not
         # compute in its precision, or does not see the run folder, on others, until all have ended

@@ -103,10 +103,10 @@ class Watched:
         path = self.ledger.folder / "history" / f"{state.trial_id}.partial.json"
         epochs = self._files.read(path, lambda: self.ledger.read_history(state.trial_id))
         if epochs:
-            scores = [row["val_dataset_iou"] for row in epochs if row["val_dataset_iou"]]
+            ious = [row["val_dataset_iou"] for row in epochs]
             state.epoch, state.train_loss = epochs[-1]["epoch"], epochs[-1]["train_loss"]
             state.seconds = sum(row["seconds"] for row in epochs)
-            state.val_dataset_iou = max(scores, default=None)
+            state.val_dataset_iou = max((iou for iou in ious if iou is not None), default=None)
 
 
 def _read_rows(path: Path) -> dict[str, TrialState]:

@@ -30,3 +30,12 @@ class Paused(RuntimeError):
 
 class CheckpointError(ValueError):
     """A folder that is not a checkpoint, or a damaged checkpoint."""
+
+
+def kind_of(error: Exception) -> str:
+    """Return the name under which a parent process raises an error of this process again.
+
+    What storage raises has many names; by any of them, another attempt may succeed.
+    """
+    plain = isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NoGpu)
+    return OSError.__name__ if plain else type(error).__name__

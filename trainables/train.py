@@ -300,9 +300,9 @@ def _conclude(
         for item, counts in zip(dataset.subset(split), scores.counts)
     ]
     content = {**metrics, "history": history.rows(), "per_image": per_image}
-    progress.attempt.write_json(progress.folder / RESULT, content)
     if progress.keeps_last and history.records[-1].epoch == seen.config.epochs:
-        keep_last(progress.folder)
+        keep_last(progress.attempt)  # before the result, with which the states are deleted
+    progress.attempt.write_json(progress.folder / RESULT, content)
     forget_states(progress.folder)
     result = read_result(progress.folder)
     assert result is not None

@@ -135,8 +135,14 @@ def test_settings_are_compared_by_their_values() -> None:
     ]
     # what an old run did not record was the default
     del before[0]["lr_schedule"], before[1]["lr_schedule"]
-    assert setting_lines([dumped(lr_schedule="constant")], before) == [
+    both = [dumped(architecture=name, lr_schedule="constant") for name in ("Unet", "FPN")]
+    assert setting_lines(both, before) == [
         "lr_schedule: cosine in plan.json, constant in this command"
+    ]
+    # further seeds alone would continue the run; what is not asked for is why this does not
+    assert setting_lines([dumped(), dumped(seed=1)], [dumped(), dumped(architecture="FPN")]) == [
+        "seed: 0 in plan.json, 0, 1 in this command",
+        "architecture: Unet, FPN in plan.json, Unet in this command",
     ]
 
 

@@ -160,6 +160,22 @@ def test_a_finished_trial_has_figures_history_and_counts_apart(ledger: Ledger) -
     assert record(ledger, "b")["attempts"] == []
 
 
+def test_what_a_removed_record_leaves_is_not_taken_for_a_new_attempts(ledger: Ledger) -> None:
+    """As messages advise, a record is removed so that --resume trains the trial again: until that
+    ended, its epochs and its best were those of the trial before.
+    """
+    for trial_id in ("a", "b.partial"):
+        ledger.write_done(CONFIG, trial_id, RESULT)
+        ledger.write_history(trial_id, [{"epoch": 1}])
+    (ledger.folder / "a.json").unlink()
+    ledger.forget({"a", "c"})
+    assert ledger.read_history("a") == ledger.read_per_image("a") == []
+    assert [row["epoch"] for row in ledger.read_history("b.partial")] == [1, 2]
+    assert len(ledger.read_per_image("b.partial")) == 1
+    ledger.forget(set())
+    Ledger(ledger.folder / "none").forget({"a"})
+
+
 def test_nothing_is_known_of_a_trial_without_files(ledger: Ledger) -> None:
     assert ledger.read() == {}
     assert ledger.read_one("a") is None
@@ -189,7 +205,17 @@ def test_a_damaged_record_is_named_in_one_line(ledger: Ledger, content: bytes) -
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("content", ["[]", "3", '{"trial_id": "a"}', '{"status": "done"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "3",
+        '{"trial_id": "a"}',
+        '{"status": "done"}',
+        '{"trial_id": "a", "status": "finished"}',
+        '{"trial_id": "b", "status": "done"}',
+    ],
+)
 def test_what_is_no_record_is_named(ledger: Ledger, content: str) -> None:
     ledger.write("a", CONFIG, "running")
     path = ledger.folder / "a.json"

@@ -20,10 +20,12 @@ import tifffile
 
 from analysis.run import main as analyse
 from analysis.segment.cli import main as segment
+from search_spaces import BuiltinData, SearchSpace, grid
 from sweep import lease
+from sweep.dataset import data_folder
 from sweep.ledger import Ledger
 from sweep.plan import read_plan
-from sweep.request import RequestError
+from sweep.request import RequestError, make_request
 from sweep.run import main
 from sweep.runfolder import choose_out, lock
 from tests.object_store import BUCKET, asked, client, keys_of, store_environment
@@ -64,6 +66,53 @@ def test_a_record_that_says_done_is_kept(out: str, node: Callable[[str], None]) 
     objects.remove([place(out) / "ledger" / "u.json"])
     node("first")
     assert list(Ledger(place(out)).read()) == ["t"]
+
+
+def test_a_record_that_was_removed_in_the_store_is_gone(out: str, server: str) -> None:
+    """Also if a process was killed before it recorded which version it had put there."""
+    Ledger(place(out)).write("t", CONFIG, "done", metrics={})
+    Ledger(place(out)).write("u", CONFIG, "running")
+    shutil.rmtree(objects.cache_home() / "etags")
+    key = f"{out.removeprefix('s3://').partition('/')[2]}/ledger/t.json"
+    client(server).delete_object(Bucket=BUCKET, Key=key)
+    assert list(Ledger(place(out)).read()) == ["u"]
+
+
+SMALL = SearchSpace(
+    trials=grid(encoder="resnet18"),
+    builtin_data=BuiltinData(sequences=3, frames=2, height=64, width=64),
+)
+
+
+@pytest.mark.parametrize("machine", ["first", "second"])
+@pytest.mark.parametrize("sent", [0, 9])
+def test_built_in_data_that_were_sent_in_part_are_completed(
+    machine: str, sent: int, out: str, node: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that was killed while it sent them had another data set on the next machine, or
+    none for its other nodes.
+    """
+    request, put, count = make_request("small", SMALL, [], None), objects.put, []
+
+    def cut_short(path: Path) -> None:
+        if "data/" in str(path):
+            count.append(path)
+            if len(count) > sent:
+                raise KeyboardInterrupt
+        put(path)
+
+    monkeypatch.setattr(objects, "put", cut_short)
+    monkeypatch.setattr(objects, "AT_ONCE", 1)
+    with pytest.raises(KeyboardInterrupt), data_folder(request, None, place(out), keep=True):
+        pass
+    monkeypatch.setattr(objects, "put", put)
+    node(machine)
+    with data_folder(request, None, place(out), keep=True) as root:
+        here = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    node("third")
+    assert {*objects.listing(place(out) / "data")} == here
+    assert len([name for name in here if name.startswith("masks/")]) == 6
+    assert "synthetic.json" in here
 
 
 def test_only_one_of_many_gets_the_lock(out: str) -> None:

@@ -240,6 +240,28 @@ def recorded_as(plan: Plan, out: Path) -> dict[str, Any]:
     return written(out, plan)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"epochs": "many"}, "(epochs: Input should be a valid integer"),
+        ({"swag": 1}, "(swag: Extra inputs are not permitted)"),
+    ],
+)
+def test_trials_that_this_version_cannot_read(out: Path, change: dict[str, Any], why: str) -> None:
+    """Of a later version, perhaps: --watch and a finished run ended with a traceback."""
+    write_plan(out, plan_of(), data(), "command", None)
+    content = json.loads((out / "plan.json").read_text())
+    content["trials"][1]["config"].update(change)
+    (out / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(RequestError) as caught:
+        read_plan(out)
+    said = str(caught.value)
+    assert said.startswith(f"{out / 'plan.json'}: this version cannot read trial semantic2-FPN")
+    assert why in said
+    assert "if a later version wrote it, use that one" in said
+    assert "\n" not in said
+
+
 def test_plans_that_continue_a_run(out: Path) -> None:
     recorded = recorded_as(plan_of(), out)
     assert conflict(plan_of(), recorded) is None

@@ -179,6 +179,43 @@ def test_epochs_that_a_killed_driver_did_not_write_down_are_taken_from_the_saved
     ]
 
 
+def test_epochs_of_a_trial_that_failed_in_its_worker_are_kept(tmp_path: Path) -> None:
+    """Those since the last table were lost, and history.csv ended before the failure."""
+    config = TrialConfig()
+    trial_id = config.trial_id("f")
+    made, trial = recorder(tmp_path, {trial_id: config}), Attempt(config)
+    made.on_trial_start(0, [], trial)
+    for epoch in (1, 2):
+        row = EpochRecord(epoch, 1.0, 1.0, 0.5, 0.5, 1.0).to_dict()
+        made.on_trial_result(0, [], trial, {**row, "score": 0.5})
+    made.ledger.write(trial_id, config, "failed", error="training loss became nan in epoch 3")
+    made.on_trial_complete(0, [], trial)
+    made.write_tables()
+    with open(tmp_path / "history.csv", newline="") as handle:
+        assert [row["epoch"] for row in csv.DictReader(handle)] == ["1", "2"]
+
+
+def test_an_iou_of_zero_is_an_iou(tmp_path: Path) -> None:
+    """Schedulers stop just these trials."""
+    config = TrialConfig()
+    trial_id = config.trial_id("f")
+    made, trial = recorder(tmp_path, {trial_id: config}, scheduler="asha"), Attempt(config)
+    made.on_trial_start(0, [], trial)
+    rows = [EpochRecord(1, 1.0, 1.0, 0.0, 0.0, 1.0), EpochRecord(2, 1.0, None, None, None, 1.5)]
+    for row in rows:
+        made.on_trial_result(0, [], trial, {**row.to_dict(), "score": 0.0, "done": row.epoch == 2})
+    made.on_trial_complete(0, [], trial)
+    record = made.ledger.read_one(trial_id)
+    assert record is not None
+    assert record["metrics"] == {
+        "val_dataset_iou": 0.0,
+        "val_image_iou": 0.0,
+        "best_epoch": 1,
+        "epochs": 2,
+        "train_seconds": 2.5,
+    }
+
+
 def test_an_old_record_is_no_result(tmp_path: Path) -> None:
     config = TrialConfig()
     trial_id = config.trial_id("f")

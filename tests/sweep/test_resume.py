@@ -71,6 +71,28 @@ def test_a_finished_run_gets_its_tables_again(
         assert (out / f"{name}.csv").read_bytes() == (finished[0] / f"{name}.csv").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_plan_from_an_older_copy_gets_its_trials_back(
+    finished: Finished, sweep_of_cells: Swept, tmp_path: Path
+) -> None:
+    """A damaged plan.json is to be restored from a copy, which may lack trials that were added
+    later and have ended: there was nothing to run, and Ray Tune ended with a traceback.
+    """
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    plan = json.loads((out / "plan.json").read_text())
+    lost = next(one["trial_id"] for one in records(out) if one["status"] == "done")
+    fewer = [trial for trial in plan["trials"] if trial["trial_id"] != lost]
+    (out / "plan.json").write_text(json.dumps({**plan, "trials": fewer}))
+    words = [sweep_of_cells.space, "--data", sweep_of_cells.data, "--out", out, *SHARE_ONE_GPU]
+    code, text, err = run(*words, "--wandb", "off", cwd=tmp_path)
+    assert code == 1, text + err  # one trial has failed before
+    assert "Traceback" not in err
+    again = json.loads((out / "plan.json").read_text())["trials"]
+    assert {trial["trial_id"] for trial in again} == {trial["trial_id"] for trial in plan["trials"]}
+    assert sorted(rows(out), key=str) == sorted(rows(finished[0]), key=str)
+
+
 def test_other_plans_are_refused(finished: Finished, sweep_of_cells: Swept) -> None:
     out, *_ = finished
     code, _, err = run(

@@ -56,7 +56,7 @@ class Attempt:
             "started": time.time(),
         }
         write_json(folder / ATTEMPT, content)
-        for path in folder.glob(".*.tmp*"):  # Keras adds a suffix of its own
+        for path in folder.rglob(".*.tmp*"):  # Keras adds a suffix of its own
             path.unlink(missing_ok=True)
         return attempt
 

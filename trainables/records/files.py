@@ -120,7 +120,9 @@ def fetched(path: Path) -> Path:
     return path
 
 
-def fetch_all(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+def fetch_all(
+    folder: Path, wanted: Callable[[str], bool] = lambda name: True, alone: bool = False
+) -> None:
     """Make all files of a folder those of the object store, if it is in one.
 
     Parameters
@@ -128,9 +130,11 @@ def fetch_all(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -
     folder : Path
     wanted : callable
         Returns for a name in the folder whether it will be read.
+    alone : bool
+        Delete files that are `wanted` and not in the store, whatever they are.
     """
     if objects.is_stored(folder):
-        objects.fetch_all(folder, wanted)
+        objects.fetch_all(folder, wanted, alone)
 
 
 def send(path: Path) -> None:

@@ -13,23 +13,34 @@ from functools import partial
 from pathlib import Path
 
 from trainables.records.attempts import Attempt
-from trainables.records.files import exists, fetched, send, write_json
+from trainables.records.files import exists, fetched, remove
 from trainables.records.progress import RESUME
 
 LAST = "last"
 """Folder with the last state, inside the folder of its trial."""
 
 
-def keep_last(folder: Path) -> None:
-    """Move the newest saved state of a trial, after its last epoch, to where it is kept."""
+def keep_last(attempt: Attempt) -> None:
+    """Copy the newest saved state of a trial, after its last epoch, to where it is kept.
+
+    The state itself stays until `forget_states`: an attempt that is killed here is repeated by the
+    next one. Where the file system has hard links, the copy takes no space.
+    """
+    folder = attempt.folder
     content = json.loads((folder / RESUME).read_text(encoding="utf-8"))
     newest, last = content["states"][0], folder / LAST
-    last.mkdir(exist_ok=True)
     files = {name: content["files"][name] for name in (newest["state"], newest["best"]) if name}
     for name in files:
-        os.replace(fetched(folder / name), last / name)
-        send(last / name)
-    write_json(last / RESUME, {**content, "states": [newest], "files": files})
+        remove(last / name)  # of a killed attempt: a link is not replaced by another one
+        attempt.write_with(last / name, partial(_link_or_copy, fetched(folder / name)))
+    attempt.write_json(last / RESUME, {**content, "states": [newest], "files": files})
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # there are no hard links here
+        shutil.copyfile(source, target)
 
 
 def is_kept(folder: Path) -> bool:

@@ -116,3 +116,17 @@ def missing_file(folder: Path) -> Path | None:
     except CheckpointError:
         return None
     return None if exists(weights) else weights
+
+
+def what_is_wrong(folder: Path) -> str:
+    """Return what is missing or damaged in a checkpoint, after reading all of it; '' if nothing."""
+    if (lost := missing_file(folder)) is not None:
+        return f"{lost.name} is missing"
+    try:
+        weights = read_manifest(folder)["weights"]
+    except CheckpointError:
+        return f"{MANIFEST} is damaged"
+    path = fetched(folder / str(weights["file"]))
+    if sha256_of(path) != weights["sha256"]:
+        return f"{path.name} is damaged, or not of this {MANIFEST}"
+    return ""

@@ -272,7 +272,9 @@ def listing(folder: Path) -> dict[str, str]:
     return patiently(address_of(folder), ask)
 
 
-def fetch_all(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
+def fetch_all(
+    folder: Path, wanted: Callable[[str], bool] = lambda name: True, alone: bool = False
+) -> None:
     """Make the copies of a folder's objects what the store has.
 
     Parameters
@@ -280,6 +282,9 @@ def fetch_all(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -
     folder : Path
     wanted : callable
         Returns for a name in the folder whether to fetch it.
+    alone : bool
+        Delete all other files that are `wanted`, also those that were never known to be in the
+        store: a process may have been killed before it recorded that.
 
     Raises
     ------
@@ -292,10 +297,12 @@ def fetch_all(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -
     new = [folder / name for name, etag in there.items() if known(folder / name) != etag]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(fetch, new))
-    for note in _note(folder).rglob("*"):
-        name = note.relative_to(_note(folder)).as_posix()
-        if note.is_file() and name not in there and wanted(name):
-            _forget(folder / name)
+    for here in (_note(folder), *([folder] if alone else [])):
+        for path in here.rglob("*"):
+            name = path.relative_to(here).as_posix()
+            old = name not in there and wanted(name) and not name.endswith(".tmp")
+            if old and path.is_file():
+                _forget(folder / name)
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -402,5 +409,5 @@ def fetched_folder(name: str) -> Path:
     if is_stored(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
-            fetch_all(folder)
+            fetch_all(folder, alone=True)
     return folder

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.config import EpochRecord, ImageCounts, TrialResult
 from trainables.records.files import fetched, remove_matching
-from trainables.records.manifest import missing_file
+from trainables.records.manifest import what_is_wrong
 
 RESUME = "resume.json"
 """Names the files of the last saved states; written after them."""
@@ -93,15 +93,14 @@ def read_result(folder: Path, say: Callable[[str], None] | None = None) -> Trial
 def ended_before(folder: Path, say: Callable[[str], None]) -> TrialResult | None:
     """Return the result of a trial that has ended, or None; arguments as for `read_result`.
 
-    A result without its checkpoint does not count. Also removes saved states that an attempt left
-    behind because it was killed just after it wrote the result.
+    A result without its checkpoint, or whose weights are other ones, does not count. Also removes
+    saved states that an attempt left behind because it was killed just after it wrote the result.
     """
     result = read_result(folder, say)
     if result is None:
         return None
-    lost = missing_file(folder)
-    if lost is not None:
-        say(f"{lost.name} is missing: the trial is trained again")
+    if wrong := what_is_wrong(folder):
+        say(f"{wrong}: the trial is trained again")
         return None
     forget_states(folder)
     return result

@@ -40,7 +40,7 @@ import numpy as np
 
 from trainables import memory
 from trainables.config import RunOptions, TrialConfig
-from trainables.errors import HostMemoryShort, OutOfMemory
+from trainables.errors import HostMemoryShort, OutOfMemory, kind_of
 from trainables.stardist.training import (
     Trial,
     build,
@@ -112,7 +112,7 @@ def main() -> None:
         with memory.limited(None, memory_gb=trial.options.memory_gb):
             trial.run()
     except Exception as error:
-        kind = type(error).__name__
+        kind = kind_of(error)
         if "ResourceExhausted" in kind or "OOM when allocating" in str(error):
             kind = OutOfMemory.__name__
         elif kind == OutOfMemory.__name__ and request["options"]["device"] == "cuda":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,49 @@ def test_a_state_of_its_own_comes_first(tmp_path: Path) -> None:
     (source / "last" / "a.pt").write_text("b")
     assert not adopt(source, own)
     assert (own.folder / "a.pt").read_text() == "a"
+
+
+class KilledError(BaseException):
+    """What takes the place of a kill here."""
+
+
+WRITES = (
+    "weights.pt",
+    "checkpoint.json",
+    "resume-00001.ckpt",
+    "best-00001.pt",
+    "resume.json",
+    "result.json",
+)
+"""What is put in place after the last epoch, in this order."""
+
+
+@pytest.mark.parametrize("last", ["resume-00001.ckpt", "resume.json", "result.json"])
+def test_an_attempt_that_is_killed_at_the_end_is_repeated(
+    last: str, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the result was written and before the last state was put aside, a trial lost
+    that state, and longer ones were trained from their first epoch.
+    """
+    keeping, folder = RunOptions(keep_last_state=True), tmp_path / "t"
+    put, written = os.replace, list[str]()
+
+    def replace(source: Path, target: Path) -> None:
+        put(source, target)
+        if (folder / "weights.pt").exists():  # all epochs are over
+            written.append(target.name)
+            if target.name == last:
+                raise KilledError
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KilledError):
+        train(config(epochs=1), dataset, folder, options=keeping)
+    monkeypatch.undo()
+    assert set(written) == set(WRITES[: WRITES.index(last) + 1])
+    train(config(epochs=1), dataset, folder, options=keeping)
+    assert is_kept(folder)
+    kept = {"best-00001.pt", "resume-00001.ckpt", "resume.json"}
+    assert {path.name for path in (folder / "last").iterdir()} == kept
+    top = {path.name for path in folder.iterdir()}
+    # the token of an attempt that wrote its result is removed by whoever records that
+    assert top - {"attempt.json"} == {"weights.pt", "checkpoint.json", "result.json", "last"}

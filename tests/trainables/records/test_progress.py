@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -169,11 +170,21 @@ def test_a_result_counts_with_its_checkpoint_only(tmp_path: Path) -> None:
     assert said[1:] == ["weights.pt is missing: the trial is trained again"]
     assert (folder / "resume-00003.ckpt").exists(), "what training would continue from stays"
     (folder / "weights.pt").touch()
+    # another attempt, which was killed before it wrote its own checkpoint.json, or a bad disk
+    assert ended_before(folder, said.append) is None
+    assert said[2:] == [
+        "weights.pt is damaged, or not of this checkpoint.json: the trial is trained again"
+    ]
+    manifest["weights"] = {"file": "weights.pt", "sha256": hashlib.sha256(b"").hexdigest()}
+    write_json(folder / "checkpoint.json", manifest)
     found = ended_before(folder, said.append)
     assert found is not None
     assert found.checkpoint == str(folder)
     assert not (folder / "resume-00003.ckpt").exists()
-    assert len(said) == 2
+    assert len(said) == 3
+    (folder / "checkpoint.json").write_text("{")
+    assert ended_before(folder, said.append) is None
+    assert said[-1] == "checkpoint.json is damaged: the trial is trained again"
     (folder / "result.json").write_text("{")
     assert ended_before(folder, said.append) is None
     assert said[-1].startswith("result.json is damaged")
