@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from analysis.nodes import PACKAGES, fetch_data
 from analysis.runfolder import AnalysisError
 from analysis.spread import Job, Tick
 from trainables.config import STARDIST, TrialConfig
 from trainables.errors import CheckpointError
 from trainables.machine.addresses import OutsideError, check_node, knock
+from trainables.records.files import fetched
+from trainables.records.objects import address_of, place, readable
+from trainables.records.store import StoreError
 
 
 class ClusterError(RuntimeError):
     """Work that a cluster could not do; the message says why, and what to do."""
 
 
-PACKAGES = ("analysis", "trainables")
-"""Packages of this project that workers need; uploaded with the job, so that they run this copy."""
 BASE_GB = 1.5
 """Memory of a worker that has imported everything, without its network."""
 MAPS_GB = 1.0
@@ -57,6 +59,9 @@ def no_cluster(address: str, error: Exception) -> AnalysisError:
 def joined(address: str) -> Iterator[Any]:
     """Join a running Ray cluster, and leave it at the end; yields the module ``ray``.
 
+    Paths that are sent to a worker become its own: the copy of an object has another place on
+    another machine.
+
     Parameters
     ----------
     address : str
@@ -81,9 +86,11 @@ def joined(address: str) -> Iterator[Any]:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise no_cluster(address, error) from error
+    ray.util.register_serializer(type(Path()), serializer=address_of, deserializer=place)
     try:
         yield ray
     finally:
+        ray.util.deregister_serializer(type(Path()))
         ray.shutdown()
 
 
@@ -114,12 +121,14 @@ class Nodes:
         See `joined`.
     out : Path
         The run folder, which all nodes must see.
+    data : tuple of Path
+        The data sets.
     shape : (int, int)
         Height and width of the largest image.
     """
 
-    def __init__(self, ray: Any, out: Path, shape: tuple[int, int]) -> None:
-        self.ray, self.out, self.shape = ray, out, shape
+    def __init__(self, ray: Any, out: Path, data: tuple[Path, ...], shape: tuple[int, int]) -> None:
+        self.ray, self.out, self.data, self.shape = ray, out, data, shape
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.pieces = max(1, int(sum(one.get("CPU", 0) for one in alive)))
         self._nodes = alive
@@ -131,7 +140,7 @@ class Nodes:
 
         Raises
         ------
-        ClusterError
+        AnalysisError
             When no node has room for a job.
         """
         references = [self.ray.put(one) for one in common]
@@ -141,18 +150,23 @@ class Nodes:
                 self._result,
                 self.ray.remote(_work)
                 .options(**demand)
-                .remote(function, str(self.out), job.arguments, *references),
+                .remote(function, self.out, self.data, job.arguments, *references),
                 job.steps,
             )
             for job, demand in zip(jobs, demands)
         ]
+
+    def check_room(self, configs: Iterable[TrialConfig]) -> None:
+        """Raise AnalysisError if no node has room for one of these networks."""
+        for config in configs:
+            self._demand(config)
 
     def _demand(self, config: TrialConfig) -> Mapping[str, Any]:
         memory = int((needed_gb(config, self.shape) + MAPS_GB) * 2**30)
         if not any(
             one.get("CPU", 0) >= 1 and one.get("memory", 0) >= memory for one in self._nodes
         ):
-            raise ClusterError(
+            raise AnalysisError(
                 f"no node of the cluster has a CPU and {memory / 2**30:.1f} GB of memory for "
                 f"{config.architecture} {config.encoder}; add a larger node, or remove --address "
                 "to run on this machine"
@@ -184,17 +198,24 @@ _KINDS: dict[str, type[Exception]] = {
 
 
 def _work(
-    function: Callable[..., Any], out: str, arguments: tuple[Any, ...], *common: Any
+    function: Callable[..., Any],
+    out: Path,
+    data: tuple[Path, ...],
+    arguments: tuple[Any, ...],
+    *common: Any,
 ) -> tuple[str, Any]:
     """Do a job in a worker; return its result, or which error it raised and the error's text."""
-    if not (Path(out) / "plan.json").is_file():
-        return "cluster", (
-            f"{socket.gethostname()} cannot find {out}: put the run folder and the images on "
-            "storage that all nodes share"
-        )
     try:
+        if not fetched(out / "plan.json").is_file():
+            return "cluster", (
+                f"{socket.gethostname()} cannot find {address_of(out)}: put the run folder and the "
+                "images on storage that all nodes share"
+            )
+        fetch_data(data)
         return "", function(*common, *arguments, lambda: None)
     except CheckpointError as error:
-        return "checkpoint", str(error)
+        return "checkpoint", readable(str(error))
+    except StoreError as error:
+        return "cluster", readable(f"{socket.gethostname()}: {error}")
     except ValueError as error:
-        return "value", str(error)
+        return "value", readable(str(error))

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from analysis.cluster import ClusterError, Nodes, check_address, joined
 from analysis.instances.methods import GIVEN_BACK
+from analysis.nodes import Needed, check_nodes, sizes_of
 from analysis.places import PlaceError, fetched_data, folder, reached
 from analysis.runfolder import AnalysisError, Run, candidates, open_data, read_run
 from analysis.segment.inputs import Frame, InputError, list_frames
@@ -145,11 +146,6 @@ def _parser() -> argparse.ArgumentParser:
 def analyse(arguments: argparse.Namespace, command: str) -> int:
     """Write the report of a run; return the exit code."""
     out = reached(arguments.out.absolute())
-    if arguments.address and is_stored(out):
-        raise AnalysisError(
-            f"--address does not work with a run in an object store yet; copy {address_of(out)} to "
-            "a folder that all nodes see (aws s3 sync), or remove --address"
-        )
     run = read_run(out)
     dataset, other = open_data(
         run, fetched_data(arguments.data.absolute()) if arguments.data else None
@@ -193,7 +189,7 @@ def analyse(arguments: argparse.Namespace, command: str) -> int:
 
         study = make_study(run, dataset, other, known, _options(arguments), given)
         study = replace(study, unlabelled=sequence)
-        with _spread(arguments.address, study) as spread:
+        with _spread(arguments.address, study, bar.console.print) as spread:
             evidence = gather(study, new_task, command, spread)
     report = out / "report"
     write_tables(evidence, report)
@@ -221,18 +217,30 @@ def _options(arguments: argparse.Namespace) -> Any:
 
 
 @contextmanager
-def _spread(address: str | None, study: Any) -> Iterator[Spread]:
+def _spread(address: str | None, study: Any, say: Callable[[str], object]) -> Iterator[Spread]:
     """Yield where the networks of a study predict."""
     if address is None:
         yield Here()
         return
-    items = [*study.dataset.subset("val"), *study.items]
+    stems = {stem for fold in study.dataset.folds for stem in fold}
+    val = [item for item in study.dataset.items if item.stem in stems]
+    items = [*(val or study.dataset.subset("val")), *study.items]
+    hashes = {**study.dataset.hashes, **study.measured.hashes}
+    files: dict[Path, str | int] = {
+        path: hashes[path] for item in items for path in (item.image, item.mask)
+    }
     frames = list_frames([item.image for item in items])
     if study.unlabelled is not None:
         frames += study.unlabelled.frames
+        files |= sizes_of({frame.path for frame in study.unlabelled.frames})
     shape = (max(f.shape[0] for f in frames), max(f.shape[1] for f in frames))
+    data = tuple({study.dataset.root: 0, study.measured.root: 0})
+    run = study.run
     with joined(address) as ray:
-        yield Nodes(ray, study.run.out, shape)
+        nodes = Nodes(ray, run.out, data, shape)
+        nodes.check_room(run.configs[trial_id] for trial_id in run.done())
+        check_nodes(ray, Needed(run.out, "the run folder", files, data=data), say)
+        yield nodes
 
 
 def _analyse(arguments: argparse.Namespace, command: str) -> int:

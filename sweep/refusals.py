@@ -9,9 +9,10 @@ import time
 from typing import Any
 
 from sweep.cluster.nodes import any_node_left
-from sweep.cluster.visibility import look, name_of, this_node
+from sweep.cluster.visibility import look, this_node
 from sweep.limits import Limits
 from trainables.config import STARDIST, TrialConfig
+from trainables.machine.addresses import name_of
 
 FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 5.0, 60.0
 """How long a worker holds a trial that it refuses, doubled with each trial."""

@@ -33,7 +33,6 @@ from analysis.segment.tracks import MAX_GAP
 from trainables.cli import DONE, FAILED, Parser, run
 from trainables.errors import CheckpointError, OutOfMemory, TrainingError
 from trainables.machine.cores import keep_to_quota
-from trainables.records.objects import is_stored
 from trainables.tiling import Inference, chosen_inference
 
 if TYPE_CHECKING:
@@ -199,11 +198,6 @@ def _check(arguments: argparse.Namespace, frames: Sequence[Frame], out: Path) ->
 
         if not torch.cuda.is_available():
             raise InputError("--device cuda: torch finds no GPU here; remove it to use the CPU")
-    if arguments.address and is_stored(arguments.model):
-        raise InputError(
-            "--address does not work with a model in an object store yet; copy the checkpoint to a "
-            "folder that all nodes see (aws s3 sync), or remove --address"
-        )
     if arguments.address:
         from analysis.cluster import check_address
 
@@ -320,7 +314,7 @@ def _segment_and_assemble(
             from analysis.segment.cluster import segment_on_cluster
 
             unreadable = segment_on_cluster(
-                arguments.address, out, waiting, options, choice, tick=tick
+                arguments.address, out, waiting, options, choice, tick=tick, say=bar.console.print
             )
         else:
             unreadable = segment_here(

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from sweep.cluster.autoscaler import address_here, offered
 from sweep.cluster.nodes import join
-from sweep.cluster.visibility import check_visibility, token_in
+from sweep.cluster.visibility import check_visibility
 from sweep.plan import Plan
 from sweep.request import RequestError, SweepSettings
 from sweep.resources import Gpus, Resources, gpus_per_trial, slots
 from trainables.data.dataset import DataSet
+from trainables.records.sight import token_in
 
 MOST_SCOUTS = 100
 

@@ -8,11 +8,7 @@ reply that the driver reads back, and compares the data set with the driver's.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +16,12 @@ from typing import Any
 from sweep.request import RequestError
 from trainables.data.dataset import DataError, DataSet, cached_index
 from trainables.data.splits import DataOptions
-from trainables.records.files import exists, fetched, names, remove_matching, write_text
-from trainables.records.objects import address_of, fetched_folder, is_stored, place
+from trainables.machine.addresses import name_of
+from trainables.records.objects import address_of, fetched_folder, place
+from trainables.records.sight import PATIENCE_SECONDS, arrived, reply_in
 
-FOLDER = ".nodes"
-"""Name of a folder in the run folder while a sweep runs."""
-PATIENCE_SECONDS = 10.0
-"""Network file systems may show a new file late."""
 ANSWER_SECONDS = 600.0
 """Longest wait for all nodes, as each starts a worker and reads the whole data set."""
-STALE_SECONDS = 86400.0
 HINT = "put --out and --data on storage that all nodes share, such as /shared"
 
 
@@ -43,36 +35,6 @@ class Sight:
     """Host and address, for messages."""
     problems: tuple[str, ...] = ()
     """Problems, each as the rest of a sentence about the node; empty if there are none."""
-
-
-@contextmanager
-def token_in(out: Path) -> Iterator[str]:
-    """Write a random word into a run folder while the block runs.
-
-    Parameters
-    ----------
-    out : Path
-        Absolute run folder; must exist.
-
-    Yields
-    ------
-    str
-        The word, for `look`.
-    """
-    parent = out / FOLDER
-    for old in parent.glob("*"):  # of drivers that were killed, on disks
-        if time.time() - old.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    token = secrets.token_hex(8)
-    write_text(parent / token / "token", token)
-    try:
-        yield token
-    finally:
-        if is_stored(parent):
-            remove_matching(parent / token, "*")
-        shutil.rmtree(parent / token, ignore_errors=True)
-        if parent.exists() and not any(parent.iterdir()):
-            parent.rmdir()
 
 
 def look(
@@ -108,29 +70,10 @@ def look(
     tuple of str
         Problems, each as the rest of a sentence about this node; empty if there are none.
     """
-    problems = [_out_problem(place(out), token, answer, patience) if out else ""]
+    problems = [reply_in(place(out), token, answer, patience) if out else ""]
     if data is not None:
         problems.append(_data_problem(data, options or {}, fingerprint))
     return tuple(problem for problem in problems if problem)
-
-
-def _out_problem(out: Path, token: str, answer: str, patience: float) -> str:
-    folder, end = out / FOLDER / token, time.monotonic() + patience
-    while True:
-        try:
-            if fetched(folder / "token").read_text(encoding="utf-8") == token:
-                break
-        except OSError:
-            pass
-        if time.monotonic() >= end:
-            what = "has another folder at" if out.is_dir() else "cannot find the run folder"
-            return f"{what} {address_of(out)}"
-        time.sleep(0.2)
-    try:
-        write_text(folder / answer, token)
-    except OSError as error:
-        return f"cannot write to the run folder {address_of(out)} ({error.strerror or error})"
-    return ""
 
 
 def _data_problem(data: str, options: Mapping[str, Any], fingerprint: str) -> str:
@@ -143,24 +86,6 @@ def _data_problem(data: str, options: Mapping[str, Any], fingerprint: str) -> st
         reason = (str(error).splitlines() or ["no message"])[0]
         return f"cannot read the data set {data} ({reason})"
     return "" if found == fingerprint else f"has different files in the data set {data}"
-
-
-def name_of(node: Mapping[str, Any]) -> str:
-    """Return the name of a node in messages.
-
-    Parameters
-    ----------
-    node : mapping
-        One of ``ray.nodes()``.
-
-    Examples
-    --------
-    >>> name_of({"NodeID": "d1c0ffee42", "NodeManagerHostname": "gpu2",
-    ...          "NodeManagerAddress": "10.0.0.2"})
-    'node gpu2 (10.0.0.2, d1c0ffee)'
-    """
-    host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
-    return f"node {host} ({address}, {node['NodeID'][:8]})"
 
 
 def ask_nodes(
@@ -206,7 +131,7 @@ def ask_nodes(
     sights = []
     for node, answer in zip(nodes, asked, strict=True):
         problems = _answer(answer, seconds)
-        if not problems and out is not None and not _arrived(out / FOLDER / token, node["NodeID"]):
+        if not problems and out is not None and not arrived(out, token, node["NodeID"]):
             problems = (f"writes to {address_of(out)}, but its files do not appear here",)
         sights.append(Sight(node["NodeID"], name_of(node), problems))
     return sights
@@ -228,16 +153,6 @@ def _last(error: Exception) -> str:
     """Return the line of a remote error that describes the problem."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def _arrived(folder: Path, name: str) -> bool:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not exists(folder / name):
-        if time.monotonic() >= end:
-            return False
-        names(folder)  # makes network file systems look again
-        time.sleep(0.2)
-    return True
 
 
 def problems_of(sights: Sequence[Sight]) -> str:
@@ -340,6 +255,6 @@ def _ask_first(
         raise RequestError(
             f"the cluster's first node cannot run a task ({_last(error)}); see ray status"
         ) from error
-    if not problems and not _arrived(out / FOLDER / token, node["NodeID"]):
+    if not problems and not arrived(out, token, node["NodeID"]):
         problems = (f"writes to {address_of(out)}, but its files do not appear here",)
     return Sight(node["NodeID"], name_of(node), problems)

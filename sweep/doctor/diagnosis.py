@@ -11,7 +11,7 @@ from typing import Any
 from sweep.cluster import connect as cluster
 from sweep.cluster.autoscaler import offered
 from sweep.cluster.nodes import on_each
-from sweep.cluster.visibility import HINT, Sight, ask_nodes, name_of, token_in
+from sweep.cluster.visibility import HINT, Sight, ask_nodes
 from sweep.doctor.checks import compare, differing_gpus, names_of, of_machine, requirements
 from sweep.doctor.findings import Finding, note, ok, problem, refused, short, together
 from sweep.doctor.folders import look_at_data, look_at_disk, look_at_out, look_at_weights, made
@@ -20,7 +20,9 @@ from sweep.provenance import git_commit
 from sweep.request import RequestError
 from sweep.resources import Resources
 from trainables.data.dataset import DataSet
+from trainables.machine.addresses import name_of
 from trainables.records.objects import address_of, place
+from trainables.records.sight import token_in
 
 ANSWER_SECONDS = 240.0
 """Longest wait for the nodes, as each starts a worker, torch and TensorFlow."""

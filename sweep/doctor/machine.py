@@ -34,7 +34,7 @@ from trainables.machine.hardware import (
     cpu_computes_bf16,
     pretended_gpu,
 )
-from trainables.records.manifest import sha256_of
+from trainables.records.manifest import copy_of
 
 CHILD_SECONDS = 90.0
 """Longest wait for torch or TensorFlow, whose import may read gigabytes from a cold disk."""
@@ -157,7 +157,7 @@ def look(packages: Sequence[str], trains: bool = True) -> Machine:
             memory_gb=node_memory_gb(),
             cpu_bf16=cpu_computes_bf16(),
             libraries={name: version_of(name) for name in packages},
-            files=copy_of_this_project(),
+            files=copy_of(PACKAGES),
             place=str(Path(__file__).resolve().parents[1]),
             gpus=tuple(gpus_here()),
             devices=sum(p.name[6:].isdigit() for p in Path("/dev").glob("nvidia*")),
@@ -180,21 +180,6 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def copy_of_this_project() -> dict[str, str]:
-    """Return the beginning of the SHA-256 of each Python file that a sweep uploads.
-
-    Each package is searched where this process would import it, as Ray puts each uploaded package
-    into its own folder.
-    """
-    files = {}
-    for name in PACKAGES:
-        spec = find_spec(name)
-        for root in map(Path, (spec and spec.submodule_search_locations) or ()):
-            for path in sorted(root.rglob("*.py")):
-                files[f"{name}/{path.relative_to(root).as_posix()}"] = sha256_of(path)[:12]
-    return files
 
 
 def gpus_here() -> list[GpuFacts]:

@@ -7,8 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psutil
+import pytest
 
 CLUSTER = """
 import sys, ray
@@ -40,3 +44,55 @@ def ray_cluster() -> Iterator[str]:
     finally:
         process.communicate(timeout=500)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def cluster_of_nodes(*environments: Mapping[str, str], cpus: int = 1) -> Iterator[Any]:
+    """Start a Ray with a node for each environment; yield its `ray.cluster_utils.Cluster`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            patch.delenv(name)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        from ray.cluster_utils import Cluster
+
+        cluster = None
+        try:
+            for environment in environments:
+                with pytest.MonkeyPatch.context() as own:
+                    for name, value in environment.items():
+                        own.setenv(name, value)
+                    if cluster is None:
+                        head = {"num_cpus": cpus, "include_dashboard": False}
+                        cluster = Cluster(initialize_head=True, head_node_args=head)
+                    else:
+                        cluster.add_node(num_cpus=cpus)
+            yield cluster
+        finally:
+            if cluster is not None:
+                cluster.shutdown()
+
+
+def raylet_of(node: Any) -> psutil.Process:
+    """Return the process of a node that starts its workers."""
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def workers_of(node: Any, name: str = "") -> list[psutil.Process]:
+    """Return a node's workers that do something: Ray names their processes after it."""
+    found = []
+    for one in raylet_of(node).children():
+        try:
+            words = " ".join(one.cmdline())
+        except psutil.Error:
+            continue
+        if words.startswith("ray::") and "IDLE" not in words and name in words:
+            found.append(one)
+    return found
+
+
+def kill_node(node: Any) -> None:
+    """Kill a node's raylet and all that it has started, at once."""
+    raylet = raylet_of(node)
+    for one in [raylet, *raylet.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()

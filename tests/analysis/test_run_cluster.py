@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from analysis.cluster import ClusterError, Nodes
+from analysis.cluster import Nodes
 from analysis.evaluation.images import LabelledImages
 from analysis.run import main
+from analysis.runfolder import AnalysisError
 from analysis.spread import Here, Job
 from tests.analysis.ray_cluster import OPEN, ray_cluster
 from trainables.config import TrialConfig
@@ -93,10 +94,10 @@ class FakeRay:
 
 def test_a_cluster_without_room_is_refused(tmp_path: Path) -> None:
     ray = FakeRay({"CPU": 4.0, "memory": 2e9}, {"CPU": 3.0, "memory": 1e9}, dead=1)
-    nodes = Nodes(ray, tmp_path, (100, 100))
+    nodes = Nodes(ray, tmp_path, (), (100, 100))
     assert nodes.pieces == 7
     job = Job((), TrialConfig(encoder="resnet18"), 1)
-    with pytest.raises(ClusterError, match=r"no node .* has a CPU and \d\.\d GB .* Unet resnet18"):
+    with pytest.raises(AnalysisError, match=r"no node .* has a CPU and \d\.\d GB .* Unet resnet18"):
         nodes.start(print, (), [job])
 
 

@@ -1,9 +1,11 @@
-"""Check within seconds whether anything listens at an address."""
+"""Addresses of clusters: whether anything listens there, within seconds; names of their nodes."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 PROCESSES = Path("/proc")
 PATIENCE_S = 10.0
@@ -75,3 +77,21 @@ def _name_of(process: Path) -> str:
         return process.read_text().strip()
     except OSError:  # it has ended
         return ""
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """Return the name of a node in messages.
+
+    Parameters
+    ----------
+    node : mapping
+        One of ``ray.nodes()``.
+
+    Examples
+    --------
+    >>> name_of({"NodeID": "d1c0ffee42", "NodeManagerHostname": "gpu2",
+    ...          "NodeManagerAddress": "10.0.0.2"})
+    'node gpu2 (10.0.0.2, d1c0ffee)'
+    """
+    host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
+    return f"node {host} ({address}, {node['NodeID'][:8]})"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,21 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def copy_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the beginning of the SHA-256 of each Python file of some packages.
+
+    Each package is searched where this process would import it, as Ray puts each uploaded package
+    into its own folder.
+    """
+    files = {}
+    for name in packages:
+        spec = find_spec(name)
+        for root in map(Path, (spec and spec.submodule_search_locations) or ()):
+            for path in sorted(root.rglob("*.py")):
+                files[f"{name}/{path.relative_to(root).as_posix()}"] = sha256_of(path)[:12]
+    return files
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sweep.cluster.visibility import FOLDER, look, token_in
+from sweep.cluster.visibility import look
 from tests.sweep.command_line import (
     QUICK,
     SPACE,
@@ -27,6 +27,7 @@ from tests.sweep.command_line import (
 from tests.sweep.namespaces import add_blind_node, available, hide_from
 from trainables.data.dataset import index_dataset
 from trainables.machine.hardware import cpu_computes_bf16
+from trainables.records.sight import FOLDER, token_in
 
 TOGETHER = pytest.mark.skipif(not available(), reason="needs root's right to hide folders")
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
