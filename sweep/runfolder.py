@@ -6,11 +6,14 @@ import errno
 import fcntl
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sweep.lease import lease
+from sweep.ledger import PARTS
 from sweep.request import RequestError
 from trainables.records import objects
 from trainables.records.store import StoreError
@@ -150,6 +153,8 @@ HELD = (errno.EWOULDBLOCK, errno.EACCES)
 def lock(out: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Lock the run folder for this process; the system unlocks it when the process ends.
 
+    Then remove what processes that were killed left behind.
+
     Parameters
     ----------
     out : Path
@@ -165,6 +170,7 @@ def lock(out: Path, say: Callable[[str], None]) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     if objects.is_stored(out):
         with lease(out, say):
+            remove_leftovers(out)
             yield
         return
     with open(out / ".lock", "a+", encoding="utf-8") as handle:
@@ -185,7 +191,34 @@ def lock(out: Path, say: Callable[[str], None]) -> Iterator[None]:
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         handle.flush()
+        remove_leftovers(out)
         yield
+
+
+LEFTOVER_SECONDS = 3600.0
+"""Age from which a temporary file is nobody's any more."""
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what killed processes were writing; nobody reads it, but it can be large.
+
+    A trial's own folder is cleaned by its next attempt (`trainables.records.attempts`).
+
+    Parameters
+    ----------
+    out : Path
+        The run folder, locked by this process.
+    """
+    ledger = out / "ledger"
+    for folder in (out, ledger, *(ledger / part for part in PARTS)):
+        for path in folder.glob(".*.tmp"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
+                    continue  # a worker that was cut off, or another command
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def storage_error(error: BaseException | None) -> OSError | None:

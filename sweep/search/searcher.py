@@ -185,7 +185,9 @@ class Draws(Searcher):
         return {}
 
     def _read_study(self) -> None:
-        """Add the earlier draws, including those that have not begun."""
+        """Add the earlier draws; those without a record run first: they have not begun, or their
+        record was removed so that they are trained again.
+        """
         for trial in self.study.get_trials(deepcopy=False):
             drawn = (
                 self._name(trial.params) if len(trial.params) == len(self.distributions) else None
@@ -197,8 +199,8 @@ class Draws(Searcher):
             trial_id, config = drawn
             if trial.state != TrialState.RUNNING:
                 self._in_study.setdefault(trial_id, set()).add(trial.state)
-                continue
-            self._running.setdefault(trial_id, []).append(trial.number)
+            else:
+                self._running.setdefault(trial_id, []).append(trial.number)
             if trial_id not in self._known and self._left:
                 self._known.add(trial_id)
                 self._queue.append((trial_id, config))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sweep.request import RequestError
-from sweep.runfolder import lock, say_storage_error, storage_error
+from sweep.runfolder import LEFTOVER_SECONDS, lock, say_storage_error, storage_error
 from tests.sweep.command_line import QUICK, SPACE, TINY_TUNE, make_data, rows, run, start, wait_for
 from trainables.config import EpochRecord, RunOptions
 from trainables.records import patience
@@ -187,6 +187,25 @@ def test_a_lock_holds_while_its_process_is_stopped_and_not_when_it_is_dead(tmp_p
         process.communicate()
     with lock(tmp_path / "run", lambda text: pytest.fail(text)):
         pass  # what a killed process has left is no lock
+
+
+def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
+    """Each kill left a table's copy behind, for ever."""
+    old, kept = time.time() - 2 * LEFTOVER_SECONDS, set[Path]()
+    for folder in (tmp_path, *(tmp_path / "ledger" / name for name in ("", "history"))):
+        folder.mkdir(exist_ok=True)
+        for name in (".history.csv.1a2b3c4d.tmp", "history.csv", ".history.csv.5e6f7a8b.tmp"):
+            (folder / name).write_text("trial_id,epoch")
+            kept.add(folder / name)
+        os.utime(folder / ".history.csv.1a2b3c4d.tmp", (old, old))
+        kept.remove(folder / ".history.csv.1a2b3c4d.tmp")
+    data = tmp_path / ".data.9a8b7c6d.tmp"
+    (data / "images").mkdir(parents=True)
+    os.utime(data, (old, old))
+    with lock(tmp_path, print):
+        there = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert there == {*kept, tmp_path / ".lock"}
+    assert not data.exists()
 
 
 def test_a_folder_that_is_held_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ reason why it cannot be used.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import sys
@@ -461,7 +462,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(parser, _check, argv, refused=(DataError,))
 
 
-@lru_cache(maxsize=4)
 def cached_index(root: str, options: DataOptions) -> DataSet:
-    """Like `index_dataset`, but cached, for a worker process that runs many trials."""
+    """Like `index_dataset`, but cached, for a worker process that runs many trials.
+
+    Files that were written since are hashed again, as their sizes or times have changed.
+    """
+    return _cached_index(root, options, _files(Path(root)))
+
+
+def _files(root: Path) -> frozenset[tuple[str, int, int]]:
+    """Return path, size and time of change (ns) of all files that make a data set."""
+    paths = [root / "dataset.yaml"]
+    for name in ("images", "masks"):
+        with contextlib.suppress(OSError):  # said by who lists them
+            paths += (root / name).iterdir()
+    found = set()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            there = path.stat()
+            found.add((str(path), there.st_size, there.st_mtime_ns))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=4)
+def _cached_index(
+    root: str, options: DataOptions, files: frozenset[tuple[str, int, int]]
+) -> DataSet:
     return index_dataset(root, options)

@@ -226,6 +226,7 @@ class Progress(Generic[W]):
             "history": self.history.rows(),
         }
         self.attempt.write_json(self.folder / RESUME, content)
+        self.attempt.check()  # this process may have been stopped for minutes
         for path in [*self.folder.glob("resume-*"), *self.folder.glob("best-*")]:
             if path.name not in named:
                 remove(path)

@@ -105,6 +105,20 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(states) == len(kept(tmp_path)) == 6
 
 
+def test_a_draw_whose_record_was_removed_is_trained_again(tmp_path: Path) -> None:
+    """Messages promise so; another trial was drawn instead."""
+    made = draws(tmp_path, FEW, 2)
+    first, second = drawn(made), drawn(made)
+    names = [end(tmp_path, first, 0.5), end(tmp_path, second, 0.6)]
+    made.sync()
+    (tmp_path / "ledger" / f"{names[0]}.json").unlink()
+    again = draws(tmp_path, FEW, 1)
+    assert drawn(again) == first
+    assert again.suggest("x") == Searcher.FINISHED
+    end(tmp_path, first, 0.5)
+    assert draws(tmp_path, FEW, 0).suggest("x") == Searcher.FINISHED
+
+
 def test_the_failure_that_is_tried_again_is_not_its_result(tmp_path: Path) -> None:
     failed = drawn(draws(tmp_path, MANY, 1))
     name = end(tmp_path, failed, None, "failed")

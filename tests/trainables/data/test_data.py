@@ -5,9 +5,11 @@ from trainables.data.normalization import normalize
 import contextlib
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from trainables.config import Normalization
 from trainables.data.dataset import (
+    cached_index,
     DataError,
     index_dataset,
     open_dataset,
@@ -76,6 +79,25 @@ def test_split_is_deterministic_and_seeded(tmp_path: Path) -> None:
     assert open_dataset(root).split == open_dataset(root).split
     splits = {tuple(index_dataset(root, DataOptions(split_seed=s)).split["test"]) for s in range(9)}
     assert len(splits) > 3
+
+
+def test_a_worker_of_many_trials_notices_that_a_mask_was_changed(
+    tiny_dataset: Path, tmp_path: Path, hashed: Counter[Path]
+) -> None:
+    """Later trials of the worker trained on the old mask, and were tested on the new one."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny_dataset, root)
+    first = cached_index(str(root), DataOptions())
+    assert cached_index(str(root), DataOptions()) is first
+    assert set(hashed.values()) == {1}
+    mask = root / "masks" / "i7.tif"
+    labels = tifffile.imread(mask)
+    labels[labels == 1] = 9
+    tifffile.imwrite(mask, labels)
+    assert cached_index(str(root), DataOptions()).fingerprint != first.fingerprint
+    (root / "notes.txt").write_text("mine")
+    cached_index(str(root), DataOptions())
+    assert set(hashed.values()) == {2}
 
 
 def test_fingerprint_follows_contents_not_place(tmp_path: Path) -> None:

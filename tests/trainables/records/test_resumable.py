@@ -349,3 +349,32 @@ def test_a_state_is_saved_and_training_stops_when_that_is_asked_for(tmp_path: Pa
     with pytest.raises(Paused):
         progress.stop_if_asked()
     assert taken(tmp_path / "trial") == (1, [])
+
+
+def test_an_attempt_that_was_stopped_while_it_saved_removes_nothing_of_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took the states of the next attempt for its own old ones."""
+
+    def begun(epoch: int) -> Progress[bytes]:
+        form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
+        progress = Progress(Attempt.begin(tmp_path), form, OFTEN, print)
+        progress.add(EpochRecord(epoch, 1.0, 1.0, 0.5, 0.5, 1.0), lambda: b"best")
+        return progress
+
+    def save(progress: Progress[bytes]) -> None:
+        progress.save(lambda path: path.write_bytes(b"state"))
+
+    old, write_json = begun(2), Attempt.write_json
+
+    def stopped(attempt: Attempt, path: Path, value: Any) -> None:
+        write_json(attempt, path, value)
+        if attempt is old.attempt:
+            save(begun(7))
+
+    monkeypatch.setattr(Attempt, "write_json", stopped)
+    with pytest.raises(Superseded):
+        save(old)
+    left = {path.name for path in tmp_path.iterdir()} - {"attempt.json", "resume.json"}
+    assert left >= {"best-00007.pt", "resume-00007.ckpt"}
+    assert json.loads((tmp_path / "resume.json").read_text())["states"][0]["epoch"] == 7
