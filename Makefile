@@ -66,10 +66,10 @@ bench: $(STAMP)  ## run the benchmarks; they print ratios, not times
 	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(PY) $$f || exit 1; done
 
 cluster-up: $(STAMP)  ## start the cluster of cluster.yaml (CLUSTER=deploy/local.yaml: your own machines)
-	@$(PY) -m sweep.cluster.launch up $(CLUSTER)
+	@$(PY) -m sweep.cluster.launch up "$(CLUSTER)"
 
 cluster-down: $(STAMP)  ## stop the cluster (CLUSTER=... as for cluster-up)
-	@$(PY) -m sweep.cluster.launch down $(CLUSTER)
+	@$(PY) -m sweep.cluster.launch down "$(CLUSTER)"
 
 clean:  ## remove .venv and caches, but never runs/ or data/
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants

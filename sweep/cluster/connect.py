@@ -141,6 +141,11 @@ def _end_half_started(error: Exception) -> None:
 def _join(address: str, options: Mapping[str, Any]) -> None:
     import ray
 
+    if address.startswith("ray://"):
+        raise RequestError(
+            f"{address!r} is the address of Ray's client, through which no sweep can run; log in "
+            "on a node of the cluster and give --address HOST:6379 there"
+        )
     try:
         knock(address)
         check_node(address)

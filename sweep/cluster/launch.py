@@ -7,10 +7,13 @@ leaves.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,15 +31,17 @@ PLACEHOLDERS = {
 }
 """What the files that come with segsweep say in the place of what only the user knows."""
 CONNECT_S = 8
-PROBE = (
-    "for t in python3 make gcc rsync; do command -v $t >/dev/null || echo $t is missing; done; "
-    "python3 -c 'import sys; sys.version_info >= (3, 11) or print(\"Python is %d.%d, 3.11 or newer "
-    "is needed\" % sys.version_info[:2])'; "
-    "python3 -c 'import ensurepip' 2>/dev/null || echo the Python module venv is missing"
+CHECK, WAIT = (Path(__file__).with_name(name) for name in ("host_check.py", "wait_for_nodes.py"))
+"""Programs that run on the machines."""
+CLOCKS_S = 60.0
+LEFT = "~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml ~/.segsweep /tmp/segsweep-$(id -u)"
+"""What ``ray up`` and Ray write on the machines: a private key, secrets of the cluster, logs."""
+CLEAN = (
+    "~/segsweep/.venv/bin/ray stop --force >/dev/null 2>&1; "
+    "! grep -qs '# segsweep$' ~/.bashrc || sed -i --follow-symlinks '/# segsweep$/d' ~/.bashrc; "
+    f"rm -rf {LEFT}"
 )
-"""Prints what a machine lacks."""
-LEFT = "~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml ~/.segsweep/token"
-"""Files that ``ray up`` writes on nodes: a private key, and the secrets of the cluster."""
+DOWN_S = 60
 
 
 class Cluster(NamedTuple):
@@ -55,6 +60,15 @@ class Cluster(NamedTuple):
         """Addresses of the user's own machines, the head first."""
         provider = self.content["provider"]
         return [provider["head_ip"], *(provider.get("worker_ips") or [])]
+
+    @property
+    def ports(self) -> list[list[str]]:
+        """Ports that Ray takes on each of the hosts."""
+        head, worker = (
+            re.findall(r"--(?:object-manager-)?port=(\d+)", " ".join(self.content[name] or []))
+            for name in ("head_start_ray_commands", "worker_start_ray_commands")
+        )
+        return [head, *([worker] * (len(self.hosts) - 1))]
 
     def ssh(self, host: str, command: str) -> list[str]:
         """Return the command line that runs a command on one of the user's own machines."""
@@ -124,49 +138,115 @@ def _check_owned(cluster: Cluster) -> None:
         raise RequestError(f"{path}: auth.ssh_private_key: no such file: {key}")
 
 
-def unreachable(cluster: Cluster) -> list[str]:
-    """Log in on each of the user's own machines; return what is wrong, one line for each."""
+def examine(cluster: Cluster) -> tuple[list[str], list[str]]:
+    """Log in on each of the user's own machines and look whether a cluster can start there.
 
-    def probe(host: str) -> str:
+    Returns
+    -------
+    list of str
+        What stands in the way, one line for each machine.
+    list of str
+        What else to say.
+    """
+    wrong, notes, versions = list[str](), list[str](), dict[str, list[str]]()
+
+    def look(host: str, ports: Sequence[str]) -> tuple[str, Any]:
+        command = shlex.join(["python3", "-", *ports])
+        there = (
+            f"command -v python3 >/dev/null || {{ echo python3 is missing; exit 1; }}; {command}"
+        )
+        began = time.time()
+        error, text = _there(cluster, host, there, CHECK.read_text(), 3 * CONNECT_S)
+        if error:
+            return error, None
         try:
-            done = subprocess.run(
-                cluster.ssh(host, PROBE),
-                capture_output=True,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                timeout=3 * CONNECT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"{host}: does not answer by ssh within {3 * CONNECT_S} s"
-        if done.returncode == 255:  # ssh's own errors
-            reason = (done.stderr.strip().splitlines() or ["no connection"])[-1]
-            return f"{host}: {reason}"
-        lacks = "; ".join(done.stdout.strip().splitlines())
-        return f"{host}: {lacks}" if lacks else ""
+            found = json.loads(text.strip().splitlines()[-1])  # a shell may print before it
+        except (ValueError, IndexError):
+            return " ".join(text.split()) or "python3 says nothing", None
+        away = max(began - found["time"], found["time"] - time.time())
+        if away > CLOCKS_S:
+            notes.append(f"the clock of {host} differs by {away:.0f} s from the one here")
+        return "; ".join(found["wrong"]), found["version"]
 
     with ThreadPoolExecutor(max_workers=16) as pool:
-        return [line for line in pool.map(probe, cluster.hosts) if line]
+        for host, (line, version) in zip(
+            cluster.hosts, pool.map(look, cluster.hosts, cluster.ports)
+        ):
+            if line:
+                wrong.append(f"{host}: {line}")
+            if version:
+                versions.setdefault(version, []).append(host)
+    if len(versions) > 1:
+        each = "; ".join(f"{one} on {', '.join(where)}" for one, where in versions.items())
+        wrong.append(f"Ray needs the same Python on all machines, but it is {each}")
+    return wrong, sorted(notes)
+
+
+def _there(cluster: Cluster, host: str, command: str, text: str, seconds: float) -> tuple[str, str]:
+    """Run a command on a machine, which reads a text; return ssh's own error, and the output."""
+    try:
+        done = subprocess.run(
+            cluster.ssh(host, command),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"does not answer by ssh within {seconds:.0f} s", ""
+    if done.returncode == 255:  # ssh's own errors
+        return (done.stderr.strip().splitlines() or ["no connection"])[-1], ""
+    return "", done.stdout
 
 
 def up(cluster: Cluster) -> int:
     """Start a cluster; return the exit code."""
     if cluster.owned:
-        wrong = unreachable(cluster)
+        wrong, notes = examine(cluster)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         if wrong:
             raise RequestError(
-                f"{len(wrong)} of {len(cluster.hosts)} machines cannot be used: {'; '.join(wrong)}"
+                f"the cluster cannot be started on these {len(cluster.hosts)} machines: "
+                + "; ".join(wrong)
             )
     code = _ray(cluster, "up", "-y")
+    name = shlex.quote(str(cluster.path))
     if code:
         print(
-            f"error: ray up failed (its reason stands above); make cluster-down "
-            f"CLUSTER={cluster.path} removes what it started",
+            f"error: ray up failed (its reason stands above); make cluster-down CLUSTER={name} "
+            "removes what it started",
             file=sys.stderr,
         )
         return FAILED
-    print(f"the cluster is up; a shell on its head: {_launcher()} attach {cluster.path}")
-    return DONE
+    joined = not cluster.owned or _joined(cluster)
+    if joined:
+        print("the cluster is up")
+    else:
+        print(
+            "error: the cluster is up, but not with all machines (the reason stands above): a "
+            "sweep would run on the others",
+            file=sys.stderr,
+        )
+    print(f"  a shell on its head: {_launcher()} attach {name}")
+    print(f"  end it:              make cluster-down CLUSTER={name}")
+    return DONE if joined else FAILED
+
+
+def _joined(cluster: Cluster) -> bool:
+    """Wait until all of the user's own machines have joined; return whether they have."""
+    head, port = cluster.hosts[0], cluster.ports[0][0]
+    words = ["-", f"{head}:{port}"]
+    command = (
+        f"~/segsweep/.venv/bin/python {shlex.join(words)} /tmp/segsweep-$(id -u)/ray "
+        + shlex.join(cluster.hosts)
+    )
+    print("waiting for the machines to join (the first time, they install for minutes) ...")
+    sys.stdout.flush()
+    with open(WAIT, encoding="utf-8") as program:
+        done = subprocess.run(cluster.ssh(head, command), stdin=program, check=False)
+    return done.returncode == 0
 
 
 def down(cluster: Cluster) -> int:
@@ -174,20 +254,19 @@ def down(cluster: Cluster) -> int:
     code = _ray(cluster, "down", "-y")
     if not cluster.owned:
         return DONE if code == 0 else FAILED
-    left = [line for host in cluster.hosts if (line := _clean(cluster, host))]
+
+    def clean(host: str) -> str:
+        error, _ = _there(cluster, host, CLEAN, "", DOWN_S)
+        return f"{host}: Ray may still run there, and {LEFT} may be left: {error}" if error else ""
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        left = [line for line in pool.map(clean, cluster.hosts) if line]
     for line in left:
         print(f"note: {line}", file=sys.stderr)
-    return DONE if code == 0 and not left else FAILED
-
-
-def _clean(cluster: Cluster, host: str) -> str:
-    """Stop Ray on a machine and remove its secrets; return what failed."""
-    command = f"~/segsweep/.venv/bin/ray stop --force >/dev/null 2>&1; rm -f {LEFT}"
-    done = subprocess.run(cluster.ssh(host, command), capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return ""
-    reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-    return f"{host}: Ray may still run there, and {LEFT} may be left: {reason}"
+    if code or left:
+        return FAILED
+    print(f"Ray has ended on {len(cluster.hosts)} machines; key, token and logs are removed there")
+    return DONE
 
 
 def _ray(cluster: Cluster, *words: str) -> int:

@@ -313,3 +313,12 @@ def test_a_folder_that_another_sweep_used_meanwhile_is_not_written_to(
 def test_an_address_of_another_kind_is_refused() -> None:
     with pytest.raises(RequestError, match="this kind of address is not supported"):
         choose_out("gs://bucket/x", "demo", None)
+
+
+def test_the_address_of_rays_client_is_refused(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["demo", "--data", str(data), "--address", "ray://192.0.2.1:10001", *UNET]
+    assert main([*words, "--wandb", "off"]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]
+    assert "the address of Ray's client, through which no sweep can run" in line

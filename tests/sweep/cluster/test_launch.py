@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,8 @@ import pytest
 import yaml
 
 from sweep.cluster import launch
-from sweep.cluster.launch import Cluster, read_cluster, unreachable
+from sweep.cluster.launch import Cluster, examine, read_cluster
+from sweep.cluster.wait_for_nodes import failures
 from sweep.request import RequestError
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +67,13 @@ def test_both_files_install_and_protect_nodes_alike() -> None:
         "worker_setup_commands",
     ):
         assert own[name] == cloud[name], name
-    assert own["worker_start_ray_commands"] == cloud["worker_start_ray_commands"]
+    # on machines that others use, Ray also has a folder of its own, and no metrics
+    (mine,), (there,) = (
+        [line for line in file["worker_start_ray_commands"] if "ray start" in line]
+        for file in (own, cloud)
+    )
+    start = mine.replace(" --temp-dir=$D/ray", "").rpartition("; ")[2]
+    assert start == there.rpartition("; ")[2]
 
 
 @pytest.mark.parametrize(
@@ -114,18 +126,121 @@ def test_machines_that_do_not_answer_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what those lack that do: a stand-in for ssh runs the command here."""
-    cluster = read_cluster(filled(tmp_path))
-    found = []
+    changes = {"provider__worker_ips": ["127.0.0.2", "127.0.0.3"], "min_workers": 2}
+    cluster = read_cluster(filled(tmp_path, **changes, max_workers=2))
+    assert cluster.ports == [["6379", "8076"], ["8076"], ["8076"]]
+    other = "import json; print(json.dumps(dict(version='3.11.99', wrong=[], time=0)))"
 
     def ssh(self: Cluster, host: str, command: str) -> list[str]:
-        found.append(host)
         if host == "127.0.0.2":
             return ["sh", "-c", "echo connect to host: refused >&2; exit 255"]
-        return ["sh", "-c", command.replace("rsync", "no_such_tool")]
+        if host == "127.0.0.3":
+            return [sys.executable, "-c", other]
+        return ["sh", "-c", f"echo a line of the shell; export PATH={tmp_path}; {command}"]
 
+    (tmp_path / "python3").symlink_to(sys.executable)
     monkeypatch.setattr(launch.Cluster, "ssh", ssh)
-    assert unreachable(cluster) == [
-        "127.0.0.1: no_such_tool is missing",
-        "127.0.0.2: connect to host: refused",
-    ]
-    assert sorted(found) == cluster.hosts
+    wrong, notes = examine(cluster)
+    assert wrong[0].startswith("127.0.0.1: make is missing; gcc is missing; rsync is missing")
+    assert wrong[1] == "127.0.0.2: connect to host: refused"
+    assert wrong[2].startswith("Ray needs the same Python on all machines, but it is 3.")
+    assert wrong[2].endswith("3.11.99 on 127.0.0.3")
+    (note,) = notes
+    assert note.startswith("the clock of 127.0.0.3 differs by ")
+
+
+def checked(*ports: int) -> list[str]:
+    """Return what the check of a machine finds here."""
+    done = subprocess.run(
+        [sys.executable, "-", *map(str, ports)],
+        input=launch.CHECK.read_text(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wrong: list[str] = json.loads(done.stdout)["wrong"]
+    return wrong
+
+
+@contextmanager
+def pretends(*words: str) -> Iterator[int]:
+    """Run a process with these words as its command line."""
+    wait = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [words[0], "-c", wait, *words[1:]],
+        executable=sys.executable,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+
+
+def test_what_a_start_would_end_is_named() -> None:
+    with pretends("python", "-m", "sweep.run", "demo") as number:
+        assert any(f"stop it yourself (kill -INT {number})" in line for line in checked())
+    with pretends("python", "-m", "sweep.run", "--watch", "runs/demo") as number:
+        assert not any(str(number) in line for line in checked())
+    with pretends("/x/raylet", "--a=/tmp/ray/session") as number:
+        found = [line for line in checked() if f"(process {number})" in line]
+        assert len(found) == 1
+        assert found[0].startswith("another Ray of yours runs there")
+
+
+def test_a_port_in_use_is_named_unless_the_cluster_is_up() -> None:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        assert any(line.startswith(f"port {port} is in use there") for line in checked(port))
+        own = f"/tmp/segsweep-{os.getuid()}/ray/session"
+        with pretends("/x/raylet", own) as number:
+            assert not any(str(number) in line or str(port) in line for line in checked(port))
+
+
+LOG = """2026-11-30 01:54:55,962 SUCC updater.py:301 -- Success.
+mkdir: cannot create directory '/home/lab/segsweep/sweep': Permission denied
+2026-11-30 01:54:56,018 ERR updater.py:177 -- New status: update-failed
+2026-11-30 01:54:56,019 ERR updater.py:191 -- Full traceback: Traceback (most recent call last):
+  File "x.py", line 172, in run
+    self.do_update()
+click.exceptions.ClickException: SSH command failed.
+2026-11-30 01:55:56,018 ERR updater.py:177 -- New status: update-failed
+"""
+
+
+def test_the_reason_is_found_in_the_launchers_log() -> None:
+    denied = "mkdir: cannot create directory '/home/lab/segsweep/sweep': Permission denied"
+    assert failures(LOG) == [denied, "the log does not say why"]
+    assert failures("") == []
+
+
+@pytest.mark.parametrize("before", [None, "", "alias ll='ls -l'\n"])
+def test_what_setup_adds_to_a_shell_is_taken_away(tmp_path: Path, before: str | None) -> None:
+    """Run here with another home folder, twice, as for two nodes with one home folder."""
+    start = tmp_path / ".bashrc"
+    if before is not None:
+        start.write_text(before)
+    content = yaml.safe_load(LOCAL)
+    shell = ["env", f"HOME={tmp_path}", "bash", "--norc", "-c"]
+    for name, extra in (("h1", content["head_setup_commands"][1:]), ("h2", [])):
+        for command in [*content["setup_commands"][1:], *extra]:
+            subprocess.run([*shell, f"HOSTNAME={name}; {command}"], check=True)
+    shown = "HOSTNAME={}; . ~/.bashrc; echo $RAY_ADDRESS $RAY_AUTH_MODE; echo $PATH"
+    for name, address in (("h1", "127.0.0.1:6379 token"), ("h2", "token")):
+        words = [*shell, f"unset RAY_ADDRESS RAY_AUTH_MODE; {shown.format(name)}"]
+        text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert text.splitlines()[0] == address
+        assert text.splitlines()[1].startswith(f"{tmp_path}/segsweep/.venv/bin:")
+    assert start.read_text().count("segsweep") == 2, "one line, which names it twice"
+    clean = launch.CLEAN.partition("; ")[2].replace("/tmp/segsweep-", f"{tmp_path}/none-")
+    subprocess.run([*shell, clean], check=True)
+    assert start.read_text() == (before or "")
+    assert list(tmp_path.iterdir()) == [start]
+
+
+def test_a_path_with_spaces(tmp_path: Path) -> None:
+    words = ["make", "-n", "-o", ".venv/.installed", "cluster-up", "CLUSTER=deploy/my lab.yaml"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith('launch up "deploy/my lab.yaml"')

@@ -105,6 +105,7 @@ def test_down_says_which_host_does_not_answer_and_cleans_the_other(hosts: Hosts)
     assert "10.77.0.2: Ray may still run there" in down.stderr
     left = hosts.run("h1", "ps -u lab -o comm=; ls ~ ~/.segsweep").stdout
     assert not [word for word in ("raylet", "ray_bootstrap", "token") if word in left]
+    assert hosts.run("h1", "env | grep RAY; ls -d /tmp/segsweep-*").stdout == ""
 
 
 def attempts_of(shared: Path) -> list[dict[str, Any]]:
