@@ -36,6 +36,7 @@ from sweep.wandb_mode import QUIET, Mode, key_source, seconds, server, wandb_mod
 from trainables.config import EpochRecord
 from trainables.records.attempts import ATTEMPT
 from trainables.records.files import send
+from trainables.records.lasting import LAST
 from trainables.records.objects import address_of, place
 
 INIT_TIMEOUT_SECONDS = 30.0
@@ -153,6 +154,13 @@ def known_id(recorded: str, trial_id: str, options: TrackingOptions) -> str:
 def _short(text: str, most: int = 64) -> str:
     """Shorten a name to the length that W&B accepts; its end, which distinguishes it, is kept."""
     return text if len(text) <= most else text[: most - 11] + text[-11:]
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    """Return the files of a checkpoint, without an attempt's token and a state that is kept."""
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+    kept = checkpoint / LAST
+    return [path for path in files if path.name != ATTEMPT and kept not in path.parents]
 
 
 class Tracker:
@@ -417,9 +425,8 @@ class Tracker:
             import wandb
 
             artifact = wandb.Artifact(f"checkpoint-{run.id}", type="model")
-            files = [path for path in sorted(Path(checkpoint).rglob("*")) if path.is_file()]
             # from where they lie: W&B would copy them into the home folder, twice
-            for path in (path for path in files if path.name != ATTEMPT):
+            for path in files_of(Path(checkpoint)):
                 name = path.relative_to(checkpoint).as_posix()
                 artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
             run.log_artifact(artifact, aliases=["best"])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sweep import tracking
 from sweep.request import RequestError
-from sweep.tracking import Tracker, TrackingOptions, run_id, wandb_mode
+from sweep.tracking import Tracker, TrackingOptions, files_of, run_id, wandb_mode
 from trainables.config import EpochRecord, TrialConfig
 
 CONFIG = TrialConfig(architecture="FPN", encoder="resnet18", epochs=3)
@@ -401,3 +401,12 @@ def test_run_ids_are_valid_and_distinct(one: str, other: str, token: str) -> Non
 
 def test_trial_ids_are_run_ids() -> None:
     assert run_id(TRIAL) == TRIAL
+
+
+def test_the_state_that_is_kept_is_no_part_of_the_uploaded_checkpoint(tmp_path: Path) -> None:
+    """With keep_last_state=true, five times as much as the checkpoint was uploaded."""
+    own = ["checkpoint.json", "result.json", "weights.pt"]
+    (tmp_path / "last").mkdir()
+    for name in (*own, "attempt.json", "last/resume.json", "last/resume-00002.ckpt"):
+        (tmp_path / name).write_text("x")
+    assert [path.name for path in files_of(tmp_path)] == own
