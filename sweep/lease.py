@@ -88,7 +88,7 @@ def lease(out: Path, say: Callable[[str], None]) -> Iterator[None]:
 class _Lock:
     def __init__(self, path: Path) -> None:
         self.path, self.etag = path, ""
-        self.content = {
+        self.content: dict[str, Any] = {
             "host": os.uname().nodename,
             "boot": machine(),
             "pid": os.getpid(),
@@ -136,7 +136,9 @@ class _Lock:
             except OSError:
                 continue  # the store is away; nobody else can take the lock there either
             if not mine and not ended.is_set():
-                there = holder(self.path)
+                there = None
+                with impatient(), suppress(OSError):  # that it is lost is known without
+                    there = holder(self.path)
                 who = f"process {there.pid} on {there.host}" if there else "another process"
                 say(
                     f"error: {who} has taken {address_of(self.path.parent)} while this process did "
@@ -148,7 +150,7 @@ class _Lock:
     def _is_mine(self) -> bool:
         """Whether the lock is ours after all: the answer to a renewal may have been lost."""
         content, etag, _ = objects.peek(self.path)
-        mine = content is not None and json.loads(content).get("token") == self.content["token"]
+        mine = content is not None and self.content["token"].encode() in content
         self.etag = etag if mine else self.etag
         return mine
 

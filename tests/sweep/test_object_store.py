@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ from trainables.config import TrialConfig
 from trainables.records import objects
 from trainables.records.files import exists, fetched, write_json, write_text
 from trainables.records.objects import place
+from trainables.records.store import StoreError
 
 CONFIG = TrialConfig()
 
@@ -211,6 +213,35 @@ def test_who_has_lost_the_lock_is_interrupted(out: str, monkeypatch: pytest.Monk
         f"error: process 4 on gpu7 has taken {out} while this process did not run: this one stops"
     ]
     assert json.loads(fetched(place(out) / ".lock").read_text()) == other
+
+
+@pytest.mark.parametrize("content", ["{}", "not JSON"])
+def test_who_has_lost_the_lock_is_interrupted_whoever_has_it(
+    content: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that renews the lock ended with an error, and the process went on."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
+    said, peek = list[str](), objects.peek
+
+    def once(path: Path) -> Any:
+        found = peek(path)
+        monkeypatch.setattr(objects, "peek", away)
+        return found
+
+    def away(path: Path) -> Any:
+        raise StoreError(errno.EIO, "no response")
+
+    def be_overtaken() -> None:
+        with lock(place(out), said.append):
+            monkeypatch.setattr(objects, "peek", once)
+            write_text(place(out) / ".lock", content)
+            time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_overtaken()
+    assert said == [
+        f"error: another process has taken {out} while this process did not run: this one stops"
+    ]
 
 
 @pytest.mark.parametrize(
