@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ TABLES_SECONDS = 2.0
 PER_IMAGE_SECONDS = 60.0
 """Interval for per_image.csv, which is long, and in any case complete at the end."""
 MOST_ATTEMPTS = 8
-"""Most attempts for a trial that is running each time Ray Tune gives up, as it may be the cause."""
+"""How often a trial may be running when Ray Tune gives up, as it may be the cause."""
 _EPOCH_FIELDS = tuple(EpochRecord.__dataclass_fields__)
 
 
@@ -95,6 +96,7 @@ class Recorder(Callback):
         self._pace = Pace(TABLES_SECONDS)
         self._keeping, self._kept = threading.Lock(), dict[str, int]()
         self._furthest: dict[str, int] = {}
+        self._gave_up = Counter[str]()
         self._said = {i: len(record.get("notes", [])) for i, record in self.records.items()}
         for trial_id, config in planned(plan, self.records).items():
             if asks_for(trial_id):
@@ -314,8 +316,7 @@ class Recorder(Callback):
     def left_by_tune(self, trial_ids: list[str], reason: str) -> list[str]:
         """Return the trials that have not ended after Ray Tune gave up.
 
-        A trial that was running at that moment has used one of its attempts; when all are used up,
-        it has failed.
+        A trial that is running at that moment for the ninth time in this command has failed.
         """
         left = []
         for trial_id in trial_ids:
@@ -327,7 +328,9 @@ class Recorder(Callback):
             if record["status"] != "running" or record.get("retry"):
                 continue
             state, attempts = self.states[trial_id], record.get("attempts", [])
-            if len(attempts) <= MOST_ATTEMPTS:
+            # attempts that were interrupted, as on preemption, say nothing about the trial
+            self._gave_up[trial_id] += 1
+            if self._gave_up[trial_id] <= MOST_ATTEMPTS:
                 state.status = "waiting"
                 left.append(trial_id)
                 continue

@@ -99,6 +99,27 @@ def test_a_trial_that_always_brings_it_down_has_failed(tmp_path: Path) -> None:
     assert len(record["attempts"]) == MOST_ATTEMPTS + 1
 
 
+def test_a_trial_that_was_preempted_often_has_not_failed(tmp_path: Path) -> None:
+    """On spot machines and at time limits of a queue, every restart is a further attempt: a trial
+    with nine of them had failed as soon as Ray Tune gave up once, for whatever reason.
+    """
+    configs = {"a": TrialConfig()}
+    for _ in range(MOST_ATTEMPTS + 4):
+        Ledger(tmp_path).write_start("a", configs["a"], "node")
+    made, calls = recorder(tmp_path, configs), list[list[str]]()
+
+    def fit(todo: list[str]) -> None:
+        calls.append(todo)
+        if len(calls) == 1:
+            raise ray.exceptions.OutOfMemoryError("1 worker was killed")
+
+    keep_fitting(fit, ["a"], made)
+    assert calls == [["a"], ["a"]]
+    record = made.ledger.read_one("a")
+    assert record is not None
+    assert record["status"] == "running"
+
+
 class Attempt:
     """What Ray Tune tells a callback of a trial, as far as the recorder reads it."""
 
