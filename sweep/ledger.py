@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from trainables.config import TrialConfig, TrialResult
-from trainables.records import objects
+from trainables.records import mounted, objects
 from trainables.records.files import fetch_all, fetched, json_text, names, remove, write_json
 from trainables.records.manifest import missing_file
 from trainables.records.objects import address_of
+from trainables.records.patience import Patience
 
+T = TypeVar("T")
 Status = Literal["running", "done", "failed", "stopped"]
 FINAL = ("done", "failed", "stopped")
 _RERUN = "--resume trains the trial again"
@@ -38,10 +40,15 @@ class Ledger:
     ----------
     out : Path
         The run folder.
+    patience : Patience, optional
+        Waits while the storage is full, read-only or away; without it, nothing is waited for.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.folder = out / "ledger"
+    def __init__(self, out: Path, patience: Patience | None = None) -> None:
+        self.folder, self.patience = out / "ledger", patience
+
+    def _patiently(self, path: Path, work: Callable[[], T]) -> T:
+        return work() if self.patience is None else self.patience(path, work)
 
     def write(self, trial_id: str, config: TrialConfig, status: Status, **fields: Any) -> None:
         """Record a trial's state and replace the earlier record.
@@ -74,6 +81,11 @@ class Ledger:
     ) -> None:
         """Replace a record by what `change` makes of it ({} if there is none; None leaves it)."""
         path = self._path(trial_id)
+        self._patiently(path, lambda: self._change_once(path, change))
+
+    def _change_once(
+        self, path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    ) -> None:
         if objects.is_stored(path):
 
             def changed(content: bytes | None) -> bytes | None:
@@ -83,7 +95,7 @@ class Ledger:
             objects.update(path, changed)
             return
         with self._alone():
-            new = change(self.read_one(trial_id) or {})
+            new = change(_checked(path, _read(path)) or {})
             if new is not None:
                 write_json(path, new)
 
@@ -93,6 +105,7 @@ class Ledger:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Lock out other writers while a record is read and replaced, if the disk has locks."""
+        mounted.check(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "a", encoding="utf-8") as handle:
             end = time.monotonic() + LOCK_SECONDS
@@ -160,16 +173,19 @@ class Ledger:
     def write_parts(self, trial_id: str, result: TrialResult) -> None:
         """Write the epochs and the counts of a finished trial."""
         history = [record.to_dict() for record in result.history]
-        write_json(self.folder / "history" / f"{trial_id}.json", history)
+        self._write(self.folder / "history" / f"{trial_id}.json", history)
         per_image = [vars(one) for one in result.per_image]
-        write_json(self.folder / "per_image" / f"{trial_id}.json", per_image)
+        self._write(self.folder / "per_image" / f"{trial_id}.json", per_image)
 
     def write_history(self, trial_id: str, history: list[dict[str, Any]]) -> None:
         """Record the epochs of an unfinished trial that were reported to the driver.
 
         They get a separate file, since the worker may write the whole history at that moment.
         """
-        write_json(self.folder / "history" / f"{trial_id}.partial.json", history)
+        self._write(self.folder / "history" / f"{trial_id}.partial.json", history)
+
+    def _write(self, path: Path, value: Any) -> None:
+        self._patiently(path, lambda: write_json(path, value))
 
     def forget(self, trial_ids: Collection[str]) -> None:
         """Delete history and counts of trials whose record was removed to train them again."""
@@ -194,7 +210,9 @@ class Ledger:
     def read_one(self, trial_id: str) -> dict[str, Any] | None:
         """Return one trial's record, or None."""
         path = self._path(trial_id)
-        record: dict[str, Any] | None = _checked(path, _read(fetched(path)))
+        record: dict[str, Any] | None = self._patiently(
+            path, lambda: _checked(path, _read(fetched(path)))
+        )
         return record
 
     def fetch(self, folder: str) -> None:
@@ -233,6 +251,7 @@ def _read(path: Path) -> Any:
     try:
         return _parsed(path, path.read_bytes())
     except FileNotFoundError:
+        mounted.check(path)  # of a run whose storage is away, nothing is known
         return None
 
 

@@ -31,6 +31,7 @@ from sweep.trial import config_of, limits_of
 from sweep.view import TrialState, View, trial_name
 from trainables.config import EpochRecord, TrialConfig
 from trainables.records.files import send
+from trainables.records.patience import Patience
 from trainables.records.progress import forget_states
 from trainables.records.resumable import saved_history
 
@@ -85,7 +86,11 @@ class Recorder(Callback):
         self.budget = budget or Budget(Caps())
         self.interrupts = Interrupts()
         self.stopping = Stopping(out, self.interrupts, self._say)
-        self.ledger = Ledger(out)
+        # trials wait meanwhile for their reports to be taken
+        self.patience = Patience(
+            self._say, stop=lambda: self.interrupts.happened, who="the sweep", stores=False
+        )
+        self.ledger = Ledger(out, self.patience)
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
         self.history: dict[str, dict[int, dict[str, Any]]] = {}
@@ -383,7 +388,7 @@ class Recorder(Callback):
         if self.budget.look(units_up) and not self.interrupts.happened:
             self._say(f"{self.budget.why}: the sweep ends; trials that run save their state first")
             signal.raise_signal(signal.SIGINT)  # the one way to end Tune's run in order
-        self.stopping.look([i for i, one in self.states.items() if one.status == "running"])
+        self._look_whether_to_stop()
         self._end_hanging(trials)
         self.view.update(list(self.states.values()))
         running = any(state.status == "running" for state in self.states.values())
@@ -394,6 +399,13 @@ class Recorder(Callback):
             histories = self._read_running()
             records = dict(self.records)
             self._pace.start(partial(self._write, records, histories))
+
+    def _look_whether_to_stop(self) -> None:
+        try:
+            self.stopping.look([i for i, one in self.states.items() if one.status == "running"])
+        except OSError as error:
+            self._say(f"the trials cannot be asked to save ({error.strerror}): the sweep ends now")
+            self.interrupts.end()
 
     def _end_hanging(self, trials: Iterable[Any]) -> None:
         """End the workers of trials that report nothing any more; Tune then tries them again."""
@@ -425,6 +437,12 @@ class Recorder(Callback):
         """Write all tables. In long sweeps this takes a second, so it has its own thread: trials
         wait for the driver's thread at the end of every epoch.
         """
+        tables = partial(self._write_once, records, histories)
+        return self.patience(self.out / "leaderboard.csv", tables)
+
+    def _write_once(
+        self, records: dict[str, dict[str, Any]], histories: dict[str, list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
         for trial_id, epochs in histories.items():
             self._keep_history(trial_id, epochs)
         send(self.out / "sweep.log")

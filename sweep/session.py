@@ -54,6 +54,7 @@ from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet
 from trainables.encoders.names import check_encoder
+from trainables.records import mounted
 from trainables.records.files import fetched, send
 from trainables.records.objects import address_of, is_stored, known
 from trainables.records.store import tell_to
@@ -288,7 +289,10 @@ def held(session: Session, console: Console) -> Iterator[Heartbeat]:
         When another sweep has locked or used the folder, or weights are not available.
     """
     out = session.out
-    with lock(out, partial(console.print, markup=False, soft_wrap=True)):
+    with lock(out, partial(console.print, markup=False, soft_wrap=True)), ExitStack() as at_the_end:
+        at_the_end.callback(mounted.forget, out)
+        if session.recorded is not None:
+            mounted.expect(out)
         if read_plan(out) != session.recorded:
             raise RequestError(
                 f"--out {out}: another sweep has used this folder since this command started; run "
@@ -438,6 +442,7 @@ def _record(
         screen.print(line, markup=False, soft_wrap=True)
     before = read_plan(out) or {}
     recorded = write_plan(out, plan, dataset, command, before or None)
+    mounted.expect(out)
     source = recorded.get("copy_of")
     if source and recorded["run_token"] != before.get("run_token"):
         screen.print(

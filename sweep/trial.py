@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from trainables.config import (
 from trainables.data.dataset import DataError, cached_index
 from trainables.data.splits import DataOptions
 from trainables.errors import Paused, Superseded
-from trainables.records import objects
-from trainables.records.attempts import Attempt
+from trainables.records import mounted, objects
+from trainables.records.attempts import ATTEMPT, Attempt
 from trainables.records.files import exists
 from trainables.records.objects import fetched_folder, place
+from trainables.records.patience import Patience
 
 SCORE, TIME = "score", "scheduler_epoch"
 """Names of the values that schedulers use."""
@@ -120,8 +122,15 @@ class Assignment:
 
     @property
     def ledger(self) -> Ledger:
-        """The records of all trials."""
-        return Ledger(self.out)
+        """The records of all trials; they wait while the storage is away."""
+        return Ledger(self.out, self.patience)
+
+    @property
+    def patience(self) -> Patience:
+        """What waits for the storage; a line about it reaches the user if it can be written."""
+        notes = Ledger(self.out)
+        say = partial(notes.note, self.trial_id)
+        return Patience(say, self.runtime["options"]["stop_file"], who="the trial")
 
 
 def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
@@ -142,6 +151,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     continues = tune_config.get("trial", {}).get("continues")
     trial_id = config.trial_id(runtime["fingerprint"])
     mine = Assignment(trial_id, config, limits, node, runtime, continues)
+    mounted.expect(mine.out)
     record = mine.ledger.read_one(mine.trial_id) or {}
     if record.get("status") == "done":
         return  # an attempt that was lost after it had recorded its result
@@ -160,7 +170,8 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
         resumed=bool(record.get("attempts")),
         known_id=known_id(record.get("wandb_id", ""), mine.trial_id, reporting),
     )
-    attempt = Attempt.begin(mine.out / "checkpoints" / mine.trial_id)
+    folder = mine.out / "checkpoints" / mine.trial_id
+    attempt = mine.patience(folder / ATTEMPT, lambda: Attempt.begin(folder))
     mine.ledger.write_start(
         mine.trial_id,
         config,
@@ -217,7 +228,7 @@ def _train(mine: Assignment, attempt: Attempt, tracker: Tracker) -> TrialResult:
         on_epoch=on_epoch,
         on_overlays=tracker.overlays,
         on_resume=tracker.past,
-        on_note=lambda text: ledger.note(mine.trial_id, text),
+        on_note=partial(Ledger(mine.out).note, mine.trial_id),
     )
     return result
 

@@ -22,6 +22,7 @@ from trainables.config import EpochRecord, RunOptions
 from trainables.records import patience
 from trainables.records.attempts import Attempt
 from trainables.records.resumable import Form, Progress
+from trainables.records.store import StoreError
 
 
 @pytest.fixture
@@ -50,35 +51,34 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_in_one_line_and_can_be_resumed(small_disk: Path, tmp_path: Path) -> None:
-    out = small_disk / "run"
-    words = (
-        SPACE,
-        "--data",
-        make_data(tmp_path / "data"),
-        "--out",
-        out,
-        *QUICK,
-        *TINY_TUNE,
-        "--set",
-        "architecture=Unet",
-        "--set",
-        "epochs=25",
-    )
+@pytest.mark.parametrize("then", ["there is space again", "Ctrl-C"])
+def test_a_sweep_waits_for_a_full_disk(then: str, small_disk: Path, tmp_path: Path) -> None:
+    """All tables, records and saved states of the sweep are on the disk."""
+    out, data = small_disk / "run", make_data(tmp_path / "data")
+    words: tuple[object, ...] = (SPACE, "--data", data, "--out", out, *QUICK, *TINY_TUNE)
+    words += ("--set", "architecture=Unet", "--set", "epochs=25")
     process = start(*words, cwd=tmp_path)
     wait_for(lambda: list(out.glob("ledger/history/*.json")), process, 500)
     fill(small_disk / "filler")
-    text, err = process.communicate(timeout=500)
-    assert process.returncode == 1, text + err
-    (line,) = err.strip().splitlines()
-    assert "No space left on" in line
-    assert "free some space" in line
-    assert "--resume" in line
-    assert "Traceback" not in text
-    (small_disk / "filler").unlink()
-    code, text, err = run(*words, "--resume", cwd=tmp_path)
-    assert code == 0, text + err
+    time.sleep(20)
+    assert process.poll() is None, process.communicate()
+    if then == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+        text, err = process.communicate(timeout=500)
+        assert process.returncode in (1, 130), text + err
+        assert "--resume" in text + err
+        assert "Traceback" not in text + err
+        (small_disk / "filler").unlink()
+        code, text, err = run(*words, "--resume", cwd=tmp_path)
+        assert code == 0, text + err
+    else:
+        (small_disk / "filler").unlink()
+        text, err = process.communicate(timeout=500)
+        assert process.returncode == 0, text + err
+        assert "No space left on" in text
+        assert "the sweep waits and tries again every 10 seconds" in text
     assert [row["status"] for row in rows(out)] == ["done"]
+    assert len(rows(out, "history.csv")) == 25
 
 
 def test_a_disk_that_is_full_from_the_start_is_said_in_one_line(
@@ -157,6 +157,38 @@ def test_nothing_waits_while_the_sweep_is_being_stopped(small_disk: Path) -> Non
     fill(small_disk / "filler")
     with pytest.raises(OSError, match="No space left"):
         progress.save_if_due(lambda path: path.write_bytes(bytes(2**20)))
+
+
+def test_waiting_ends_when_its_owner_wants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    tries: list[float] = []
+
+    def work() -> int:
+        tries.append(time.monotonic())
+        if len(tries) < 3:
+            raise OSError(errno.ENOSPC, "No space left")
+        return 7
+
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.05)
+    assert patience.Patience(said.append, who="the sweep")(tmp_path / "a.csv", work) == 7
+    assert "a.csv cannot be written (No space left: " in said[0]
+    assert "the sweep waits and tries again every 0.05 seconds" in said[0]
+    assert said[1].endswith("; the sweep continues")
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 600.0)
+    tries.clear()
+    began = time.monotonic()
+    ended = patience.Patience(said.append, stop=lambda: time.monotonic() > began + 0.3)
+    with pytest.raises(OSError, match="No space left"):
+        ended(tmp_path / "a.csv", work)
+    assert time.monotonic() - began < 60
+    # an object store has been waited for long enough
+    hasty = patience.Patience(said.append, stores=False)
+
+    def ask() -> None:
+        raise StoreError(errno.EIO, "no answer")
+
+    with pytest.raises(StoreError):
+        hasty(tmp_path / "a.csv", ask)
 
 
 HOLDER = """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import Superseded
+from trainables.records import mounted
 from trainables.records.files import exists, fetched, json_text, remove, write_json, write_with
 from trainables.records.patience import Patience
 from trainables.records.progress import RESULT
@@ -48,6 +49,7 @@ class Attempt:
         Removes incomplete files of killed attempts, which can be hundreds of megabytes.
         """
         attempt = cls(folder, uuid.uuid4().hex)
+        mounted.check(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {
             "token": attempt.token,
@@ -71,6 +73,8 @@ class Attempt:
         try:
             last = json.loads(fetched(self.folder / ATTEMPT).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
+            if mounted.problem(self.folder) is not None:
+                return  # nothing can be written now; it is asked again before anything is
             if not exists(self.folder / RESULT):
                 return  # somebody cleared the folder
             last = {}  # another attempt ended the trial, and cleared up behind it

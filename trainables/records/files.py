@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from trainables.records import objects
+from trainables.records import mounted, objects
 
 ALMOST_NOTHING = 2**20
 """If fewer bytes than this are free, a failed write is reported as a full disk."""
@@ -51,7 +51,7 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
     Raises
     ------
     OSError
-        When the disk is full or read-only, even if a library reports it differently.
+        When the disk is full, read-only or away, even if a library reports it differently.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -60,6 +60,7 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
             os.fsync(handle.fileno())
         if check is not None:
             check()
+        mounted.check(path)
         etag = objects.send(temporary, path) if objects.is_stored(path) else None
         there = temporary.stat()
         os.replace(temporary, path)
@@ -67,8 +68,9 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
             objects.remember(path, etag, there)
         sync_folder(path.parent)
     except BaseException as error:
-        asked = isinstance(error, Exception) and not isinstance(error, OSError)
-        problem = _problem(path.parent) if asked else None
+        unclear = isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
+        asked = isinstance(error, Exception) and unclear
+        problem = _problem(path) if asked else None
         with suppress(OSError):  # the error itself says more
             temporary.unlink(missing_ok=True)
         if problem is not None:
@@ -76,9 +78,11 @@ def whole_file(path: Path, check: Callable[[], None] | None = None) -> Iterator[
         raise
 
 
-def _problem(folder: Path) -> OSError | None:
-    """Return why nothing can be written into a folder; None if that is possible."""
+def _problem(path: Path) -> OSError | None:
+    """Return why a file cannot be written; None if that is possible."""
+    folder = path.parent
     try:
+        mounted.check(path)
         if shutil.disk_usage(folder).free < ALMOST_NOTHING:
             return OSError(errno.ENOSPC, "No space left on the disk", str(folder))
         probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
@@ -93,6 +97,7 @@ def write_with(
     path: Path, write: Callable[[Path], Any], check: Callable[[], None] | None = None
 ) -> None:
     """Call ``write(temporary_path)`` and move the result to `path`, unless ``check()`` raises."""
+    mounted.check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, check) as temporary:
         write(temporary)

@@ -7,16 +7,20 @@ import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from trainables.records.files import exists
 from trainables.records.objects import place
-from trainables.records.store import impatient
+from trainables.records.store import StoreError, impatient
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO)
 """Errors that somebody may put right while a trial waits."""
 PAUSE_SECONDS = 10.0
 MOST_SECONDS = 6 * 3600.0
 """After this time the attempt ends with the error, and is tried again as after any other."""
+
+
+T = TypeVar("T")
 
 
 def is_asked_to_stop(stop_file: str | None) -> bool:
@@ -42,13 +46,28 @@ class Patience:
         Takes a line for the user.
     stop_file : str or None
         While this file exists, nothing is waited for.
+    stop : callable, optional
+        The same for what it returns.
+    who : str
+        What waits, for messages.
+    stores : bool
+        Whether to wait for an object store, which has been waited for ten minutes already.
     """
 
-    def __init__(self, say: Callable[[str], object], stop_file: str | None = None) -> None:
-        self.say, self.stop_file = say, stop_file
+    def __init__(
+        self,
+        say: Callable[[str], object],
+        stop_file: str | None = None,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        who: str = "training",
+        stores: bool = True,
+    ) -> None:
+        self.say, self.stop_file, self.stop = say, stop_file, stop
+        self.who, self.stores = who, stores
 
-    def __call__(self, path: Path, work: Callable[[], None]) -> None:
-        """Do some work that writes a file or into a folder, if need be again and again.
+    def __call__(self, path: Path, work: Callable[[], T]) -> T:
+        """Do some work that uses a file or folder, if need be again and again; return its result.
 
         Raises
         ------
@@ -58,23 +77,30 @@ class Patience:
         began, said = time.monotonic(), False
         while True:
             try:
-                work()
+                result = work()
                 break
             except OSError as error:
                 waited = time.monotonic() - began
                 hopeless = error.errno not in STORAGE or waited >= MOST_SECONDS
-                if hopeless or is_asked_to_stop(self.stop_file):
+                hopeless |= isinstance(error, StoreError) and not self.stores
+                if hopeless or self.stop() or is_asked_to_stop(self.stop_file):
                     raise
                 if not said:
                     self._tell(
                         f"{path.name} cannot be written ({error.strerror}: {path.parent}): "
-                        f"training waits and tries again every {PAUSE_SECONDS:g} seconds"
+                        f"{self.who} waits and tries again every {PAUSE_SECONDS:g} seconds"
                     )
                 said = True
-                time.sleep(PAUSE_SECONDS)
+                self._pause()
         if said:
             waited = time.monotonic() - began
-            self._tell(f"{path.name} was written after {waited:.0f} seconds; training continues")
+            self._tell(f"{path.name} was written after {waited:.0f} seconds; {self.who} continues")
+        return result
+
+    def _pause(self) -> None:
+        end = time.monotonic() + PAUSE_SECONDS
+        while not self.stop() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.5))
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a line may be too much for the disk, too

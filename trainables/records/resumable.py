@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from trainables.config import EpochRecord, RunOptions
 from trainables.errors import Paused
+from trainables.records import mounted
 from trainables.records.attempts import Attempt
 from trainables.records.files import fetched, names, remove
 from trainables.records.manifest import sha256_of
@@ -144,6 +145,7 @@ class Progress(Generic[W]):
             self._files, self._took = content.get("files", {}), content.get("seconds", 0.0)
             return states, content.get("history", [])
         except FileNotFoundError:
+            mounted.check(path)
             if any(name.startswith("resume-") for name in names(self.folder)):
                 self._problems.append(f"{RESUME}, which names the files, is missing")
         except (ValueError, KeyError, TypeError, AttributeError):
