@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+from trainables.records.patience import WAITS
 
 SLOWEST = 30.0
 """A trial may take this many times as long as its slowest epoch; validation, a save or a busy
 machine are no reason."""
 FIRST = 24.0
 """Until its first epoch, when nothing is known of it, a trial may take so many times the limit."""
+
+
+AWAY_SECONDS = 60.0
+"""Time between two looks after which this process itself was stopped, or waited for a disk; trials
+then wait until it takes their reports."""
 
 
 class Hanging:
@@ -27,10 +34,12 @@ class Hanging:
         self.seconds, self.clock = seconds, clock
         self._heard: dict[str, float] = {}
         self._slowest: dict[str, float] = {}
+        self._notes: dict[str, int] = {}
+        self._looked: float | None = None
 
-    def begin(self, trial_id: str) -> None:
-        """Note that an attempt begins."""
-        self._heard[trial_id] = self.clock()
+    def begin(self, trial_id: str, notes: int = 0) -> None:
+        """Note that an attempt begins, and how many notes earlier ones have left."""
+        self._heard[trial_id], self._notes[trial_id] = self.clock(), notes
         self._slowest.pop(trial_id, None)
 
     def hear(self, trial_id: str, seconds: float) -> None:
@@ -44,12 +53,26 @@ class Hanging:
         """
         if not self.seconds:
             return {}
-        found = {}
+        now, found = self.clock(), {}
+        away = 0.0 if self._looked is None else now - self._looked - AWAY_SECONDS
+        if away > 0:
+            self._heard = {trial_id: then + away for trial_id, then in self._heard.items()}
+        self._looked = now
         for trial_id in running:
-            since = self.clock() - self._heard.get(trial_id, self.clock())
+            since = now - self._heard.get(trial_id, now)
             slowest = self._slowest.get(trial_id)
             limit = self.seconds * FIRST if slowest is None else SLOWEST * slowest
             if since >= max(self.seconds, limit):
                 found[trial_id] = since
                 self._heard.pop(trial_id)
         return found
+
+    def is_waiting(self, trial_id: str, notes: Sequence[str]) -> bool:
+        """Whether a trial that `look` returned waits for a full disk, by its notes; it is then
+        looked at again later.
+        """
+        own = notes[self._notes.get(trial_id, 0) :]
+        waits = bool(own) and WAITS in own[-1]
+        if waits:
+            self._heard[trial_id] = self.clock()
+        return waits

@@ -182,11 +182,12 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Mark a trial as running; its worker records this in the ledger."""
         _, state = self._of(trial)
-        self.lost_trials.begin(state.trial_id, self.ledger.read_one(state.trial_id))
+        record = self.ledger.read_one(state.trial_id)
+        self.lost_trials.begin(state.trial_id, record)
         known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id))
         self._furthest.setdefault(state.trial_id, max(known, default=0))
         state.status = "running"
-        self.hanging.begin(state.trial_id)
+        self.hanging.begin(state.trial_id, len((record or {}).get("notes", [])))
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
@@ -411,6 +412,9 @@ class Recorder(Callback):
         """End the workers of trials that report nothing any more; Tune then tries them again."""
         running = {i for i, state in self.states.items() if state.status == "running"}
         for trial_id, seconds in self.hanging.look(running).items():
+            record = self._read(self.states[trial_id]) or {}
+            if self.hanging.is_waiting(trial_id, record.get("notes", [])):
+                continue
             self._say(
                 f"{self.states[trial_id].name}: no new epoch for {seconds:.0f} seconds: it hangs, "
                 "and its worker is ended (hang_seconds)"

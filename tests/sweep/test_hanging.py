@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from sweep.hanging import FIRST, SLOWEST, Hanging
 from tests.sweep.command_line import records, rows, run
+from trainables.records import patience
 
 
 class Clock:
@@ -40,6 +42,7 @@ def test_by_hand() -> None:
     hanging.begin("d")
     clock.now += 2
     hanging.hear("d", 2.0)
+    assert hanging.look(["d"]) == {}
     clock.now += 2 * SLOWEST - 1
     assert hanging.look(["d"]) == {}
     clock.now += 1
@@ -48,6 +51,58 @@ def test_by_hand() -> None:
     never.begin("a")
     clock.now += 1e6
     assert never.look(["a"]) == {}
+
+
+def test_a_driver_that_was_stopped_itself_ends_nobody() -> None:
+    """After Ctrl-Z and fg, or a disk that was away for hours, all running trials were ended."""
+    clock = Clock()
+    hanging = Hanging(3600.0, clock)
+    hanging.begin("a")
+    hanging.hear("a", 1.0)
+    for _ in range(70):
+        clock.now += 50
+        assert hanging.look(["a"]) == {}
+    clock.now += 7200
+    assert hanging.look(["a"]) == {}
+    clock.now += 30
+    assert hanging.look(["a"]) == {}
+    clock.now += 20
+    assert list(hanging.look(["a"])) == ["a"], "the time in which nobody looked does not count"
+
+
+def test_a_trial_that_waits_for_a_full_disk_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was ended, four times, and had then failed for good: all because of a disk on which the
+    driver's tables had room, but no checkpoint.
+    """
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.01)
+    clock, said, tries = Clock(), list[str](), list[int]()
+    hanging = Hanging(10.0, clock)
+    hanging.begin("a", notes=1)
+
+    def look(notes: list[str]) -> bool:
+        for _ in range(7):
+            clock.now += 10 * FIRST / 8
+            assert hanging.look(["a"]) == {}
+        clock.now += 10 * FIRST / 8
+        assert list(hanging.look(["a"])) == ["a"]
+        return hanging.is_waiting("a", notes)
+
+    def full() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    patience.Patience(said.append)(tmp_path / "weights.pt", full)
+    waits, written = said
+    assert look(["before", waits])
+    assert look(["before", waits]), "as long as it waits"
+    assert not look(["before", waits, written])
+    hanging.begin("a", notes=2)
+    assert not look(["before", waits]), "an earlier attempt waited"
+    hanging.begin("a")
+    assert not look([])
 
 
 NETWORK = """

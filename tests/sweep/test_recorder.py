@@ -21,6 +21,7 @@ from sweep.tuner import keep_fitting, keep_searching
 from sweep.view import View
 from trainables.config import EpochRecord, RunOptions, TrialConfig
 from trainables.records.attempts import Attempt as Begun
+from trainables.records.patience import WAITS
 from trainables.records.resumable import Form, Progress
 
 
@@ -128,6 +129,7 @@ class Attempt:
             "trial": {"config": config.model_dump(mode="json"), "limits": Limits().to_dict()}
         }
         self.run_metadata = SimpleNamespace(num_failures=2)
+        self.temporary_state = SimpleNamespace(ray_actor=None)
 
     def get_error(self) -> Exception:
         return RuntimeError("its worker died")
@@ -286,6 +288,32 @@ def test_done_stays_done_whoever_writes_at_that_moment(tmp_path: Path) -> None:
         thread.join()
     assert {record["status"] for record in ledger.read().values()} == {"done"}
     assert len(ledger.read()) == 40
+
+
+def test_a_trial_that_waits_for_the_disk_is_not_taken_for_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, ended = TrialConfig(), list[str]()
+    trial_id = config.trial_id("f")
+    made, trial = recorder(tmp_path, {trial_id: config}, hang_seconds=10.0), Attempt(config)
+    trial.temporary_state = SimpleNamespace(ray_actor="actor")
+    monkeypatch.setattr(ray, "kill", ended.append)
+    now = [0.0]
+    made.hanging.clock = lambda: now[0]
+    made.ledger.write_start(trial_id, config, "node")
+    made.on_trial_start(0, [], trial)
+
+    def wait() -> None:
+        for _ in range(6):
+            now[0] += 50.0
+            made._end_hanging([trial])
+
+    made.ledger.note(trial_id, f"resume-00002.ckpt cannot be written: {WAITS} every 10 seconds")
+    wait()
+    assert ended == []
+    made.ledger.note(trial_id, "resume-00002.ckpt was written after 7200 seconds")
+    wait()
+    assert ended == ["actor"]
 
 
 def report(made: Recorder, trial: Any, epoch: int) -> None:

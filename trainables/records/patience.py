@@ -16,9 +16,10 @@ from trainables.records.store import StoreError, impatient
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO)
 """Errors that somebody may put right while a trial waits."""
 PAUSE_SECONDS = 10.0
+WAITS = "waits and tries again"
+"""In the note of a trial that waits, as its last one until what it waited for was written."""
 MOST_SECONDS = 6 * 3600.0
 """After this time the attempt ends with the error, and is tried again as after any other."""
-
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ class Patience:
                 if not said:
                     self._tell(
                         f"{path.name} cannot be written ({error.strerror}: {path.parent}): "
-                        f"{self.who} waits and tries again every {PAUSE_SECONDS:g} seconds"
+                        f"{self.who} {WAITS} every {PAUSE_SECONDS:g} seconds"
                     )
                 said = True
                 self._pause()
