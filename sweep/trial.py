@@ -16,6 +16,7 @@ from typing import Any
 
 from sweep.ledger import Ledger
 from sweep.limits import Limits, after_shortage
+from sweep.orphans import end_with_parent
 from sweep.precision import Precision, refusal
 from sweep.refusals import is_blind, is_without_gpu
 from sweep.tracking import Tracker, TrackingOptions, known_id
@@ -141,6 +142,7 @@ def run_trial(tune_config: dict[str, Any], *, runtime: dict[str, Any]) -> None:
     """
     import ray
 
+    end_with_parent()
     node = ray.get_runtime_context().get_node_id()
     limits = limits_of(tune_config, Limits(**runtime["limits"]))
     if exists(place(runtime["options"]["stop_file"])):
