@@ -26,6 +26,9 @@ def _quiet_environment() -> None:
     # Ray's own handler would abort the driver at SIGTERM
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray gives its metrics to everybody on the network, without a token; -1 is no port
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    os.environ.setdefault("AUTOSCALER_METRIC_PORT", "-1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")

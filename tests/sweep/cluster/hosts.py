@@ -53,6 +53,7 @@ set -e
 U=$BASE/up/$NAME; M=$U/m
 mount --make-rprivate /; hostname $NAME; mkdir -p $U/u $U/w $M $U/vu $U/vw
 mount -t overlay overlay -o lowerdir=$BASE/up/base/u:/,upperdir=$U/u,workdir=$U/w $M
+sed -i "/ $NAME\$/d; 1a 127.0.1.1 $NAME" $M/etc/hosts  # as Debian and Ubuntu have it
 mount -t tmpfs -o mode=1777 tmpfs $M/tmp
 mount -t tmpfs -o mode=755 tmpfs $M/run; mkdir -p $M/run/sshd
 mount -t tmpfs -o mode=755 tmpfs $M/dev
