@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from search_spaces._dimensions import dimension
 from trainables.config import NO_ENCODER, STARDIST, TrialConfig, with_changes
@@ -107,7 +107,9 @@ def grid(axes: Mapping[str, Sequence[Any]] | None = None, **fixed: Any) -> tuple
 
 
 def override(
-    trials: Iterable[TrialConfig], changes: Mapping[str, Sequence[Any]]
+    trials: Iterable[TrialConfig],
+    changes: Mapping[str, Sequence[Any]],
+    is_left_out: Callable[[Mapping[str, Any]], bool] = lambda values: False,
 ) -> tuple[TrialConfig, ...]:
     """Replace fields in all trials by each of the given values, and drop duplicates.
 
@@ -116,6 +118,9 @@ def override(
     trials : iterable of TrialConfig
     changes : mapping
         Field to one or several values.
+    is_left_out : callable
+        Takes the values of a trial that is not valid; where it returns True, the trial is left out
+        and no error is raised, if another trial is valid.
 
     Returns
     -------
@@ -126,11 +131,19 @@ def override(
     pydantic.ValidationError
         For a value that the field does not accept.
     """
-    changed = {
-        with_changes(_kept(trial, changes), dict(zip(changes, values))): None
-        for trial in trials
-        for values in itertools.product(*changes.values())
-    }
+    changed: dict[TrialConfig, None] = {}
+    problem: ValidationError | None = None
+    for trial in trials:
+        for values in itertools.product(*changes.values()):
+            kept, new = _kept(trial, changes), dict(zip(changes, values))
+            try:
+                changed[with_changes(kept, new)] = None
+            except ValidationError as error:
+                if not is_left_out({**kept, **new}):
+                    raise
+                problem = problem or error
+    if problem is not None and not changed:
+        raise problem
     return tuple(changed)
 
 

@@ -18,6 +18,7 @@ from ray.tune import Callback
 from sweep.background import Pace
 from sweep.budget import Budget, Caps, units_up
 from sweep.cluster.nodes import resources_of_nodes
+from sweep.ended import forget_metrics, metrics_so_far
 from sweep.hanging import Hanging
 from sweep.heartbeat import Heartbeat
 from sweep.interrupts import Interrupts
@@ -214,6 +215,11 @@ class Recorder(Callback):
             state.val_dataset_iou = result["score"]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Take note of the end of a trial."""
+        self._completed(trial)
+        forget_metrics(trial)
+
+    def _completed(self, trial: Any) -> None:
         """Read what the worker recorded. If there is no record and no scheduler stopped the trial,
         its result was lost.
         """
@@ -257,7 +263,7 @@ class Recorder(Callback):
             state,
             config,
             status,
-            metrics=self._so_far(state.trial_id),
+            metrics=metrics_so_far(self.history.get(state.trial_id, {})),
             attempts=self.ledger.attempts(state.trial_id),
             **fields,
         )
@@ -281,7 +287,12 @@ class Recorder(Callback):
             self._say(text)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Record a trial as failed once its retries are used up."""
+        """Take note of the end of a trial whose retries are used up."""
+        self._failed(trial)
+        forget_metrics(trial)
+
+    def _failed(self, trial: Any) -> None:
+        """Record a trial as failed, unless its worker recorded something else."""
         config, state = self._of(trial)
         error = root_cause(trial)
         self._keep_history(state.trial_id)
@@ -421,7 +432,7 @@ class Recorder(Callback):
             )
             for trial in trials:
                 actor = trial.temporary_state.ray_actor
-                if actor is not None and self._of(trial)[1].trial_id == trial_id:
+                if actor is not None and trial.config and self._of(trial)[1].trial_id == trial_id:
                     ray.kill(actor)
 
     def _read_running(self) -> dict[str, list[dict[str, Any]]]:
@@ -474,20 +485,6 @@ class Recorder(Callback):
             if rows and len(rows) >= self._kept.get(trial_id, 0):  # not over what is newer
                 self._kept[trial_id] = len(rows)
                 self.ledger.write_history(trial_id, rows)
-
-    def _so_far(self, trial_id: str) -> dict[str, Any]:
-        epochs = self.history.get(trial_id, {}).values()
-        rows = [row for row in epochs if row["val_dataset_iou"] is not None]
-        if not rows:
-            return {}
-        best = max(rows, key=lambda row: row["val_dataset_iou"])
-        return {
-            "val_dataset_iou": best["val_dataset_iou"],
-            "val_image_iou": best["val_image_iou"],
-            "best_epoch": best["epoch"],
-            "epochs": max(self.history[trial_id]),
-            "train_seconds": sum(row["seconds"] for row in self.history[trial_id].values()),
-        }
 
     def _settle(self, state: TrialState) -> None:
         record = self.records[state.trial_id]

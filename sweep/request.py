@@ -1,14 +1,14 @@
-"""The request on the command line: a search space, and what ``--set``, ``--seeds`` and ``--only``
-change in it.
+"""The request on the command line: a search space, and what ``--set`` and ``--seeds`` change in it.
+
+Which of its trials ``--only`` selects is decided in `sweep.selection`.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,9 +17,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 import search_spaces
 from search_spaces import SearchSpace, override
 from sweep.search import dimensions as drawing
-from trainables.config import STARDIST, TrialConfig, architecture_name
-from trainables.data.splits import DataOptions, some
+from trainables.config import STARDIST, TrialConfig
+from trainables.data.splits import DataOptions
 from trainables.encoders.licences import TRAINING_DATA
+from trainables.encoders.names import check_encoder
 from trainables.encoders.sources import WeightsInfo, is_path
 from trainables.extensions import look_in
 from trainables.tasks import TASKS
@@ -236,7 +237,11 @@ def _no_such_setting(key: str) -> str:
 
 
 def make_request(
-    space_name: str, space: SearchSpace, changes: Sequence[str], seeds: int | None
+    space_name: str,
+    space: SearchSpace,
+    changes: Sequence[str],
+    seeds: int | None,
+    is_left_out: Callable[[Mapping[str, Any]], bool] = lambda values: False,
 ) -> Request:
     """Apply ``--set`` and ``--seeds`` to a space.
 
@@ -249,6 +254,9 @@ def make_request(
         grid, or are drawn from in a search), of `SweepSettings` or of `DataOptions`.
     seeds : int or None
         Repeat the grid with seeds 0, 1, ...; refused for a search.
+    is_left_out : callable
+        Takes the values of a trial that is not valid; where it returns True, the request has no
+        such trial and is not refused (`sweep.selection.is_left_out`).
 
     Returns
     -------
@@ -290,7 +298,7 @@ def make_request(
         division = DataOptions.model_validate(data_options)
         if division.folds is not None:
             trial_changes["fold"] = _folds(division.folds, settings)
-        configs = override(space.trials, trial_changes)
+        configs = override(space.trials, trial_changes, is_left_out)
         for key, values in trial_changes.items():
             _refuse_unused(key, values, configs)
         return Request(
@@ -342,107 +350,12 @@ def _refuse_unused(key: str, values: Sequence[Any], configs: Sequence[TrialConfi
             raise RequestError(f"--set {key}: no trial of this space uses it; remove it")
 
 
-FIELDS = tuple(name for name in TrialConfig.model_fields if name != "weights_id")
-"""Settings by which ``--only`` can select trials."""
-SHOWN = 12
-"""Most values that a message lists."""
-
-
-def only(request: Request, filters: Sequence[str]) -> Request:
-    """Keep only the trials of a request that have given values.
-
-    Parameters
-    ----------
-    request : Request
-    filters : sequence of str
-        ``key=value[,value]`` with fields of `TrialConfig`. A trial is kept if it has one of the
-        values for every key.
-
-    Returns
-    -------
-    Request
-        The filters are in `Request.only`, the other trials in `Request.left_out`.
-
-    Raises
-    ------
-    RequestError
-        When a filter names an unknown setting or a value that no trial has (the message lists the
-        existing ones), or when no trial has all of them.
-    """
-    if not filters:
-        return request
-    if request.settings.search != "grid":
-        raise RequestError(
-            f"--only: does not work with search={request.settings.search}, which draws its trials; "
-            "use --set key=value,value to set what it draws from"
-        )
-    wanted: dict[str, set[str]] = {}
-    for text in filters:
-        key, values = _read(text)
-        known = dict.fromkeys(_text(config, key) for config in request.configs)
-        for value in values:
-            found = {name for name in known if _equal(_meant(key, value), name)}
-            if not found:
-                raise RequestError(
-                    f"--only {key}={value}: no trial of this space has this value; choose from "
-                    f"{some(list(known), SHOWN)}"
-                )
-            wanted[key] = wanted.get(key, set()) | found
-    chosen = tuple(config for config in request.configs if _passes(config, wanted))
-    if not chosen:
-        raise RequestError(f"--only {' '.join(filters)}: {_why_none(request, wanted)}")
-    rest = tuple(config for config in request.configs if config not in set(chosen))
-    return replace(request, configs=chosen, only=tuple(filters), left_out=rest)
-
-
-def _read(text: str) -> tuple[str, list[str]]:
-    key, equals, value = (part.strip() for part in text.partition("="))
-    values = [one.strip() for one in value.split(",") if one.strip()]
-    if not equals or not key or not values:
-        space = "" if equals else "; SPACE comes before --only"
-        raise RequestError(
-            f"--only {text!r}: write key=value, such as architecture=Unet,FPN{space}"
-        )
-    if key not in FIELDS:
-        close = difflib.get_close_matches(key, FIELDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(FIELDS)}"
-        raise RequestError(f"--only {key}: trials have no such setting{hint}")
-    return key, values
-
-
-def _text(config: TrialConfig, key: str) -> str:
-    value: Any = getattr(config, key)
-    return str(value.mode if key == "normalization" else value).removesuffix(".0")
-
-
-def _meant(key: str, value: str) -> str:
-    """Return a value as configurations spell it."""
-    if key == "architecture":
-        with suppress(ValueError):  # an unknown name is no trial's
-            return architecture_name(value)
-    if key == "encoder_weights":
-        return weights_value(value)
-    return "None" if value.lower() == "null" else value
-
-
-def _equal(value: str, name: str) -> bool:
-    if value.lower() == name.lower():
-        return True
-    try:
-        return float(value) == float(name)
-    except ValueError:
-        return False
-
-
-def _passes(config: TrialConfig, wanted: Mapping[str, set[str]]) -> bool:
-    return all(_text(config, key) in values for key, values in wanted.items())
-
-
-def _why_none(request: Request, wanted: dict[str, set[str]]) -> str:
-    """Return which values match all conditions but one."""
-    for key in reversed(wanted):
-        others = {name: values for name, values in wanted.items() if name != key}
-        left = dict.fromkeys(_text(c, key) for c in request.configs if _passes(c, others))
-        if left:
-            return f"no trial has all of these; with the others, {key} is {some(list(left), SHOWN)}"
-    return "no trial has all of these"
+def check_encoders(request: Request) -> None:
+    """Raise a RequestError for an encoder that does not exist."""
+    drawn = request.space.dimensions.get("encoder", ())
+    for name in dict.fromkeys([*(config.encoder for config in request.configs), *drawn]):
+        try:
+            if name != "none":  # of StarDist's own model
+                check_encoder(name)
+        except ValueError as error:
+            raise RequestError(str(error)) from error

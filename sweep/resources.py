@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sweep.limits import Limits
 from sweep.packing import cpu_memory_mb, gpu_fraction
@@ -20,6 +21,13 @@ STARDIST_CPUS = 4.0
 """Most cores that a trial of StarDist's own model gets while others train on GPUs."""
 
 
+class Node(NamedTuple):
+    """A node of a cluster."""
+
+    cpus: float
+    memory_gb: float
+
+
 @dataclass(frozen=True)
 class Resources:
     """The resources of a cluster."""
@@ -27,7 +35,7 @@ class Resources:
     cpus: float
     gpus: float
     memory_gb: float | None = None
-    """Memory of a node; None if unknown."""
+    """Memory of the largest node; None if unknown."""
     avoid: frozenset[str] | None = None
     """Ids of the nodes that do not compute in the run's precision: they and similar nodes that
     join later get no trial. None means that every node is used."""
@@ -35,6 +43,8 @@ class Resources:
     """Word in the run folder that a node must read to get a trial; '' if that is not checked."""
     node_cpus: float | None = None
     """Cores of the largest node; None if unknown."""
+    nodes: tuple[Node, ...] = ()
+    """The nodes that are there now; empty if there is one node, with all cores and memory."""
     other_nodes: frozenset[str] = frozenset()
     """Ids of the nodes whose GPUs are not of the requested type; they get no trial on a GPU."""
     other_types: frozenset[str] = frozenset()
@@ -215,8 +225,8 @@ def first_limits(
     -------
     dict
         `Limits` by trial_id, and under ``""`` those of all others: on GPUs the smallest share 1/k
-        in which the trial fits; on CPUs a reservation of memory if a node's memory could run
-        short. Reservations are rounded up, as only trials with equal needs share a worker.
+        in which the trial fits; on CPUs a reservation of memory if it could run short on one of
+        the nodes. Reservations are rounded up, as only trials with equal needs share a worker.
     """
     gpu = gpus_per_trial(settings, resources)
     memory = None if gpu else settings.memory_per_trial
@@ -233,7 +243,7 @@ def first_limits(
             i: cpu_memory_mb(one.peak_mb + one.parameters * 4 / 2**20) / 1024
             for i, one in needs.items()
         }
-        if max(needed.values()) * slots(settings, resources) > resources.memory_gb:
+        if _could_run_short(max(needed.values()), settings, resources):
             for trial_id, gb in needed.items():
                 rounded = 2.0 ** math.ceil(math.log2(gb))
                 # never rounded up: Ray waits for ever for more memory than a node has
@@ -243,6 +253,20 @@ def first_limits(
         if gpu and config.architecture == STARDIST:
             limits[trial_id] = stardist_limits(settings, resources, limits[""])
     return limits
+
+
+def _nodes(resources: Resources) -> tuple[Node, ...]:
+    """Return the nodes; their memory must be known."""
+    return resources.nodes or (Node(resources.cpus, resources.memory_gb or 0.0),)
+
+
+def _could_run_short(each_gb: float, settings: SweepSettings, resources: Resources) -> bool:
+    """Whether trials on CPUs that need so much memory could need more than a node has."""
+    most = slots(settings, resources)
+    return any(
+        each_gb * min(most, math.floor(node.cpus / settings.cpus_per_trial + 1e-9)) > node.memory_gb
+        for node in _nodes(resources)
+    )
 
 
 def at_once(
@@ -262,5 +286,10 @@ def at_once(
         count = max(1, min(by_gpu, by_cpu, settings.concurrency or by_cpu))
     needed = [one.memory_gb for one in mine if one.memory_gb is not None]
     if needed and resources.memory_gb and not resources.gpus:
-        count = max(1, min(count, math.floor(resources.memory_gb * len(needed) / sum(needed))))
+        each = sum(needed) / len(needed)
+        fit = (
+            min(math.floor(n.cpus / settings.cpus_per_trial + 1e-9), math.floor(n.memory_gb / each))
+            for n in _nodes(resources)
+        )
+        count = max(1, min(count, sum(fit)))
     return count

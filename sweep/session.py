@@ -34,7 +34,7 @@ from sweep.packing import order_large_first
 from sweep.plan import Plan, as_recorded, conflict, difference, make_plan, read_plan, write_plan
 from sweep.precision import Precision
 from sweep.preview import print_precision, storage_gb, warn_of_storage
-from sweep.request import Request, RequestError, SweepSettings, load_space, make_request, only
+from sweep.request import Request, RequestError, SweepSettings, check_encoders
 from sweep.resources import (
     Gpus,
     Resources,
@@ -47,13 +47,13 @@ from sweep.resources import (
 from sweep.restoring import restore_parts
 from sweep.runfolder import choose_out, lock
 from sweep.search.drawn_limits import DrawnLimits
+from sweep.selection import requested
 from sweep.throughput import CPU, THROUGHPUT
 from sweep.tracking import Mode, options_of, wandb_mode
 from sweep.view import View
 from sweep.weights import check_weights, fetch_weights, name_weights
 from trainables.config import TrialConfig
 from trainables.data.dataset import DataSet
-from trainables.encoders.names import check_encoder
 from trainables.records import mounted
 from trainables.records.files import fetched, send
 from trainables.records.objects import address_of, is_stored, known
@@ -133,16 +133,14 @@ def prepare(arguments: argparse.Namespace) -> Session:
     budget = Budget(read_caps(arguments.max_hours, arguments.max_cost, arguments.price))
     gpus = parse_gpus(arguments.gpus) if arguments.gpus else None
     wandb = wandb_mode(arguments.wandb)
-    name, space = load_space(arguments.space)
-    request = make_request(name, space, arguments.changes, arguments.seeds)
-    request = only(request, arguments.only)
-    _check_encoders(request)
+    request = requested(arguments.space, arguments.changes, arguments.seeds, arguments.only)
+    check_encoders(request)
     check_own_code(request)
     address = cluster.where(arguments.address)
     resources = None if address else local_resources(gpus.count if gpus else None)
     if resources is not None:
         check_limits(request.settings, resources)
-    out = choose_out(arguments.out, name, arguments.data)
+    out = choose_out(arguments.out, request.space_name, arguments.data)
     recorded = read_plan(out)
     precision = before_start(recorded, request.settings, resources, gpus)
     if recorded is None and arguments.resume and not arguments.plan:
@@ -156,16 +154,6 @@ def prepare(arguments: argparse.Namespace) -> Session:
     return Session(
         request, out, recorded, precision, address, resources, gpus, wandb, resume, budget
     )
-
-
-def _check_encoders(request: Request) -> None:
-    drawn = request.space.dimensions.get("encoder", ())
-    for name in dict.fromkeys([*(config.encoder for config in request.configs), *drawn]):
-        try:
-            if name != "none":  # of StarDist's own model
-                check_encoder(name)
-        except ValueError as error:
-            raise RequestError(str(error)) from error
 
 
 def list_data(session: Session, root: Path) -> DataSet:

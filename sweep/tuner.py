@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -243,6 +244,8 @@ def fit(sweep: Sweep, recorder: Recorder, param_space: dict[str, Any], **options
             verbose=0,
         ),
     )
+    # at its end, Tune looks for result files that it was told not to write, and warns of each trial
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with recorder.interrupts:
         tuner.fit()
 

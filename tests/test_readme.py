@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from search_spaces import SearchSpace, grid
-from sweep.request import SweepSettings, load_space, make_request, only
+from sweep.request import SweepSettings, load_space, make_request
+from sweep.selection import only
 from trainables.config import TrialConfig
 from trainables.data.splits import DataOptions
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sweep.cluster.watch import watched
 from sweep.request import RequestError
-from sweep.resources import Resources
+from sweep.resources import Node, Resources
 from trainables.machine.addresses import OutsideError, check_node, knock
 from trainables.machine.cores import usable_cpus
 from trainables.machine.hardware import count_gpus
@@ -178,12 +178,12 @@ def _resources() -> Resources:
     import ray
 
     total = ray.cluster_resources()
-    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    memory = max(nodes, default=0.0) / 2**30 or None
-    cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    return Resources(
-        total.get("CPU", 0.0), total.get("GPU", 0.0), memory, node_cpus=max(cores) or None
-    )
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(one.get("CPU", 0.0), one.get("memory", 0.0) / 2**30) for one in there)
+    memory = max((node.memory_gb for node in nodes), default=0.0) or None
+    cores = max((node.cpus for node in nodes), default=0.0) or None
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    return Resources(cpus, gpus, memory, node_cpus=cores, nodes=nodes)
 
 
 def where(argument: str | None) -> str | None:

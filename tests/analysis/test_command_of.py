@@ -11,8 +11,9 @@ import pytest
 
 from analysis.runfolder import Run, command_of
 from sweep.precision import Precision, settle
-from sweep.request import Request, load_space, make_request, only
+from sweep.request import Request, load_space, make_request
 from sweep.run import parser
+from sweep.selection import only
 from sweep.trial import config_of
 from trainables.config import TrialConfig
 

@@ -20,8 +20,9 @@ from sweep.packing import PackedTrial
 from sweep.plan import Plan, conflict, make_plan, write_plan
 from sweep.preview import _print_folds
 from sweep.recorder import short_name
-from sweep.request import Request, RequestError, make_request, only
+from sweep.request import Request, RequestError, make_request
 from sweep.run import main
+from sweep.selection import only
 from sweep.view import print_candidates, print_leaderboard
 from tests.sweep.command_line import make_data
 from trainables.config import ImageCounts, TrialConfig, TrialResult

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sweep.request import Request, RequestError, load_space, make_request, only
+from sweep.request import Request, RequestError, load_space, make_request
 from sweep.run import main
 from sweep.runfolder import choose_out, default_out
+from sweep.selection import only
 from sweep.weights import check_weights
 from tests.conftest import Swept
 from tests.sweep.command_line import environment, make_data, start, wait_for

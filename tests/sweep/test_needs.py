@@ -18,7 +18,7 @@ from sweep.limits import Limits
 from sweep.packing import order_large_first
 from sweep.preview import storage_gb, warn_of_storage
 from sweep.request import RequestError, SweepSettings
-from sweep.resources import Gpus, Resources, at_once, first_limits, parse_gpus
+from sweep.resources import Gpus, Node, Resources, at_once, first_limits, parse_gpus
 from sweep.run import main
 from sweep.search.drawn_limits import DrawnLimits
 from sweep.throughput import THROUGHPUT
@@ -97,6 +97,34 @@ def test_memory_is_reserved_on_cpus_and_enforced_when_asked_for() -> None:
     assert set(plenty) == {""}, "nothing can get short: all trials share their workers"
     asked = first_limits(SweepSettings(memory_per_trial=3), resources, {"a": need(2048)})
     assert asked == {"": Limits(memory_gb=3, enforced=True)}
+
+
+def cluster(*nodes: tuple[float, float]) -> Resources:
+    there = tuple(Node(*node) for node in nodes)
+    memory = max(node.memory_gb for node in there)
+    return Resources(sum(node.cpus for node in there), 0, memory, nodes=there)
+
+
+def test_memory_is_counted_node_by_node() -> None:
+    settings = SweepSettings()
+    # a trial needs 3.4 GB, and each node has one core for one trial
+    needs = {"a": need(2048)}
+    plain = first_limits(settings, cluster((1, 4), (1, 4)), needs)
+    assert set(plain) == {""}, "no node can run short"
+    assert at_once(settings, cluster((1, 4), (1, 4)), plain, ["a", "a"]) == 2
+    # two cores, but memory for one trial
+    pair = cluster((2, 5), (2, 5))
+    limits = first_limits(settings, pair, needs)
+    assert limits["a"].memory_gb == 4
+    assert at_once(settings, pair, limits, ["a"] * 4) == 2
+    assert at_once(SweepSettings(concurrency=1), pair, limits, ["a"] * 4) == 1
+    # the smaller of two nodes decides
+    unequal = cluster((2, 64), (2, 5))
+    assert first_limits(settings, unequal, needs)["a"].memory_gb == 4
+    assert at_once(settings, unequal, limits, ["a"] * 4) == 3
+    # a head without cores adds nothing; what fits nowhere is still one trial
+    assert at_once(settings, cluster((0, 64), (2, 5)), limits, ["a"] * 4) == 1
+    assert at_once(settings, cluster((2, 3), (2, 3)), limits, ["a"] * 4) == 1
 
 
 def test_trials_that_take_longest_come_first() -> None:

@@ -21,7 +21,8 @@ from sweep.plan import (
     write_plan,
 )
 from sweep.precision import Precision
-from sweep.request import Request, RequestError, make_request, only
+from sweep.request import Request, RequestError, make_request
+from sweep.selection import only
 from trainables.config import RECIPE, TrialConfig
 from trainables.data.dataset import DataSet, Item
 from trainables.data.splits import DataOptions
