@@ -10,6 +10,8 @@ from typing import Any
 from trainables.config import STARDIST, TrialConfig
 from trainables.data.splits import some
 from trainables.records.lasting import is_kept
+from trainables.records.manifest import missing_file
+from trainables.records.progress import read_result
 from trainables.records.resumable import saved_history
 
 NOT_KEPT = "the last states were not kept (keep_last_state=true keeps them)"
@@ -101,8 +103,12 @@ def work_lines(
     anew: dict[str, list[str]] = {}
     for trial_id in todo:
         if trial_id in old or trial_id not in configs:  # of a search, perhaps
-            rows = saved_history(out / "checkpoints" / trial_id)
+            folder = out / "checkpoints" / trial_id
+            rows = saved_history(folder)
             what = "continued from their saved states" if rows else "from their first epoch"
+            if read_result(folder) is not None and missing_file(folder) is None:
+                # killed before it was recorded, or its record was removed
+                rows, what = [], "with a result that only has to be recorded"
             begun.setdefault(what, []).append(
                 f"{trial_id} (epoch {rows[-1]['epoch']})" if rows else trial_id
             )

@@ -8,6 +8,7 @@ import pytest
 
 from sweep.difference import data_lines, setting_lines
 from sweep.extending import Shorter, work_lines
+from tests.trainables.records.test_progress import left
 from trainables.config import TrialConfig
 from trainables.data.splits import DataOptions
 from trainables.records.files import write_json
@@ -48,6 +49,22 @@ def test_interrupted_trials_are_continued(tmp_path: Path) -> None:
     assert work_lines(ids, {}, plan(begun, waiting), tmp_path) == [
         f"1 continued from their saved states: {ids[0]} (epoch 2)",
         f"1 from their first epoch: {ids[1]}",
+    ]
+
+
+def test_results_that_were_not_recorded_are_not_trained_again(tmp_path: Path) -> None:
+    """--plan said that they begin at their first epoch, and they did not."""
+    trial_id = config().trial_id("f")
+    folder = left(tmp_path / "checkpoints" / trial_id)
+    write_json(folder / "resume.json", {"history": [{"epoch": 2}]})
+    assert work_lines([trial_id], {}, plan(config()), tmp_path) == [
+        f"1 continued from their saved states: {trial_id} (epoch 2)"
+    ], "without its checkpoint it does not count"
+    (folder / "weights.pt").touch()
+    files = {"weights": {"file": "weights.pt", "sha256": "a"}, "config": {}}
+    write_json(folder / "checkpoint.json", {"format": 1, "input": {"mean": 0, "std": 1}, **files})
+    assert work_lines([trial_id], {}, plan(config()), tmp_path) == [
+        f"1 with a result that only has to be recorded: {trial_id}"
     ]
 
 

@@ -87,7 +87,7 @@ RESULT = TrialResult(
 
 def left(folder: Path, result: TrialResult = RESULT, **changes: object) -> Path:
     """Write what a trial leaves that has ended."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     content = {**vars(result), **changes}
     content["history"] = [one.to_dict() for one in result.history]
     content["per_image"] = [vars(one) for one in result.per_image]
