@@ -24,6 +24,15 @@ def folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def local(text: str) -> Path:
+    """Return a path on the command line that must be on a disk, for argparse."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be a folder on a disk, not in an object store; copy it with aws s3 sync"
+        )
+    return Path(text)
+
+
 def reached(path: Path) -> Path:
     """Return a path; if it is in an object store, only if that responds within seconds.
 

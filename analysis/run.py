@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from analysis.cluster import ClusterError, Nodes, check_address, joined
 from analysis.instances.methods import GIVEN_BACK
 from analysis.nodes import Needed, check_nodes, sizes_of
-from analysis.places import PlaceError, fetched_data, folder, reached
+from analysis.places import PlaceError, fetched_data, folder, local, reached
 from analysis.runfolder import AnalysisError, Run, candidates, open_data, read_run
 from analysis.segment.inputs import Frame, InputError, list_frames
 from analysis.segment.sizes import size_note, trained_shape
@@ -44,6 +44,11 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
+
+
+def _labels(text: str) -> str:
+    local(text.partition("=")[2])
+    return text
 
 
 def _seed(text: str) -> int:
@@ -77,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--unlabelled",
-        type=Path,
+        type=local,
         metavar="SEQUENCE",
         help="also compare the ways of making cells on images without masks, usually a time-lapse: "
         "a folder of images, a folder of such folders (one for each field), or a TIFF stack",
@@ -98,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--labels",
         action="append",
+        type=_labels,
         default=[],
         metavar="NAME=FOLDER",
         help="label images of the measured images from another tool or a second person, with the "

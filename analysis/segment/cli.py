@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.places import PlaceError, folder, reached
+from analysis.places import PlaceError, folder, local, reached
 from analysis.runfolder import AnalysisError
 from analysis.segment.folder import (
     FOLDERS,
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         metavar="IMAGES",
         nargs="+",
-        type=Path,
+        type=local,
         help="TIFF and PNG files, TIFF stacks, or folders of them; each stack is a time-lapse; "
         "with --track or --frame-interval each folder is one too (or each group, in a data set "
         "whose dataset.yaml lists groups)",
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a checkpoint (runs/demo/checkpoints/TRIAL), or a sweep (runs/demo) to use its best "
         "network",
     )
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    add("--out", required=True, type=local, metavar="DIR", help="folder for the results")
     add(
         "--pixel-size-um",
         type=_positive,

@@ -158,7 +158,7 @@ def _seen_data(nodes: Sequence[Mapping[str, Any]], dataset: DataSet | None) -> l
     """Return which nodes have the same data as this machine."""
     if dataset is None:
         return []
-    root, options = str(dataset.root), dataset.options.model_dump()
+    root, options = address_of(dataset.root), dataset.options.model_dump()
     sights = ask_nodes(
         nodes,
         None,

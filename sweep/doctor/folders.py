@@ -17,7 +17,16 @@ from sweep.runfolder import choose_out
 from trainables.data.dataset import DataError, DataSet, open_dataset
 from trainables.data.splits import SPLITS
 from trainables.encoders.sources import read_record
-from trainables.records.objects import address_of, is_stored
+from trainables.records.files import names
+from trainables.records.objects import (
+    address_of,
+    check,
+    fetched_folder,
+    is_stored,
+    place,
+    readable,
+)
+from trainables.records.store import StoreError, impatient
 
 DATA_SECONDS = 120.0
 """Longest time for checking a data set."""
@@ -38,22 +47,30 @@ def look_at_data(path: str, seconds: float = DATA_SECONDS) -> tuple[list[Finding
     dataset : DataSet or None
         None if it cannot be used or was not read in time.
     """
-    root = Path(path).absolute()
     command = f"python -m trainables.data check {path}"
     try:
-        dataset = within(seconds, lambda: open_dataset(root))
+        root = place(path).absolute()
+        if is_stored(root):
+            check(root)
+        where = address_of(root)
+        dataset = within(seconds, lambda: open_dataset(fetched_folder(where)))
+    except StoreError as error:
+        return [problem("data", f"{path}: {error.strerror}", "name another data set")], None
     except (DataError, OSError) as error:
-        return _wrong(root, str(error), command), None
+        return _wrong(address_of(root), readable(str(error)), command), None
+    except ValueError as error:  # an address of another kind
+        said, _, advice = str(error).partition("; ")
+        return [problem("data", said, f"{advice} with --data")], None
     if dataset is None:
         size = within(STORAGE_SECONDS, lambda: _size(root)) or "unknown size"
-        text = f"{root}: {size}; the check took longer than {seconds:.0f} s and was stopped"
+        text = f"{where}: {size}; the check took longer than {seconds:.0f} s and was stopped"
         return [note("data", text, f"check it with {command}")], None
     counts = ", ".join(f"{name} {len(dataset.split[name])}" for name in SPLITS)
-    text = f"{root}: {_size(root)}, valid; {counts}; fingerprint {dataset.fingerprint[:12]}"
+    text = f"{where}: {_size(root)}, valid; {counts}; fingerprint {dataset.fingerprint[:12]}"
     return [ok("data", text), *(note("data", one) for one in dataset.notes)], dataset
 
 
-def _wrong(root: Path, message: str, command: str) -> list[Finding]:
+def _wrong(root: str, message: str, command: str) -> list[Finding]:
     """Return one finding for each problem of a data set."""
     first, *lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
@@ -146,11 +163,12 @@ def look_at_weights(out: Path | None) -> list[Finding]:
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     why = why_unreachable(address)
     folder = out / "weights" if out else None
-    kept = []
-    if folder and folder.is_dir():
-        names = sorted(path for path in folder.iterdir() if path.suffix != ".json")
-        kept = [path.stem for path in names if path.is_file() and read_record(path)]
-    text = f"in {folder}: {', '.join(kept)}" if kept else f"none in {folder or 'OUT/weights'} yet"
+    where = address_of(folder) if folder else "OUT/weights"
+    try:
+        kept = _kept_weights(folder) if folder else []
+        text = f"in {where}: {', '.join(kept)}" if kept else f"none in {where} yet"
+    except StoreError as error:
+        text = f"{where}: {error.strerror}"
     if not why:
         return [ok("weights", f"{text}; others can be fetched from {address}, which responds")]
     advice = (
@@ -158,6 +176,13 @@ def look_at_weights(out: Path | None) -> list[Finding]:
         "give a folder: --set encoder_weights=FOLDER"
     )
     return [note("weights", f"{text}; {address} does not respond ({why})", advice)]
+
+
+def _kept_weights(folder: Path) -> list[str]:
+    with impatient():
+        there = [folder / name for name in names(folder) if not name.endswith((".json", ".tmp"))]
+    # an object is there whole or not at all
+    return [path.stem for path in there if is_stored(path) or read_record(path)]
 
 
 @contextmanager

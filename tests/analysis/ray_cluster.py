@@ -85,7 +85,8 @@ def workers_of(node: Any, name: str = "") -> list[psutil.Process]:
             words = " ".join(one.cmdline())
         except psutil.Error:
             continue
-        if words.startswith("ray::") and "IDLE" not in words and name in words:
+        idle = "IDLE" in words or "Agent" in words
+        if words.startswith("ray::") and not idle and name in words:
             found.append(one)
     return found
 

@@ -289,6 +289,33 @@ def test_analyses_of_a_store_that_cannot_be_used_are_refused(
     assert not cells.exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["segment", "--model", "runs/demo", "a.tif", "--out", "s3://lab/cells"],
+        ["segment", "--model", "runs/demo", "s3://lab/images", "--out", "cells"],
+        ["analyse", "runs/demo", "--unlabelled", "s3://lab/film"],
+        ["analyse", "runs/demo", "--labels", "me=s3://lab/mine"],
+    ],
+)
+def test_what_must_be_on_a_disk_is_refused_with_what_to_do(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = {"segment": segment, "analyse": analyse}[words[0]]
+    with pytest.raises(SystemExit) as end:
+        command(words[1:])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: argument ")
+    assert "must be a folder on a disk, not in an object store; copy it with aws s3 sync" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_credentials_it_is_refused(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
