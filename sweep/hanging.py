@@ -47,6 +47,10 @@ class Hanging:
         self._slowest[trial_id] = max(seconds, self._slowest.get(trial_id, 0.0))
         self._heard[trial_id] = self.clock()
 
+    def excuse(self) -> None:
+        """Count from now on: until now, trials may have waited for storage that was away."""
+        self._heard = dict.fromkeys(self._heard, self.clock())
+
     def look(self, running: Iterable[str]) -> dict[str, float]:
         """Return the trials that hang, each once per attempt, with the seconds since their last
         epoch.

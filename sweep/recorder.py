@@ -91,6 +91,7 @@ class Recorder(Callback):
         self.patience = Patience(
             self._say, stop=lambda: self.interrupts.happened, who="the sweep", stores=False
         )
+        self._failures = 0
         self.ledger = Ledger(out, self.patience)
         self.records = self.ledger.read()
         self.states: dict[str, TrialState] = {}
@@ -421,6 +422,9 @@ class Recorder(Callback):
 
     def _end_hanging(self, trials: Iterable[Any]) -> None:
         """End the workers of trials that report nothing any more; Tune then tries them again."""
+        if self.patience.failures > self._failures:
+            self._failures = self.patience.failures
+            self.hanging.excuse()
         running = {i for i, state in self.states.items() if state.status == "running"}
         for trial_id, seconds in self.hanging.look(running).items():
             record = self._read(self.states[trial_id]) or {}

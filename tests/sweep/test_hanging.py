@@ -105,6 +105,20 @@ def test_a_trial_that_waits_for_a_full_disk_does_not_hang(
     assert not look([])
 
 
+def test_time_in_which_the_storage_was_away_does_not_count() -> None:
+    """No trial can say then that it waits."""
+    clock = Clock()
+    hanging = Hanging(10.0, clock)
+    hanging.begin("a")
+    hanging.hear("a", 0.1)
+    for _ in range(5):
+        clock.now += 9
+        hanging.excuse()
+        assert hanging.look(["a"]) == {}
+    clock.now += 10
+    assert list(hanging.look(["a"])) == ["a"]
+
+
 NETWORK = """
 import ctypes
 from pathlib import Path

@@ -170,7 +170,9 @@ def test_waiting_ends_when_its_owner_wants(monkeypatch: pytest.MonkeyPatch, tmp_
         return 7
 
     monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.05)
-    assert patience.Patience(said.append, who="the sweep")(tmp_path / "a.csv", work) == 7
+    waiting = patience.Patience(said.append, who="the sweep")
+    assert waiting(tmp_path / "a.csv", work) == 7
+    assert waiting.failures == 2
     assert "a.csv cannot be written (No space left: " in said[0]
     assert "the sweep waits and tries again every 0.05 seconds" in said[0]
     assert said[1].endswith("; the sweep continues")

@@ -53,6 +53,11 @@ class Patience:
         What waits, for messages.
     stores : bool
         Whether to wait for an object store, which has been waited for ten minutes already.
+
+    Attributes
+    ----------
+    failures : int
+        How often some work has failed and was waited for.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class Patience:
         stores: bool = True,
     ) -> None:
         self.say, self.stop_file, self.stop = say, stop_file, stop
-        self.who, self.stores = who, stores
+        self.who, self.stores, self.failures = who, stores, 0
 
     def __call__(self, path: Path, work: Callable[[], T]) -> T:
         """Do some work that uses a file or folder, if need be again and again; return its result.
@@ -92,6 +97,7 @@ class Patience:
                         f"{self.who} {WAITS} every {PAUSE_SECONDS:g} seconds"
                     )
                 said = True
+                self.failures += 1
                 self._pause()
         if said:
             waited = time.monotonic() - began
