@@ -12,7 +12,7 @@ from trainables.data.splits import some
 from trainables.records.lasting import is_kept
 from trainables.records.manifest import missing_file
 from trainables.records.progress import read_result
-from trainables.records.resumable import saved_history
+from trainables.records.resumable import saved
 
 NOT_KEPT = "the last states were not kept (keep_last_state=true keeps them)"
 SHOWN = 3
@@ -104,14 +104,14 @@ def work_lines(
     for trial_id in todo:
         if trial_id in old or trial_id not in configs:  # of a search, perhaps
             folder = out / "checkpoints" / trial_id
-            rows = saved_history(folder)
-            what = "continued from their saved states" if rows else "from their first epoch"
+            state = saved(folder)
+            epoch, known = state.epoch, bool(state.rows) or state.within
+            what = "continued from their saved states" if known else "from their first epoch"
             if read_result(folder) is not None and missing_file(folder) is None:
                 # killed before it was recorded, or its record was removed
-                rows, what = [], "with a result that only has to be recorded"
-            begun.setdefault(what, []).append(
-                f"{trial_id} (epoch {rows[-1]['epoch']})" if rows else trial_id
-            )
+                known, what = False, "with a result that only has to be recorded"
+            where = f" (within epoch {epoch + 1})" if state.within else f" (epoch {epoch})"
+            begun.setdefault(what, []).append(f"{trial_id}{where if known else ''}")
             continue
         config = configs[trial_id].model_dump(mode="json")
         if not shorter.of(config):

@@ -9,8 +9,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 GRACE_SECONDS = 25.0
-"""Time that trials have for their epoch after SIGTERM or SIGHUP. Slurm, for one, kills what is
-still there after 30 seconds."""
+"""Time that trials have to save after SIGTERM or SIGHUP. Slurm, for one, kills what is still there
+after 30 seconds."""
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -19,11 +19,12 @@ SIGNALS = [
 class Interrupts:
     """Whether the sweep shall stop; a context manager around each of Ray Tune's runs.
 
-    The first signal only asks for it: trials then finish their epoch and save their state, and
-    whoever waits for that calls `end`. A second Ctrl-C raises KeyboardInterrupt. `watch` must be
-    called when Tune has installed its handler of Ctrl-C, which ends a run in order and swallows the
-    next Ctrl-C. At the end of a run the handlers from before are restored, so that a signal between
-    two runs raises KeyboardInterrupt. What is ignored, as SIGHUP under ``nohup``, stays so.
+    The first signal only asks for it: trials then save their state, at the end of their epoch or,
+    after SIGTERM and SIGHUP, at their next step, and whoever waits for that calls `end`. A second
+    Ctrl-C raises KeyboardInterrupt. `watch` must be called when Tune has installed its handler of
+    Ctrl-C, which ends a run in order and swallows the next Ctrl-C. At the end of a run the handlers
+    from before are restored, so that a signal between two runs raises KeyboardInterrupt. What is
+    ignored, as SIGHUP under ``nohup``, stays so.
 
     Parameters
     ----------
@@ -71,6 +72,11 @@ class Interrupts:
         self.happened = True
         if number != signal.SIGINT:
             self._deadline = min(self._deadline, time.monotonic() + self.seconds)
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether SIGTERM or SIGHUP came, after which only seconds are left."""
+        return self._deadline < float("inf")
 
     @property
     def is_urgent(self) -> bool:

@@ -34,7 +34,7 @@ from trainables.config import EpochRecord, TrialConfig
 from trainables.records.files import send
 from trainables.records.patience import Patience
 from trainables.records.progress import forget_states
-from trainables.records.resumable import saved_history
+from trainables.records.resumable import Saved, saved
 
 TABLES_SECONDS = 2.0
 PER_IMAGE_SECONDS = 60.0
@@ -131,15 +131,17 @@ class Recorder(Callback):
 
     def past(self, trial_id: str) -> list[dict[str, Any]]:
         """Return one row per epoch of a trial so far, in order, as far as they are known."""
-        rows = self.history.get(trial_id) or self._recorded(trial_id)
+        rows = self.history.get(trial_id) or self._recorded(trial_id, self._saved(trial_id))
         return [rows[epoch] for epoch in sorted(rows)]
 
-    def _recorded(self, trial_id: str) -> dict[int, dict[str, Any]]:
+    def _saved(self, trial_id: str) -> Saved:
+        return saved(self.out / "checkpoints" / trial_id)
+
+    def _recorded(self, trial_id: str, state: Saved) -> dict[int, dict[str, Any]]:
         """Return the epochs of earlier attempts: those that the driver recorded and, if it was
         killed before recording all of them, those that the trial itself has saved.
         """
-        saved = saved_history(self.out / "checkpoints" / trial_id)
-        return {row["epoch"]: row for row in [*saved, *self.ledger.read_history(trial_id)]}
+        return {row["epoch"]: row for row in [*state.rows, *self.ledger.read_history(trial_id)]}
 
     def _state(self, trial_id: str, config: TrialConfig) -> TrialState:
         if trial_id not in self.states:
@@ -186,9 +188,10 @@ class Recorder(Callback):
         _, state = self._of(trial)
         record = self.ledger.read_one(state.trial_id)
         self.lost_trials.begin(state.trial_id, record)
-        known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id))
+        last = self._saved(state.trial_id)
+        known = self.history.setdefault(state.trial_id, self._recorded(state.trial_id, last))
         self._furthest.setdefault(state.trial_id, max(known, default=0))
-        state.status = "running"
+        state.status, state.epoch, state.within = "running", last.epoch, last.within
         self.hanging.begin(state.trial_id, len((record or {}).get("notes", [])))
 
     def on_trial_result(

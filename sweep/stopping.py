@@ -1,4 +1,7 @@
-"""After Ctrl-C, SIGTERM or SIGHUP: trials finish their epoch and save, then Tune's run ends."""
+"""After Ctrl-C, SIGTERM or SIGHUP: trials save their states and stop, then Tune's run ends.
+
+After Ctrl-C they finish their epoch first; after SIGTERM or SIGHUP they stop at their next step.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,21 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from sweep.interrupts import Interrupts
-from trainables.records.files import remove_matching, write_text
+from trainables.records.files import remove_matching
 from trainables.records.objects import address_of
+from trainables.records.stops import EPOCH, STEP, ask
 
 STOP = ".stop-"
 """Start of the name of the file that asks the trials of one of Tune's runs to save and to stop."""
+
+WHAT = {
+    EPOCH: (
+        "1 trial finishes its epoch and saves (to stop at once, press Ctrl-C again)",
+        "trials finish their epochs and save (to stop at once, press Ctrl-C again)",
+    ),
+    STEP: ("1 trial saves at its next training step", "trials save at their next training step"),
+}
+"""What one trial does that is asked to stop, and what several do."""
 
 
 class Stopping:
@@ -30,6 +43,7 @@ class Stopping:
         self.out, self.interrupts, self.say = out, interrupts, say
         self._file = out / STOP
         self._saving: set[str] | None = None
+        self._asked = ""
 
     def begin(self) -> tuple[str, str]:
         """Return a name for the next of Tune's runs, and its file that asks trials to stop."""
@@ -55,11 +69,14 @@ class Stopping:
             return
         if self._saving is None:
             self._saving = {*running}
-            write_text(self._file, "")
-            if running:
-                many = len(running) > 1
-                what = "trials finish their epochs and save" if many else "trial finishes and saves"
-                self.say(f"stopping: {len(running)} {what} (to stop at once, press Ctrl-C again)")
         self._saving &= {*running}
+        when = STEP if self.interrupts.is_hurried else EPOCH
+        if self._asked != when:
+            self._asked = when
+            ask(self._file, when)
+            if self._saving:
+                one, several = WHAT[when]
+                count = len(self._saving)
+                self.say(f"stopping: {one if count == 1 else f'{count} {several}'}")
         if not self._saving or self.interrupts.is_urgent:
             self.interrupts.end()

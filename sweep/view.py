@@ -37,6 +37,8 @@ class TrialState:
     epochs_here: int = 0
     """Epochs trained in this session of the sweep; if 0 (not counted), all epochs count."""
     error: str = ""
+    within: bool = False
+    """Whether it began from a state that was saved within the epoch after `epoch`."""
 
     @property
     def timed_epochs(self) -> int:
@@ -187,7 +189,8 @@ class View:
     def _line(self, state: TrialState) -> str:
         clock = duration(time.monotonic() - self._start)
         if state.status == "running":
-            again = f" from epoch {state.epoch}" if state.epoch else ""
+            again = f" from epoch {state.epoch + 1}" if state.epoch or state.within else ""
+            again += ", which was begun before" if state.within else ""
             return f"[{clock}] start    {state.name}{again}"
         iou = f"  val IoU {state.val_dataset_iou:.4f}" if state.val_dataset_iou is not None else ""
         reason = f"  {state.error}" if state.error else ""

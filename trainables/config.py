@@ -414,7 +414,8 @@ class RunOptions(_Frozen):
     continues: str | None = None
     """Folder of a finished trial with fewer epochs, whose last state this one starts from."""
     stop_file: str | None = None
-    """While this file exists, training saves its state at the end of its epoch and stops there."""
+    """While this file exists, training saves its state and stops, at the end of its epoch or at its
+    next step (`trainables.records.stops`)."""
     attempt: str | None = None
     """Token of the attempt that the caller began (`trainables.records.attempts.Attempt`); None:
     training begins one."""

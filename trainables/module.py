@@ -78,7 +78,15 @@ class SegmentationModule(pl.LightningModule):
 
     def mean_train_loss(self) -> float:
         """Mean loss over the batches of the current epoch; waits for the device once."""
-        return float(torch.stack(self._losses).mean())
+        return float(self.losses().mean())
+
+    def losses(self) -> torch.Tensor:
+        """Return the loss of each batch of the current epoch so far: (batches,) float32."""
+        return torch.stack(self._losses)
+
+    def restore_losses(self, losses: torch.Tensor) -> None:
+        """Take what `losses` returned in an earlier attempt."""
+        self._losses = list(losses.to(self.device))
 
     def configure_optimizers(self) -> Any:
         """AdamW with the configured schedule, stepped every batch."""

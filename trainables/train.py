@@ -16,14 +16,13 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader
 
 from trainables import checkpoint, memory
 from trainables.architectures import build_model
 from trainables.config import ImageCounts, RunOptions, TrialConfig, TrialResult
 from trainables.data.appearance import trained_on
 from trainables.data.crop_positions import derived_seed
-from trainables.data.crops import CropDataset, EpochBatches
+from trainables.data.crops import CropDataset, CropLoader, EpochBatches
 from trainables.data.dataset import DataSet
 from trainables.data.examples import Example, each_example, keep_targets, load_split, most_pixels
 from trainables.encoders.weights import WeightsError, check_bytes, fetch, pinned, resolve
@@ -92,7 +91,9 @@ def _trainer(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return pl.Trainer(
-        max_epochs=config.epochs,
+        # one more than are trained: else Lightning does nothing where only the last validation
+        # is left, which `EpochEnd` makes up for when training starts
+        max_epochs=config.epochs + 1,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         precision=precision,  # type: ignore[arg-type]
@@ -240,7 +241,7 @@ def _fit(
                 warnings.filterwarnings("ignore", message=".*number of training batches.*")
                 trainer.fit(
                     module,
-                    DataLoader(crops, batch_sampler=batches),
+                    CropLoader(crops, batches),
                     ckpt_path=state.path if state else None,
                     weights_only=True,
                 )

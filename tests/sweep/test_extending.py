@@ -50,6 +50,11 @@ def test_interrupted_trials_are_continued(tmp_path: Path) -> None:
         f"1 continued from their saved states: {ids[0]} (epoch 2)",
         f"1 from their first epoch: {ids[1]}",
     ]
+    stopped = {"history": rows, "states": [{"epoch": 2, "batches": 5}, {"epoch": 2}]}
+    write_json(tmp_path / "checkpoints" / ids[0] / "resume.json", stopped)
+    assert work_lines(ids[:1], {}, plan(begun, waiting), tmp_path) == [
+        f"1 continued from their saved states: {ids[0]} (within epoch 3)"
+    ]
 
 
 def test_results_that_were_not_recorded_are_not_trained_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ray.tune.tune import _setup_signal_catching
 
 from sweep.interrupts import SIGNALS, Interrupts
 from sweep.stopping import Stopping
+from trainables.records.stops import EPOCH, STEP, asked
 
 
 @pytest.fixture(autouse=True)
@@ -93,13 +94,37 @@ def test_trials_that_run_are_waited_for_and_no_others(seconds: float, tmp_path: 
         assert Path(file).exists()
         assert ended.is_set() == (seconds == 0)
         (line,) = said
-        assert line.startswith("stopping: 2 trials finish their epochs and save")
+        assert line == "stopping: 2 trials save at their next training step"
+        assert asked(file) == STEP
         stopping.look(["b", "c"])  # a has saved; c was begun by Tune, and ends at once
         stopping.look(["c"])
         assert ended.is_set()
         assert len(said) == 1
     stopping.forget()
     assert not list(tmp_path.iterdir())
+
+
+def test_after_ctrl_c_trials_may_finish_their_epoch_until_they_must_hurry(tmp_path: Path) -> None:
+    said: list[str] = []
+    interrupts = Interrupts()
+    stopping = Stopping(tmp_path, interrupts, said.append)
+    _, file = stopping.begin()
+    with interrupts:
+        _setup_signal_catching()
+        interrupts.watch()
+        signal.raise_signal(signal.SIGINT)
+        stopping.look(["a", "b"])
+        assert asked(file) == EPOCH
+        stopping.look(["a"])
+        signal.raise_signal(signal.SIGHUP)
+        stopping.look(["a"])
+        assert asked(file) == STEP
+        stopping.look(["a"])
+    hint = "(to stop at once, press Ctrl-C again)"
+    assert said == [
+        f"stopping: 2 trials finish their epochs and save {hint}",
+        "stopping: 1 trial saves at its next training step",
+    ]
 
 
 def test_where_nothing_runs_the_end_comes_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -246,6 +247,34 @@ def test_an_iou_of_zero_is_an_iou(tmp_path: Path) -> None:
         "epochs": 2,
         "train_seconds": 2.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("within", "said"),
+    [(False, "seed 0 from epoch 4\n"), (True, "seed 0 from epoch 4, which was begun before\n")],
+)
+def test_the_start_line_says_where_a_trial_continues(
+    within: bool, said: str, tmp_path: Path
+) -> None:
+    config = TrialConfig()
+    trial_id = config.trial_id("f")
+    form = Form[bytes](".ckpt", ".pt", Path.write_bytes, Path.read_bytes)
+    attempt = Begun.begin(tmp_path / "checkpoints" / trial_id)
+    progress = Progress(attempt, form, RunOptions(checkpoint_seconds=0), print)
+    made, trial = recorder(tmp_path, {trial_id: config}), Attempt(config)
+    made.view = View(Console(file=io.StringIO(), width=200), "t", 1)
+    made.on_trial_start(0, [], trial)
+    made.view.update(list(made.states.values()))
+    assert made.view.console.file.getvalue().endswith("seed 0\n")  # type: ignore[attr-defined]
+    for epoch in range(1, 4):
+        progress.add(EpochRecord(epoch, 1 / epoch, 1.0, epoch / 10, epoch / 10, 1.0), bytes)
+    progress.save(lambda path: path.write_bytes(b""), batches=7 * within)
+    # after --resume
+    made = recorder(tmp_path, {trial_id: config})
+    made.view = View(Console(file=io.StringIO(), width=200), "t", 1)
+    made.on_trial_start(0, [], trial)
+    made.view.update(list(made.states.values()))
+    assert made.view.console.file.getvalue().endswith(said)  # type: ignore[attr-defined]
 
 
 def test_an_old_record_is_no_result(tmp_path: Path) -> None:

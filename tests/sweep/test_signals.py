@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP to a real sweep: epochs are finished and saved, then it ends."""
+"""SIGINT, SIGTERM and SIGHUP to a real sweep: trials save their states, then it ends."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_signal_saves_and_says_how_to_resume(
     process.send_signal(number)
     text, err = process.communicate(timeout=500)
     assert process.returncode == 130, text + err
-    assert "stopping: 1 trial finishes and saves" in text
+    assert "stopping: 1 trial saves at its next training step" in text
     assert "run the same command with --resume to continue" in text
     assert_saved_all(out)
     assert len(saved(out)) == 1, "the other trial has not begun"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainables.data.crop_positions import Cutter, epoch_batches, steps_per_epoch
 
@@ -87,12 +87,17 @@ class EpochBatches(Sampler[list[int]]):
         Number of parts of a batch.
     epoch : int
         The epoch, from 0, that the next iteration is for.
+    first : int
+        Number of batches (or parts of batches) that the next iteration leaves out.
+    given : int
+        Number of those that the present epoch has had.
     """
 
     def __init__(
         self, dataset: CropDataset, batch_size: int, seed: int, micro_batch: int | None = None
     ) -> None:
         self._dataset, self._seed, self.epoch = dataset, seed, 0
+        self.first = self.given = 0
         self.sampler = self
         self.steps = steps_per_epoch(len(dataset), batch_size)
         largest, smallest = -(-len(dataset) // self.steps), len(dataset) // self.steps
@@ -108,6 +113,31 @@ class EpochBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         self._dataset.start_epoch(self.epoch)
-        for batch in epoch_batches(len(self._dataset), self.steps, self._seed, self.epoch):
-            for part in np.array_split(batch, self.splits):
-                yield [int(i) for i in part]
+        batches = epoch_batches(len(self._dataset), self.steps, self._seed, self.epoch)
+        parts = [part for batch in batches for part in np.array_split(batch, self.splits)]
+        self.given, self.first = self.first, 0
+        for part in parts[self.given :]:
+            self.given += 1
+            yield [int(i) for i in part]
+
+
+class CropLoader(DataLoader[Any]):
+    """Loads the batches of a sampler. Lightning stores its state within an epoch, and restores it.
+
+    Parameters
+    ----------
+    dataset : CropDataset
+    batches : EpochBatches
+    """
+
+    def __init__(self, dataset: CropDataset, batches: EpochBatches) -> None:
+        super().__init__(dataset, batch_sampler=batches)
+        self.batches = batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the epoch is."""
+        return {"given": self.batches.given}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Leave out, in the next epoch, the batches that were given before."""
+        self.batches.first = state_dict["given"]

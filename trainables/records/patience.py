@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from trainables.records.files import exists
-from trainables.records.objects import place
-from trainables.records.store import StoreError, impatient
+from trainables.records.stops import asked
+from trainables.records.store import StoreError
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EIO)
 """Errors that somebody may put right while a trial waits."""
@@ -22,20 +21,6 @@ MOST_SECONDS = 6 * 3600.0
 """After this time the attempt ends with the error, and is tried again as after any other."""
 
 T = TypeVar("T")
-
-
-def is_asked_to_stop(stop_file: str | None) -> bool:
-    """Whether the file that asks trials to stop exists; an object store that is away asks nothing.
-
-    Parameters
-    ----------
-    stop_file : str or None
-        A path, or an address in an object store.
-    """
-    if stop_file is not None:
-        with impatient(), contextlib.suppress(OSError):
-            return exists(place(stop_file))
-    return False
 
 
 class Patience:
@@ -89,7 +74,7 @@ class Patience:
                 waited = time.monotonic() - began
                 hopeless = error.errno not in STORAGE or waited >= MOST_SECONDS
                 hopeless |= isinstance(error, StoreError) and not self.stores
-                if hopeless or self.stop() or is_asked_to_stop(self.stop_file):
+                if hopeless or self.stop() or asked(self.stop_file):
                     raise
                 if not said:
                     self._tell(

@@ -5,6 +5,9 @@ continue, and the best weights so far, named after their epochs. ``resume.json``
 them, names the last two states with sizes and SHA-256 of their files, and contains the history.
 Whenever a process dies, the last ``resume.json`` names complete files. If storage damages or loses
 some of them, the older state is used.
+
+States are saved at the end of epochs. A sweep that must end within seconds asks for one within an
+epoch; its name also has the number of batches of that epoch, and `State.batches` is not 0.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from trainables.config import EpochRecord, RunOptions
 from trainables.errors import Paused
@@ -23,18 +26,15 @@ from trainables.records import mounted
 from trainables.records.attempts import Attempt
 from trainables.records.files import fetched, names, remove
 from trainables.records.manifest import sha256_of
-from trainables.records.objects import is_stored, place
-from trainables.records.patience import Patience, is_asked_to_stop
+from trainables.records.patience import Patience
 from trainables.records.progress import RESUME, History
+from trainables.records.stops import Looks
 
 KEPT = 2
 """Number of states that are kept, and one more while a new one is being written."""
 COST = 20.0
 """The time between two saves is at least this many times the time that the last save took, so that
 saving takes at most 5 % of the time."""
-
-ASK_SECONDS = 5.0
-"""Time between two looks whether to stop, if the run folder is in an object store."""
 
 W = TypeVar("W")
 
@@ -56,7 +56,10 @@ class State:
     """One saved state whose files are complete."""
 
     epoch: int
+    """Epochs that had ended."""
     path: Path
+    batches: int = 0
+    """Batches of the next epoch that had been trained on, if it was saved within that."""
 
 
 class Progress(Generic[W]):
@@ -68,7 +71,7 @@ class Progress(Generic[W]):
     form : Form
     options : RunOptions
         ``checkpoint_seconds`` is the least time between two saves, which happen at the end of an
-        epoch; ``stop_file`` asks for one, and to stop after it.
+        epoch; ``stop_file`` asks for one, then or at once, and to stop after it.
     say : callable
         Called with a line for the user.
 
@@ -77,14 +80,16 @@ class Progress(Generic[W]):
     history : History
     keeps_last : bool
         Whether the state after the last epoch will be kept, too.
+    looks : Looks
+        Whether training shall stop.
     """
 
     def __init__(
         self, attempt: Attempt, form: Form[W], options: RunOptions, say: Callable[[str], None]
     ) -> None:
         self.attempt, self.form, self.say = attempt, form, say
-        self.seconds, self.stop_file = options.checkpoint_seconds, options.stop_file
-        self._stopping, self._asked = False, float("-inf")
+        self.seconds, self.looks = options.checkpoint_seconds, Looks(options.stop_file)
+        self._stopping = False
         attempt.patience = Patience(say, options.stop_file)
         self.folder = attempt.folder
         self.history, self.keeps_last = History(), False
@@ -111,10 +116,10 @@ class Progress(Generic[W]):
             if self._problems:
                 self.say(
                     f"the last saved state cannot be used ({'; '.join(self._problems)}): training "
-                    f"continues from the state of epoch {entry['epoch']}"
+                    f"continues from the state of {_moment(entry)}"
                 )
             self._begin(states[number:], rows)
-            yield State(entry["epoch"], self.folder / entry["state"])
+            yield State(entry["epoch"], self.folder / entry["state"], entry["batches"])
         self._begin([], [])
         if self._problems:
             self.say(
@@ -141,7 +146,13 @@ class Progress(Generic[W]):
             content = json.loads(path.read_text(encoding="utf-8"))
             # versions before this protocol kept one state and nothing about its files
             states = content.get("states", [content])
-            states = [{k: one[k] for k in ("epoch", "state", "best")} for one in states]
+            states = [
+                {
+                    **{k: one[k] for k in ("epoch", "state", "best")},
+                    "batches": one.get("batches", 0),
+                }
+                for one in states
+            ]
             self._files, self._took = content.get("files", {}), content.get("seconds", 0.0)
             return states, content.get("history", [])
         except FileNotFoundError:
@@ -171,9 +182,16 @@ class Progress(Generic[W]):
         if self.history.append(record):
             self._best = weights()
 
-    def save_if_due(self, write: Callable[[Path], Any]) -> None:
-        """Save a state if the last one is old enough or training shall stop; ``write(path)``
-        writes what training needs.
+    def save_if_due(self, write: Callable[[Path], Any], *, ended: bool = False) -> None:
+        """Save a state at an epoch's end, if the last one is old enough or training shall stop.
+
+        Parameters
+        ----------
+        write : callable
+            ``write(path)`` writes what training needs.
+        ended : bool
+            Whether it was the last epoch, and only the result is missing. Training then stops here
+            only if it shall stop at once.
 
         Raises
         ------
@@ -183,17 +201,10 @@ class Progress(Generic[W]):
             When the disk is full, for instance.
         """
         least = max(self.seconds, COST * self._took) if self.seconds else 0.0
-        self._stopping = self._is_asked_to_stop()
-        if self._stopping or time.monotonic() - self._saved >= least:
+        self._stopping = self.looks.at_step() if ended else self.looks.at_epoch()
+        wanted = self._stopping or (ended and self.keeps_last)
+        if wanted or time.monotonic() - self._saved >= least:
             self.save(write)
-
-    def _is_asked_to_stop(self) -> bool:
-        if self.stop_file is not None and is_stored(place(self.stop_file)):
-            # to ask a store takes longer than to look at a disk
-            if time.monotonic() - self._asked < ASK_SECONDS:
-                return False
-            self._asked = time.monotonic()
-        return is_asked_to_stop(self.stop_file)
 
     def stop_if_asked(self) -> None:
         """Stop training if a state was saved for that; call this when the epoch was reported.
@@ -205,19 +216,35 @@ class Progress(Generic[W]):
         if self._stopping:
             raise Paused("the sweep is being stopped; the trial has saved its state")
 
-    def save(self, write: Callable[[Path], Any]) -> None:
-        """Save a state now; see `save_if_due`."""
+    def pause(self, write: Callable[[Path], Any], batches: int) -> NoReturn:
+        """Save a state within an epoch, after so many of its batches, and stop.
+
+        Raises
+        ------
+        Paused
+        """
+        self.save(write, batches)
+        self._stopping = True
+        self.stop_if_asked()
+        raise AssertionError
+
+    def save(self, write: Callable[[Path], Any], batches: int = 0) -> None:
+        """Save a state now; see `save_if_due` and `pause`."""
+        epoch = self.history.records[-1].epoch if self.history.records else 0
+        if batches and (epoch, batches) in [(s["epoch"], s["batches"]) for s in self._kept[:1]]:
+            return  # training continued from this very state, and got no further
         began = time.monotonic()
         if self._best is not None and self.history.best is not None:
             self._best_file = f"best-{self.history.best.epoch:05d}{self.form.best_suffix}"
             best = self._best
             self._write(self._best_file, lambda path: self.form.write(path, best))
             self._best = None  # on disk now; read back only if nothing better comes
-        epoch = self.history.records[-1].epoch
-        state = f"resume-{epoch:05d}{self.form.suffix}"
+        within = f"-{batches:07d}" if batches else ""
+        state = f"resume-{epoch:05d}{within}{self.form.suffix}"
         self._write(state, write)
-        newest = {"epoch": epoch, "state": state, "best": self._best_file}
-        self._kept = [newest, *self._kept][:KEPT]
+        newest = {"epoch": epoch, "batches": batches, "state": state, "best": self._best_file}
+        # one from the end of an epoch fits where one from within does not (other micro-batches)
+        self._kept = [newest, *sorted(self._kept, key=lambda one: one["batches"] > 0)][:KEPT]
         named = {name for one in self._kept for name in (one["state"], one["best"]) if name}
         self._files = {name: file for name, file in self._files.items() if name in named}
         self._took = time.monotonic() - began
@@ -247,15 +274,38 @@ class Progress(Generic[W]):
         return self.form.read(self.folder / self._best_file)
 
 
-def saved_history(folder: Path) -> list[dict[str, Any]]:
-    """Return one row per epoch recorded in a trial's last saved state; none if that is damaged or
+def _moment(entry: Mapping[str, Any]) -> str:
+    """Return where a state was saved, in words."""
+    within = f"batch {entry['batches']} of " if entry["batches"] else ""
+    return f"{within}epoch {entry['epoch'] + bool(within)}"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What others can know of a trial's last saved state, without its files."""
+
+    rows: list[dict[str, Any]]
+    """One row per epoch that had ended."""
+    within: bool
+    """Whether it was saved within the epoch after these."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of the last epoch that had ended; 0 if none had."""
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
+
+
+def saved(folder: Path) -> Saved:
+    """Return what a trial's folder says of its last saved state: no epoch, if that is damaged or
     missing, or was written before this protocol.
     """
     try:
-        rows = json.loads(fetched(folder / RESUME).read_text(encoding="utf-8"))["history"]
-        return [row for row in rows if isinstance(row["epoch"], int)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        content = json.loads(fetched(folder / RESUME).read_text(encoding="utf-8"))
+        rows = [row for row in content["history"] if isinstance(row["epoch"], int)]
+        newest = (content.get("states") or [{}])[0]
+        return Saved(rows, newest.get("batches", 0) > 0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Saved([], False)
 
 
 def _is_whole_zip(path: Path) -> bool:

@@ -10,8 +10,9 @@ import math
 import queue
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -35,10 +36,9 @@ from trainables.learning_rate import learning_rate_factor
 from trainables.machine.hardware import pretended_gpu
 from trainables.metrics import iou_from_counts, overlap_counts
 from trainables.records.attempts import Attempt
-from trainables.records.files import write_with
 from trainables.records.manifest import FORMAT, MANIFEST, input_record, library_versions, sha256_of
 from trainables.records.progress import RESULT, forget_states
-from trainables.records.resumable import Form, Progress
+from trainables.records.resumable import Progress
 from trainables.starconvex import (
     Thresholds,
     at_bound,
@@ -47,6 +47,7 @@ from trainables.starconvex import (
     polygon_ceiling,
     star_targets,
 )
+from trainables.stardist.arrays import FORM, read_arrays, save_weights, savez
 from trainables.tiling import Inference
 
 WEIGHTS = "model.weights.h5"
@@ -110,6 +111,25 @@ def polygons(
     return prob, np.moveaxis(dist, -1, 0)
 
 
+class _Asked(Exception):
+    """Training shall stop at once, and an evaluation is not finished."""
+
+
+@dataclass
+class _Epoch:
+    """What an epoch has come to so far."""
+
+    losses: list[float]
+    """Of each batch."""
+    began: float
+    """When it began, had it not been interrupted."""
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on it."""
+        return time.monotonic() - self.began
+
+
 class Trial:
     """One trial of stardist's own model.
 
@@ -153,12 +173,14 @@ class Trial:
             yield standardise(image, self.config), compact(labels)
 
     def _batches(
-        self, epoch: int
+        self, epoch: int, first: int = 0
     ) -> Iterator[tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]]]]:
-        """Yield an epoch's batches, in the order and with the augmentation of other trials."""
+        """Yield an epoch's batches from number `first`, in the order and with the augmentation of
+        other trials.
+        """
         size, rays, grid = self.config.crop_size, self.config.rays, self.config.grid
         count = len(self.cutter.corners)
-        for batch in epoch_batches(count, self.steps, self.config.seed, epoch):
+        for batch in epoch_batches(count, self.steps, self.config.seed, epoch)[first:]:
             x = np.empty((len(batch), size, size, 1), np.float32)
             y = np.empty((len(batch), size // grid, size // grid, 1 + rays), np.float32)
             for place, index in enumerate(batch):
@@ -185,56 +207,79 @@ class Trial:
         self.steps = steps_per_epoch(len(self.cutter.corners), config.batch_size)
         validation = list(self.images("val"))
         self.inference = Inference(None, max(labels.size for _, labels in validation))
-        self._resume(network, optimizer)
+        now = self._resume(network, optimizer)
         rate = learning_rate_factor(config.lr_schedule, config.epochs * self.steps)
-        for epoch in range(len(self.progress.history.records), config.epochs):
-            if self.progress.history.patience_is_over(self.config.early_stopping):
-                break
-            began, losses = time.monotonic(), []
-            for step, (x, y) in enumerate(self._batches(epoch)):
+        while not self._is_over():
+            epoch = len(self.progress.history.records)
+            first = len(now.losses)
+            for step, (x, y) in enumerate(self._batches(epoch, first), first):
                 factor = rate(epoch * self.steps + step)
                 optimizer.learning_rate.assign(config.learning_rate * factor)
                 logs = network.train_on_batch(x, y, return_dict=True)
-                losses.append(float(logs["loss"]))
+                now.losses.append(float(logs["loss"]))
                 network.reset_metrics()
-            self._end_epoch(epoch + 1, began, losses, model, optimizer, validation)
+                if step + 1 < self.steps and self.progress.looks.at_step():
+                    self._pause(network, optimizer, now)
+            self._end_epoch(epoch + 1, now, model, optimizer, validation)
+            now = _Epoch([], time.monotonic())
         self._finish(model, validation)
 
+    def _is_over(self) -> bool:
+        """Whether the trial has had its epochs, or too many without an improvement."""
+        history = self.progress.history
+        stopped = history.patience_is_over(self.config.early_stopping)
+        return stopped or len(history.records) >= self.config.epochs
+
+    def _pause(self, network: Any, optimizer: Any, now: _Epoch) -> NoReturn:
+        """Save a state within the epoch, and stop."""
+        within = [np.array(now.losses), np.array(now.seconds)]
+        self.progress.pause(
+            lambda path: savez(path, [*_variables(network, optimizer), *within]), len(now.losses)
+        )
+
     def _end_epoch(
-        self,
-        epoch: int,
-        began: float,
-        losses: Sequence[float],
-        model: Any,
-        optimizer: Any,
-        validation: Sequence[Pair],
+        self, epoch: int, now: _Epoch, model: Any, optimizer: Any, validation: Sequence[Pair]
     ) -> None:
-        loss = float(np.mean(losses))
+        network, progress = model.keras_model, self.progress
+        try:
+            record = self._evaluate(epoch, now, model, validation)
+        except _Asked:
+            self._pause(network, optimizer, now)
+        progress.add(record, network.get_weights)
+        progress.save_if_due(
+            lambda path: savez(path, _variables(network, optimizer)), ended=self._is_over()
+        )
+        self.attempt.check()
+        self.say({"epoch": record.to_dict()})
+        # not ahead of the reports: a resumed trial would never report what was saved meanwhile
+        self.lines.get()
+        progress.stop_if_asked()
+
+    def _evaluate(
+        self, epoch: int, now: _Epoch, model: Any, validation: Sequence[Pair]
+    ) -> EpochRecord:
+        loss = float(np.mean(now.losses))
         val_loss, dataset_iou, image_iou = None, None, None
         if math.isfinite(loss) and (
             epoch % self.config.validate_every == 0 or epoch == self.config.epochs
         ):
-            val_loss = float(np.mean([self._loss(model, i, *p) for i, p in enumerate(validation)]))
-            counts = self._counts(model, validation, Thresholds())
+            images = enumerate(self._unless_asked(validation))
+            val_loss = float(np.mean([self._loss(model, i, *pair) for i, pair in images]))
+            counts = self._counts(model, self._unless_asked(validation), Thresholds())
             dataset_iou, image_iou = iou_from_counts(counts)
         for name, value in (("training", loss), ("validation", val_loss)):
             if value is not None and not math.isfinite(value):
                 raise TrainingError(
                     f"{name} loss became {value} in epoch {epoch}; try a smaller learning_rate"
                 )
-        seconds = time.monotonic() - began
-        record = EpochRecord(epoch, loss, val_loss, dataset_iou, image_iou, seconds)
-        network, progress = model.keras_model, self.progress
-        progress.add(record, network.get_weights)
-        if epoch < self.config.epochs and not progress.history.patience_is_over(
-            self.config.early_stopping
-        ):
-            progress.save_if_due(lambda path: savez(path, _variables(network, optimizer)))
-        self.attempt.check()
-        self.say({"epoch": record.to_dict()})
-        # not ahead of the reports: a resumed trial would never report what was saved meanwhile
-        self.lines.get()
-        progress.stop_if_asked()
+        return EpochRecord(epoch, loss, val_loss, dataset_iou, image_iou, now.seconds)
+
+    def _unless_asked(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """Yield images, unless training shall stop at once."""
+        for pair in pairs:
+            if self.progress.looks.at_step():
+                raise _Asked
+            yield pair
 
     def _loss(
         self, model: Any, number: int, image: NDArray[np.float32], labels: NDArray[np.integer]
@@ -270,8 +315,10 @@ class Trial:
         prob, dist = polygons(model, image, self.inference)
         return decode(prob, dist, thresholds, grid=self.config.grid, shape=image.shape) > 0
 
-    def _resume(self, network: Any, optimizer: Any) -> None:
-        """Give network and optimiser what the last saved state that can be used holds."""
+    def _resume(self, network: Any, optimizer: Any) -> _Epoch:
+        """Give network and optimiser what the last saved state that can be used holds; return the
+        epoch that training continues with.
+        """
         count, first = len(network.get_weights()), _variables(network, optimizer)
 
         def put(arrays: Sequence[NDArray[Any]]) -> None:
@@ -281,12 +328,17 @@ class Trial:
 
         for state in self.progress.states():
             try:
-                put(_read_arrays(state.path))
+                arrays, now = read_arrays(state.path), _Epoch([], time.monotonic())
+                if state.batches:
+                    *arrays, losses, seconds = arrays
+                    now = _Epoch([float(one) for one in losses], now.began - float(seconds))
+                put(arrays)
                 self.say({"resumed": self.progress.history.rows()})
-                return
+                return now
             except (ValueError, KeyError, BadZipFile) as error:
                 self.progress.refuse(state, error)
                 put(first)  # what fitted of the state must not stay
+        return _Epoch([], time.monotonic())
 
     def _finish(self, model: Any, validation: Sequence[Pair]) -> None:
         config, network = self.config, model.keras_model
@@ -301,7 +353,7 @@ class Trial:
             "val": self._counts(model, validation, thresholds),
             "test": self._counts(model, self.images("test"), thresholds),
         }
-        self.attempt.write_with(self.folder / WEIGHTS, lambda path: _save_weights(network, path))
+        self.attempt.write_with(self.folder / WEIGHTS, lambda path: save_weights(network, path))
         ceiling = polygon_ceiling([y for _, y in chosen], config.rays, config.grid)
         metrics = self._metrics(counts, network.count_params() / 1e6, ceiling)
         per_image = [
@@ -382,29 +434,3 @@ def _for_keras(target: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]
 def _variables(network: Any, optimizer: Any) -> list[NDArray[Any]]:
     """Return everything that training needs to continue."""
     return [*network.get_weights(), *(np.array(v) for v in optimizer.variables)]
-
-
-def savez(path: Path, arrays: Sequence[NDArray[Any]]) -> None:
-    """Write arrays to a file of numpy, whose name is taken as it is."""
-    with open(path, "wb") as handle:  # np.savez adds a suffix to names
-        np.savez(handle, *arrays)
-
-
-def write_arrays(path: Path, arrays: Sequence[NDArray[Any]]) -> None:
-    """Write arrays to a file of numpy, whole or not at all."""
-    write_with(path, lambda temporary: savez(temporary, arrays))
-
-
-def _read_arrays(path: Path) -> list[NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as content:
-        return [content[f"arr_{number}"] for number in range(len(content.files))]
-
-
-FORM = Form(".npz", ".npz", savez, _read_arrays)
-
-
-def _save_weights(network: Any, path: Path) -> None:
-    # Keras insists on the suffix, and write_with's temporary file has another
-    suffixed = path.with_name(path.name + ".weights.h5")
-    network.save_weights(suffixed)
-    suffixed.replace(path)

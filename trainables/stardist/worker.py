@@ -41,13 +41,13 @@ import numpy as np
 from trainables import memory
 from trainables.config import RunOptions, TrialConfig
 from trainables.errors import HostMemoryShort, OutOfMemory, kind_of
+from trainables.stardist.arrays import write_arrays
 from trainables.stardist.training import (
     Trial,
     build,
     polygons,
     standardise,
     start_tensorflow,
-    write_arrays,
 )
 from trainables.tiling import Inference
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.object_store import out as out
 from tests.object_store import server as server
 from trainables.config import EpochRecord, RunOptions
 from trainables.errors import Paused, Superseded
-from trainables.records import objects, patience, resumable, store
+from trainables.records import objects, patience, stops, store
 from trainables.records.attempts import Attempt
 from trainables.records.files import fetched, names, send, whole_file, write_text, write_with
 from trainables.records.objects import address_of, place
@@ -211,13 +212,15 @@ def test_a_trial_continues_on_another_node(out: str, node: Callable[[str], None]
 def test_a_trial_saves_and_stops_where_the_store_asks_for_it(
     out: str, node: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resumable, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(stops, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(stops, "COST", 0.0)
     progress = _progress(out, [])
     _train(progress, range(1, 2))
     progress.stop_if_asked()
     node("driver")
-    write_text(place(out) / ".stop-1", "")
+    stops.ask(place(out) / ".stop-1", stops.EPOCH)
     node("first")
+    assert not progress.looks.at_step()
     _train(progress, range(2, 3))
     with pytest.raises(Paused):
         progress.stop_if_asked()
@@ -231,7 +234,26 @@ def test_a_store_that_is_away_asks_no_trial_to_stop(
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     monkeypatch.setattr(store, "PATIENCE_SECONDS", 1.0)
-    assert not progress._is_asked_to_stop()
+    assert not progress.looks.at_epoch()
+
+
+def test_a_store_is_asked_every_few_seconds_whether_to_stop_at_once(
+    out: str, node: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, before = [0.0], len(asked(r"GET \S+/\.stop-1"))
+    monkeypatch.setattr(stops, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = _progress(out, [])
+    for _ in range(100):
+        assert not progress.looks.at_step()
+        assert not progress.looks.at_epoch()
+    assert len(asked(r"GET \S+/\.stop-1")) == before + 1
+    node("driver")
+    stops.ask(place(out) / ".stop-1", stops.STEP)
+    node("first")
+    now[0] = stops.ASK_SECONDS
+    assert progress.looks.at_step()
+    assert progress.looks.at_epoch()
+    assert len(asked(r"GET \S+/\.stop-1")) == before + 2
 
 
 def test_a_trial_that_is_asked_to_stop_does_not_wait_for_a_disk(

@@ -102,8 +102,8 @@ def patch(module):
             super().__init__(*arguments)
             made["trial"] = self
 
-        def _batches(self, epoch):
-            for batch in super()._batches(epoch):
+        def _batches(self, *arguments):
+            for batch in super()._batches(*arguments):
                 x, (prob, _) = batch
                 grid = self.config.grid
                 note(
