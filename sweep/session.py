@@ -410,7 +410,7 @@ def _train(
                 )
                 try:
                     tuner.run(work, todo)
-                except tuner.NoNodeLeft as error:
+                except tuner.GivenUp as error:
                     return plan, recorded, str(error)
     return plan, recorded, ""
 

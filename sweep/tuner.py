@@ -37,7 +37,11 @@ from trainables.config import TrialConfig
 from trainables.records.objects import address_of
 
 
-class NoNodeLeft(RuntimeError):
+class GivenUp(RuntimeError):
+    """Remaining trials cannot be run now; the message says why."""
+
+
+class NoNodeLeft(GivenUp):
     """No node can run the remaining trials: all have left, lack the folders, or have no GPU."""
 
 
@@ -332,6 +336,11 @@ def keep_fitting(
     recorder : Recorder
     to_draw : callable
         Returns how many trials a search has not drawn yet.
+
+    Raises
+    ------
+    GivenUp
+        When Ray Tune has given up too often.
     """
     for restart in range(MOST_RESTARTS + 1):
         try:
@@ -343,7 +352,9 @@ def keep_fitting(
             if recorder.interrupts.happened:
                 return
             if restart == MOST_RESTARTS:
-                raise
+                raise GivenUp(
+                    f"Ray Tune gave up {restart + 1} times ({reason_of(error)})"
+                ) from error
             begun = list(dict.fromkeys([*todo, *recorder.drawn]))
             todo = recorder.left_by_tune(begun, reason_of(error))
             if not todo and not to_draw():

@@ -18,7 +18,7 @@ from sweep.background import Pace
 from sweep.ledger import Ledger
 from sweep.limits import Limits
 from sweep.recorder import MOST_ATTEMPTS, Recorder
-from sweep.tuner import keep_fitting, keep_searching
+from sweep.tuner import MOST_RESTARTS, GivenUp, keep_fitting, keep_searching
 from sweep.view import View
 from trainables.config import EpochRecord, RunOptions, TrialConfig
 from trainables.records.attempts import Attempt as Begun
@@ -120,6 +120,19 @@ def test_a_trial_that_was_preempted_often_has_not_failed(tmp_path: Path) -> None
     record = made.ledger.read_one("a")
     assert record is not None
     assert record["status"] == "running"
+
+
+def test_a_tune_that_always_gives_up_is_said_in_one_line(tmp_path: Path) -> None:
+    """As when every start of its actors fails: no trial has begun, so none is at fault."""
+    made, calls = recorder(tmp_path, {"a": TrialConfig()}), list[list[str]]()
+
+    def fit(todo: list[str]) -> None:
+        calls.append(todo)
+        raise ray.exceptions.OutOfMemoryError("1 worker was killed\nand more lines")
+
+    with pytest.raises(GivenUp, match=r"^Ray Tune gave up 21 times \(.*: 1 worker was killed\)$"):
+        keep_fitting(fit, ["a"], made)
+    assert calls == [["a"]] * (MOST_RESTARTS + 1)
 
 
 class Attempt:
