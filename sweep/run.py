@@ -21,6 +21,7 @@ from sweep.detach import detach
 from sweep.estimates import count_crops
 from sweep.extending import work_lines
 from sweep.ledger import LedgerError
+from sweep.listing import print_choices
 from sweep.plan import Plan, Trial, with_recorded
 from sweep.preview import print_plan, print_unseen, print_weights
 from sweep.request import RequestError
@@ -116,6 +117,11 @@ def _add_what_to_do(commands: argparse.ArgumentParser) -> None:
         "--watch",
         metavar="OUT",
         help="show the sweep that runs in OUT, from any machine that sees OUT; starts nothing",
+    )
+    add(
+        "--list",
+        action="store_true",
+        help="print the search spaces, and the settings that --set changes; starts nothing",
     )
     add(
         "--detach",
@@ -256,6 +262,8 @@ def _out(arguments: argparse.Namespace) -> Path:
 def _sweep(arguments: argparse.Namespace, command: str) -> int:
     """Run `sweep`; report in one line if storage fails before anything was started."""
     try:
+        if arguments.list:
+            return _list(arguments)
         if arguments.watch:
             return _watch(arguments)
         return _detach(arguments, command) if arguments.detach else sweep(arguments, command)
@@ -279,13 +287,29 @@ def _detach(arguments: argparse.Namespace, command: str) -> int:
     return detach(words, out, sys.stdout)
 
 
+def _alone(arguments: argparse.Namespace, option: str, *values: str) -> None:
+    """Refuse options beside one that takes nothing else."""
+    words = vars(parser().parse_args([option.split()[0], *values]))
+    names = {"space": "SPACE", "changes": "--set"}
+    more = [
+        names.get(name, f"--{name.replace('_', '-')}")
+        for name, value in vars(arguments).items()
+        if value != words[name]
+    ]
+    if more:
+        raise RequestError(f"{option} takes nothing else; remove {', '.join(more)}")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    """Print what a sweep can be made of."""
+    _alone(arguments, "--list")
+    print_choices(_console())
+    return DONE
+
+
 def _watch(arguments: argparse.Namespace) -> int:
     """Watch a run folder."""
-    words = vars(parser().parse_args(["--watch", arguments.watch]))
-    names = {"space": "SPACE", "changes": "--set"}
-    more = [names.get(i, f"--{i}") for i, value in vars(arguments).items() if value != words[i]]
-    if more:
-        raise RequestError(f"--watch OUT takes nothing else; remove {', '.join(more)}")
+    _alone(arguments, "--watch OUT", arguments.watch)
     stored = "://" in arguments.watch
     out = in_store("--watch", arguments.watch) if stored else Path(arguments.watch).absolute()
     check_text("--watch", str(out))
