@@ -31,7 +31,11 @@ def spaces() -> dict[str, str]:
 
 def settings() -> dict[str, dict[str, tuple[str, str]]]:
     """Return default and possible values of each setting, by name, under a heading."""
-    models = {"Trials": TrialConfig, "Data": DataOptions, "Sweep": SweepSettings}
+    models: dict[str, type[BaseModel]] = {
+        "Trials": TrialConfig,
+        "Data": DataOptions,
+        "Sweep": SweepSettings,
+    }
     return {
         heading: {
             name: (_text(field.get_default()), _values(name, field.annotation))

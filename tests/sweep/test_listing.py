@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel
 
 from sweep import run
 from sweep.listing import settings, spaces
@@ -11,7 +12,11 @@ from trainables.config import ARCHITECTURES, LOSSES, TrialConfig
 from trainables.data.splits import DataOptions
 from trainables.tasks import TASKS
 
-MODELS = {"Trials": TrialConfig, "Data": DataOptions, "Sweep": SweepSettings}
+MODELS: dict[str, type[BaseModel]] = {
+    "Trials": TrialConfig,
+    "Data": DataOptions,
+    "Sweep": SweepSettings,
+}
 
 
 def test_every_space_can_be_loaded_and_says_what_it_is() -> None:
