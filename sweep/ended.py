@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.trial import SCORE, TIME
+
 READ = ("trial_id", "done", "training_iteration")
 """The values of a trial's last result that Tune may still look at."""
 COPIES = ("config", "_Trial__unresolved_config", "evaluated_params")
@@ -16,7 +18,8 @@ def forget_metrics(trial: Any) -> None:
 
     Tune keeps statistics of every reported value, the last result and three copies of the
     configuration of each trial until the end of the sweep, once as objects and once as text, and
-    writes all of them into its state every few seconds. The ledger has what counts.
+    writes all of them into its state every few seconds. The ledger has what counts. The statistics
+    of the two values that schedulers used stay, so that one can look up what they were told.
 
     Parameters
     ----------
@@ -24,7 +27,9 @@ def forget_metrics(trial: Any) -> None:
         Its scheduler, searcher and callbacks must have been told of its end.
     """
     metadata = trial.run_metadata
-    metadata.metric_analysis, metadata.metric_n_steps = {}, {}
+    seen = metadata.metric_analysis
+    metadata.metric_analysis = {name: seen[name] for name in (SCORE, TIME) if name in seen}
+    metadata.metric_n_steps = {}
     metadata.last_result = {k: metadata.last_result.get(k) for k in READ}
     trial._default_result_or_future = trial.trial_dirname_creator = None
     for name in COPIES:

@@ -31,7 +31,8 @@ def trial(number: int, storage: StorageContext) -> Trial:
     )
     made.create_placement_group_factory()
     for epoch in (1, 2):
-        row: dict[str, Any] = dict.fromkeys(EpochRecord.__dataclass_fields__, 0.5 + epoch)
+        names = (*EpochRecord.__dataclass_fields__, "score", "scheduler_epoch")
+        row: dict[str, Any] = dict.fromkeys(names, 0.5 + epoch)
         made.update_last_result(
             {**row, "config": copy.deepcopy(config), "training_iteration": epoch, "done": False}
         )
@@ -71,7 +72,8 @@ def test_tune_can_still_ask_an_ended_trial(storage: StorageContext) -> None:
     forget_metrics(one)
     assert one.last_result == {"trial_id": "t0", "done": False, "training_iteration": 2}
     assert one.is_finished()
-    assert one.metric_analysis == {}
+    assert {*one.metric_analysis} == {"score", "scheduler_epoch"}, "what schedulers were told"
+    assert one.metric_analysis["score"]["last"] == 2.5
     state, metadata = one.get_json_state()
     again = Trial.from_json_state(state, stub=True)
     again.restore_run_metadata(metadata)

@@ -9,12 +9,15 @@ import pty
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmarks.counted import read_steps, repeated, write_space
 from tests.sweep.command_line import (
     QUICK,
     SPACE,
@@ -74,6 +77,80 @@ def test_a_signal_saves_and_says_how_to_resume(
     assert {row["status"] for row in rows(out)} == {"running", "waiting"}
     _, left = psutil.wait_procs(family, timeout=200)
     assert not left
+
+
+STEPS = 6
+"""Batches of an epoch of `make_data` for the networks that count."""
+
+
+def counted(out: Path) -> list[tuple[str, str, str, str]]:
+    """Return what history.csv says, without times."""
+    names = ("trial_id", "epoch", "train_loss", "val_loss")
+    return [tuple(row[name] for name in names) for row in rows(out, "history.csv")]  # type: ignore[misc]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_long_epoch_is_not_waited_for_and_no_step_is_repeated(
+    number: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    record, out, calm = tmp_path / "steps", tmp_path / "run", tmp_path / "calm"
+    words = (tmp_path / "space.py", "--data", data, "--wandb", "off", "--set", "cpus_per_trial=1")
+
+    def networks(pause: float) -> None:
+        write_space(tmp_path, record, trials=2, epochs=3, pause=pause)
+
+    networks(0.0)
+    code, text, err = run(*words, "--out", calm, cwd=tmp_path)
+    assert code == 0, text + err
+    assert len(read_steps(record)) == 2 * 3 * STEPS
+    record.unlink()
+    networks(5.0)  # half a minute for an epoch
+    process = start(*words, "--out", out, "--set", "concurrency=2", cwd=tmp_path)
+    wait_for(
+        lambda: len({step.trial for step in read_steps(record) if step.number > 1}) == 2, process
+    )
+    process.send_signal(number)
+    began = time.monotonic()
+    text, err = process.communicate(timeout=500)
+    print(f"{number.name}: ended after {time.monotonic() - began:.1f} s")
+    assert process.returncode == 130, text + err
+    assert "stopping: 2 trials save at their next training step" in text
+    before = read_steps(record)
+    assert max(step.number for step in before) < STEPS, "an epoch was finished"
+    states = [json.loads(path.read_text()) for path in out.glob("checkpoints/*/resume.json")]
+    assert sorted(one["states"][0]["batches"] for one in states) == sorted(
+        Counter(step.trial for step in before).values()
+    )
+    networks(0.0)
+    code, text, err = run(*words, "--out", out, "--resume", cwd=tmp_path)
+    assert code == 0, text + err
+    assert text.count("seed 0 from epoch 1, which was begun before") == 2
+    steps = read_steps(record)
+    assert len(steps) == len({(step.trial, step.number) for step in steps}) == 2 * 3 * STEPS
+    assert counted(out) == counted(calm)
+    figures = ("val_dataset_iou", "test_dataset_iou", "test_image_iou", "best_epoch")
+    assert [[row[name] for name in figures] for row in rows(out)] == [
+        [row[name] for name in figures] for row in rows(calm)
+    ]
+
+
+@pytest.mark.slow
+def test_a_worker_that_gets_sigterm_repeats_at_most_one_interval(
+    data: Path, tmp_path: Path
+) -> None:
+    record, out = tmp_path / "steps", tmp_path / "run"
+    write_space(tmp_path, record, trials=1, epochs=3, pause=0.5)
+    more = ("--wandb", "off", "--set", "cpus_per_trial=1", "--set", "checkpoint_seconds=0")
+    process = start(tmp_path / "space.py", "--data", data, "--out", out, *more, cwd=tmp_path)
+    wait_for(lambda: any(step.number > STEPS + 1 for step in read_steps(record)), process)
+    psutil.Process(read_steps(record)[-1].pid).terminate()
+    text, err = process.communicate(timeout=500)
+    assert process.returncode == 0, text + err
+    assert "trying again" in text
+    assert "seed 0 from epoch 2" in text
+    (again,) = repeated(read_steps(record), STEPS)
+    assert 0 < again <= 1
 
 
 @pytest.mark.slow

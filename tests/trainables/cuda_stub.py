@@ -21,6 +21,7 @@ CALLS = frozenset(
         "empty_cache",
         "get_device_capability",
         "get_device_properties",
+        "get_rng_state",
         "init",
         "is_available",
         "is_bf16_supported",
@@ -30,6 +31,7 @@ CALLS = frozenset(
         "mem_get_info",
         "reset_peak_memory_stats",
         "set_per_process_memory_fraction",
+        "set_rng_state",
         "synchronize",
     }
 )
@@ -125,6 +127,8 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None = None) -> Gpu:
         ("_cached_device_count", None),
         ("_queued_calls", []),
         ("_cudart", cudart),
+        # as the generator of a GPU, it takes states that lie on the CPU, and no others
+        ("default_generators", (torch.Generator(),)),
         ("_get_device_properties", gpu.properties),
         ("_device_count_nvml", lambda: -1),
         ("_exchange_device", lambda device: 0),

@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ import torch
 from sweep.trial import _is_transient, _release_memory
 from tests.trainables.cuda_stub import CALLS, Gpu, install
 from trainables import memory
+from trainables.config import TrialConfig
+from trainables.epochs import EpochEnd
 from trainables.errors import HostMemoryShort, NoGpu, OutOfMemory
 from trainables.predict import computes_bf16, resolve_device, why_no_gpu
 
@@ -77,6 +81,7 @@ def test_the_stub_answers_every_call(gpu: Gpu) -> None:
         "empty_cache": (),
         "is_bf16_supported": (),
         "is_initialized": (),
+        "set_rng_state": (torch.Generator().get_state(), device),
     }
     found = {name: getattr(torch.cuda, name)(*arguments.get(name, (device,))) for name in CALLS}
     assert found["is_available"] is found["is_bf16_supported"] is found["is_initialized"] is True
@@ -84,6 +89,26 @@ def test_the_stub_answers_every_call(gpu: Gpu) -> None:
     assert found["get_device_capability"] == (8, 0)
     assert found["get_device_properties"].total_memory == found["mem_get_info"][1] == gpu.total
     assert gpu.emptied == gpu.resets == 1
+
+
+def test_a_state_within_an_epoch_has_the_gpus_random_numbers(gpu: Gpu) -> None:
+    """Dropout on a GPU draws from the GPU's own generator."""
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    (generator,) = torch.cuda.default_generators
+    losses: list[torch.Tensor] = []
+    module: Any = SimpleNamespace(
+        device=resolve_device("cuda"), losses=lambda: torch.ones(2), restore_losses=losses.append
+    )
+    progress: Any = SimpleNamespace(pause=lambda save, batches: None)
+    trainer: Any = SimpleNamespace(save_checkpoint=None)
+    batches: Any = SimpleNamespace(splits=1)
+    end = EpochEnd(TrialConfig(), [], batches, "32", progress, (None, None))
+    end._pause(trainer, module)
+    drawn = torch.rand(3, generator=generator)
+    assert not torch.rand(3, generator=generator).equal(drawn)
+    end._continue(module)
+    assert torch.rand(3, generator=generator).equal(drawn)
+    assert [one.tolist() for one in losses] == [[1, 1]]
 
 
 @pytest.fixture

@@ -244,6 +244,14 @@ def test_what_setup_adds_to_a_shell_is_taken_away(tmp_path: Path, before: str | 
 
 
 def test_a_path_with_spaces(tmp_path: Path) -> None:
-    words = ["make", "-n", "-o", ".venv/.installed", "cluster-up", "CLUSTER=deploy/my lab.yaml"]
+    words = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "-o",
+        ".venv/.installed",
+        "cluster-up",
+        "CLUSTER=deploy/my lab.yaml",
+    ]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith('launch up "deploy/my lab.yaml"')
