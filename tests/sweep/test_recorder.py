@@ -140,7 +140,7 @@ class Attempt:
 
     def __init__(self, config: TrialConfig) -> None:
         self.settings = {"config": config.model_dump(mode="json"), "limits": Limits().to_dict()}
-        self.run_metadata = SimpleNamespace(num_failures=2, last_result={})
+        self.run_metadata = SimpleNamespace(num_failures=2, last_result={}, metric_analysis={})
         self.temporary_state = SimpleNamespace(ray_actor=None)
 
     @property
