@@ -122,12 +122,15 @@ class Ledger:
     def write_start(
         self, trial_id: str, config: TrialConfig, node: str, gpus: Sequence[str] = (), **fields: Any
     ) -> None:
-        """Record that an attempt at a trial begins, on which node and GPUs."""
+        """Record that an attempt at a trial begins, on which node and GPUs, and with which limits.
+
+        Records of trials that have ended keep the limits of each attempt.
+        """
         before = self.read_one(trial_id) or {}
-        attempts = [
-            *before.get("attempts", []),
-            {"node": node, "gpus": [*gpus], "pid": os.getpid(), "started": time.time()},
-        ]
+        attempt = {"node": node, "gpus": [*gpus], "pid": os.getpid(), "started": time.time()}
+        if "limits" in fields:
+            attempt["limits"] = fields["limits"]
+        attempts = [*before.get("attempts", []), attempt]
         self.write(trial_id, config, "running", attempts=attempts, **fields)
 
     def write_shortage(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 
+from tests.patching import patch_when_imported
 from tests.sweep.command_line import QUICK, SPACE, records, rows, run
 from trainables.config import RunOptions, TrialConfig
 from trainables.data.dataset import open_dataset
@@ -20,30 +20,18 @@ from trainables.machine.hardware import PRETEND, Pretended, count_gpus, pretende
 from trainables.stardist.client import train_stardist
 
 TORCH_SEES_A_GPU = """
-import importlib.abc, importlib.util, os, sys
+import os
 
-class Patching(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "trainables.predict":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            visible = lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-            module.torch.cuda.is_available = visible
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Patching())
+def patch(module):
+    visible = lambda: os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    module.torch.cuda.is_available = visible
 """
 ONE = (*QUICK, "--set", "epochs=1", "--set", "architecture=Linknet", "--wandb", "off")
 
 
 @pytest.mark.slow
 def test_a_trial_without_a_share_runs_on_the_cpu(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(TORCH_SEES_A_GPU)
+    patch_when_imported(tmp_path, "trainables.predict", TORCH_SEES_A_GPU)
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     code, text, err = run(
         SPACE,
@@ -111,39 +99,27 @@ def test_a_node_whose_gpu_torch_cannot_use_gets_no_trial(
 
 
 NODE_IS_SHORT = """
-import importlib.abc, importlib.util, os, sys
+import os
 
-class Patching(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "trainables.train":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            train = module.train
-            def short(*arguments, options, **more):
-                from trainables.errors import HostMemoryShort
-                told = os.environ["TOLD"]
-                with open(told, "a") as handle:
-                    handle.write(options.model_dump_json() + "\\n")
-                with open(told) as handle:
-                    if len(handle.readlines()) <= int(os.environ["TIMES"]):
-                        raise HostMemoryShort("the node's memory ran out (for this test)")
-                return train(*arguments, options=options, **more)
-            module.train = short
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Patching())
+def patch(module):
+    train = module.train
+    def short(*arguments, options, **more):
+        from trainables.errors import HostMemoryShort
+        told = os.environ["TOLD"]
+        with open(told, "a") as handle:
+            handle.write(options.model_dump_json() + "\\n")
+        with open(told) as handle:
+            if len(handle.readlines()) <= int(os.environ["TIMES"]):
+                raise HostMemoryShort("the node's memory ran out (for this test)")
+        return train(*arguments, options=options, **more)
+    module.train = short
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("times", "status"), [(1, "done"), (9, "failed")])
 def test_a_nodes_memory_is_short(data: Path, tmp_path: Path, times: int, status: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text(NODE_IS_SHORT)
+    patch_when_imported(tmp_path, "trainables.train", NODE_IS_SHORT)
     told = tmp_path / "told.jsonl"
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     code, text, err = run(
@@ -208,10 +184,10 @@ def test_the_official_stardist_beside_gpus(data: Path, tmp_path: Path, share: fl
         **{PRETEND: "1"},
     )
     assert code == 0, text + err
-    (state,) = (p.read_text() for p in (tmp_path / "run").glob("tune/*/experiment_state-*.json"))
-    assert {float(one) for one in re.findall(r'"gpu\\*": ([\d.]+)', state)} == {share}
-    cores = set(re.findall(r'"cpus\\*": ([\d.]+|null)', state))
-    assert cores == ({"null"} if share else {"2.0"})
+    (record,) = records(tmp_path / "run")
+    (attempt,) = record["attempts"]
+    assert attempt["limits"]["gpu"] == share
+    assert attempt["limits"]["cpus"] == (None if share else 2.0)
 
 
 @pytest.mark.slow
@@ -278,30 +254,16 @@ def test_pretended_gpus(
 
 
 RAY_COUNTS_A_GPU = """
-import importlib.abc, importlib.util, sys
-
-class Patching(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "ray._private.accelerators.apple_gpu":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            manager = module.AppleGPUAcceleratorManager
-            manager.get_current_node_num_accelerators = staticmethod(lambda: 1)
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Patching())
+def patch(module):
+    manager = module.AppleGPUAcceleratorManager
+    manager.get_current_node_num_accelerators = staticmethod(lambda: 1)
 """
 
 
 @pytest.mark.slow
 def test_a_gpu_that_torch_cannot_use_is_no_gpu(data: Path, tmp_path: Path) -> None:
     """Ray counts GPUs of Apple, AMD and Intel; a trial with a share of one would find none."""
-    (tmp_path / "sitecustomize.py").write_text(RAY_COUNTS_A_GPU)
+    patch_when_imported(tmp_path, "ray._private.accelerators.apple_gpu", RAY_COUNTS_A_GPU)
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     code, text, err = run(
         SPACE,

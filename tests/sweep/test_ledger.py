@@ -91,8 +91,11 @@ def test_attempts_are_listed_with_node_process_and_time(ledger: Ledger) -> None:
     found = record(ledger)
     assert found["status"] == "running"
     assert [one["node"] for one in found["attempts"]] == ["node1", "node2"]
+    first, second = found["attempts"]
+    assert {*first} - {*second} == {"limits"}
+    assert first["limits"] == {"gpu": 0.5}
     for one in found["attempts"]:
-        assert set(one) == {"node", "gpus", "pid", "started"}
+        assert {*one} - {"limits"} == {"node", "gpus", "pid", "started"}
         assert one["pid"] == os.getpid()
         assert began <= one["started"] <= time.time()
     assert ledger.attempts("a") == found["attempts"]

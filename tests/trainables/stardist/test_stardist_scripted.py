@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.patching import patch_when_imported
 from trainables.config import EpochRecord, RunOptions, TrialConfig, TrialResult
 from trainables.data.crop_positions import crop_corners
 from trainables.data.dataset import DataSet, open_dataset
@@ -57,20 +58,7 @@ def pretend(image, shift, rays, grid):
     return target[0], target[1:]
 """
 SCRIPT = """
-import importlib.abc, importlib.util, json, os, sys
-
-class Scripted(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "trainables.stardist.training":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            patch(module)
-        spec.loader.exec_module = exec_module
-        return spec
+import json, os
 
 def patch(module):
     import numpy as np
@@ -126,8 +114,6 @@ def patch(module):
 
     module.build, module.polygons, module.Trial = build, polygons, Trial
     module.optimize_thresholds = optimize
-
-sys.meta_path.insert(0, Scripted())
 """
 
 
@@ -152,7 +138,7 @@ def scripted(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Scri
     def run(cut: int | None, said: list[str] = []) -> tuple[TrialResult, Path]:  # noqa: B006
         folder = tmp_path_factory.mktemp("scripted")
         (folder / "seen").mkdir()
-        (folder / "sitecustomize.py").write_text(SCRIPT)
+        patch_when_imported(folder, "trainables.stardist.training", SCRIPT)
         (folder / "pretend.py").write_text(PRETEND)
 
         def on_epoch(record: EpochRecord) -> None:

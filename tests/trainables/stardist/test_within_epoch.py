@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.patching import patch_when_imported
 from trainables.config import RunOptions, TrialConfig, TrialResult
 from trainables.data.dataset import open_dataset
 from trainables.errors import Paused
@@ -27,20 +28,7 @@ CONFIG = TrialConfig(
     augmentation="light",
 )
 SCRIPT = """
-import importlib.abc, importlib.util, os, sys
-
-class Watching(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "trainables.stardist.training":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-        def exec_module(module):
-            load(module)
-            patch(module)
-        spec.loader.exec_module = exec_module
-        return spec
+import os
 
 def patch(module):
     from pathlib import Path
@@ -65,8 +53,6 @@ def patch(module):
             return super()._loss(model, number, *pair)
 
     module.Trial = Trial
-
-sys.meta_path.insert(0, Watching())
 """
 
 
@@ -81,7 +67,7 @@ def test_stopped_within_an_epoch_equals_undisturbed(
 ) -> None:
     dataset, stop, folder = open_dataset(tiny_dataset), tmp_path / "stop", tmp_path / "t"
     calm = train_stardist(CONFIG, dataset, tmp_path / "calm")
-    (tmp_path / "sitecustomize.py").write_text(SCRIPT)
+    patch_when_imported(tmp_path, "trainables.stardist.training", SCRIPT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
 
